@@ -1,0 +1,9 @@
+"""The one exception for mistakes that the user can mend.
+
+A leaf: every package may import it, it imports nothing.  The command line prints the message alone (no
+traceback) and exits with status 2; in Python it is a `ValueError`, so callers need not know the class.
+"""
+
+
+class UserError(ValueError):
+    """A value, file or setting that cannot be used; the message names it and says what would work."""
