@@ -1,0 +1,303 @@
+"""The score table on disk: one Parquet row per dataset row, with what made it in the file's metadata.
+
+    id               string   content hash of the prompt and its occurrence number (datasets do repeat problems)
+    row              int64    position in the dataset, from 0
+    status           string   ok | undefined | skipped | failed
+    reason           string   why the status is not ok (null where it is)
+    intra, inter     float32  C_intra and C_inter (design, part 2); NaN where undefined
+    score            float32  C = C_intra + C_inter, or C_intra where no prompt of the dataset has a prefix
+    rank             int64    0 for the highest score; ties by id; rows without a score last, by id
+    prefix_tokens, question_tokens   int32   p and q: the tokens that entered the two means
+    prompt           string   the prompt itself (plain text, or a chat as JSON), for reports; optional
+    direction        list<float32>   U_q / ‖U_q‖, the prompt's embedding; optional
+
+Rows are in dataset order.  The metadata is one JSON object under the Parquet key `gainrl`.  Needs pyarrow and
+NumPy only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gainrl.errors import UserError
+from gainrl.files import atomic_path
+
+FORMAT_VERSION = 1
+_METADATA_KEY = b"gainrl"
+
+Message = Mapping[str, Any]
+Prompt = str | Sequence[Message]
+
+SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("reason", pa.string()),
+        pa.field("intra", pa.float32(), nullable=False),
+        pa.field("inter", pa.float32(), nullable=False),
+        pa.field("score", pa.float32(), nullable=False),
+        pa.field("rank", pa.int64(), nullable=False),
+        pa.field("prefix_tokens", pa.int32(), nullable=False),
+        pa.field("question_tokens", pa.int32(), nullable=False),
+    ]
+)
+PROMPT_FIELD = pa.field("prompt", pa.string())
+DIRECTION_FIELD = pa.field("direction", pa.list_(pa.float32()))
+STATUSES = ("ok", "undefined", "skipped", "failed")
+
+
+def prompt_text(prompt: Prompt) -> str:
+    """A prompt as one string: plain text as it is, a chat as compact JSON (keys sorted, UTF-8 kept)."""
+    if isinstance(prompt, str):
+        return prompt
+    return json.dumps(
+        [dict(message) for message in prompt], sort_keys=True, ensure_ascii=False, separators=(",", ":")
+    )
+
+
+class ContentIds:
+    """Ids for prompts seen one after another: `<first 16 hex digits of SHA-256>-<occurrence, from 0>`.
+
+    The same prompts in the same order always get the same ids, on every machine.  One counter per distinct
+    prompt is kept (about 100 bytes each).
+    """
+
+    def __init__(self) -> None:
+        self._seen: Counter[bytes] = Counter()
+
+    def next(self, prompt: Prompt) -> str:
+        """The id of the next prompt."""
+        kind = b"text\0" if isinstance(prompt, str) else b"chat\0"
+        digest = hashlib.sha256(kind + prompt_text(prompt).encode("utf-8", "surrogatepass")).digest()[:8]
+        occurrence = self._seen[digest]
+        self._seen[digest] += 1
+        return f"{digest.hex()}-{occurrence}"
+
+
+def content_ids(prompts: Iterable[Prompt]) -> list[str]:
+    """The ids of a dataset's prompts, in order (see `ContentIds`)."""
+    ids = ContentIds()
+    return [ids.next(prompt) for prompt in prompts]
+
+
+class Fingerprint:
+    """A rolling hash of ids in order: SHA-256 over the ids, each ended by a newline."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def update(self, ids: Iterable[str]) -> None:
+        """Take the next ids."""
+        for name in ids:
+            self._hash.update(name.encode() + b"\n")
+
+    def hexdigest(self) -> str:
+        """The fingerprint of all ids so far: 32 hex digits."""
+        return self._hash.hexdigest()[:32]
+
+
+def fingerprint(ids: Iterable[str]) -> str:
+    """The fingerprint of a dataset, from its ids in order."""
+    rolling = Fingerprint()
+    rolling.update(ids)
+    return rolling.hexdigest()
+
+
+@dataclass(frozen=True)
+class TableMetadata:
+    """What a score table was made from; two tables with equal metadata rank the same thing the same way."""
+
+    model: str
+    """As the user named it."""
+    model_hash: str
+    """Identity of the weights: `commit:<hub commit>` or `weights:<hash>`."""
+    tokenizer_hash: str
+    chat_template_hash: str
+    """Hash of the template's source; empty for plain text."""
+    dataset: str
+    split: str | None
+    limit: int | None
+    fingerprint: str
+    rows: int
+    template_date: str = ""
+    """ISO date given to templates that print today's; empty for plain text."""
+    question_after: str | None = None
+    too_long: str = "skip"
+    dtype: str = "float32"
+    tap: str = "final"
+    definition: str = "intra+inter"
+    """`intra` where no prompt of the dataset has a prefix: the score is then C_intra alone."""
+    diagonal: bool = True
+    format_version: int = FORMAT_VERSION
+    gainrl_version: str = ""
+
+    def differences(self, other: TableMetadata) -> dict[str, tuple[Any, Any]]:
+        """Fields in which the two differ (the writer's version aside): name -> (this, other)."""
+        mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
+        return {
+            key: (mine[key], theirs[key])
+            for key in mine
+            if key != "gainrl_version" and mine[key] != theirs[key]
+        }
+
+    @classmethod
+    def from_json(cls, text: str | bytes, source: str) -> TableMetadata:
+        """Parse; unknown or missing fields and newer formats are refused by name (UserError)."""
+        fields = json.loads(text)
+        if fields.get("format_version", 0) > FORMAT_VERSION:
+            raise UserError(
+                f"{source} has table format {fields['format_version']}, this gainrl reads up to {FORMAT_VERSION}: "
+                "upgrade gainrl or score again"
+            )
+        known = {field.name: field for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - set(known))
+        missing = sorted(
+            name
+            for name, field in known.items()
+            if field.default is dataclasses.MISSING and name not in fields
+        )
+        if unknown or missing:
+            raise UserError(f"{source}: score table metadata has unknown fields {unknown}, lacks {missing}")
+        return cls(**fields)
+
+    def to_json(self) -> str:
+        """One JSON object, keys sorted."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """A score table in memory: Arrow columns as in the module's docstring, and their metadata."""
+
+    columns: pa.Table
+    metadata: TableMetadata
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ScoreTable:
+        """Read a table (or only some `columns`).
+
+        Raises UserError if the file is missing, is no Parquet, or is no score table of a version known here.
+        """
+        source = f"score table {os.fspath(path)!r}"
+        if not Path(path).is_file():
+            raise UserError(
+                f"{source}: no such file (make one with: gainrl score --output {os.fspath(path)} ...)"
+            )
+        try:
+            with pq.ParquetFile(path) as file:
+                schema = file.schema_arrow
+                raw = (schema.metadata or {}).get(_METADATA_KEY)
+                if raw is None:
+                    raise UserError(f"{source} was not written by gainrl score: it has no gainrl metadata")
+                wrong = [
+                    field.name
+                    for field in SCHEMA
+                    if field.name not in schema.names or schema.field(field.name).type != field.type
+                ]
+                if wrong:
+                    raise UserError(f"{source}: columns missing or of another type: {wrong}")
+                table = file.read(columns=None if columns is None else list(columns))
+        except pa.ArrowInvalid as error:
+            raise UserError(f"{source} is not a readable Parquet file: {error}") from error
+        return cls(table.replace_schema_metadata(None), TableMetadata.from_json(raw, source))
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the table, whole or not at all (zstd-compressed)."""
+        stamped = self.columns.replace_schema_metadata({_METADATA_KEY: self.metadata.to_json().encode()})
+        with atomic_path(path) as temporary:
+            pq.write_table(stamped, temporary, compression="zstd")
+
+    def __len__(self) -> int:
+        return int(self.columns.num_rows)
+
+    @property
+    def ids(self) -> list[str]:
+        """Ids in dataset order."""
+        ids: list[str] = self.columns["id"].to_pylist()
+        return ids
+
+    @property
+    def scores(self) -> npt.NDArray[np.float64]:
+        """(N,) float64 scores in dataset order; NaN where there is none."""
+        return self.column("score").astype(np.float64)
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """A numeric column as a NumPy array, in dataset order."""
+        values: npt.NDArray[Any] = self.columns[name].to_numpy()
+        return values
+
+    def status_counts(self) -> dict[str, int]:
+        """How many rows have each status; statuses that no row has are left out."""
+        counts = Counter(self.columns["status"].to_pylist())
+        return {status: counts[status] for status in STATUSES if counts[status]}
+
+    def require_dataset(self, ids: Sequence[str], source: str) -> None:
+        """Check that the table was made for exactly this dataset.
+
+        `ids` are the dataset's content ids in order, `source` names it in the message.  Raises UserError if the
+        table repeats ids, or lacks prompts of the dataset, or has prompts that the dataset lacks, or has
+        them in another order.
+        """
+        table_ids = self.ids
+        repeated = [name for name, count in Counter(table_ids).items() if count > 1]
+        if repeated:
+            raise UserError(
+                f"the score table has {len(repeated)} repeated ids, first {repeated[0]!r}: score again"
+            )
+        if self.metadata.fingerprint == fingerprint(ids) and len(ids) == len(table_ids):
+            return
+        missing = sorted(set(ids) - set(table_ids))
+        extra = sorted(set(table_ids) - set(ids))
+        if missing or extra:
+            raise UserError(
+                f"the score table was made for another dataset: of {len(ids)} prompts of {source}, {len(missing)} are "
+                f"not in the table{_first(missing)}; of {len(table_ids)} rows of the table (made from "
+                f"{self.metadata.dataset!r}, split {self.metadata.split!r}, limit {self.metadata.limit}), {len(extra)} "
+                f"are not in the dataset{_first(extra)}. Score this dataset, with the same split and limit."
+            )
+        raise UserError(
+            f"the score table holds the prompts of {source} in another order: score the dataset again"
+        )
+
+
+def _first(names: Sequence[str]) -> str:
+    return f" (first {names[0]!r})" if names else ""
+
+
+def rank_order(ids: Sequence[str], scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Positions sorted by score, highest first, ties by id, rows without a score (NaN) last, by id.
+
+    `scores` is (N,) floating; returns (N,) int64: entry r is the position of the row that has rank r.
+    """
+    values = np.asarray(scores, dtype=np.float64)
+    key = np.where(np.isnan(values), np.inf, -values)
+    order: npt.NDArray[np.int64] = np.lexsort((np.asarray(ids, dtype=np.str_), key)).astype(np.int64)
+    return order
+
+
+def ranks(ids: Sequence[str], scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """(N,) int64 rank of each row: the inverse of `rank_order`."""
+    order = rank_order(ids, scores)
+    result = np.empty_like(order)
+    result[order] = np.arange(len(order))
+    return result
+
+
+def iter_rows(table: ScoreTable) -> Iterator[dict[str, Any]]:
+    """The rows as dictionaries, in dataset order."""
+    for batch in table.columns.to_batches(max_chunksize=4096):
+        yield from batch.to_pylist()
