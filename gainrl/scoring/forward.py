@@ -1,0 +1,320 @@
+"""The forward pass of scoring: token ids of many prompts to final hidden states, packed, with a shared prefix.
+
+`PackedForward` runs the questions of many prompts as one row without padding.  The tokens that they share were
+forwarded once; their keys and values are kept per layer, and an attention function registered with transformers
+lets each question attend to them and to itself.  Nothing else in the model mixes tokens, so every linear layer sees
+only real tokens.  Inside the attention, questions of equal length form one batched call.
+
+`PaddedForward` runs whole prompts as a right-padded batch with the model's own attention: for models whose
+attention or position code does not go through transformers' interface, or mixes tokens elsewhere (state-space
+layers).  `choose_forward` decides by measuring: it compares the packed form with one prompt at a time.
+
+Hidden states of both are those of the prompt run alone, within rounding.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from gainrl.scoring.taps import decoder_of, first_device
+
+logger = logging.getLogger(__name__)
+
+Tokens = npt.NDArray[np.int32]
+_NAME = "gainrl_packed"
+
+
+@dataclass
+class Prefix:
+    """Shared leading tokens that were forwarded once."""
+
+    tokens: Tokens
+    hidden: Tensor
+    """(P, D) final hidden states."""
+    keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Per layer: keys and values, each (heads, P, head_dim), positions applied."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+class Forward(Protocol):
+    """Token ids to final hidden states."""
+
+    shares_prefix: bool
+
+    def prefix(self, tokens: Tokens) -> Prefix:
+        """Forward the tokens that a group of prompts shares."""
+
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        """Forward what follows the prefix of each prompt.
+
+        Returns hidden states (rows, D) and, for each prompt, the row at which its tokens start, (B,) int64; its
+        rows are contiguous.
+        """
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Neighbours in the packed row that have the same length: rows start .. start + count * length."""
+
+    start: int
+    count: int
+    length: int
+
+
+@dataclass
+class _Layout:
+    """What the attention function needs to know about the packed row under way."""
+
+    groups: list[_Group]
+    prefix: Prefix | None
+    record: Prefix | None = None
+    masks: dict[tuple[int, int, int], Tensor | None] = field(default_factory=dict)
+
+    def mask(self, length: int, shared: int, window: int, device: torch.device) -> Tensor | None:
+        """(length, shared + length) bool, true where a query may look; None for plain causal attention.
+
+        `window` > 0 limits each query to the last `window` tokens, its own included.
+        """
+        if shared == 0 and not 0 < window < length:
+            return None
+        if not 0 < window < shared + length:
+            window = 0
+        key = (length, shared, window)
+        if key not in self.masks:
+            query = torch.arange(shared, shared + length, device=device)[:, None]
+            seen = torch.arange(shared + length, device=device)[None, :]
+            allowed = seen <= query
+            self.masks[key] = allowed & (seen > query - window) if window else allowed
+        return self.masks[key]
+
+
+_layout: ContextVar[_Layout] = ContextVar("gainrl_packed_layout")
+
+
+class Unsupported(Exception):
+    """The model's attention asks for something that the packed form does not do."""
+
+
+_HARMLESS = {"position_ids", "cache_position", "is_causal", "use_cache", "output_attentions", "output_hidden_states"}
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Attention over the packed row (batch of 1): query (1, H, T, d), key and value (1, Hkv, T, d) -> (1, T, H, d)."""
+    strange = {name for name, value_ in others.items() if value_ is not None and name not in _HARMLESS}
+    if strange or dropout:
+        raise Unsupported(f"attention arguments {sorted(strange) or ['dropout']}")
+    layout = _layout.get()
+    layer: Any = module.layer_idx
+    heads, head_dim = query.shape[1], query.shape[3]
+    kv_heads, value_dim = key.shape[1], value.shape[3]
+    if layout.record is not None:
+        if layer in layout.record.keys_values:
+            raise Unsupported(f"layer {layer} attends more than once")
+        layout.record.keys_values[layer] = (key[0], value[0])
+    shared = layout.prefix.keys_values[layer] if layout.prefix is not None else None
+    output = query.new_empty(query.shape[2], heads, value_dim)
+    for group in layout.groups:
+        rows = slice(group.start, group.start + group.count * group.length)
+        shape = (group.count, group.length)
+        q = query[0, :, rows].unflatten(1, shape).transpose(0, 1)
+        k = key[0, :, rows].unflatten(1, shape).transpose(0, 1)
+        v = value[0, :, rows].unflatten(1, shape).transpose(0, 1)
+        before = 0
+        if shared is not None:
+            before = shared[0].shape[1]
+            k = torch.cat([shared[0].expand(group.count, -1, -1, -1), k], dim=2)
+            v = torch.cat([shared[1].expand(group.count, -1, -1, -1), v], dim=2)
+        mask = layout.mask(group.length, before, sliding_window or 0, query.device)
+        if softcap is not None:
+            mixed = _softcapped(q, k, v, mask, scaling, softcap)
+        else:
+            mixed = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=heads != kv_heads
+            )
+        output[rows] = mixed.transpose(1, 2).flatten(0, 1)
+    return output[None], None
+
+
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, cap: float) -> Tensor:
+    """Attention whose logits pass through cap * tanh(logit / cap) (Gemma 2); softmax in float32."""
+    repeat = q.shape[1] // k.shape[1]
+    k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
+    logits = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = torch.tanh(logits / cap) * cap
+    if mask is None:
+        mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
+    weights = torch.softmax(logits.masked_fill(~mask, float("-inf")), dim=-1, dtype=torch.float32)
+    return weights.to(v.dtype) @ v
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """Mask function of the packed attention: its mask comes from the layout."""
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(_NAME, _packed_attention)
+    AttentionMaskInterface.register(_NAME, _no_mask)
+
+
+@contextmanager
+def _attention(decoder: nn.Module, name: str) -> Iterator[None]:
+    """Give every configuration inside the decoder the attention function `name`, and put the old ones back."""
+    configs: dict[int, Any] = {}
+    for module in decoder.modules():
+        config = getattr(module, "config", None)
+        if hasattr(config, "_attn_implementation"):
+            configs[id(config)] = config
+    before = [(config, config._attn_implementation) for config in configs.values()]
+    try:
+        for config, _ in before:
+            config._attn_implementation = name
+        yield
+    finally:
+        for config, old in before:
+            config._attn_implementation = old
+
+
+class PackedForward:
+    """One row without padding for many prompts; see the module's docstring."""
+
+    shares_prefix = True
+
+    def __init__(self, model: nn.Module) -> None:
+        _register()
+        self.decoder = decoder_of(model)
+        self.device = first_device(model)
+
+    def prefix(self, tokens: Tokens) -> Prefix:
+        prefix = Prefix(tokens, torch.empty(0))
+        prefix.hidden = self._run([tokens], None, record=prefix)[0]
+        return prefix
+
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        return self._run(sequences, prefix, None)
+
+    def _run(
+        self, sequences: Sequence[Tokens], prefix: Prefix | None, record: Prefix | None
+    ) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        lengths = [len(sequence) for sequence in sequences]
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        groups: list[_Group] = []
+        for start, length in zip(starts.tolist(), lengths, strict=True):
+            if groups and groups[-1].length == length:
+                groups[-1] = _Group(groups[-1].start, groups[-1].count + 1, length)
+            else:
+                groups.append(_Group(start, 1, length))
+        offset = len(prefix) if prefix is not None else 0
+        ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))
+        positions = torch.from_numpy(np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths]))
+        token = _layout.set(_Layout(groups, prefix, record))
+        try:
+            with _attention(self.decoder, _NAME):
+                result = self.decoder(
+                    input_ids=ids[None].to(self.device, non_blocking=True),
+                    position_ids=positions[None].to(self.device, non_blocking=True),
+                    attention_mask=None,
+                    use_cache=False,
+                )
+        finally:
+            _layout.reset(token)
+        hidden: Tensor = result.last_hidden_state[0]
+        return hidden, starts
+
+
+class PaddedForward:
+    """A right-padded batch of whole prompts; causal attention keeps the padding from reaching real tokens."""
+
+    shares_prefix = False
+
+    def __init__(self, model: nn.Module) -> None:
+        self.decoder = decoder_of(model)
+        self.device = first_device(model)
+
+    def prefix(self, tokens: Tokens) -> Prefix:
+        raise Unsupported("the padded form shares no prefix")
+
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+        if prefix is not None:
+            raise Unsupported("the padded form shares no prefix")
+        longest = max(len(sequence) for sequence in sequences)
+        ids = np.zeros((len(sequences), longest), dtype=np.int64)
+        mask = np.zeros((len(sequences), longest), dtype=np.int64)
+        for row, sequence in enumerate(sequences):
+            ids[row, : len(sequence)] = sequence
+            mask[row, : len(sequence)] = 1
+        result = self.decoder(
+            input_ids=torch.from_numpy(ids).to(self.device, non_blocking=True),
+            attention_mask=torch.from_numpy(mask).to(self.device, non_blocking=True),
+            use_cache=False,
+        )
+        hidden: Tensor = result.last_hidden_state
+        return hidden.flatten(0, 1), np.arange(len(sequences), dtype=np.int64) * longest
+
+
+_PLAIN_LAYERS = {"full_attention", "sliding_attention"}
+
+
+@torch.inference_mode()
+def choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
+    """The packed form if this model gives the same hidden states with it as one prompt at a time, else the padded one.
+
+    Decided by running a few short prompts both ways: the packed result may differ from the single one by no more than
+    8 times what padding changes, or 8 rounding steps of the model's dtype, relative to the norm.
+    """
+    decoder = decoder_of(model)
+    padded = PaddedForward(model)
+    config: Any = decoder.config
+    layer_types = set(getattr(config, "layer_types", None) or [])
+    if not layer_types <= _PLAIN_LAYERS:
+        logger.info("layers %s mix tokens in their own way: padded batches", sorted(layer_types - _PLAIN_LAYERS))
+        return padded
+    packed = PackedForward(model)
+    generator = np.random.Generator(np.random.PCG64(0))
+    vocabulary = int(config.vocab_size)
+    shared = generator.integers(0, vocabulary, 5, dtype=np.int32)
+    own = [generator.integers(0, vocabulary, n, dtype=np.int32) for n in (4, 7, 7, 9)]
+    whole = [np.concatenate([shared, tokens]) for tokens in own]
+    single = torch.cat([padded([tokens], None)[0][len(shared) :] for tokens in whole]).float()
+    batch, starts = padded(whole, None)
+    rows = [range(start + len(shared), start + len(w)) for start, w in zip(starts.tolist(), whole, strict=True)]
+    together = batch[[row for span in rows for row in span]].float()
+    try:
+        mine = packed(own, packed.prefix(shared))[0].float()
+    except (Unsupported, AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
+        logger.info("the packed form does not fit %s (%s): padded batches", type(decoder).__name__, error)
+        return padded
+    scale = single.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
+    noise = ((together - single).norm(dim=-1) / scale).max().item()
+    error = ((mine - single).norm(dim=-1) / scale).max().item()
+    allowed = 8 * max(noise, torch.finfo(next(model.parameters()).dtype).eps)
+    if not error <= allowed:
+        logger.info(
+            "the packed form changes %s's hidden states by %.1e: padded batches", type(decoder).__name__, error
+        )
+        return padded
+    return packed

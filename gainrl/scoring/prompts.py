@@ -1,0 +1,272 @@
+"""Prompts to tokens with roles: which tokens are the prefix, which the question, which are left out.
+
+A prompt is a chat (list of {role, content}) or plain text.  In a chat the question is the content of the last
+user message, found in the rendered text for any template; in plain text it is the text `question` (its last
+occurrence in the prompt), or what follows the last occurrence of a marker, or the whole prompt.  A token that overlaps a
+question character is question; tokens before the first such token are prefix; tokens after the last one are
+dropped, since a causal model's states before them do not depend on them.
+
+A prompt that cannot be rendered is a `Rendered` with a reason, never an exception: one bad row does not stop a run.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gainrl.errors import UserError
+from gainrl.table import Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+DEFAULT_DATE = datetime.date(2026, 1, 1)
+_PLACEHOLDER = "gainrlquestionplaceholder"  # stands where the question goes; one plain word, so templates keep it
+
+
+@dataclass(frozen=True)
+class ScoringPrompt:
+    """One dataset row as the scorer takes it."""
+
+    prompt: Prompt
+    question: str | None = None
+    """Plain text only: the question's text inside `prompt`."""
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A prompt as tokens, or the reason why it has none.
+
+    `tokens` (L,) int32 ends with the question's last token; `prefix` of them, at the start, are prefix.
+    `status` is `ok`, `undefined` (empty question), `skipped` (too long) or `failed`.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    prefix: int
+    status: str = "ok"
+    reason: str | None = None
+    truncated: int = 0
+    """Question tokens cut off to fit the model's context."""
+
+    @property
+    def question(self) -> int:
+        """Number of question tokens."""
+        return len(self.tokens) - self.prefix
+
+
+_NO_TOKENS = np.empty(0, dtype=np.int32)
+
+
+def _without(status: str, reason: str) -> Rendered:
+    return Rendered(_NO_TOKENS, 0, status, reason)
+
+
+class _RowError(Exception):
+    """Why one row has no tokens; `status` is the table's."""
+
+    def __init__(self, status: str, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class PromptRenderer:
+    """Renders prompts for one tokenizer.
+
+    `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with `too_long="truncate"`, lose the
+    end of their question.  `date` is what templates that print today's date are given.
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        question_after: str | None = None,
+        max_tokens: int | None = None,
+        too_long: str = "skip",
+        date: datetime.date = DEFAULT_DATE,
+    ) -> None:
+        if too_long not in ("skip", "truncate"):
+            raise UserError(f"too_long={too_long!r}: choose 'skip' or 'truncate'")
+        if question_after == "":
+            raise UserError("--question-after is empty: give the text that stands right before each question")
+        self.tokenizer = tokenizer
+        self.question_after = question_after
+        self.max_tokens = max_tokens
+        self.too_long = too_long
+        self.date = date
+        self._frames: dict[str, tuple[str, str]] = {}
+
+    def require_usable(self, prompt: Prompt) -> None:
+        """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
+        if not isinstance(prompt, str) and not self.tokenizer.chat_template:
+            raise UserError(
+                f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template, and the dataset's prompts are "
+                "chats: use an instruction-tuned model, or give plain-text prompts"
+            )
+        if not isinstance(prompt, str) and self.question_after is not None:
+            raise UserError(
+                "--question-after is for plain-text prompts; in a chat the question is the last user message"
+            )
+
+    def __call__(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
+        """Render and tokenise rows; the result has one entry for each, in order."""
+        texts: list[str] = []
+        spans: list[tuple[int, int]] = []
+        results: list[Rendered | None] = []
+        chats: list[bool] = []
+        for row in rows:
+            try:
+                text, span = self._locate(row)
+            except _RowError as error:
+                results.append(_without(error.status, str(error)))
+                continue
+            results.append(None)
+            texts.append(text)
+            spans.append(span)
+            chats.append(not isinstance(row.prompt, str))
+        encoded = self._encode(texts, chats)
+        located = iter(zip(encoded, spans, strict=True))
+        return [result if result is not None else self._roles(*next(located)) for result in results]
+
+    # -- where the question is -------------------------------------------------------------------------------
+
+    def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
+        """The rendered text and the question's character span in it."""
+        if isinstance(row.prompt, str):
+            return self._locate_in_text(row.prompt, row.question)
+        if not isinstance(row.prompt, Sequence):
+            raise _RowError("failed", f"prompt is a {type(row.prompt).__name__}, not text or a list of messages")
+        return self._locate_in_chat(row.prompt)
+
+    def _locate_in_text(self, prompt: str, question: str | None) -> tuple[str, tuple[int, int]]:
+        if not prompt:
+            raise _RowError("undefined", "empty prompt")
+        if self.question_after is not None:
+            at = prompt.rfind(self.question_after)
+            if at < 0:
+                raise _RowError("failed", f"the prompt does not contain {self.question_after!r} (--question-after)")
+            start, end = at + len(self.question_after), len(prompt)
+        elif question is not None:
+            if not question.strip():
+                raise _RowError("undefined", "empty question")
+            start = prompt.rfind(question)
+            if start < 0:
+                raise _RowError("failed", "the column 'question' does not occur in the column 'prompt'")
+            end = start + len(question)
+        else:
+            start, end = 0, len(prompt)
+        if not prompt[start:end].strip():
+            raise _RowError("undefined", "empty question")
+        return prompt, (start, end)
+
+    def _locate_in_chat(self, messages: Sequence[Message]) -> tuple[str, tuple[int, int]]:
+        try:
+            last = max(i for i, message in enumerate(messages) if message["role"] == "user")
+            content = messages[last]["content"]
+        except ValueError:
+            raise _RowError("failed", "the chat has no user message") from None
+        except (KeyError, TypeError):
+            raise _RowError("failed", "a message is not an object with 'role' and 'content'") from None
+        if not isinstance(content, str):
+            raise _RowError("failed", f"the last user message's content is a {type(content).__name__}, not text")
+        if not content.strip():
+            raise _RowError("undefined", "empty question")
+        text = self._render(messages)
+        before, after = self._frame(messages, last)
+        middle = text[len(before) : len(text) - len(after)]
+        if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
+            offset = middle.find(content)
+            kept = content if offset >= 0 else content.strip()  # many templates trim the content
+            offset = middle.find(kept)
+            if offset >= 0:
+                start = len(before) + offset
+                return text, (start, start + len(kept))
+        raise _RowError("failed", "the chat template rewrites the question: its text does not stand in the result")
+
+    def _frame(self, messages: Sequence[Message], last: int) -> tuple[str, str]:
+        """What the template puts before and after the question, found by rendering a placeholder in its place."""
+        framed = [dict(message) for message in messages]
+        framed[last] = {**framed[last], "content": _PLACEHOLDER}
+        key = repr(framed)
+        frame = self._frames.get(key)
+        if frame is None:
+            before, found, after = self._render(framed).rpartition(_PLACEHOLDER)
+            if not found:
+                raise _RowError("failed", "the chat template drops the last user message")
+            if len(self._frames) >= 256:  # prompts with as many frames share nothing worth remembering
+                self._frames.clear()
+            frame = self._frames[key] = (before, after)
+        return frame
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        """The chat as text, with the fixed date for templates that ask for today's."""
+
+        def fixed_date(layout: str) -> str:
+            return self.date.strftime(layout)
+
+        clock: Callable[[str], str] = fixed_date
+        try:
+            text = self.tokenizer.apply_chat_template(
+                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, strftime_now=clock
+            )
+        except Exception as error:  # a template is a program of the model's author: it may raise anything
+            raise _RowError("failed", f"the chat template refuses the chat: {error}") from error
+        assert isinstance(text, str)
+        return text
+
+    # -- tokens ----------------------------------------------------------------------------------------------
+
+    def _encode(self, texts: Sequence[str], chats: Sequence[bool]) -> list[Any]:
+        """Token ids and character offsets; a rendered chat already holds its special tokens, plain text does not."""
+        encoded: list[Any] = [None] * len(texts)
+        for is_chat in (True, False):
+            chosen = [i for i, chat in enumerate(chats) if chat is is_chat]
+            if not chosen:
+                continue
+            batch = self.tokenizer(
+                [texts[i] for i in chosen], add_special_tokens=not is_chat, return_offsets_mapping=True, verbose=False
+            )
+            for i, ids, offsets in zip(chosen, batch["input_ids"], batch["offset_mapping"], strict=True):
+                encoded[i] = (ids, offsets)
+        return encoded
+
+    def _roles(self, encoded: tuple[list[int], list[tuple[int, int]]], span: tuple[int, int]) -> Rendered:
+        ids, offsets = encoded
+        start, end = span
+        bounds = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)
+        overlaps = np.flatnonzero((bounds[:, 0] < end) & (bounds[:, 1] > start) & (bounds[:, 1] > bounds[:, 0]))
+        if not len(overlaps):
+            return _without("undefined", "the question has no tokens")
+        first, last = int(overlaps[0]), int(overlaps[-1])
+        tokens = np.asarray(ids[: last + 1], dtype=np.int32)
+        if self.max_tokens is None or len(tokens) <= self.max_tokens:
+            return Rendered(tokens, first)
+        too_long = f"{len(tokens)} tokens, the model's context holds {self.max_tokens}"
+        if self.too_long == "skip" or first >= self.max_tokens:
+            return _without("skipped", too_long)
+        return Rendered(tokens[: self.max_tokens], first, truncated=len(tokens) - self.max_tokens, reason=too_long)
+
+
+def text_hash(text: str) -> str:
+    """16 hex digits of SHA-256, for provenance."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of everything that turns text into ids (normaliser, vocabulary, merges, special tokens)."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no character offsets; use a fast tokenizer")
+    return text_hash(backend.to_str())
+
+
+def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Hash of the chat template's source; empty where there is none."""
+    template: Any = tokenizer.chat_template
+    return text_hash(template if isinstance(template, str) else repr(template)) if template else ""
