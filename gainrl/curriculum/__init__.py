@@ -1,1 +1,38 @@
-"""To be filled by its owner in this session."""
+"""From scores to prompts: the ranking, the window that moves over it, exact draws, and a state that resumes.
+
+NumPy and the standard library only.  Begin with `Ranking` and `GaussianNavigator`; the contract that all navigators
+share is in `gainrl.curriculum.navigators`, the law of the draws in `gainrl.curriculum.draw`.
+"""
+
+from gainrl.curriculum.controller import AT_END, Position, WindowSettings, step
+from gainrl.curriculum.draw import draw_ranks
+from gainrl.curriculum.navigators import (
+    NAVIGATORS,
+    ORDERS,
+    FixedNavigator,
+    GaussianNavigator,
+    Navigator,
+    ShortestFirstNavigator,
+    UniformNavigator,
+    shortest_first_ranking,
+)
+from gainrl.curriculum.ranking import Ranking
+from gainrl.curriculum.totals import Totals
+
+__all__ = [
+    "AT_END",
+    "NAVIGATORS",
+    "ORDERS",
+    "FixedNavigator",
+    "GaussianNavigator",
+    "Navigator",
+    "Position",
+    "Ranking",
+    "ShortestFirstNavigator",
+    "Totals",
+    "UniformNavigator",
+    "WindowSettings",
+    "draw_ranks",
+    "shortest_first_ranking",
+    "step",
+]

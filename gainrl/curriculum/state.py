@@ -1,0 +1,117 @@
+"""The state of a navigator on disk: one JSON object, versioned, refused by name where it does not fit.
+
+    format     "gainrl-curriculum"
+    version    1
+    navigator  kind: gaussian, uniform, fixed, shortest-first
+    ranking    {size: N, dataset: the dataset's fingerprint, order: a hash of the ids in rank order}
+    settings   every setting that the draws depend on, n and seed among them
+    epoch      the epoch under way, from 0
+    position   where its draw came from (the window's mean), empty where the epoch says it all
+    totals     integer sums over the rollouts observed in it so far (gainrl.curriculum.totals)
+
+With it and the ranking, the epoch under way and all later ones follow; the drawn ids are not stored, because a draw is
+a pure function of (settings, epoch, position).  The size does not depend on the number of prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from gainrl.curriculum.ranking import Ranking
+from gainrl.curriculum.totals import Totals
+from gainrl.errors import UserError
+
+FORMAT = "gainrl-curriculum"
+VERSION = 1
+_FIELDS = ("format", "version", "navigator", "ranking", "settings", "epoch", "position", "totals")
+
+
+def pack(
+    kind: str,
+    ranking: Ranking,
+    settings: Mapping[str, Any],
+    epoch: int,
+    position: Mapping[str, Any],
+    totals: Totals,
+) -> dict[str, Any]:
+    """The state as plain JSON types."""
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "navigator": kind,
+        "ranking": {"size": len(ranking), "dataset": ranking.fingerprint, "order": ranking.digest},
+        "settings": dict(settings),
+        "epoch": epoch,
+        "position": dict(position),
+        "totals": {field.name: getattr(totals, field.name) for field in fields(totals)},
+    }
+
+
+def unpack(
+    state: Mapping[str, Any],
+    kind: str,
+    ranking: Ranking,
+    settings: Mapping[str, Any],
+    position: Mapping[str, Any],
+) -> tuple[int, dict[str, Any], Totals]:
+    """Check a state against what it is loaded into; returns its epoch, position and totals.
+
+    `settings` must be equal, `position` gives the names that a position must have.  Raises UserError that names
+    the field, and both values where two differ.
+    """
+    if not isinstance(state, Mapping) or state.get("format") != FORMAT:
+        raise UserError(f"this is no curriculum state: its field 'format' is not {FORMAT!r}")
+    if state.get("version") != VERSION:
+        raise UserError(
+            f"curriculum state of version {state.get('version')!r}: this gainrl reads version {VERSION}; "
+            "use the release that wrote it"
+        )
+    _same_fields("curriculum state", state, _FIELDS)
+    if state["navigator"] != kind:
+        raise UserError(f"the state is of the navigator {state['navigator']!r}, this run uses {kind!r}")
+    _check_ranking(state["ranking"], ranking)
+    _check_settings(state["settings"], settings)
+
+    epoch = state["epoch"]
+    if not isinstance(epoch, int) or isinstance(epoch, bool) or not 0 <= epoch < 2**64:
+        raise UserError(f"curriculum state: epoch must be an integer in [0, 2^64), got {epoch!r}")
+    _same_fields("position of the curriculum state", state["position"], tuple(position))
+    names = tuple(field.name for field in fields(Totals))
+    _same_fields("totals of the curriculum state", state["totals"], names)
+    return epoch, dict(state["position"]), Totals(**state["totals"])
+
+
+def _check_ranking(saved: Any, ranking: Ranking) -> None:
+    _same_fields("ranking of the curriculum state", saved, ("size", "dataset", "order"))
+    if saved["dataset"] != ranking.fingerprint or saved["size"] != len(ranking):
+        raise UserError(
+            f"the state belongs to another dataset: it has {saved['size']} prompts and fingerprint "
+            f"{saved['dataset']!r}, this one {len(ranking)} and {ranking.fingerprint!r}"
+        )
+    if saved["order"] != ranking.digest:
+        raise UserError(
+            f"the state belongs to another ranking of this dataset: its order is {saved['order']!r}, this one's "
+            f"{ranking.digest!r}; resume with the score table that the run started with"
+        )
+
+
+def _check_settings(saved: Any, settings: Mapping[str, Any]) -> None:
+    _same_fields("settings of the curriculum state", saved, tuple(settings))
+    differing = [
+        f"{name} was {saved[name]!r} and is now {settings[name]!r}"
+        for name in settings
+        if type(saved[name]) is not type(settings[name]) or saved[name] != settings[name]
+    ]
+    if differing:
+        raise UserError(f"the state was saved under other curriculum settings: {'; '.join(differing)}")
+
+
+def _same_fields(what: str, found: Any, wanted: tuple[str, ...]) -> None:
+    if not isinstance(found, Mapping):
+        raise UserError(f"{what} must be a mapping, got {type(found).__name__}")
+    missing = [name for name in wanted if name not in found]
+    unknown = sorted(str(name) for name in found if name not in wanted)
+    if missing or unknown:
+        raise UserError(f"{what} does not fit this release: missing fields {missing}, unknown fields {unknown}")
