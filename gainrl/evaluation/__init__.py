@@ -1,1 +1,20 @@
-"""To be filled by its owner in this session."""
+"""Evaluation of a model on a task: avg@k, pass@k, maj@k with intervals."""
+
+from gainrl.evaluation.evaluate import Evaluation, Generation, append_record, evaluate
+from gainrl.evaluation.generation import Completed, Engine, Sampling, TransformersEngine
+from gainrl.evaluation.metrics import majority_at_k, mean_interval, pass_at_k, row_accuracy
+
+__all__ = [
+    "Completed",
+    "Engine",
+    "Evaluation",
+    "Generation",
+    "Sampling",
+    "TransformersEngine",
+    "append_record",
+    "evaluate",
+    "majority_at_k",
+    "mean_interval",
+    "pass_at_k",
+    "row_accuracy",
+]

@@ -1,0 +1,282 @@
+"""Evaluate a model on rows of a task: k samples a problem, graded, counted, kept.
+
+result = evaluate(model, tokenizer, task, rows, samples=4, temperature=1.0)
+result.accuracy, result.interval, result.pass_at(4), result.majority
+append_record(run_directory, result.record(stage="before"))
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm.auto import tqdm
+
+from gainrl.errors import UserError
+from gainrl.evaluation.generation import Engine, Sampling, TransformersEngine
+from gainrl.evaluation.metrics import FloatArray, majority_at_k, mean_interval, pass_at_k, row_accuracy
+
+if TYPE_CHECKING:
+    from gainrl.evaluation.store import Store
+    from gainrl.tasks import Task
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One graded completion: `row` and `sample` number it; `answer` is what the grader read from it."""
+
+    row: int
+    sample: int
+    completion: str
+    tokens: int
+    finish: str
+    status: str
+    reason: str
+    answer: str | None
+    share: float | None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What came out.  Per-row arrays follow the order of the rows handed in.
+
+    `accuracy` is avg@k, the mean over problems of the share of right completions among the scored ones (with one
+    sample: pass@1); `interval` its 95 % bootstrap interval over problems; NaN where nothing could be scored.
+    Unscorable completions count neither right nor wrong; `unscorable` says how many there were.
+    """
+
+    task: str
+    rows: int
+    samples: int
+    sampling: Sampling
+    generations: list[Generation]
+    seconds: float
+
+    @property
+    def right(self) -> list[int]:
+        return self._count("right")
+
+    @property
+    def scored(self) -> list[int]:
+        return [a + b for a, b in zip(self.right, self._count("wrong"), strict=True)]
+
+    @property
+    def unscorable(self) -> int:
+        return sum(self._count("unscorable"))
+
+    @property
+    def row_accuracy(self) -> FloatArray:
+        """Share right per row, NaN without a scored sample.  Shape (rows,)."""
+        return row_accuracy(self.right, self.scored)
+
+    @property
+    def accuracy(self) -> float:
+        return mean_interval(self.row_accuracy, resamples=1)[0]
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return mean_interval(self.row_accuracy)[1:]
+
+    def pass_at(self, k: int) -> tuple[float, float, float]:
+        """Unbiased pass@k over the problems with at least k scored samples: mean, low, high."""
+        return mean_interval(pass_at_k(self.right, self.scored, k))
+
+    @property
+    def majority(self) -> tuple[float, float, float]:
+        """maj@k over the problems with a scored sample: mean, low, high."""
+        votes: list[list[tuple[str, bool]]] = [[] for _ in range(self.rows)]
+        for one in self.generations:
+            if one.answer is not None and one.status != "unscorable":
+                votes[one.row].append((one.answer, one.status == "right"))
+        values = majority_at_k(votes)
+        values[[count == 0 for count in self.scored]] = math.nan
+        return mean_interval(values)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens generated, all samples."""
+        return sum(one.tokens for one in self.generations)
+
+    def record(self, stage: str, step: int | None = None, **more: Any) -> dict[str, Any]:
+        """One line of evals.jsonl.  `ks`: pass@k at 1, 2, 4, ... up to the samples."""
+        ks = [2**power for power in range(self.samples.bit_length()) if 2**power <= self.samples]
+        low, high = self.interval
+        record = {
+            "stage": stage,
+            "task": self.task,
+            "step": step,
+            "accuracy": self.accuracy,
+            "low": low,
+            "high": high,
+            "samples": self.samples,
+            "rows": self.rows,
+            "unscorable": self.unscorable,
+            "truncated": sum(one.finish == "length" for one in self.generations),
+            "tokens": self.tokens,
+            "seconds": round(self.seconds, 3),
+            "pass_at": {str(k): self.pass_at(k) for k in ks},
+            "majority": self.majority if self.samples > 1 else None,
+            "sampling": asdict(self.sampling),
+            **more,
+        }
+        return {key: _jsonable(value) for key, value in record.items()}
+
+    def summary(self) -> str:
+        """The figures in a few lines for people."""
+        low, high = self.interval
+        lines = [
+            f"{self.task}: {self.rows} problems, {self.samples} sample{'s' * (self.samples > 1)} each, "
+            f"{self.tokens} tokens in {self.seconds:.1f} s",
+            f"  avg@{self.samples}  {self.accuracy:7.2%}  [{low:.2%}, {high:.2%}]",
+        ]
+        for k in [2**power for power in range(1, self.samples.bit_length()) if 2**power <= self.samples]:
+            mean, low, high = self.pass_at(k)
+            lines.append(f"  pass@{k} {mean:7.2%}  [{low:.2%}, {high:.2%}]")
+        if self.samples > 1:
+            mean, low, high = self.majority
+            lines.append(f"  maj@{self.samples}  {mean:7.2%}  [{low:.2%}, {high:.2%}]")
+        if self.unscorable:
+            reasons = Counter(one.reason for one in self.generations if one.status == "unscorable")
+            worst = "; ".join(f"{count} times: {reason}" for reason, count in reasons.most_common(3))
+            lines.append(f"  unscorable {self.unscorable}: {worst}")
+        return "\n".join(lines)
+
+    def _count(self, status: str) -> list[int]:
+        counts = [0] * self.rows
+        for one in self.generations:
+            counts[one.row] += one.status == status
+        return counts
+
+
+def evaluate(
+    model: Any,
+    tokenizer: Any,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    max_new_tokens: int | None = None,
+    batch_size: int = 32,
+    seed: int = 0,
+    engine: Engine | None = None,
+    store: Store | None = None,
+    max_unscorable_share: float = 0.1,
+    progress: bool = True,
+) -> Evaluation:
+    """Generate `samples` completions for each row's prompt and grade them.
+
+    `batch_size` counts sequences.  Prompts are batched by length, longest first, so that memory runs out at the
+    start or never.  `engine` replaces generation with `model` and `tokenizer` (both may then be None).  With a
+    `store`, finished batches are kept on disk and not generated again.
+
+    Raises `UserError` for no rows, several samples at temperature 0 (they would be equal), a missing chat
+    template, and when more than `max_unscorable_share` of the completions cannot be graded (reasons included).
+    """
+    from gainrl.tasks import UnscorableGuard
+
+    if not rows:
+        raise UserError(f"no rows of task {task.name!r} to evaluate")
+    if samples < 1 or batch_size < 1:
+        raise UserError(f"samples and batch_size must be at least 1, but are {samples} and {batch_size}")
+    if samples > 1 and temperature == 0:
+        raise UserError(f"{samples} samples at temperature 0 would all be equal; give a temperature above 0")
+    limit = max_new_tokens or task.max_new_tokens
+    sampling = Sampling(temperature, top_p, limit, tuple(task.stop), seed)
+    engine = engine or TransformersEngine(model, tokenizer)
+    guard = UnscorableGuard(task.name, max_unscorable_share)
+    began = time.monotonic()
+    done = store.load() if store else []
+    have = {(one.row, one.sample) for one in done}
+    before = store.seconds if store else 0.0
+    bar = tqdm(total=len(rows) * samples, desc=f"eval {task.name}", unit="sample", disable=not progress)
+    with bar:
+        bar.update(len(done))
+        right, scored = sum(one.status == "right" for one in done), sum(one.status != "unscorable" for one in done)
+        for key, batch in enumerate(_batches(engine, rows, samples, batch_size)):
+            if all(item in have for item in batch):
+                continue
+            finished = _run(engine, task, rows, batch, sampling, key)
+            guard.add(finished)
+            done += finished
+            if store:
+                store.add(finished, time.monotonic() - began + before)
+            right += sum(one.status == "right" for one in finished)
+            scored += sum(one.status != "unscorable" for one in finished)
+            bar.set_postfix_str(f"{right / scored:.1%} right" if scored else "nothing scored", refresh=False)
+            bar.update(len(finished))
+    done.sort(key=lambda one: (one.row, one.sample))
+    return Evaluation(task.name, len(rows), samples, sampling, done, time.monotonic() - began + before)
+
+
+def _batches(
+    engine: Engine, rows: Sequence[Mapping[str, Any]], samples: int, batch_size: int
+) -> Iterator[list[tuple[int, int]]]:
+    """(row, sample) pairs of each batch: rows by prompt length, longest first, a function of the rows alone."""
+    lengths = [len(engine.encode(row["prompt"]) or str(row["prompt"])) for row in rows]
+    order = sorted(range(len(rows)), key=lambda row: (-lengths[row], row))
+    pairs = [(row, sample) for row in order for sample in range(samples)]
+    for start in range(0, len(pairs), batch_size):
+        yield pairs[start : start + batch_size]
+
+
+def _run(
+    engine: Engine,
+    task: Task,
+    rows: Sequence[Mapping[str, Any]],
+    batch: Sequence[tuple[int, int]],
+    sampling: Sampling,
+    key: int,
+) -> list[Generation]:
+    room = engine.room()
+    lengths = {row: len(engine.encode(rows[row]["prompt"]) or ()) for row, _ in batch}
+    fits = [(r, s) for r, s in batch if room is None or lengths[r] + sampling.max_new_tokens <= room]
+    out = [
+        Generation(
+            row, sample, "", 0, "skipped", "unscorable",
+            f"the prompt has {lengths[row]} tokens; with {sampling.max_new_tokens} new ones the model's "
+            f"context of {room} is exceeded", None, None,
+        )
+        for row, sample in batch
+        if (row, sample) not in set(fits)
+    ]  # fmt: skip
+    if fits:
+        texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key)
+        grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
+        out += [
+            Generation(
+                row, sample, text.text, text.tokens, text.finish,
+                str(grade.status), grade.reason, grade.answer, grade.share,
+            )
+            for (row, sample), text, grade in zip(fits, texts, grades, strict=True)
+        ]  # fmt: skip
+    return out
+
+
+def append_record(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
+    """Append one object to `evals.jsonl` of a run directory, flushed to disk before it returns."""
+    path = Path(run) / "evals.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as lines:
+        lines.write(json.dumps(record, allow_nan=False) + "\n")
+        lines.flush()
+        os.fsync(lines.fileno())
+
+
+def _jsonable(value: Any) -> Any:
+    """`value` with NaN, which JSON lacks, as None."""
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {key: _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    return value

@@ -1,0 +1,161 @@
+"""Completions from a transformers model: batched, padded on the left, reproducible.
+
+An engine is anything with `generate(requests) -> list[Completed]`; this is the default one.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from gainrl.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+Prompt = str | list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How tokens are drawn.  `temperature` 0 takes the likeliest token; `seed` fixes every draw of a batch."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_new_tokens: int = 1024
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0:
+            raise UserError(f"temperature must not be negative, but is {self.temperature}")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p must lie in (0, 1], but is {self.top_p}")
+        if self.max_new_tokens < 1:
+            raise UserError(f"max_new_tokens must be at least 1, but is {self.max_new_tokens}")
+
+
+@dataclass(frozen=True)
+class Completed:
+    """One completion: its text (cut at the first stop string), its tokens, and why it ended (stop or length)."""
+
+    text: str
+    tokens: int
+    finish: str
+
+
+class Engine(Protocol):
+    """What `evaluate` needs to generate with."""
+
+    def encode(self, prompt: Prompt) -> list[int] | None:
+        """Token ids of the prompt, or None where the engine tokenizes out of sight."""
+
+    def room(self) -> int | None:
+        """Tokens that prompt and completion may have together, or None where unknown."""
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, key: int) -> list[Completed]:
+        """One completion for each prompt.  Equal prompts, sampling and `key` give equal completions."""
+
+
+def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
+    """`text` up to the first stop string, and whether there was one."""
+    ends = [position for position in (text.find(mark) for mark in stop) if position >= 0]
+    return (text[: min(ends)], True) if ends else (text, False)
+
+
+def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
+    """Token ids of a chat (through the template, up to where the assistant begins) or of plain text."""
+    if isinstance(prompt, str):
+        return list(tokenizer(prompt)["input_ids"])
+    if not getattr(tokenizer, "chat_template", None):
+        raise UserError(
+            "the model's tokenizer has no chat template, but the task's prompts are chats; "
+            "use an instruction-tuned model or a prompt template with style 'plain'"
+        )
+    encoded = tokenizer.apply_chat_template(prompt, add_generation_prompt=True, tokenize=True, return_dict=True)
+    return list(encoded["input_ids"])
+
+
+class TransformersEngine:
+    """Generation with `model.generate`, leaving the model's mode and the random state as they were."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model, tokenizer
+        if tokenizer.eos_token_id is None:
+            raise UserError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
+        ends = getattr(model.generation_config, "eos_token_id", None)
+        self._ends = [ends] if isinstance(ends, int) else list(ends or [])
+        if tokenizer.eos_token_id not in self._ends:
+            self._ends.append(tokenizer.eos_token_id)
+        self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+
+    def encode(self, prompt: Prompt) -> list[int]:
+        return encode(self.tokenizer, prompt)
+
+    def room(self) -> int | None:
+        config = self.model.config
+        text = config.get_text_config() if hasattr(config, "get_text_config") else config
+        return getattr(text, "max_position_embeddings", None)
+
+    def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, key: int) -> list[Completed]:
+        import torch
+
+        ids = [self.encode(prompt) for prompt in prompts]
+        device = self.model.device
+        inputs, mask = _left_pad(ids, self._pad, device)
+        was_training = self.model.training
+        self.model.eval()
+        devices = [device] if device.type == "cuda" else []
+        try:
+            with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a trainer's use_cache=False, a model's own sampling defaults
+                torch.manual_seed((sampling.seed * 1_000_003 + key) % 2**63)
+                output = self.model.generate(
+                    input_ids=inputs,
+                    attention_mask=mask,
+                    generation_config=self._config(sampling),
+                    **({"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}),
+                )
+        finally:
+            self.model.train(was_training)
+        return [self._completed(row, sampling) for row in output[:, inputs.shape[1] :].tolist()]
+
+    def _config(self, sampling: Sampling) -> Any:
+        from transformers import GenerationConfig
+
+        drawn = sampling.temperature > 0
+        return GenerationConfig(  # type: ignore[no-untyped-call]
+            max_new_tokens=sampling.max_new_tokens,
+            do_sample=drawn,
+            # every knob that a model's own generation_config may turn is set, so that models compare
+            temperature=sampling.temperature if drawn else 1.0,
+            top_p=sampling.top_p if drawn else 1.0,
+            top_k=0 if drawn else 50,
+            repetition_penalty=1.0,
+            eos_token_id=self._ends,
+            pad_token_id=self._pad,
+            use_cache=True,
+        )
+
+    def _completed(self, ids: list[int], sampling: Sampling) -> Completed:
+        ended = next((index for index, token in enumerate(ids) if token in self._ends), None)
+        kept = ids if ended is None else ids[:ended]
+        text, stopped = cut(self.tokenizer.decode(kept, skip_special_tokens=True), sampling.stop)
+        if stopped:  # tokens after the stop are padding of rows that finished earlier
+            kept = [token for token in kept if token != self._pad]
+        return Completed(text, len(kept) + (ended is not None), "stop" if stopped or ended is not None else "length")
+
+
+def _left_pad(ids: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, longest) int64 token ids and attention mask, the prompts flush right."""
+    import torch
+
+    longest = max(map(len, ids))
+    tokens = torch.full((len(ids), longest), pad, dtype=torch.int64)
+    mask = torch.zeros((len(ids), longest), dtype=torch.int64)
+    for row, sequence in enumerate(ids):
+        tokens[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64)
+        mask[row, longest - len(sequence) :] = 1
+    return tokens.to(device), mask.to(device)

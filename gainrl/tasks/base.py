@@ -1,0 +1,265 @@
+"""The contract of a task: where its rows come from, how a prompt is made, how a completion is graded.
+
+A row is a plain dictionary with
+
+- `prompt`: a chat (list of `{"role", "content"}`) or, for plain-text tasks, one string that ends where the model
+  has to go on;
+- `question`: the text of the question as it stands inside the prompt (its last occurrence there);
+- `answer`: the gold answer, a string;
+- `id` (optional): the dataset's own identifier, and `metadata` (optional): flat, JSON-able values that grading needs.
+
+A grade is right, wrong or unscorable.  Wrong is the completion's fault, unscorable is ours or the dataset's (no
+gold answer, a grader that crashed or ran out of time); it is never turned into a wrong.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol
+
+from gainrl.errors import UserError
+from gainrl.tasks.loading import Source, read_rows
+from gainrl.tasks.prompts import PromptTemplate
+
+Row = dict[str, Any]
+Message = Mapping[str, str]
+Completion = str | Sequence[Message]
+
+
+class Status(StrEnum):
+    """What grading one completion came to."""
+
+    RIGHT = "right"
+    WRONG = "wrong"
+    UNSCORABLE = "unscorable"
+
+
+@dataclass(frozen=True)
+class Grade:
+    """The grade of one completion.
+
+    `reason` says why it is wrong or unscorable.  `answer` is the answer that was read from the completion, in a
+    canonical spelling (None where there is none, or where votes over answers make no sense); maj@k counts these.
+    `share` is the share of tests passed, for tasks that run tests.
+    """
+
+    status: Status
+    reason: str = ""
+    answer: str | None = None
+    share: float | None = None
+
+    @property
+    def correct(self) -> bool:
+        return self.status is Status.RIGHT
+
+    @property
+    def scored(self) -> bool:
+        return self.status is not Status.UNSCORABLE
+
+
+@dataclass
+class SelfCheck:
+    """What a task's grader says of its own gold answers: `failures` holds (row number, grade) of those not right."""
+
+    task: str
+    rows: int
+    failures: list[tuple[int, Grade]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        return self.rows > 0 and not self.failures
+
+    def __str__(self) -> str:
+        right = self.rows - len(self.failures)
+        lines = [f"{self.task}: {right} of {self.rows} gold answers graded right"]
+        lines += [f"  row {row}: {grade.status} ({grade.reason})" for row, grade in self.failures]
+        return "\n".join(lines)
+
+
+class Task(ABC):
+    """One dataset with its prompt and its grader.  Subclasses fill the class attributes and the abstract methods.
+
+    `argument` is what follows the first colon of the name (`reasoning-gym:chain_sum`); `prompt` replaces the task's
+    own prompt template; `source` replaces where `load` reads from (a path or a hub id).
+    """
+
+    name: str
+    """The name in the registry."""
+    source: ClassVar[Source | None] = None
+    """Where the rows come from when the caller names no other place; None for generated tasks."""
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    """Splits that `load` knows; the last one is held out."""
+    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    """Columns that a source must have."""
+    template: ClassVar[str] = ""
+    """Name of the packaged prompt template (`gainrl/tasks/prompts/<template>.json`)."""
+    stop: tuple[str, ...] = ()
+    """Strings that end a completion, besides the tokenizer's end token."""
+    max_new_tokens: int = 1024
+    """Tokens that a completion may have, unless the caller says otherwise."""
+
+    def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
+        if argument:
+            raise UserError(f"task {self.name!r} takes nothing after a colon, but got {argument!r}")
+        self.prompt = self._template(prompt)
+
+    def _template(self, prompt: PromptTemplate | str | os.PathLike[str] | None) -> PromptTemplate:
+        if isinstance(prompt, PromptTemplate):
+            return prompt
+        if prompt is not None:
+            return PromptTemplate.read(prompt)
+        return PromptTemplate.packaged(self.template or self.name)
+
+    @property
+    def held_out_split(self) -> str:
+        """The split that training never sees."""
+        return self.splits[-1]
+
+    def load(
+        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
+    ) -> list[Row]:
+        """Rows of one split (the held-out one by default), in the dataset's order, at most `limit` of them.
+
+        `source` is a local `.jsonl`, `.json`, `.parquet` (or gzipped JSON) file in the dataset's own schema, or
+        another hub id.  Raises `UserError` for an unknown split, a missing file or column, or a hub that does not
+        answer.
+        """
+        split = self._check(split, limit)
+        raw = read_rows(source, self.source, split=split, columns=self.columns, task=self.name, limit=limit)
+        return [self.row(item, index) for index, item in enumerate(raw)]
+
+    def _check(self, split: str | None, limit: int | None) -> str:
+        if limit is not None and limit < 1:
+            raise UserError(f"limit must be at least 1, but is {limit}")
+        split = split or self.held_out_split
+        if split not in self.splits:
+            raise UserError(f"task {self.name!r} has no split {split!r}; its splits are {', '.join(self.splits)}")
+        return split
+
+    @abstractmethod
+    def row(self, item: Mapping[str, Any], index: int) -> Row:
+        """The row for one record of the source."""
+
+    @abstractmethod
+    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
+        """Grade the text of one completion.  May raise: `grade` turns that into unscorable."""
+
+    @abstractmethod
+    def gold(self, row: Mapping[str, Any]) -> str:
+        """A completion that gives the gold answer the way the prompt asks for it; the self-check grades it."""
+
+    def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
+        """Grade one completion, given as text or as a list of messages (their contents are joined).
+
+        Never raises for what a completion or a row holds: a grader that fails on its own account gives unscorable.
+        """
+        try:
+            return self.judge(text_of(completion), row)
+        except UserError:
+            raise
+        except Exception as error:
+            return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+
+    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
+        """Grade `completions[i]` against `rows[i]`; tasks with slow graders spread this over processes."""
+        return [self.grade(completion, row) for completion, row in zip(completions, rows, strict=True)]
+
+    def self_check(self, rows: Iterable[Mapping[str, Any]]) -> SelfCheck:
+        """Grade every gold answer of `rows`; all of them ought to be right."""
+        rows = list(rows)
+        grades = self.grade_many([self.gold(row) for row in rows], rows)
+        failures = [(index, grade) for index, grade in enumerate(grades) if not grade.correct]
+        return SelfCheck(self.name, len(rows), failures)
+
+    def reward_function(
+        self, *, partial: bool = False, max_unscorable_share: float = 0.1
+    ) -> Callable[..., list[float | None]]:
+        """A reward with TRL's signature: 1.0 right, 0.0 wrong, None unscorable (left out by TRL).
+
+        The dataset's columns arrive as keyword arguments, one list each, and make up the rows again.  With
+        `partial` the reward is the share of tests passed where the task runs tests.  The function's `last_grades`
+        holds the grades of its latest call (accuracy for the curriculum, whatever the reward's scale), and
+        `counts` how many of each status it gave so far.  Once 50 completions or more were graded and more than
+        `max_unscorable_share` of all are unscorable it raises `UserError` with the reasons.
+        """
+        guard = UnscorableGuard(self.name, max_unscorable_share)
+
+        def reward(
+            prompts: Sequence[Any] | None = None, completions: Sequence[Completion] = (), **columns: Any
+        ) -> list[float | None]:
+            rows = rows_of(columns, len(completions))
+            grades = self.grade_many(completions, rows)
+            reward.last_grades = grades  # type: ignore[attr-defined]
+            guard.add(grades)
+            return [_value(grade, partial) for grade in grades]
+
+        reward.__name__ = f"{self.name.replace('-', '_').replace(':', '_')}_reward"
+        reward.last_grades = []  # type: ignore[attr-defined]
+        reward.counts = guard.counts  # type: ignore[attr-defined]
+        return reward
+
+
+class Graded(Protocol):
+    """What the guard looks at: a `Grade`, or a record of one."""
+
+    @property
+    def status(self) -> str: ...
+
+    @property
+    def reason(self) -> str: ...
+
+
+class UnscorableGuard:
+    """Counts grades and stops the run when too many are unscorable, with the reasons.
+
+    `least` grades are seen before it judges, so that one odd row at the start stops nothing.
+    """
+
+    def __init__(self, task: str, share: float, least: int = 50):
+        if not 0 <= share <= 1:
+            raise UserError(f"max_unscorable_share must lie in [0, 1], but is {share}")
+        self.task, self.share, self.least = task, share, least
+        self.counts: Counter[str] = Counter()
+        self.reasons: Counter[str] = Counter()
+
+    def add(self, grades: Iterable[Graded]) -> None:
+        """Count grades (anything with a status and a reason); raises `UserError` when there are too many."""
+        for grade in grades:
+            self.counts[str(grade.status)] += 1
+            if grade.status == Status.UNSCORABLE:
+                self.reasons[grade.reason] += 1
+        total, bad = self.counts.total(), self.counts[str(Status.UNSCORABLE)]
+        if total >= self.least and bad > self.share * total:
+            why = "; ".join(f"{count} times: {reason}" for reason, count in self.reasons.most_common(5))
+            raise UserError(
+                f"{bad} of {total} completions of task {self.task!r} could not be graded, "
+                f"more than the allowed share {self.share:g}: {why}"
+            )
+
+
+def _value(grade: Grade, partial: bool) -> float | None:
+    if not grade.scored:
+        return None
+    if partial and grade.share is not None:
+        return grade.share
+    return float(grade.correct)
+
+
+def rows_of(columns: Mapping[str, Any], count: int) -> list[Row]:
+    """Columns as TRL hands them over (lists of `count` values; anything else is not a column) as rows."""
+    lists = {
+        key: values for key, values in columns.items() if isinstance(values, list | tuple) and len(values) == count
+    }
+    return [{key: values[index] for key, values in lists.items()} for index in range(count)]
+
+
+def text_of(completion: Completion) -> str:
+    """The text of a completion, which TRL gives as a list of messages for chats and as a string otherwise."""
+    if isinstance(completion, str):
+        return completion
+    return "\n".join(str(message.get("content") or "") for message in completion)

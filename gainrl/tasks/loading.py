@@ -1,0 +1,141 @@
+"""Records of a dataset, from a local file or from the hub, with errors that say what to do.
+
+Local files: `.jsonl`, `.json` (a list of objects), either also gzipped, and `.parquet`.  Everything else is taken for
+a hub id and needs `datasets`.  Nothing here unpickles or runs a dataset's own code.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from gainrl.errors import UserError
+
+_SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset on the hub: id, configuration, and the hub's name of each of the task's splits."""
+
+    hub: str
+    config: str | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.hub} ({self.config})" if self.config else self.hub
+
+
+def read_rows(
+    source: str | os.PathLike[str] | None,
+    default: Source | None,
+    *,
+    split: str,
+    columns: Sequence[str],
+    task: str,
+    limit: int | None = None,
+) -> list[dict[str, Any]]:
+    """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`."""
+    if source is None and default is None:
+        raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
+    if source is not None and is_path(source):
+        records, origin = _local(Path(source)), os.fspath(source)
+    else:
+        assert default is not None or source is not None
+        wanted = default if source is None else Source(os.fspath(source), None, default.splits if default else {})
+        assert wanted is not None
+        records, origin = _hub(wanted, split, columns, task), str(wanted)
+    rows = list(islice(records, limit))
+    if not rows:
+        raise UserError(f"{origin!r} holds no rows")
+    for number, row in enumerate(rows):
+        missing = [column for column in columns if column not in row]
+        if missing:
+            raise UserError(
+                f"{origin!r}, row {number}: task {task!r} needs the fields {', '.join(columns)}; "
+                f"missing: {', '.join(missing)} (the row has {', '.join(map(str, row)) or 'no fields'})"
+            )
+    return rows
+
+
+def is_path(source: str | os.PathLike[str]) -> bool:
+    """Whether `source` names a file rather than a hub id (`owner/name`, which has no such suffix)."""
+    text = os.fspath(source)
+    return text.endswith(_SUFFIXES) or text.startswith((".", "/", "~")) or Path(text).exists()
+
+
+def _local(path: Path) -> Iterator[dict[str, Any]]:
+    path = path.expanduser()
+    if not path.exists():
+        raise UserError(f"the file {os.fspath(path)!r} does not exist")
+    if path.is_dir() or not path.name.endswith(_SUFFIXES):
+        raise UserError(f"{os.fspath(path)!r} is not a file of a known kind: {', '.join(_SUFFIXES)}")
+    try:
+        if path.suffix == ".parquet":
+            yield from pyarrow.parquet.read_table(path).to_pylist()
+        elif path.name.endswith((".jsonl", ".jsonl.gz")):
+            with _open(path) as lines:
+                for number, line in enumerate(lines, 1):
+                    if line.strip():
+                        yield _object(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
+        else:
+            with _open(path) as text:
+                data = _parse(text.read(), str(path))
+            if not isinstance(data, list):
+                raise UserError(f"{os.fspath(path)!r} must hold a JSON list of objects")
+            for number, item in enumerate(data):
+                yield _object(item, f"{path}, item {number}")
+    except (OSError, EOFError, pyarrow.ArrowException) as error:
+        raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{os.fspath(path)!r} is not UTF-8: {error}") from error
+
+
+def _open(path: Path) -> Any:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rt", encoding="utf-8")
+    return open(path, encoding="utf-8")
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
+
+
+def _object(item: Any, where: str) -> dict[str, Any]:
+    if not isinstance(item, dict):
+        raise UserError(f"{where}: expected a JSON object, got {type(item).__name__}")
+    return item
+
+
+def _hub(source: Source, split: str, columns: Sequence[str], task: str) -> Iterator[dict[str, Any]]:
+    remedy = (
+        f"give a local copy with source=PATH (--source PATH): a .jsonl, .json or .parquet file "
+        f"with the fields {', '.join(columns)}"
+    )
+    try:
+        import datasets
+    except ImportError as error:
+        raise UserError(
+            f"task {task!r} reads {str(source)!r} from the hub, which needs the package 'datasets' "
+            f"(pip install 'gainrl[tasks]'), or {remedy}"
+        ) from error
+    try:
+        data = datasets.load_dataset(source.hub, source.config, split=source.splits.get(split, split))
+    except Exception as error:  # the client raises a dozen unrelated types for "no network" and "no such dataset"
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"the dataset {str(source)!r} of task {task!r} could not be loaded from the hub ({first}); {remedy}"
+        ) from error
+    yield from data

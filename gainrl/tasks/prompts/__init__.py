@@ -1,0 +1,97 @@
+"""Prompt templates as data: a system prompt, worked examples, and how a question is put between them.
+
+The packaged templates are the JSON files beside this one; any of them can be replaced by a file of the same form:
+
+    {"style": "chat" | "plain", "system": "...", "question": "{question}", "answer": "{answer}",
+     "separator": "\\n\\n", "examples": [{"question": "...", "answer": "..."}]}
+
+`question` and `answer` are format strings for the text around a question and a worked answer; `{question}` must
+occur exactly once in the former, so that the question can be found in the prompt again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from gainrl.errors import UserError
+
+_FIELDS = ("style", "system", "question", "answer", "separator", "examples", "about")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """What stands around a question.
+
+    style: `chat` renders a list of messages, `plain` one string (examples first, `separator` between them, the
+    question last, with nothing after it but what `question` itself says).
+    """
+
+    style: str = "chat"
+    system: str = ""
+    question: str = "{question}"
+    answer: str = "{answer}"
+    separator: str = "\n\n"
+    examples: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.style not in ("chat", "plain"):
+            raise UserError(f"the prompt's style is {self.style!r}; it must be 'chat' or 'plain'")
+        if self.question.count("{question}") != 1:
+            raise UserError(f"the prompt's 'question' must hold {{question}} once, but is {self.question!r}")
+        if self.answer.count("{answer}") != 1:
+            raise UserError(f"the prompt's 'answer' must hold {{answer}} once, but is {self.answer!r}")
+
+    def render(self, question: str) -> list[dict[str, str]] | str:
+        """The prompt for one question: a chat, or plain text that ends where the model goes on."""
+        # str.replace, not str.format: questions and templates are full of LaTeX braces
+        asked = self.question.replace("{question}", question)
+        shown = [(self.question.replace("{question}", q), self.answer.replace("{answer}", a)) for q, a in self.examples]
+        if self.style == "plain":
+            parts = [self.system] if self.system else []
+            return self.separator.join([*parts, *(q + a for q, a in shown), asked])
+        messages = [{"role": "system", "content": self.system}] if self.system else []
+        for q, a in shown:
+            messages += [{"role": "user", "content": q}, {"role": "assistant", "content": a}]
+        return [*messages, {"role": "user", "content": asked}]
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], origin: str) -> PromptTemplate:
+        """Check the fields of a parsed template; `origin` names it in messages."""
+        unknown = sorted(set(data) - set(_FIELDS))
+        if unknown:
+            raise UserError(f"{origin}: unknown field {', '.join(unknown)}; a prompt template has {', '.join(_FIELDS)}")
+        examples = data.get("examples", [])
+        if not isinstance(examples, list) or any(
+            not isinstance(example, dict) or set(example) != {"question", "answer"} for example in examples
+        ):
+            raise UserError(f"{origin}: 'examples' must be a list of objects with 'question' and 'answer'")
+        texts = {key: data[key] for key in ("style", "system", "question", "answer", "separator") if key in data}
+        for key, value in texts.items():
+            if not isinstance(value, str):
+                raise UserError(f"{origin}: {key!r} must be a string, but is {value!r}")
+        return cls(**texts, examples=tuple((str(e["question"]), str(e["answer"])) for e in examples))
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> PromptTemplate:
+        """A template from a JSON file."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read the prompt template {os.fspath(path)!r}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"the prompt template {os.fspath(path)!r} is not JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"the prompt template {os.fspath(path)!r} must be a JSON object")
+        return cls.from_dict(data, f"prompt template {os.fspath(path)!r}")
+
+    @classmethod
+    def packaged(cls, name: str) -> PromptTemplate:
+        """The template that ships under this name."""
+        text = resources.files(__name__).joinpath(f"{name}.json").read_text(encoding="utf-8")
+        return cls.from_dict(json.loads(text), f"prompt template {name!r}")

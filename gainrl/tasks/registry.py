@@ -1,0 +1,84 @@
+"""Tasks by name: the built-in ones, those that installed packages announce, and dotted paths.
+
+A name is `NAME` or `NAME:ARGUMENT`.  Other packages add names through the entry-point group `gainrl.tasks`, whose
+entries load a `Task` subclass; without packaging, `package.module.ClassName` (or `package.module:ClassName`) names one
+directly, found on the import path or in the working directory.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from importlib.metadata import EntryPoint, entry_points
+
+from gainrl.errors import UserError
+from gainrl.tasks.base import Task
+from gainrl.tasks.prompts import PromptTemplate
+
+_BUILT_IN = {
+    "arithmetic": "gainrl.tasks.arithmetic:Arithmetic",
+    "gsm8k": "gainrl.tasks.gsm8k:GSM8K",
+    "reasoning-gym": "gainrl.tasks.reasoning_gym:ReasoningGym",
+}
+
+
+def task_names() -> list[str]:
+    """Names that `load_task` knows, sorted; dotted paths come on top."""
+    return sorted({*_BUILT_IN, *(entry.name for entry in _entry_points())})
+
+
+def _entry_points() -> tuple[EntryPoint, ...]:
+    return tuple(entry_points(group="gainrl.tasks"))
+
+
+def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | None = None) -> Task:
+    """The task of this name, with its own prompt template or with `prompt` (a template or the path of one).
+
+    Raises `UserError` for a name that does not exist (naming the nearest), for something that is not a `Task`, and
+    whatever the task says of its argument.
+    """
+    head, _, argument = name.partition(":")
+    if head in _BUILT_IN:
+        return _make(_import(_BUILT_IN[head], name), argument, prompt)
+    for entry in _entry_points():
+        if entry.name == head:
+            try:
+                found = entry.load()
+            except Exception as error:
+                raise UserError(f"task {name!r}: its entry point {entry.value!r} does not load: {error}") from error
+            return _make(_checked(found, name), argument, prompt)
+    if argument.isidentifier() and all(part.isidentifier() for part in head.split(".")):
+        return _make(_import(name, name), "", prompt)
+    if "." in head:
+        module, _, attribute = name.rpartition(".")
+        return _make(_import(f"{module}:{attribute}", name), "", prompt)
+    near = difflib.get_close_matches(head, task_names(), n=1, cutoff=0.0)
+    raise UserError(
+        f"there is no task {name!r}; the nearest name is {near[0]!r} "
+        f"(known: {', '.join(task_names())}; or a dotted path package.module.ClassName)"
+    )
+
+
+def _make(kind: type[Task], argument: str, prompt: PromptTemplate | str | os.PathLike[str] | None) -> Task:
+    return kind(argument, prompt=prompt)
+
+
+def _import(path: str, name: str) -> type[Task]:
+    module, _, attribute = path.partition(":")
+    if path not in _BUILT_IN.values() and "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except ImportError as error:
+        raise UserError(f"task {name!r}: cannot import {module!r}: {error}") from error
+    except AttributeError as error:
+        raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}") from error
+    return _checked(found, name)
+
+
+def _checked(found: object, name: str) -> type[Task]:
+    if not (isinstance(found, type) and issubclass(found, Task)):
+        raise UserError(f"task {name!r}: {found!r} is not a subclass of gainrl.tasks.Task")
+    return found

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from gainrl.errors import UserError
+from gainrl.tasks import load_task
+
+ROWS = [{"question": f"What is {n}+1?", "answer": f"So\n#### {n + 1}"} for n in range(5)]
+
+
+def write(path: Path) -> Path:
+    lines = "\n".join(map(json.dumps, ROWS)) + "\n"
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    elif path.suffix == ".gz":
+        path.write_bytes(gzip.compress(lines.encode()))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        path.write_text(lines)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
+def test_every_kind_of_local_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
+    rows = load_task("gsm8k").load("train", write(tmp_path / name), limit=3)
+    assert [row["answer"] for row in rows] == ["1", "2", "3"]
+    assert rows[0]["prompt"][-1] == {"role": "user", "content": "What is 0+1?"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.jsonl", b"", "holds no rows"),
+        ("a.jsonl", b"{broken", "line 1: not JSON"),
+        ("a.jsonl", b"[1]", "expected a JSON object"),
+        ("a.json", b"{}", "must hold a JSON list"),
+        ("a.jsonl", b'{"problem": "x", "answer": "1"}', "missing: question .the row has problem, answer"),
+        ("a.jsonl", b"\xff\xfe", "not UTF-8"),
+        ("a.parquet", b"PAR1 not really", "cannot read"),
+        ("a.jsonl.gz", b"plain", "cannot read"),
+        ("a.txt", b"x", "not a file of a known kind"),
+    ],
+)
+def test_a_bad_file_gets_a_clear_error(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_task("gsm8k").load("test", path)
+
+
+def test_a_missing_file_an_unknown_split_and_a_bad_limit_are_named(tmp_path: Path) -> None:
+    task = load_task("gsm8k")
+    with pytest.raises(UserError, match="does not exist"):
+        task.load("test", tmp_path / "none.jsonl")
+    with pytest.raises(UserError, match=r"no split 'dev'; its splits are train, test"):
+        task.load("dev", write(tmp_path / "a.jsonl"))
+    with pytest.raises(UserError, match="at least 1"):
+        task.load("test", write(tmp_path / "a.jsonl"), limit=0)
+
+
+def test_an_unreachable_hub_says_how_to_give_a_local_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(UserError, match=r"could not be loaded from the hub.*source=PATH.*question, answer"):
+        load_task("gsm8k").load("test")
+
+
+def test_a_missing_datasets_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(UserError, match=r"gainrl\[tasks\]"):
+        load_task("gsm8k").load("test")
