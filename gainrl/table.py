@@ -30,13 +30,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
 
 FORMAT_VERSION = 1
-_METADATA_KEY = b"gainrl"
+METADATA_KEY = b"gainrl"
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
@@ -64,9 +65,7 @@ def prompt_text(prompt: Prompt) -> str:
     """A prompt as one string: plain text as it is, a chat as compact JSON (keys sorted, UTF-8 kept)."""
     if isinstance(prompt, str):
         return prompt
-    return json.dumps(
-        [dict(message) for message in prompt], sort_keys=True, ensure_ascii=False, separators=(",", ":")
-    )
+    return json.dumps([dict(message) for message in prompt], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 class ContentIds:
@@ -135,8 +134,11 @@ class TableMetadata:
     rows: int
     template_date: str = ""
     """ISO date given to templates that print today's; empty for plain text."""
+    task: str | None = None
+    """The task that mapped the dataset's own columns to prompts, if any."""
     question_after: str | None = None
     too_long: str = "skip"
+    tokens_per_batch: int = 0
     dtype: str = "float32"
     tap: str = "final"
     definition: str = "intra+inter"
@@ -148,11 +150,7 @@ class TableMetadata:
     def differences(self, other: TableMetadata) -> dict[str, tuple[Any, Any]]:
         """Fields in which the two differ (the writer's version aside): name -> (this, other)."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return {
-            key: (mine[key], theirs[key])
-            for key in mine
-            if key != "gainrl_version" and mine[key] != theirs[key]
-        }
+        return {key: (mine[key], theirs[key]) for key in mine if key != "gainrl_version" and mine[key] != theirs[key]}
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> TableMetadata:
@@ -166,9 +164,7 @@ class TableMetadata:
         known = {field.name: field for field in dataclasses.fields(cls)}
         unknown = sorted(set(fields) - set(known))
         missing = sorted(
-            name
-            for name, field in known.items()
-            if field.default is dataclasses.MISSING and name not in fields
+            name for name, field in known.items() if field.default is dataclasses.MISSING and name not in fields
         )
         if unknown or missing:
             raise UserError(f"{source}: score table metadata has unknown fields {unknown}, lacks {missing}")
@@ -194,13 +190,11 @@ class ScoreTable:
         """
         source = f"score table {os.fspath(path)!r}"
         if not Path(path).is_file():
-            raise UserError(
-                f"{source}: no such file (make one with: gainrl score --output {os.fspath(path)} ...)"
-            )
+            raise UserError(f"{source}: no such file (make one with: gainrl score --output {os.fspath(path)} ...)")
         try:
             with pq.ParquetFile(path) as file:
                 schema = file.schema_arrow
-                raw = (schema.metadata or {}).get(_METADATA_KEY)
+                raw = (schema.metadata or {}).get(METADATA_KEY)
                 if raw is None:
                     raise UserError(f"{source} was not written by gainrl score: it has no gainrl metadata")
                 wrong = [
@@ -217,7 +211,7 @@ class ScoreTable:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all (zstd-compressed)."""
-        stamped = self.columns.replace_schema_metadata({_METADATA_KEY: self.metadata.to_json().encode()})
+        stamped = self.columns.replace_schema_metadata({METADATA_KEY: self.metadata.to_json().encode()})
         with atomic_path(path) as temporary:
             pq.write_table(stamped, temporary, compression="zstd")
 
@@ -255,9 +249,7 @@ class ScoreTable:
         table_ids = self.ids
         repeated = [name for name, count in Counter(table_ids).items() if count > 1]
         if repeated:
-            raise UserError(
-                f"the score table has {len(repeated)} repeated ids, first {repeated[0]!r}: score again"
-            )
+            raise UserError(f"the score table has {len(repeated)} repeated ids, first {repeated[0]!r}: score again")
         if self.metadata.fingerprint == fingerprint(ids) and len(ids) == len(table_ids):
             return
         missing = sorted(set(ids) - set(table_ids))
@@ -269,9 +261,7 @@ class ScoreTable:
                 f"{self.metadata.dataset!r}, split {self.metadata.split!r}, limit {self.metadata.limit}), {len(extra)} "
                 f"are not in the dataset{_first(extra)}. Score this dataset, with the same split and limit."
             )
-        raise UserError(
-            f"the score table holds the prompts of {source} in another order: score the dataset again"
-        )
+        raise UserError(f"the score table holds the prompts of {source} in another order: score the dataset again")
 
 
 def _first(names: Sequence[str]) -> str:
@@ -301,3 +291,18 @@ def iter_rows(table: ScoreTable) -> Iterator[dict[str, Any]]:
     """The rows as dictionaries, in dataset order."""
     for batch in table.columns.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
+
+
+def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
+    """Spearman's rank correlation of two (N,) samples, ties by average rank; NaN if fewer than 3 pairs or constant.
+
+    Pairs in which either value is not finite are left out.
+    """
+    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    both = np.isfinite(a) & np.isfinite(b)
+    if both.sum() < 3:
+        return float("nan")
+    first, second = (pc.rank_quantile(pa.array(values[both])).to_numpy() for values in (a, b))
+    if np.ptp(first) == 0 or np.ptp(second) == 0:
+        return float("nan")
+    return float(np.corrcoef(first, second)[0, 1])

@@ -1,1 +1,25 @@
-"""To be filled by its owner in this session."""
+"""Scoring: a dataset to a score table with one forward pass of a model.
+
+`AngleScorer` scores prompts in memory; `score_dataset` writes a score table, with a journal so that nothing is lost.
+"""
+
+from gainrl.scoring.data import open_rows, scoring_prompts
+from gainrl.scoring.models import load_model, load_tokenizer, model_identity, resolve_model
+from gainrl.scoring.prompts import ScoringPrompt
+from gainrl.scoring.run import Run, Source, score_dataset
+from gainrl.scoring.scorer import AngleScorer, Scores
+
+__all__ = [
+    "AngleScorer",
+    "Run",
+    "Scores",
+    "ScoringPrompt",
+    "Source",
+    "load_model",
+    "load_tokenizer",
+    "model_identity",
+    "open_rows",
+    "resolve_model",
+    "score_dataset",
+    "scoring_prompts",
+]

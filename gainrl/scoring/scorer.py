@@ -166,7 +166,10 @@ class AngleScorer:
         was_training = self.model.training
         self.model.eval()
         try:
-            prefix, shared = self._shared(batch.shared)
+            try:
+                prefix, shared = self._shared(batch.shared)
+            except _NonFinitePrefix:
+                return [_not_finite(prompt) for prompt in prompts]
             skip = len(batch.shared)
             own = [prompt.tokens[skip:] for prompt in prompts]
             hidden, starts = self.forward(own, prefix)
@@ -186,13 +189,11 @@ class AngleScorer:
             backend=self.backend,
             check=False,
         )
-        fields = (result.intra, result.inter, result.status, result.prefix_tokens, result.question_tokens)
-        columns = [_to_list(values) for values in fields]
-        directions = _to_numpy(result.directions) if self.directions else None
-        return [
-            _row_result(prompt, *values, None if directions is None else directions[i])
-            for i, (prompt, *values) in enumerate(zip(prompts, *columns, strict=True))
-        ]
+        intra, inter = result.values[:2].cpu().tolist()  # the one point where a GPU is waited for
+        status, question_tokens, prefix_tokens = result.counts.cpu().tolist()
+        directions = result.directions.cpu().numpy() if self.directions else [None] * len(prompts)
+        columns = (prompts, status, intra, inter, prefix_tokens, question_tokens, directions)
+        return [_row_result(*row) for row in zip(*columns, strict=True)]
 
     def _shared(self, tokens: npt.NDArray[np.int32]) -> tuple[Prefix | None, SharedPrefix | None]:
         """Keys, values and U_p of the shared tokens; the last ones used are kept."""
@@ -202,34 +203,34 @@ class AngleScorer:
         if self._prefix is None or self._prefix[0] != key:
             self._prefix = None  # free the old one first
             prefix = self.forward.prefix(tokens)
+            if not bool(torch.isfinite(prefix.hidden).all()):
+                raise _NonFinitePrefix
             self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
         return self._prefix[1], self._prefix[2]
 
 
-def _to_numpy(values: Any) -> npt.NDArray[Any]:
-    array: npt.NDArray[Any] = torch.as_tensor(values).cpu().numpy()
-    return array
+class _NonFinitePrefix(Exception):
+    """The hidden states of the shared tokens are not finite, so neither is anything after them."""
 
 
-def _to_list(values: Any) -> list[Any]:
-    items: list[Any] = _to_numpy(values).tolist()
-    return items
+def _not_finite(prompt: Rendered) -> RowResult:
+    return RowResult("failed", "the model's hidden states are not finite", prefix_tokens=prompt.prefix)
 
 
 def _row_result(
     prompt: Rendered,
+    status: int,
     intra: float,
     inter: float,
-    status: int,
     prefix_tokens: int,
     question_tokens: int,
     direction: npt.NDArray[np.float32] | None,
 ) -> RowResult:
     """One sequence's result as a row; an absent prefix is settled later, when the whole dataset is known."""
     flags = Status(status)
-    if flags & Status.NONFINITE:
-        return RowResult("failed", "the model's hidden states are not finite", prefix_tokens=prompt.prefix)
-    if flags & Status.NO_QUESTION:
+    if flags & Status.NON_FINITE:
+        return _not_finite(prompt)
+    if flags & Status.EMPTY_QUESTION:
         return RowResult("undefined", "every hidden state of the question is zero", prefix_tokens=prefix_tokens)
     return RowResult("ok", prompt.reason, intra, inter, prefix_tokens, question_tokens, direction)
 
