@@ -1,8 +1,8 @@
 """The scoring pass's journal: finished batches on disk, so that a killed run loses only the batch in flight.
 
-`<output>.partial` is an Arrow IPC stream; every batch of results is one record batch, flushed when it is written.  A torn last
-record batch (power loss) is owed work: it is cut off when the journal is opened again.  The file is locked while a
-run writes to it; a second writer is refused.
+`<output>.partial` is an Arrow IPC stream; every batch of results is one record batch, flushed when it is written.
+A torn last record batch (power loss) is owed work: it is cut off when the journal is opened again.  The file is
+locked while a run writes to it; a second writer is refused.
 """
 
 from __future__ import annotations

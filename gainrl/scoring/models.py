@@ -96,8 +96,9 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision
         )
     except (OSError, ValueError) as error:
         raise UserError(_unreachable("model", name, error)) from error
-    moved: Any = model.to(device)
-    return moved.eval()  # type: ignore[no-any-return]
+    placed: Any = model
+    result: PreTrainedModel = placed.to(device).eval()
+    return result
 
 
 def resolve_device(device: str) -> str:
@@ -212,7 +213,7 @@ def _dequantise(source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, file = str(source.parent), source.name
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
+    model: Any = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config  # the saved weights are plain; this would ask for a quantiser
     if hasattr(model, "hf_quantizer"):

@@ -2,9 +2,9 @@
 
 A prompt is a chat (list of {role, content}) or plain text.  In a chat the question is the content of the last
 user message, found in the rendered text for any template; in plain text it is the text `question` (its last
-occurrence in the prompt), or what follows the last occurrence of a marker, or the whole prompt.  A token that overlaps a
-question character is question; tokens before the first such token are prefix; tokens after the last one are
-dropped, since a causal model's states before them do not depend on them.
+occurrence in the prompt), or what follows the last occurrence of a marker, or the whole prompt.  A token that
+overlaps a question character is question; tokens before the first such token are prefix; tokens after the last one
+are dropped, since a causal model's states before them do not depend on them.
 
 A prompt that cannot be rendered is a `Rendered` with a reason, never an exception: one bad row does not stop a run.
 """
@@ -78,8 +78,8 @@ class _RowError(Exception):
 class PromptRenderer:
     """Renders prompts for one tokenizer.
 
-    `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with `too_long="truncate"`, lose the
-    end of their question.  `date` is what templates that print today's date are given.
+    `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with
+    `too_long="truncate"`, lose the end of their question.  `date` is what templates that print today's date are given.
     """
 
     def __init__(
@@ -140,9 +140,10 @@ class PromptRenderer:
         """The rendered text and the question's character span in it."""
         if isinstance(row.prompt, str):
             return self._locate_in_text(row.prompt, row.question)
-        if not isinstance(row.prompt, Sequence):
-            raise _RowError("failed", f"prompt is a {type(row.prompt).__name__}, not text or a list of messages")
-        return self._locate_in_chat(row.prompt)
+        messages: Any = row.prompt
+        if not isinstance(messages, Sequence):
+            raise _RowError("failed", f"prompt is a {type(messages).__name__}, not text or a list of messages")
+        return self._locate_in_chat(messages)
 
     def _locate_in_text(self, prompt: str, question: str | None) -> tuple[str, tuple[int, int]]:
         if not prompt:

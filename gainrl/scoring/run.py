@@ -69,8 +69,8 @@ Progress = Callable[[int, int], None]
 def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
     """Refuse an output that exists, before anything costly is loaded.
 
-    Raises UserError if `output` or its journal exists and neither `overwrite` nor `resume` was given, if both were, or if the
-    folder is missing.
+    Raises UserError if `output` or its journal exists and neither `overwrite` nor `resume` was given, if both were,
+    or if the folder is missing.
     """
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
@@ -109,8 +109,8 @@ def score_dataset(
 ) -> Run:
     """Score `prompts` and write the score table to `output`.
 
-    Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes on from
-    there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.
+    Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes
+    on from there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.
     Memory holds one window of prompts and, per row, its id and score.
 
     Raises UserError if the dataset is empty or is not the one that was begun, or if every row of the first window
@@ -176,7 +176,8 @@ def _finished(output: Path, settings: dict[str, Any]) -> Run:
     differs = [key for key, value in settings.items() if made[key] != value]
     if differs:
         raise UserError(
-            f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace it"
+            f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace "
+            "it"
         )
     return Run(table, kept=len(table), reasons=_reasons(table))
 
@@ -248,8 +249,8 @@ def _done(journal: Journal, first_row: int, names: Sequence[str]) -> frozenset[i
 
 def _changed(journal: Journal) -> UserError:
     return UserError(
-        f"the dataset is not the one that {journal.path} was begun with: rows changed since; its {len(journal)} results "
-        "are kept there. Give the same dataset, or start anew with --overwrite"
+        f"the dataset is not the one that {journal.path} was begun with: rows changed since; its {len(journal)} "
+        "results are kept there. Give the same dataset, or start anew with --overwrite"
     )
 
 

@@ -71,9 +71,9 @@ class Scores:
 class AngleScorer:
     """Scores prompts by the angle concentration of their final hidden states (design, part 2; arXiv 2506.02281).
 
-    `model` is a name (hub id, local directory, `smollm2-135m`) or a loaded causal language model, which is used where it
-    is, without a copy and without changing it; then `tokenizer` must be given too.  `tokens_per_batch` bounds the tokens of
-    one forward pass.  `backend` is that of `gainrl.angle_concentration`.
+    `model` is a name (hub id, local directory, `smollm2-135m`) or a loaded causal language model, which is used where
+    it is, without a copy and without changing it; then `tokenizer` must be given too.  `tokens_per_batch` bounds the
+    tokens of one forward pass.  `backend` is that of `gainrl.angle_concentration`.
     """
 
     def __init__(

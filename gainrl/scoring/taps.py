@@ -29,7 +29,8 @@ def decoder_of(model: nn.Module) -> nn.Module:
         raise UserError(f"{type(inner).__name__} is an encoder-decoder; angle concentration needs a causal decoder")
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     if head is None:
-        return inner  # already the bare decoder
+        bare: nn.Module = inner
+        return bare  # already the bare decoder
     decoder: Any = inner.get_decoder() if hasattr(inner, "get_decoder") else None
     if decoder is None or decoder is inner:
         decoder = getattr(inner, getattr(inner, "base_model_prefix", ""), None)
