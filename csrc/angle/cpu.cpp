@@ -1,0 +1,263 @@
+#include "angle/cpu.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <limits>
+#include <memory>
+#include <new>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "angle/cpu_rows.h"
+#include "angle/cpu_sequence.h"
+
+namespace gainrl {
+namespace {
+
+const RowTable& rows() noexcept {
+  static const RowTable chosen = [] {
+    const char* asked = std::getenv("GAINRL_CPU_ISA");
+    RowTable best = rows_plain();
+#if defined(GAINRL_X86_64)
+    const bool plain = asked != nullptr && std::strcmp(asked, "plain") == 0;
+    const bool avx2 = asked != nullptr && std::strcmp(asked, "avx2") == 0;
+    __builtin_cpu_init();
+    if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
+      best = rows_avx2();
+      if (!avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        best = rows_avx512();
+    }
+#endif
+    return best;
+  }();
+  return chosen;
+}
+
+// A tile is a range of rows that one thread takes at a time.  Tiles depend on the input alone, never on the number of
+// threads, and their partial sums are added in order: that is what makes the result reproducible.
+constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileBytes = std::int64_t{1} << 24;
+constexpr std::int64_t kTilesWanted = 128;
+
+// A sequence that does not lie in one tile leaves one of these per tile.
+struct Partial {
+  std::int64_t sequence = 0, first = 0, last = 0, question_rows = 0, prefix_rows = 0;
+  std::int32_t flags = 0;
+  std::vector<double> question, prefix;  // (D) or empty
+};
+
+class Call {
+ public:
+  explicit Call(const AngleParams& params) : p_(params) {
+    const RowTable& table = rows();
+    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, 0.0};
+    if (p_.weight != nullptr) {
+      weight_.resize(static_cast<std::size_t>(p_.width));
+      for (std::int64_t i = 0; i < p_.width; ++i)
+        weight_[i] = element_as_float(p_.weight, p_.weight_dtype, i) + p_.weight_offset;
+      context_.weight = weight_.data();
+    }
+    if (p_.shared_sum != nullptr) context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
+    const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
+    // The float64 partial sums of a tile should be a small part of the tile itself.
+    const std::int64_t wanted = std::clamp(p_.rows * row_bytes / kTilesWanted,
+                                           std::max(kSmallestTileBytes, p_.width * 8 * 32), kLargestTileBytes);
+    tile_rows_ = std::max<std::int64_t>(1, wanted / row_bytes);
+    tiles_.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, (p_.rows + tile_rows_ - 1) / tile_rows_)));
+  }
+
+  void run(int threads) {
+    any_prefix_ = p_.shared_tokens > 0 && p_.sequences > 0;
+    in_parallel(threads, [this](SequenceSum& sum, std::int64_t tile) { run_tile(sum, tile); });
+    if (bad_offsets_) return write_bad_offsets();
+    join_partials(threads);
+    if (!any_prefix_) std::copy_n(p_.values, p_.sequences, p_.values + 2 * p_.sequences);
+  }
+
+ private:
+  std::int64_t start(std::int64_t b) const {
+    if (p_.offsets == nullptr) return b * p_.length;
+    return p_.offsets_are_64 ? static_cast<const std::int64_t*>(p_.offsets)[b]
+                             : static_cast<const std::int32_t*>(p_.offsets)[b];
+  }
+
+  // The last sequence that starts at or before row t (for offsets in order: the one that holds t).
+  std::int64_t sequence_at(std::int64_t t) const {
+    if (p_.offsets == nullptr) return t / p_.length;
+    std::int64_t low = 0, high = p_.sequences;
+    while (high - low > 1) {
+      const std::int64_t middle = low + (high - low) / 2;
+      (start(middle) <= t ? low : high) = middle;
+    }
+    return low;
+  }
+
+  template <typename Work>
+  void in_parallel(int threads, const Work& work) {
+    const std::int64_t count = static_cast<std::int64_t>(tiles_.size());
+    std::atomic<std::int64_t> next{0};
+    std::exception_ptr failure;
+    std::atomic<bool> failed{false};
+    const auto loop = [&] {
+      try {
+        SequenceSum sum(context_);
+        for (std::int64_t tile; !failed && (tile = next.fetch_add(1)) < count;) work(sum, tile);
+      } catch (...) {
+        if (!failed.exchange(true)) failure = std::current_exception();
+      }
+    };
+    std::vector<std::thread> helpers;
+    const std::int64_t wanted = std::min<std::int64_t>(threads, (count + 1) / 2);
+    for (std::int64_t i = 1; i < wanted; ++i) {
+      try {
+        helpers.emplace_back(loop);
+      } catch (const std::system_error&) {
+        break;  // no more threads to be had: those that run take all tiles
+      }
+    }
+    loop();
+    for (std::thread& helper : helpers) helper.join();
+    if (failed) std::rethrow_exception(failure);
+  }
+
+  void run_tile(SequenceSum& sum, std::int64_t tile) {
+    const std::int64_t count = static_cast<std::int64_t>(tiles_.size());
+    // Offsets are checked, and empty sequences written, by equal shares of the sequences.
+    const std::int64_t sequences = p_.sequences;
+    bool bad = tile == 0 && sequences >= 0 && p_.offsets != nullptr && (start(0) < 0 || start(sequences) > p_.rows);
+    for (std::int64_t b = sequences * tile / count; b < sequences * (tile + 1) / count; ++b) {
+      const std::int64_t length = start(b + 1) - start(b);
+      bad |= length < 0;
+      if (length == 0) {
+        sum.clear();
+        sum.finish(b);
+      }
+    }
+    if (bad) bad_offsets_ = true;
+    const std::int64_t low = tile * tile_rows_, high = std::min(p_.rows, low + tile_rows_);
+    if (p_.contributions != nullptr)
+      std::fill(p_.contributions + low, p_.contributions + high, std::numeric_limits<float>::quiet_NaN());
+    if (sequences == 0 || low >= high || bad_offsets_) return;
+    bool prefix = false;
+    std::int64_t t = std::max(low, start(0));
+    for (std::int64_t b = t < high ? sequence_at(t) : sequences; b < sequences && t < high; ++b) {
+      const std::int64_t end = std::min(start(b + 1), high);
+      if (end <= t) continue;
+      sum.clear();
+      sum.add_rows(b, t, end);
+      if (start(b) >= low && start(b + 1) <= high) {
+        prefix |= sum.finish(b);
+        if (p_.contributions != nullptr)
+          sum.contributions(b, t, end, sum.total(), sum.whole_square, (sum.flags & kBad) != 0);
+      } else {
+        keep(sum, tile, b, t, end);
+      }
+      t = end;
+    }
+    if (prefix) any_prefix_ = true;
+  }
+
+  void keep(SequenceSum& sum, std::int64_t tile, std::int64_t b, std::int64_t first, std::int64_t last) {
+    Partial partial{b, first, last, sum.question.count, sum.prefix.count, sum.flags, {}, {}};
+    for (auto [role, out] : {std::pair{&sum.question, &partial.question}, std::pair{&sum.prefix, &partial.prefix}}) {
+      if (role->count == 0) continue;
+      out->resize(static_cast<std::size_t>(p_.width));
+      role->store(out->data());
+    }
+    tiles_[static_cast<std::size_t>(tile)].push_back(std::move(partial));
+  }
+
+  // Adds the partial sums of sequences that lie in several tiles, in the order of their rows.
+  void join_partials(int threads) {
+    SequenceSum sum(context_);
+    std::vector<const Partial*> parts;
+    for (const auto& tile : tiles_)
+      for (const Partial& partial : tile) parts.push_back(&partial);
+    for (std::size_t i = 0; i < parts.size();) {
+      const std::int64_t b = parts[i]->sequence;
+      sum.clear();
+      for (; i < parts.size() && parts[i]->sequence == b; ++i) {
+        sum.question.add_total(parts[i]->question.data(), parts[i]->question_rows);
+        sum.prefix.add_total(parts[i]->prefix.data(), parts[i]->prefix_rows);
+        sum.flags |= parts[i]->flags;
+      }
+      if (sum.finish(b)) any_prefix_ = true;
+      if (p_.contributions != nullptr) {
+        const float* total = sum.total();
+        joined_.push_back({b, {total, total + p_.width}, sum.whole_square, (sum.flags & kBad) != 0});
+      }
+    }
+    if (joined_.empty()) return;
+    in_parallel(threads, [this](SequenceSum& piece, std::int64_t tile) {
+      for (const Partial& partial : tiles_[static_cast<std::size_t>(tile)]) {
+        const auto joined = std::lower_bound(
+            joined_.begin(), joined_.end(), partial.sequence,
+            [](const Joined& entry, std::int64_t sequence) { return entry.sequence < sequence; });
+        piece.contributions(partial.sequence, partial.first, partial.last, joined->total.data(), joined->square,
+                            joined->bad);
+      }
+    });
+  }
+
+  void write_bad_offsets() {
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    const std::int64_t n = p_.sequences;
+    std::fill_n(p_.values, 4 * n, nan);
+    std::fill_n(p_.counts, n, static_cast<std::int32_t>(kInvalidOffsets));
+    std::fill_n(p_.counts + n, 2 * n, 0);
+    if (p_.directions != nullptr) std::fill_n(p_.directions, n * p_.width, 0.0F);
+    if (p_.sums != nullptr) std::fill_n(p_.sums, n * p_.width, 0.0F);
+    if (p_.contributions != nullptr) std::fill_n(p_.contributions, p_.rows, nan);
+  }
+
+  struct Joined {
+    std::int64_t sequence;
+    std::vector<float> total;
+    double square;
+    bool bad;
+  };
+
+  const AngleParams& p_;
+  CallContext context_{};
+  std::vector<float> weight_;
+  std::int64_t tile_rows_ = 1;
+  std::vector<std::vector<Partial>> tiles_;
+  std::vector<Joined> joined_;
+  std::atomic<bool> any_prefix_{false}, bad_offsets_{false};
+};
+
+bool usable(const AngleParams& p) {
+  const auto known = [](DType dtype) {
+    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+  };
+  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
+  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
+  if (p.values == nullptr || p.counts == nullptr) return p.sequences == 0;
+  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
+  return p.offsets != nullptr || p.rows == p.sequences * p.length;
+}
+
+}  // namespace
+
+Result angle_cpu(const AngleParams& params, int threads) noexcept {
+  if (!usable(params)) return Result::kBadArgument;
+  try {
+    Call call(params);
+    call.run(std::max(1, threads));
+  } catch (const std::bad_alloc&) {
+    return Result::kNoMemory;
+  } catch (...) {
+    return Result::kBadArgument;
+  }
+  return Result::kOk;
+}
+
+const char* angle_cpu_isa() noexcept { return rows().name; }
+
+}  // namespace gainrl

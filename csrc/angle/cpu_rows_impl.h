@@ -1,0 +1,133 @@
+// Row operations for the instruction set that the including file is compiled for.  See cpu_rows.h for what they do.
+#pragma once
+
+#include "angle/cpu_rows.h"
+#include "angle/cpu_simd.h"
+
+namespace gainrl {
+namespace {
+
+constexpr int kLanes = Vector::kLanes;
+
+// Four independent sums hide the latency of the multiply-add.
+constexpr int kUnroll = 4;
+
+template <typename T, bool kWeighted>
+Vector load_weighted(const T* row, const float* weight, std::int64_t i) {
+  const Vector x = Vector::load(row + i);
+  if constexpr (kWeighted) return x * Vector::load(weight + i);
+  return x;
+}
+
+template <typename T, bool kWeighted>
+float element(const T* row, const float* weight, std::int64_t i) {
+  const float x = widen(row[i]);
+  if constexpr (kWeighted) return x * weight[i];
+  return x;
+}
+
+template <typename T, bool kWeighted>
+float square(const T* row, const float* weight, std::int64_t n) {
+  Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
+  std::int64_t i = 0;
+  for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
+    for (int u = 0; u < kUnroll; ++u) {
+      const Vector x = load_weighted<T, kWeighted>(row, weight, i + u * kLanes);
+      sums[u] = Vector::fma(x, x, sums[u]);
+    }
+  }
+  for (; i + kLanes <= n; i += kLanes) {
+    const Vector x = load_weighted<T, kWeighted>(row, weight, i);
+    sums[0] = Vector::fma(x, x, sums[0]);
+  }
+  float total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
+  for (; i < n; ++i) {
+    const float x = element<T, kWeighted>(row, weight, i);
+    total += x * x;
+  }
+  return total;
+}
+
+template <typename T, bool kWeighted>
+float dot(const T* row, const float* weight, const float* vector, std::int64_t n) {
+  Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
+  std::int64_t i = 0;
+  for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
+    for (int u = 0; u < kUnroll; ++u) {
+      const Vector x = load_weighted<T, kWeighted>(row, weight, i + u * kLanes);
+      sums[u] = Vector::fma(x, Vector::load(vector + i + u * kLanes), sums[u]);
+    }
+  }
+  float total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
+  for (; i < n; ++i) total += element<T, kWeighted>(row, weight, i) * vector[i];
+  return total;
+}
+
+template <typename T, int kCount, bool kWeighted>
+void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
+              std::int64_t n) {
+  const T* row[kCount];
+  Vector scale[kCount];
+  for (int r = 0; r < kCount; ++r) {
+    row[r] = static_cast<const T*>(rows[r]);
+    scale[r] = Vector::all(scales[r]);
+  }
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    Vector total = first ? Vector::zero() : Vector::load(sum + i);
+    for (int r = 0; r < kCount; ++r)
+      total = Vector::fma(load_weighted<T, kWeighted>(row[r], weight, i), scale[r], total);
+    total.store(sum + i);
+  }
+  for (; i < n; ++i) {
+    float total = first ? 0.0F : sum[i];
+    for (int r = 0; r < kCount; ++r) total += element<T, kWeighted>(row[r], weight, i) * scales[r];
+    sum[i] = total;
+  }
+}
+
+template <int kCount>
+struct Count {
+  static constexpr int value = kCount;
+};
+
+template <typename T, bool kWeighted>
+void add_count(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
+               std::int64_t n) {
+  // Eight at once, then what is left in powers of two: four instantiations instead of eight.
+  int done = 0;
+  const auto some = [&](auto size) {
+    constexpr int kCount = decltype(size)::value;
+    add_rows<T, kCount, kWeighted>(rows + done, scales + done, weight, sum, first && done == 0, n);
+    done += kCount;
+  };
+  if (count == 8) return some(Count<8>{});
+  if (count & 4) some(Count<4>{});
+  if (count & 2) some(Count<2>{});
+  if (count & 1) some(Count<1>{});
+}
+
+template <typename T>
+RowOperations operations() {
+  return {
+      [](const void* row, const float* weight, std::int64_t n) {
+        const T* elements = static_cast<const T*>(row);
+        return weight != nullptr ? square<T, true>(elements, weight, n) : square<T, false>(elements, weight, n);
+      },
+      [](const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
+         std::int64_t n) {
+        return weight != nullptr ? add_count<T, true>(rows, scales, count, weight, sum, first, n)
+                                 : add_count<T, false>(rows, scales, count, weight, sum, first, n);
+      },
+      [](const void* row, const float* weight, const float* vector, std::int64_t n) {
+        const T* elements = static_cast<const T*>(row);
+        return weight != nullptr ? dot<T, true>(elements, weight, vector, n)
+                                 : dot<T, false>(elements, weight, vector, n);
+      },
+  };
+}
+
+RowTable table(const char* name) { return {name, {operations<float>(), operations<Half>(), operations<BFloat>()}}; }
+
+}  // namespace
+}  // namespace gainrl

@@ -1,0 +1,293 @@
+#include "angle/cpu_sequence.h"
+
+#include <algorithm>
+
+#include "angle/cpu_simd.h"
+
+namespace gainrl {
+
+namespace {
+
+// Columns whose products are summed in float32 before they go into a float64 sum.
+constexpr std::int64_t kColumnBlock = 4096;
+
+// A scale of zero in `contributions` marks a row whose norm needs float64; NaN marks a row that does not count.
+constexpr float kUnusual = 0.0F;
+const float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+}  // namespace
+
+float element_as_float(const void* row, DType dtype, std::int64_t i) noexcept {
+  if (dtype == DType::kFloat32) return static_cast<const float*>(row)[i];
+  if (dtype == DType::kFloat16) return widen(static_cast<const Half*>(row)[i]);
+  return widen(static_cast<const BFloat*>(row)[i]);
+}
+
+double CallContext::dot(const float* a, const float* b) const {
+  double sum = 0.0;
+  for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
+    sum += floats->dot(a + i, nullptr, b + i, std::min(kColumnBlock, params->width - i));
+  return sum;
+}
+
+float CallContext::square(const void* row) const {
+  if (params->width <= kColumnBlock) return rows->square(row, weight, params->width);
+  double sum = 0.0;
+  const auto* bytes = static_cast<const unsigned char*>(row);
+  for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
+    sum += rows->square(bytes + i * element_size(params->dtype), weight ? weight + i : nullptr,
+                        std::min(kColumnBlock, params->width - i));
+  return static_cast<float>(sum);
+}
+
+float CallContext::row_dot(const void* row, const float* vector) const {
+  double sum = 0.0;
+  const auto* bytes = static_cast<const unsigned char*>(row);
+  for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
+    sum += rows->dot(bytes + i * element_size(params->dtype), weight ? weight + i : nullptr, vector + i,
+                     std::min(kColumnBlock, params->width - i));
+  return static_cast<float>(sum);
+}
+
+RoleSum::RoleSum(const CallContext& call)
+    : call_(&call), width_(call.params->width), block_(static_cast<std::size_t>(width_)) {}
+
+void RoleSum::clear() {
+  count = 0;
+  pending_ = in_block_ = 0;
+  block_used_ = total_used_ = false;
+}
+
+void RoleSum::add(const void* row, float scale) {
+  rows_[pending_] = row;
+  scales_[pending_] = scale;
+  ++count;
+  if (++pending_ == kRowBatch) take_pending();
+}
+
+void RoleSum::take_pending() {
+  if (pending_ == 0) return;
+  call_->rows->add(rows_, scales_, pending_, call_->weight, block_.data(), !block_used_, width_);
+  block_used_ = true;
+  in_block_ += pending_;
+  pending_ = 0;
+  if (in_block_ >= kRowsPerBlock) close_block();
+}
+
+void RoleSum::add_unit(const double* unit) {
+  take_pending();
+  if (!block_used_) std::fill(block_.begin(), block_.end(), 0.0F);
+  for (std::int64_t i = 0; i < width_; ++i) block_[i] += static_cast<float>(unit[i]);
+  block_used_ = true;
+  ++count;
+  if (++in_block_ >= kRowsPerBlock) close_block();
+}
+
+void RoleSum::close_block() {
+  if (!block_used_) return;
+  if (total_.empty()) total_.resize(static_cast<std::size_t>(width_));
+  const float* block = block_.data();
+  double* total = total_.data();
+  if (total_used_) {
+    for (std::int64_t i = 0; i < width_; ++i) total[i] += block[i];
+  } else {
+    for (std::int64_t i = 0; i < width_; ++i) total[i] = block[i];
+  }
+  total_used_ = true;
+  block_used_ = false;
+  in_block_ = 0;
+}
+
+void RoleSum::add_total(const double* total, std::int64_t rows) {
+  if (rows == 0) return;
+  if (!total_used_) total_.assign(static_cast<std::size_t>(width_), 0.0);
+  for (std::int64_t i = 0; i < width_; ++i) total_[i] += total[i];
+  total_used_ = true;
+  count += rows;
+}
+
+const float* RoleSum::rounded() {
+  take_pending();
+  if (total_used_) {
+    close_block();
+    for (std::int64_t i = 0; i < width_; ++i) block_[i] = static_cast<float>(total_[i]);
+    return block_.data();
+  }
+  return block_used_ ? block_.data() : nullptr;
+}
+
+void RoleSum::store(double* out) {
+  take_pending();
+  close_block();
+  std::copy(total_.begin(), total_.end(), out);
+}
+
+void* RoleSum::scratch() {
+  const std::size_t bytes = static_cast<std::size_t>(width_ * element_size(call_->params->dtype));
+  if (gathered_.empty()) gathered_.resize(bytes * kRowBatch);
+  return gathered_.data() + bytes * static_cast<std::size_t>(pending_);
+}
+
+void SequenceSum::clear() {
+  question.clear();
+  prefix.clear();
+  flags = 0;
+}
+
+const void* SequenceSum::row(std::int64_t b, std::int64_t index) const {
+  const AngleParams& p = *call_->params;
+  const std::int64_t offset =
+      p.offsets != nullptr ? index * p.stride_row : b * p.stride_batch + (index - b * p.length) * p.stride_row;
+  return static_cast<const unsigned char*>(p.hidden) + offset * element_size(p.dtype);
+}
+
+namespace {
+
+// Copies a row with strided columns into `out`.
+void gather(const void* row, void* out, const AngleParams& p) {
+  const std::int64_t size = element_size(p.dtype);
+  const auto* from = static_cast<const unsigned char*>(row);
+  auto* to = static_cast<unsigned char*>(out);
+  for (std::int64_t i = 0; i < p.width; ++i)
+    std::memcpy(to + i * size, from + i * p.stride_column * size, static_cast<std::size_t>(size));
+}
+
+}  // namespace
+
+void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last) {
+  const AngleParams& p = *call_->params;
+  const bool padded = p.offsets == nullptr;
+  const std::int8_t* role_at = padded ? p.roles + b * p.role_stride_batch - b * p.length * p.role_stride_row : p.roles;
+  for (std::int64_t t = first; t < last; ++t) {
+    const int role = role_at[t * p.role_stride_row] * p.role_scale;
+    if (role == kIgnored) continue;
+    if (role != kQuestion && role != kPrefix) {
+      flags |= kInvalidRole;
+      continue;
+    }
+    RoleSum& sum = role == kQuestion ? question : prefix;
+    const void* elements = row(b, t);
+    if (p.stride_column != 1) {
+      void* copy = sum.scratch();
+      gather(elements, copy, p);
+      elements = copy;
+    }
+    const float square = call_->square(elements);
+    if (square > kSmallestSquare && square < kLargestSquare) {
+      const float scale = 1.0F / std::sqrt(square);
+      sum.add(elements, scale);
+      if (p.contributions != nullptr) p.contributions[t] = scale;
+    } else {
+      add_unusual(elements, sum, t);
+    }
+  }
+}
+
+double SequenceSum::unusual_unit(const void* row) {
+  const AngleParams& p = *call_->params;
+  unit_.resize(static_cast<std::size_t>(p.width));
+  double square = 0.0;
+  for (std::int64_t i = 0; i < p.width; ++i) {
+    unit_[i] = element_as_float(row, p.dtype, i);
+    if (call_->weight != nullptr) unit_[i] *= call_->weight[i];
+    square += unit_[i] * unit_[i];
+  }
+  if (square > 0.0 && square <= std::numeric_limits<double>::max()) {
+    const double scale = 1.0 / std::sqrt(square);
+    for (double& x : unit_) x *= scale;
+  }
+  return square;
+}
+
+void SequenceSum::add_unusual(const void* row, RoleSum& sum, std::int64_t index) {
+  const double square = unusual_unit(row);
+  if (!(square <= std::numeric_limits<double>::max())) {
+    flags |= kNonFinite;
+    return;
+  }
+  if (square == 0.0) return;  // a zero row has no direction and does not count
+  sum.add_unit(unit_.data());
+  if (call_->params->contributions != nullptr) call_->params->contributions[index] = kUnusual;
+}
+
+const float* SequenceSum::total() {
+  const AngleParams& p = *call_->params;
+  total_.resize(static_cast<std::size_t>(p.width));
+  const float* q = question.rounded();
+  const float* r = prefix.rounded();
+  for (std::int64_t i = 0; i < p.width; ++i) {
+    const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (p.shared_sum ? p.shared_sum[i] : 0.0);
+    total_[i] = static_cast<float>(sum);
+  }
+  return total_.data();
+}
+
+bool SequenceSum::finish(std::int64_t b) {
+  const AngleParams& p = *call_->params;
+  Products products{0.0, 0.0, p.shared_sum ? call_->shared_square : 0.0};
+  const bool outputs = p.directions != nullptr || p.sums != nullptr || p.contributions != nullptr;
+  const float* q = nullptr;
+  if (question.single() && prefix.count == 0 && !outputs) {
+    // One row: its unit vector has length one, and no sum needs to be formed.
+    products.question = 1.0;
+    if (p.shared_sum != nullptr)
+      products.cross = static_cast<double>(call_->row_dot(question.single_row(), p.shared_sum)) *
+                       static_cast<double>(question.single_scale());
+  } else {
+    q = question.rounded();
+    const float* r = prefix.rounded();
+    if (q != nullptr) products.question = call_->dot(q, q);
+    if (r != nullptr) products.prefix += call_->dot(r, r);
+    if (q != nullptr && r != nullptr) products.cross += call_->dot(q, r);
+    if (p.shared_sum != nullptr) {
+      if (q != nullptr) products.cross += call_->dot(q, p.shared_sum);
+      if (r != nullptr) products.prefix += 2.0 * call_->dot(r, p.shared_sum);
+    }
+  }
+  const std::int64_t prefix_rows = prefix.count + p.shared_tokens;
+  const Values values = finish_sequence(products, question.count, prefix_rows, flags, p.diagonal != 0);
+  const std::int64_t n = p.sequences;
+  p.values[b] = values.intra;
+  p.values[n + b] = values.inter;
+  p.values[2 * n + b] = values.intra + values.inter;
+  p.values[3 * n + b] = values.whole;
+  p.counts[b] = values.status;
+  p.counts[n + b] = static_cast<std::int32_t>(question.count);
+  p.counts[2 * n + b] = static_cast<std::int32_t>(prefix_rows);
+  whole_square = products.question + 2.0 * products.cross + products.prefix;
+  if (p.directions != nullptr) {
+    float* out = p.directions + b * p.width;
+    const bool defined = q != nullptr && products.question > 0.0 && (flags & kBad) == 0;
+    const double scale = defined ? 1.0 / std::sqrt(products.question) : 0.0;
+    for (std::int64_t i = 0; i < p.width; ++i) out[i] = defined ? static_cast<float>(q[i] * scale) : 0.0F;
+  }
+  if (p.sums != nullptr) std::copy_n(total(), p.width, p.sums + b * p.width);
+  return prefix_rows > 0;
+}
+
+void SequenceSum::contributions(std::int64_t b, std::int64_t first, std::int64_t last, const float* total,
+                                double square, bool bad) {
+  const AngleParams& p = *call_->params;
+  const double scale = square > 0.0 ? 1.0 / std::sqrt(square) : 0.0;
+  for (std::int64_t t = first; t < last; ++t) {
+    float& out = p.contributions[t];
+    if (bad) out = kNaN;
+    if (std::isnan(out)) continue;
+    const void* elements = row(b, t);
+    if (p.stride_column != 1) {
+      gathered_.resize(static_cast<std::size_t>(p.width * element_size(p.dtype)));
+      gather(elements, gathered_.data(), p);
+      elements = gathered_.data();
+    }
+    if (out == kUnusual) {
+      unusual_unit(elements);
+      double sum = 0.0;
+      for (std::int64_t i = 0; i < p.width; ++i) sum += unit_[i] * total[i];
+      out = static_cast<float>(sum * scale);
+    } else {
+      out = static_cast<float>(static_cast<double>(call_->row_dot(elements, total)) * out * scale);
+    }
+  }
+}
+
+}  // namespace gainrl

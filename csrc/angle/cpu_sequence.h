@@ -1,0 +1,104 @@
+// One sequence (or a piece of one) being summed on one thread.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <vector>
+
+#include "angle/cpu_rows.h"
+#include "angle/finish.h"
+#include "angle/params.h"
+
+namespace gainrl {
+
+// Rows added to a float32 sum before it goes into the float64 one: repeated equal rows lose at most half a unit in
+// the last place of the sum per addition, which 64 additions keep near 2^-19 and a million would not.
+constexpr int kRowsPerBlock = 64;
+
+// A squared norm between these is as good as exact: no square overflowed, and what vanished weighs nothing.
+constexpr float kSmallestSquare = 0x1p-80F, kLargestSquare = 0x1p120F;
+
+inline std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
+
+float element_as_float(const void* row, DType dtype, std::int64_t i) noexcept;
+
+// What all threads of a call share.
+struct CallContext {
+  const AngleParams* params;
+  const RowOperations* rows;    // for hidden's dtype
+  const RowOperations* floats;  // for float32
+  const float* weight;          // (D) float32 with the offset added, or null
+  double shared_square;         // |shared_sum|^2
+
+  double dot(const float* a, const float* b) const;
+  float square(const void* row) const;
+  float row_dot(const void* row, const float* vector) const;
+};
+
+// The unit rows of one role, summed: batches of pending rows go into a float32 block, blocks into a float64 total.
+class RoleSum {
+ public:
+  RoleSum(const CallContext& call);
+  void clear();
+  void add(const void* row, float scale);
+  void add_unit(const double* unit);  // a row whose norm needed float64
+  void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
+  std::int64_t count = 0;
+
+  bool single() const { return count == 1 && pending_ == 1; }
+  const void* single_row() const { return rows_[0]; }
+  float single_scale() const { return scales_[0]; }
+
+  const float* rounded();              // (D) the sum as float32, or null if it is empty
+  void store(double* out);             // (D) the sum as float64
+  void* scratch();                     // room for the next pending row, where columns are strided
+
+ private:
+  void take_pending();
+  void close_block();
+  const CallContext* call_;
+  std::int64_t width_;
+  std::vector<float> block_;
+  std::vector<double> total_;
+  std::vector<unsigned char> gathered_;
+  const void* rows_[kRowBatch];
+  float scales_[kRowBatch];
+  int pending_ = 0, in_block_ = 0;
+  bool block_used_ = false, total_used_ = false;
+};
+
+// Both roles of one sequence, and the flags found in its rows.
+class SequenceSum {
+ public:
+  explicit SequenceSum(const CallContext& call) : question(call), prefix(call), call_(&call) {}
+  void clear();
+
+  // Adds rows [first, last) (indices as in `roles`, flattened) of sequence b; their scales go to `contributions`.
+  void add_rows(std::int64_t b, std::int64_t first, std::int64_t last);
+
+  // Writes every per-sequence result of sequence b.  Returns whether it has a prefix row.
+  bool finish(std::int64_t b);
+
+  // Turns the scales that add_rows left in `contributions` into cosines with `total`, whose squared norm is given.
+  void contributions(std::int64_t b, std::int64_t first, std::int64_t last, const float* total, double square,
+                     bool bad);
+  const float* total();  // (D) question + prefix + shared
+
+  RoleSum question, prefix;
+  std::int32_t flags = 0;
+  double whole_square = 0.0;  // |U_p + U_q|^2, after finish()
+
+ private:
+  const void* row(std::int64_t b, std::int64_t index) const;
+  void add_unusual(const void* row, RoleSum& sum, std::int64_t index);
+  double unusual_unit(const void* row);  // fills unit_; returns the squared norm
+  const CallContext* call_;
+  std::vector<double> unit_;
+  std::vector<float> total_;
+  std::vector<unsigned char> gathered_;
+};
+
+}  // namespace gainrl

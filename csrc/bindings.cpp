@@ -1,0 +1,104 @@
+// gainrl._native: the kernels for Python.  Pointers and strides (in elements) come as integers, so that no framework's
+// headers are needed and one build serves every version of every framework.  The GIL is released during each call.
+#include <pybind11/pybind11.h>
+
+#include <new>
+#include <stdexcept>
+#include <string>
+
+#include "angle/cpu.h"
+#include "angle/params.h"
+#if defined(GAINRL_WITH_CUDA)
+#include "angle/cuda.h"
+#endif
+
+namespace py = pybind11;
+
+namespace {
+
+template <typename T>
+T* pointer(std::uintptr_t address) {
+  return reinterpret_cast<T*>(address);
+}
+
+gainrl::AngleParams params(std::uintptr_t hidden, int dtype, std::int64_t width, std::int64_t stride_row,
+                           std::int64_t stride_batch, std::int64_t stride_column, std::int64_t sequences,
+                           std::int64_t rows, std::int64_t length, std::uintptr_t offsets, bool offsets_are_64,
+                           std::uintptr_t roles, std::int64_t role_stride_row, std::int64_t role_stride_batch,
+                           int role_scale, std::uintptr_t shared_sum, std::int64_t shared_tokens,
+                           std::uintptr_t weight, int weight_dtype, float weight_offset, bool diagonal,
+                           std::uintptr_t values, std::uintptr_t counts, std::uintptr_t directions,
+                           std::uintptr_t sums, std::uintptr_t contributions) {
+  gainrl::AngleParams p;
+  p.hidden = pointer<const void>(hidden);
+  p.dtype = static_cast<gainrl::DType>(dtype);
+  p.width = width;
+  p.stride_row = stride_row;
+  p.stride_batch = stride_batch;
+  p.stride_column = stride_column;
+  p.sequences = sequences;
+  p.rows = rows;
+  p.length = length;
+  p.offsets = pointer<const void>(offsets);
+  p.offsets_are_64 = offsets_are_64 ? 1 : 0;
+  p.roles = pointer<const std::int8_t>(roles);
+  p.role_stride_row = role_stride_row;
+  p.role_stride_batch = role_stride_batch;
+  p.role_scale = role_scale;
+  p.shared_sum = pointer<const float>(shared_sum);
+  p.shared_tokens = shared_tokens;
+  p.weight = pointer<const void>(weight);
+  p.weight_dtype = static_cast<gainrl::DType>(weight_dtype);
+  p.weight_offset = weight_offset;
+  p.diagonal = diagonal ? 1 : 0;
+  p.values = pointer<float>(values);
+  p.counts = pointer<std::int32_t>(counts);
+  p.directions = pointer<float>(directions);
+  p.sums = pointer<float>(sums);
+  p.contributions = pointer<float>(contributions);
+  return p;
+}
+
+void require(gainrl::Result result) {
+  switch (result) {
+    case gainrl::Result::kOk:
+      return;
+    case gainrl::Result::kBadArgument:
+      throw std::invalid_argument("gainrl._native: an argument is out of range (sizes, dtype or a missing pointer)");
+    case gainrl::Result::kNoMemory:
+      throw std::bad_alloc();
+    case gainrl::Result::kSmallWorkspace:
+      throw std::invalid_argument("gainrl._native: the workspace is smaller than angle_cuda_workspace() asks for");
+    case gainrl::Result::kDeviceError:
+#if defined(GAINRL_WITH_CUDA)
+      throw std::runtime_error(std::string("gainrl._native: ") + gainrl::angle_cuda_last_error());
+#else
+      break;
+#endif
+  }
+  throw std::runtime_error("gainrl._native: unknown result");
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
+  m.doc() = "Compiled kernels of gainrl; gainrl.angle is their public face.";
+  py::class_<gainrl::AngleParams>(m, "AngleParams").def(py::init(&params));
+  m.def(
+      "angle_cpu",
+      [](const gainrl::AngleParams& p, int threads) {
+        gainrl::Result result;
+        {
+          py::gil_scoped_release released;
+          result = gainrl::angle_cpu(p, threads);
+        }
+        require(result);
+      },
+      py::arg("params"), py::arg("threads"));
+  m.def("cpu_isa", &gainrl::angle_cpu_isa);
+#if defined(GAINRL_WITH_CUDA)
+  m.attr("built_with_cuda") = true;
+#else
+  m.attr("built_with_cuda") = false;
+#endif
+}

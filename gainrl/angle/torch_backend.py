@@ -1,0 +1,200 @@
+"""The op in plain PyTorch: linear in tokens, on every device that torch knows.
+
+Sequences are taken in groups of at most `GROUP_ELEMENTS` activations, so the float32 copy of a group is all that
+exists beside the input; a longer sequence is taken in pieces.  `cu_seqlens` is copied to the host once per call,
+the only synchronisation.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from gainrl.angle.call import BAD, CONTRIBUTIONS, DIRECTIONS, SUMS, Outputs
+from gainrl.angle.result import Status
+
+GROUP_ELEMENTS = 1 << 21
+
+
+def angle(
+    hidden: Tensor,
+    cu_seqlens: Tensor | None,
+    token_role: Tensor,
+    shared_sum: Tensor | None,
+    shared_tokens: int,
+    norm_weight: Tensor | None,
+    norm_offset: float,
+    diagonal: bool,
+    wanted: int,
+) -> Outputs:
+    """Arguments and results as in `gainrl.angle.call`."""
+    device, width = hidden.device, hidden.shape[-1]
+    batch = token_role.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    with torch.no_grad():
+        numbers = torch.zeros(4, batch, dtype=torch.float64, device=device)  # ‖U_q‖², U_q·U_p, ‖U_p+U_q‖², ‖·‖
+        counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
+        directions = torch.zeros(batch if wanted & DIRECTIONS else 0, width, device=device)
+        sums = torch.zeros(batch if wanted & SUMS else 0, width, device=device)
+        contributions = torch.full(token_role.shape if wanted & CONTRIBUTIONS else (0,), torch.nan, device=device)
+        weight = None if norm_weight is None else norm_weight.float() + norm_offset
+        offsets = _host_offsets(cu_seqlens, token_role)
+        if _ordered(offsets, token_role.numel()):
+            _Pass(
+                hidden, token_role, shared_sum, shared_tokens, weight, cu_seqlens is None,
+                numbers, counts, directions, sums, contributions,
+            ).run(offsets)  # fmt: skip
+            values = finish(numbers[0], numbers[1], numbers[2], counts, diagonal)
+        else:
+            counts[0] = int(Status.INVALID_OFFSETS)
+            values = torch.full((4, batch), torch.nan, device=device)
+    return values, counts, directions, contributions, sums
+
+
+def finish(question: Tensor, cross: Tensor, whole: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
+    """(4, B) float32 values from the squared norms and products (B,) and `counts` (3, B), whose flags it completes."""
+    status, q, p = counts[0], counts[1].double(), counts[2].double()
+    n = q + p
+    status |= (q == 0).int() * int(Status.EMPTY_QUESTION) + (p == 0).int() * int(Status.EMPTY_PREFIX)
+    nan = torch.full_like(q, torch.nan)
+    if diagonal:
+        intra = torch.where(q > 0, question / (q * q), nan)
+        mean = torch.where(n > 0, whole / (n * n), nan)
+    else:
+        status |= (q < 2).int() * int(Status.TOO_FEW_ROWS)
+        intra = torch.where(q > 1, (question - q) / (q * (q - 1)), nan)
+        mean = torch.where(n > 1, (whole - n) / (n * (n - 1)), nan)
+    inter = torch.where((q > 0) & (p > 0), cross / (q * p), nan)
+    score = torch.where((p > 0).any(), intra + inter, intra)
+    values = torch.stack([intra, inter, score, mean])
+    return torch.where((status & BAD) != 0, nan, values).float()
+
+
+def _host_offsets(cu_seqlens: Tensor | None, token_role: Tensor) -> list[int]:
+    if cu_seqlens is None:
+        batch, length = token_role.shape
+        return [b * length for b in range(batch + 1)]
+    offsets: list[int] = cu_seqlens.tolist()
+    return offsets
+
+
+def _ordered(offsets: list[int], rows: int) -> bool:
+    return offsets[0] >= 0 and offsets[-1] <= rows and all(a <= b for a, b in itertools.pairwise(offsets))
+
+
+def _groups(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
+    """Ranges [first, last) of sequences that together have at most `most` rows (or are one longer sequence)."""
+    first = 0
+    for b in range(len(offsets) - 1):
+        if b > first and offsets[b + 1] - offsets[first] > most:
+            yield first, b
+            first = b
+    if first < len(offsets) - 1:
+        yield first, len(offsets) - 1
+
+
+class _Pass:
+    """One pass over the activations; holds the call's tensors so that its three steps stay readable."""
+
+    def __init__(
+        self, hidden: Tensor, roles: Tensor, shared_sum: Tensor | None, shared_tokens: int, weight: Tensor | None,
+        padded: bool, numbers: Tensor, counts: Tensor, directions: Tensor, sums: Tensor, contributions: Tensor,
+    ) -> None:  # fmt: skip
+        self.hidden, self.roles, self.padded, self.weight = hidden, roles, padded, weight
+        self.shared_sum, self.shared_tokens = shared_sum, shared_tokens
+        self.numbers, self.counts = numbers, counts
+        self.directions, self.sums, self.contributions = directions, sums, contributions
+        self.width = hidden.shape[-1]
+
+    def run(self, offsets: list[int]) -> None:
+        most = max(1, GROUP_ELEMENTS // max(1, self.width))
+        for first, last in _groups(offsets, most):
+            sums = torch.zeros(2 * (last - first), self.width, dtype=torch.float64, device=self.hidden.device)
+            pieces = list(self._pieces(offsets, first, last, most))
+            for rows, roles, owner in pieces:
+                self._add(rows, roles, owner, first, sums)
+            totals = self._close(first, last, sums.view(2, last - first, self.width))
+            if self.contributions.numel():
+                written = [self._cosines(rows, roles, owner - first, totals) for rows, roles, owner in pieces]
+                start, stop = offsets[first], offsets[last]
+                self.contributions.view(-1)[start:stop] = torch.cat(written) if written else torch.nan
+
+    def _pieces(self, offsets: list[int], first: int, last: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Rows (n, D) as stored, roles (n,) int32 and owning sequences (n,) of the group, `most` rows at a time."""
+        device = self.hidden.device
+        start, stop = offsets[first], offsets[last]
+        bounds = torch.tensor(offsets[first : last + 1], device=device)
+        for low in range(start, stop, most):
+            high = min(low + most, stop)
+            position = torch.arange(low, high, device=device)
+            owner = torch.searchsorted(bounds, position, right=True) - 1 + first
+            if self.padded:
+                length = self.roles.shape[1]
+                rows = self.hidden[owner, position - owner * length]
+                roles = self.roles[owner, position - owner * length]
+            else:
+                rows, roles = self.hidden[low:high], self.roles[low:high]
+            roles = roles.int() * (2 if roles.dtype == torch.bool else 1)
+            yield rows, roles, owner
+
+    def _unit(self, rows: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit rows in float32 (zero where unused, zero or not finite); which rows are finite; which are not zero."""
+        rows = torch.where(used[:, None], rows, 0).float()
+        finite = torch.isfinite(rows).all(dim=1)
+        rows = torch.where(finite[:, None], rows, 0.0)
+        if self.weight is not None:
+            # Scaled first, so that an activation near the largest float times its weight stays finite.
+            rows = rows * _power_of_two(rows) * self.weight
+        rows = rows * _power_of_two(rows)
+        square = (rows * rows).sum(dim=1, keepdim=True)
+        return rows * torch.where(square > 0, square, 1.0).rsqrt(), finite, square[:, 0] > 0
+
+    def _add(self, rows: Tensor, roles: Tensor, owner: Tensor, first: int, sums: Tensor) -> None:
+        group = sums.shape[0] // 2
+        used = (roles == 1) | (roles == 2)
+        unit, finite, nonzero = self._unit(rows, used)
+        counted = used & finite & nonzero
+        # Question sums come first, then prefix sums; rows that do not count are zero and may land anywhere.
+        sums.index_add_(0, owner - first + group * (roles == 1), unit.double())
+        self.counts[1].index_add_(0, owner, (counted & (roles == 2)).int())
+        self.counts[2].index_add_(0, owner, (counted & (roles == 1)).int())
+        for flag, wrong in ((Status.INVALID_ROLE, (roles < 0) | (roles > 2)), (Status.NON_FINITE, used & ~finite)):
+            found = torch.zeros_like(self.counts[0]).index_add_(0, owner, wrong.int())
+            self.counts[0] |= (found > 0).int() * int(flag)
+
+    def _close(self, first: int, last: int, sums: Tensor) -> Tensor:
+        """Products of the group's sums into `numbers`, its outputs, and the unit sums (G, D) for `contributions`."""
+        question, prefix = sums[0], sums[1]
+        if self.shared_sum is not None:
+            prefix = prefix + self.shared_sum.double()
+            self.counts[2, first:last] += self.shared_tokens
+        whole = question + prefix
+        numbers = self.numbers[:, first:last]
+        numbers[0] = (question * question).sum(dim=1)
+        numbers[1] = (question * prefix).sum(dim=1)
+        numbers[2] = (whole * whole).sum(dim=1)
+        good = ((self.counts[0, first:last] & BAD) == 0)[:, None]
+        if self.directions.numel():
+            self.directions[first:last] = torch.where(good, _normalised(question), 0.0).float()
+        if self.sums.numel():
+            self.sums[first:last] = whole.float()
+        return torch.where(good, _normalised(whole), torch.nan).float()
+
+    def _cosines(self, rows: Tensor, roles: Tensor, owner: Tensor, totals: Tensor) -> Tensor:
+        used = (roles == 1) | (roles == 2)
+        unit, finite, nonzero = self._unit(rows, used)
+        cosine = (unit * totals[owner]).sum(dim=1)
+        return torch.where(used & finite & nonzero, cosine, torch.nan)
+
+
+def _power_of_two(rows: Tensor) -> Tensor:
+    """(n, 1) powers of two that bring each row's largest magnitude into [1, 2) (or near it, at float32's ends)."""
+    _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
+    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), (1 - exponent).clamp(-126, 126))
+
+
+def _normalised(rows: Tensor) -> Tensor:
+    norm = rows.norm(dim=1, keepdim=True)
+    return rows / torch.where(norm > 0, norm, 1.0)
