@@ -1,0 +1,182 @@
+"""From rewards to the share of correct rollouts, whatever the rewards' scale.
+
+A reward that is None or NaN is unscored: the rollout is counted, left out of accuracy, never wrong.  The same holds
+for a row whose reward function raises: the function is called again row by row, and only the rows that fail are lost.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from trl.trainer.utils import get_callable_name, is_async_callable
+
+from gainrl.errors import UserError
+from gainrl.integrations.trl.config import Range, accuracy_ranges
+
+logger = logging.getLogger(__name__)
+
+
+class Accuracy:
+    """Reads correctness from the rewards that the user names.
+
+    `names` are all reward functions in TRL's order, `chosen` those that say what is correct (None: the only one
+    there is).  `given_range` is the config's `accuracy_range`; a rollout is correct from `threshold` of the range
+    on.  Raises UserError for names that do not exist.
+    """
+
+    def __init__(
+        self, names: Sequence[str], chosen: Sequence[str] | None, given_range: Any, threshold: float = 1.0
+    ) -> None:
+        if chosen is None and len(names) != 1:
+            raise UserError(
+                f"{len(names)} reward functions ({', '.join(names)}): say with accuracy_rewards=[...] which of them "
+                "tell whether a completion is correct"
+            )
+        chosen = list(names) if chosen is None else list(chosen)
+        unknown = [name for name in chosen if name not in names]
+        if unknown or not chosen:
+            raise UserError(f"accuracy_rewards={chosen}: choose from the reward functions {list(names)}")
+        self.names = chosen
+        self.threshold = threshold
+        self.ranges = accuracy_ranges(given_range, chosen)
+        self._columns = [list(names).index(name) for name in chosen]
+
+    def __call__(self, rewards: Tensor) -> Tensor:
+        """(R,) float64: 1 correct, 0 not, NaN unscored, from (R, F) rewards with NaN where there is none.
+
+        Where several named rewards score a rollout, the mean of their shares counts.  Raises UserError for a
+        reward outside its range.
+        """
+        shares = [
+            self._share(rewards[:, column].double(), name, self.ranges[name])
+            for column, name in zip(self._columns, self.names, strict=True)
+        ]
+        share = torch.stack(shares, dim=1).nanmean(dim=1)
+        return (share >= self.threshold - 1e-9).double().masked_fill(share.isnan(), math.nan)
+
+    @staticmethod
+    def _share(values: Tensor, name: str, bounds: Range | None) -> Tensor:
+        scored = values[~values.isnan()]
+        if bounds is None:
+            odd = scored[(scored != 0) & (scored != 1)]
+            if odd.numel():
+                raise UserError(
+                    f"reward {name!r} returned {odd[0].item():g}, which says neither wrong (0) nor correct (1): "
+                    "declare its range with accuracy_range=[low, high], or name another reward in accuracy_rewards"
+                )
+            return values
+        low, high = bounds
+        odd = scored[(scored < low) | (scored > high)]
+        if odd.numel():
+            raise UserError(
+                f"reward {name!r} returned {odd[0].item():g}, outside its declared accuracy_range [{low:g}, {high:g}]"
+            )
+        return (values - low) / (high - low)
+
+
+class RewardGuard:
+    """Makes reward functions that raise cost only the rows they fail on; `errors` counts those rows."""
+
+    def __init__(self) -> None:
+        self.errors = 0
+
+    def wrap(self, reward_funcs: Any) -> Any:
+        """The same reward functions, guarded; reward models and names of models are left as they are."""
+        if reward_funcs is None:
+            return None
+        if isinstance(reward_funcs, list):
+            return [self._wrap(function) for function in reward_funcs]
+        return self._wrap(reward_funcs)
+
+    def _wrap(self, function: Any) -> Any:
+        if isinstance(function, str | nn.Module) or not callable(function):
+            return function
+        name = get_callable_name(function)
+        guarded: Callable[..., Any]
+        if is_async_callable(function):
+
+            async def guarded(**columns: Any) -> list[float | None]:
+                try:
+                    return list(await function(**columns))
+                except UserError:
+                    raise
+                except Exception as error:
+                    return await self._by_row_async(function, name, columns, error)
+
+        else:
+
+            def guarded(**columns: Any) -> list[float | None]:
+                try:
+                    return list(function(**columns))
+                except UserError:
+                    raise
+                except Exception as error:
+                    return self._by_row(function, name, columns, error)
+
+        functools.update_wrapper(guarded, function, updated=())
+        guarded.__name__ = name  # instances and partials have none of their own
+        return guarded
+
+    def _by_row(
+        self, function: Callable[..., Any], name: str, columns: Mapping[str, Any], error: Exception
+    ) -> list[float | None]:
+        rewards: list[float | None] = []
+        failures: list[Exception] = []
+        for row in _rows(columns):
+            try:
+                rewards.append(next(iter(function(**row))))
+            except UserError:
+                raise
+            except Exception as failure:
+                failures.append(failure)
+                rewards.append(None)
+        return self._finish(name, rewards, failures, error)
+
+    async def _by_row_async(
+        self, function: Callable[..., Any], name: str, columns: Mapping[str, Any], error: Exception
+    ) -> list[float | None]:
+        rewards: list[float | None] = []
+        failures: list[Exception] = []
+        for row in _rows(columns):
+            try:
+                rewards.append(next(iter(await function(**row))))
+            except UserError:
+                raise
+            except Exception as failure:
+                failures.append(failure)
+                rewards.append(None)
+        return self._finish(name, rewards, failures, error)
+
+    def _finish(
+        self, name: str, rewards: list[float | None], failures: list[Exception], error: Exception
+    ) -> list[float | None]:
+        if len(failures) == len(rewards):  # no row works: a mistake in the function, not in the data
+            raise error
+        self.errors += len(failures)
+        logger.warning(
+            "reward %r raised %s: %s; called again row by row, %d of %d rows fail and count as unscored",
+            name,
+            type(error).__name__,
+            error,
+            len(failures),
+            len(rewards),
+        )
+        return rewards
+
+
+def _rows(columns: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """TRL's keyword arguments, one row at a time; what is no list of that length goes to every row."""
+    count = len(columns["completions"])
+    return [
+        {
+            key: [value[index]] if isinstance(value, list) and len(value) == count else value
+            for key, value in columns.items()
+        }
+        for index in range(count)
+    ]

@@ -1,0 +1,194 @@
+"""Settings of the curriculum, added to a TRL config; every mistake that can be seen without a dataset is refused here.
+
+`CurriculumArguments` goes in front of any config of TRL's group-based trainers (`GRPOConfig`, `RLOOConfig`, a
+user's own subclass); `GainRLConfig` is that for GRPO.  Names that TRL uses for something else (`beta`, `seed`)
+carry the prefix `curriculum_`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from trl import GRPOConfig
+
+from gainrl.curriculum import ORDERS, WindowSettings
+from gainrl.errors import UserError
+
+ANGLES = ("sequence", "prompt")
+
+Range = tuple[float, float]
+
+
+@dataclass
+class CurriculumArguments:
+    """Fields of the curriculum (design, part 3).  Put in front of a TRL config class; raises UserError.
+
+    One epoch is one draw of `prompts_per_epoch` prompts; `num_train_epochs` counts draws.
+    """
+
+    scores: str | None = field(
+        default=None, metadata={"help": "Score table that `gainrl score` made for the training dataset (Parquet)."}
+    )
+    prompts_per_epoch: int = field(
+        default=1024,
+        metadata={"help": "n: prompts drawn for one epoch, a multiple of the prompts in one generation batch."},
+    )
+    curriculum_navigator: str = field(
+        default="gaussian", metadata={"help": "How the curriculum moves over the ranking."}
+    )
+    curriculum_alpha: float = field(default=2.0, metadata={"help": "α: steepness of the mean's step."})
+    curriculum_beta: float = field(default=0.5, metadata={"help": "β: accuracy at which the mean's step turns."})
+    curriculum_mean: float = field(default=0.0, metadata={"help": "μ₀: the rank at which the window starts."})
+    curriculum_sigma: float | None = field(default=None, metadata={"help": "σ: width of the window in ranks."})
+    curriculum_sigma_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "σ as a share of the number of prompts, instead of `curriculum_sigma`; 1000/7500, the "
+            "published width, where neither is given."
+        },
+    )
+    curriculum_at_end: str = field(
+        default="stay", metadata={"help": "What happens at the last rank: stay, restart or uniform."}
+    )
+    curriculum_order: str = field(
+        default="rank", metadata={"help": "Order of an epoch's prompts: rank, draw or shuffled."}
+    )
+    curriculum_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the draws; the trainer's `seed` where it is not given."}
+    )
+    curriculum_angle: str = field(
+        default="sequence",
+        metadata={"help": "What angle concentration is taken over: the whole sequence, or the prompt (its score C)."},
+    )
+    accuracy_rewards: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the reward functions that say what is correct; needed where there are several."},
+    )
+    accuracy_range: Any = field(
+        default=None,
+        metadata={
+            "help": "[low, high] of those rewards (or one such pair for each name): low counts 0, high 1. "
+            "Without it a reward must be 0 or 1."
+        },
+    )
+    accuracy_threshold: float = field(
+        default=1.0,
+        metadata={"help": "Share of that range from which a rollout counts as correct; 1: only at its top."},
+    )
+    run_dir: str | None = field(
+        default=None, metadata={"help": "Where epochs.jsonl is kept; `output_dir` where it is not given."}
+    )
+    shuffle_dataset: bool | None = field(
+        default=False, metadata={"help": "Not with a curriculum: use `curriculum_order='shuffled'`."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()  # type: ignore[misc]
+        self.window()
+        self._check_choices()
+        self._check_batches()
+
+    def window(self) -> WindowSettings:
+        """The Gaussian window's settings; UserError for values outside their range (σ ≤ 0, say)."""
+        return WindowSettings(
+            sigma=self.curriculum_sigma,
+            sigma_fraction=self.curriculum_sigma_fraction,
+            alpha=self.curriculum_alpha,
+            beta=self.curriculum_beta,
+            mean=self.curriculum_mean,
+            at_end=self.curriculum_at_end,
+        )
+
+    def _check_choices(self) -> None:
+        for name, known in (
+            ("curriculum_order", ORDERS),
+            ("curriculum_angle", ANGLES),
+        ):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if self.shuffle_dataset:
+            raise UserError("shuffle_dataset=True would undo the curriculum's order; use curriculum_order='shuffled'")
+        if not 0 < self.accuracy_threshold <= 1:
+            raise UserError(f"accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
+        if getattr(self, "ignore_data_skip", False):
+            raise UserError("ignore_data_skip=True would train prompts twice after a resume: leave it False")
+        accelerator = getattr(self, "accelerator_config", None)
+        for name in ("split_batches", "dispatch_batches"):
+            if getattr(accelerator, name, None):
+                raise UserError(f"accelerator_config.{name}=True breaks up TRL's groups: leave it off")
+
+    def _check_batches(self) -> None:
+        if isinstance(self.prompts_per_epoch, bool) or not isinstance(self.prompts_per_epoch, int):
+            raise UserError(f"prompts_per_epoch={self.prompts_per_epoch!r} is not an integer")
+        held = self.prompts_per_generation
+        args: Any = self
+        if self.prompts_per_epoch < 1 or self.prompts_per_epoch % held:
+            raise UserError(
+                f"prompts_per_epoch={self.prompts_per_epoch} is not a multiple of the {held} prompts that one "
+                f"generation batch holds (generation_batch_size {args.generation_batch_size} / num_generations "
+                f"{args.num_generations}), and TRL would drop the rest: "
+                f"use {nearest_multiples(self.prompts_per_epoch, held)}"
+            )
+        self._check_saves()
+
+    def _check_saves(self) -> None:
+        """Saves wait for the end of a generation batch; what names a checkpoint by its step cannot wait."""
+        args: Any = self
+        strategy = str(getattr(args.save_strategy, "value", args.save_strategy))
+        if strategy == "best":
+            raise UserError(
+                "save_strategy='best' saves inside a generation batch, from where a run cannot be resumed exactly: "
+                "use 'steps' or 'epoch'"
+            )
+        passes = args.steps_per_generation * args.num_iterations
+        if (
+            strategy == "steps"
+            and args.load_best_model_at_end
+            and args.save_steps * args.gradient_accumulation_steps % passes
+        ):
+            unit = passes // math.gcd(passes, args.gradient_accumulation_steps)
+            raise UserError(
+                f"load_best_model_at_end with save_steps={args.save_steps}: a checkpoint can be saved every {unit} "
+                f"steps only (the end of a generation batch); use {nearest_multiples(int(args.save_steps), unit)}"
+            )
+
+    @property
+    def prompts_per_generation(self) -> int:
+        """Prompts in one generation batch over all processes."""
+        return int(self.generation_batch_size // self.num_generations)  # type: ignore[attr-defined]
+
+
+@dataclass
+class GainRLConfig(CurriculumArguments, GRPOConfig):  # type: ignore[misc]
+    """TRL's `GRPOConfig` with the curriculum's fields; what TRL already has keeps TRL's name and meaning."""
+
+
+def nearest_multiples(value: int, unit: int) -> str:
+    """The multiples of `unit` next to `value`, for messages: `96 or 128`, or `32` below the first one."""
+    below = value // unit * unit
+    return f"{below} or {below + unit}" if below >= unit else f"{unit}"
+
+
+def accuracy_ranges(given: Any, names: Sequence[str]) -> dict[str, Range | None]:
+    """`accuracy_range` for each reward name: (low, high), or None for a binary reward.  Raises UserError."""
+    if isinstance(given, Mapping):
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise UserError(f"accuracy_range names {unknown}, but the rewards that count as accuracy are {list(names)}")
+        return {name: _range(given.get(name)) for name in names}
+    return {name: _range(given) for name in names}
+
+
+def _range(given: Any) -> Range | None:
+    if given is None:
+        return None
+    try:
+        low, high = (float(value) for value in given)
+    except (TypeError, ValueError):
+        raise UserError(f"accuracy_range={given!r} is not a pair [low, high]") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"accuracy_range={given!r} must be finite, with low below high")
+    return low, high

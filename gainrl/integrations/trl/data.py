@@ -1,0 +1,56 @@
+"""The training dataset together with its score table: checked to belong together, ranked, and told apart by row."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from datasets import Dataset
+
+from gainrl.curriculum import Ranking
+from gainrl.errors import UserError
+from gainrl.table import ScoreTable, content_ids
+
+ROW = "gainrl_row"
+"""Column with the dataset row; it travels with each rollout and never reaches a reward function."""
+
+
+class ScoredDataset:
+    """A dataset with a column `prompt` and the ranking of its prompts.
+
+    `ids` are the content ids in dataset order, `row_of` their positions.  Raises UserError for a dataset that cannot
+    be drawn from, a table that was made for another one, or no table at all.
+    """
+
+    def __init__(self, dataset: Any, scores: ScoreTable | str | os.PathLike[str] | None) -> None:
+        self.dataset = require_dataset(dataset)
+        if scores is None:
+            raise UserError(
+                "the curriculum needs the dataset's score table: give scores=PATH (make one with `gainrl score`)"
+            )
+        self.table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores)
+        self.ids = content_ids(self.dataset["prompt"])
+        self.table.require_dataset(self.ids, "the training dataset")
+        self.row_of = {name: row for row, name in enumerate(self.ids)}
+        self.ranking = Ranking(self.ids, self.table.scores, self.table.metadata.fingerprint)
+
+    def with_rows(self) -> Dataset:
+        """The dataset with its row numbers as a column of its own."""
+        return self.dataset.add_column(ROW, list(range(len(self.dataset))))
+
+
+def require_dataset(dataset: Any) -> Dataset:
+    """UserError unless `dataset` is a map-style dataset with a column `prompt`."""
+    if not isinstance(dataset, Dataset):
+        what = "no dataset" if dataset is None else f"a {type(dataset).__name__}"
+        raise UserError(
+            f"the curriculum draws prompts by their rank, which needs a map-style datasets.Dataset, but train_dataset "
+            f"is {what}: a streamed dataset has to be loaded (streaming=False)"
+        )
+    if len(dataset) == 0:
+        raise UserError("the training dataset is empty")
+    if "prompt" not in dataset.column_names:
+        raise UserError(f"the training dataset has no column 'prompt'; it has {', '.join(dataset.column_names)}")
+    if ROW in dataset.column_names:
+        raise UserError(f"the training dataset has a column {ROW!r}, which the curriculum uses: rename it")
+    return dataset

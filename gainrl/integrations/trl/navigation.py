@@ -1,0 +1,33 @@
+"""From a trainer's settings and a scored dataset to a navigator."""
+
+from __future__ import annotations
+
+import difflib
+
+from gainrl.curriculum import NAVIGATORS, GaussianNavigator, Navigator, ShortestFirstNavigator, shortest_first_ranking
+from gainrl.errors import UserError
+from gainrl.integrations.trl.config import CurriculumArguments
+from gainrl.integrations.trl.data import ScoredDataset
+
+
+def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigator:
+    """The navigator that `config.curriculum_navigator` names; UserError if a setting does not fit the dataset."""
+    kind = config.curriculum_navigator
+    if kind not in NAVIGATORS:
+        near = difflib.get_close_matches(kind, NAVIGATORS, n=1, cutoff=0.0)[0]
+        raise UserError(f"curriculum_navigator={kind!r}: the nearest name is {near!r} (of {', '.join(NAVIGATORS)})")
+    size, n = len(data.ids), config.prompts_per_epoch
+    if n > size:
+        held = config.prompts_per_generation
+        fits = size // held * held
+        remedy = f"at most {fits} fit" if fits else f"one generation batch alone holds {held}"
+        raise UserError(f"prompts_per_epoch={n}, but the training dataset has {size} prompts: {remedy}")
+    seed = int(config.seed if config.curriculum_seed is None else config.curriculum_seed)  # type: ignore[attr-defined]
+    order = config.curriculum_order
+    if kind == GaussianNavigator.kind:
+        return GaussianNavigator(data.ranking, n, config.window(), order=order, seed=seed)
+    if kind == ShortestFirstNavigator.kind:
+        tokens = data.table.column("question_tokens").tolist()
+        ranking = shortest_first_ranking(data.ids, tokens, data.ranking.fingerprint)
+        return ShortestFirstNavigator(ranking, n, order=order, seed=seed)
+    return NAVIGATORS[kind](data.ranking, n, order=order, seed=seed)

@@ -1,0 +1,60 @@
+"""`epochs.jsonl`: one line per finished epoch, each exactly once, also across kills and resumes.
+
+A line is written when the epoch's last rollout has been observed, before the checkpoint that knows of it.  A resume
+rewrites the file without the epochs that the checkpoint does not know, and without a torn last line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gainrl.errors import UserError
+from gainrl.files import write_text
+
+NAME = "epochs.jsonl"
+
+
+class EpochLog:
+    """The epoch records of one run, in `directory`."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / NAME
+
+    def begin(self) -> None:
+        """Start a new run; UserError if records of an earlier one are there."""
+        if self.path.exists() and self.path.stat().st_size:
+            raise UserError(
+                f"{self.path} holds the epochs of an earlier run: resume it, choose another directory, or remove it"
+            )
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def keep(self, finished: int) -> None:
+        """Keep the records of the first `finished` epochs alone."""
+        if not self.path.exists():
+            return
+        kept = [record for record in self.read() if record["epoch"] < finished]
+        write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record and flush it to disk."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records; a last line that a kill tore is left out."""
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                break
+        return records
