@@ -20,7 +20,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 from gainrl.errors import UserError
 from gainrl.tasks.loading import Source, read_rows
@@ -90,13 +90,13 @@ class Task(ABC):
 
     name: str
     """The name in the registry."""
-    source: ClassVar[Source | None] = None
+    source: Source | None = None
     """Where the rows come from when the caller names no other place; None for generated tasks."""
-    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    splits: tuple[str, ...] = ("train", "test")
     """Splits that `load` knows; the last one is held out."""
-    columns: ClassVar[tuple[str, ...]] = ("question", "answer")
+    columns: tuple[str, ...] = ("question", "answer")
     """Columns that a source must have."""
-    template: ClassVar[str] = ""
+    template: str = ""
     """Name of the packaged prompt template (`gainrl/tasks/prompts/<template>.json`)."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion, besides the tokenizer's end token."""

@@ -18,8 +18,12 @@ from gainrl.tasks.base import Task
 from gainrl.tasks.prompts import PromptTemplate
 
 _BUILT_IN = {
+    "amc23": "gainrl.tasks.amc23:AMC23",
     "arithmetic": "gainrl.tasks.arithmetic:Arithmetic",
+    "deepscaler": "gainrl.tasks.deepscaler:DeepScaleR",
     "gsm8k": "gainrl.tasks.gsm8k:GSM8K",
+    "math": "gainrl.tasks.math:Math",
+    "math500": "gainrl.tasks.math500:Math500",
     "reasoning-gym": "gainrl.tasks.reasoning_gym:ReasoningGym",
 }
 

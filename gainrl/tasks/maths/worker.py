@@ -1,0 +1,138 @@
+"""The process that compares answers with math-verify: one JSON object per line in, one out, until stdin closes.
+
+Run by file name from `gainrl.tasks.maths.pool`, so it imports nothing of gainrl.  Whatever hangs, crashes or eats
+memory here takes only this process along: a kernel timer kills it after `limit` seconds a request even if the
+parent is gone, and its address space is bounded.
+
+Request: {"gold": str, "answer": str}.  Reply: {"verdict": "right" | "wrong" | "unscorable", "reason": str,
+"answer": canonical spelling}.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import resource
+import signal
+import sys
+from typing import Any
+
+MEMORY = 2 << 30  # bytes of address space; sympy with everything loaded takes 0.3 GiB
+
+_TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textnormal)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\s")
+_BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
+_REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
+_LETTER = re.compile(r"\(?([A-Z])\)?\.?")
+
+
+def literal(text: str) -> str:
+    """A spelling without what never changes the meaning: spaces, text commands, sizes, dollar signs, final stop."""
+    text = _TEXT.sub(r"\1", text.strip().strip("$"))
+    text = text.replace("\\left", "").replace("\\right", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    return _SPACE.sub("", text).rstrip(".")
+
+
+def compare(gold: str, answer: str) -> tuple[str, str, str]:
+    """(verdict, reason, canonical answer) of two answers, both without their box."""
+    from math_verify import verify
+
+    expected, found = literal(gold), literal(answer)
+    if expected and expected == found:
+        return "right", "", found
+    # a bare letter is a choice, not a symbol: (B) and B are one answer, b and B are not
+    choices = _LETTER.fullmatch(expected), _LETTER.fullmatch(found)
+    if all(choices):
+        same = choices[0][1] == choices[1][1]  # type: ignore[index]
+        return ("right" if same else "wrong"), ("" if same else f"{found} is not {expected}"), found
+    bases = _BASED.fullmatch(expected), _BASED.fullmatch(found)
+    if bases[0] and found[:1].isalnum():  # 52_8 is also 52, the question having said which base, but not 52_9
+        same = found == bases[0][1] if bases[1] is None else bases[0].groups() == bases[1].groups()
+        return ("right" if same else "wrong"), ("" if same else f"{found} is not {expected}"), found
+    if re.fullmatch(r"[A-Za-z]{2,}", expected):
+        same = expected.lower() == found.lower()  # words: east, Evelyn, odd
+        return ("right" if same else "wrong"), ("" if same else f"{found!r} is not {expected!r}"), found.lower()
+    golds, answers = _parsed(gold), _parsed(answer)
+    canonical = str(answers[0]) if answers else found
+    if not answers:
+        return "wrong", f"{answer[:80]!r} cannot be read as mathematics", canonical
+    if not golds:
+        return (
+            "wrong",
+            f"{answer[:80]!r} is not, as text, {gold[:80]!r}, which cannot be read as mathematics",
+            canonical,
+        )
+    if _shape(gold) != _shape(answer) and "" not in (_shape(gold), _shape(answer)):
+        return "wrong", f"{answer[:80]!r} is another kind of interval or tuple than {gold[:80]!r}", canonical
+    if verify(golds, answers, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True):
+        return "right", "", canonical
+    return "wrong", f"{answer[:80]!r} is not {gold[:80]!r}", canonical
+
+
+def _parsed(text: str) -> list[Any]:
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+
+    text = _REPEATING.sub(_fraction, text.strip().strip("$"))
+    text = re.sub(r"(?<![A-Za-z\\])(?:oo|infinity|inf)(?![A-Za-z])", r"\\infty", text).replace("∞", "\\infty ")
+    return list(
+        parse(
+            f"\\boxed{{{text}}}",
+            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+            fallback_mode="no_fallback",
+            parsing_timeout=None,
+            raise_on_error=True,
+        )
+    )
+
+
+def _fraction(match: re.Match[str]) -> str:
+    """A repeating decimal as a LaTeX fraction: 0.1\\overline{6} is (16 - 1) / 90."""
+    whole, fixed, repeated = match[1] or "0", match[2], match[3]
+    top = int(whole + fixed + repeated) - int(whole + fixed)
+    return f"\\frac{{{top}}}{{{(10 ** len(repeated) - 1) * 10 ** len(fixed)}}}"
+
+
+def _shape(text: str) -> str:
+    """The brackets around a list of two: which of `(a,b)`, `[a,b)`, ... an interval or tuple is; else empty."""
+    text = literal(text)
+    inside = text[1:-1]
+    if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and inside.count(",") == 1 and "(" not in inside:
+        return text[0] + text[-1]
+    return ""
+
+
+def main(limit: float) -> None:
+    requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
+        os.dup2(quiet, descriptor)
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    logging.disable(logging.CRITICAL)
+    try:
+        import math_verify  # noqa: F401
+    except ImportError as error:
+        print(json.dumps({"missing": str(error)}), file=replies, flush=True)
+        return
+    with contextlib.suppress(BrokenPipeError):
+        print(json.dumps({"ready": True}), file=replies, flush=True)
+        for line in requests:
+            request = json.loads(line)
+            signal.setitimer(signal.ITIMER_REAL, limit)
+            try:
+                verdict, reason, answer = compare(request["gold"], request["answer"])
+            except RecursionError:
+                verdict, reason, answer = "unscorable", "the expression is nested too deeply", ""
+            except Exception as error:
+                verdict, reason, answer = "unscorable", f"{type(error).__name__}: {str(error)[:200]}", ""
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            print(json.dumps({"verdict": verdict, "reason": reason, "answer": answer}), file=replies, flush=True)
+
+
+if __name__ == "__main__":
+    main(float(sys.argv[1]))
