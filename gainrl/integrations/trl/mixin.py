@@ -20,6 +20,7 @@ import inspect
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -296,9 +297,13 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation comes after the seal
         try:
             super()._save_checkpoint(model, trial)
+            self._seal(directory)
+        except BaseException:
+            if self.args.should_save:
+                shutil.rmtree(directory, ignore_errors=True)  # gives the room back if the disk was full
+            raise
         finally:
             self.args.save_total_limit = limit
-        self._seal(directory)
         if self.args.should_save:
             best = self.state.best_model_checkpoint
             rotate_checkpoints(

@@ -62,7 +62,7 @@ def test_asking_for_a_length_never_draws(model: str, tmp_path: Path) -> None:
 
 def test_a_sampler_that_drops_rows_is_refused() -> None:
     with pytest.raises(UserError, match="14 rows of an epoch of 8 prompts × 2"):
-        EpochSampler(lambda: [], range(14), prompts=8, repeats=2)  # type: ignore[arg-type]
+        EpochSampler(list, range(14), prompts=8, repeats=2)  # type: ignore[arg-type]
 
 
 def test_reward_functions_see_the_datasets_own_columns_only(model: str, tmp_path: Path) -> None:
