@@ -6,7 +6,8 @@ a hash of seed and question, is the held-out split `test`; questions that repeat
 both splits.
 
 Grading hands the text between the last <answer> tags (the whole completion without tags, when it is one line) to
-the dataset's own `score_answer`: 1 is right, anything less wrong, with the score as `share`.
+the dataset's own `score_answer`: 1 is right, anything less wrong, with the score as `share`.  Those scorers are taken
+as they are, and a few are lenient: `spell_backward` of reasoning-gym 0.1.25 overlooks what follows the right word.
 """
 
 from __future__ import annotations
@@ -109,7 +110,7 @@ class ReasoningGym(Task):
         entry = self._data[int(row["metadata"]["index"])]
         if str(entry["question"]) != row["question"]:
             return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
-        share = float(self._data.score_answer(answer, entry))
+        share = min(1.0, float(self._data.score_answer(answer, entry)))
         if share >= 1.0:
             return Grade(Status.RIGHT, answer=answer, share=share)
         return Grade(Status.WRONG, f"reasoning-gym scores {share:g}", answer=answer, share=share)

@@ -8,7 +8,7 @@ number in the text": it grades an echo of the prompt right whenever the question
 from __future__ import annotations
 
 import re
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from fractions import Fraction
 
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*")
@@ -61,30 +61,41 @@ def final_answer(completion: str, question: str = "") -> str | None:
     return phrases[-1].strip().rstrip("*").strip() or None if phrases else None
 
 
-_UNIT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit)\s*\{[^{}]*\}")
+_UNIT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit)\s*\{([^{}]*)\}(?:\^\{?[23]\}?)?")
 _DROP = re.compile(r"\\[,;:! ]|\\(?:left|right)|\\?\$|\^?\\circ|\^\{\\circ\}|~|\{,\}")
 _NUMBER = re.compile(r"([+-]?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)")
-_WORDS = re.compile(r"\s*[A-Za-z][A-Za-z .²³]*")
+_WORDS = re.compile(r"\s+([A-Za-z]{2,}[A-Za-z .²³]*)")
+_MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+# words after a number that make it another number, so that they are no unit
+_NO_UNIT = re.compile(
+    r"\b(?:pi|sqrt|inf|oo|infinity|hal(?:f|ves)|thirds?|quarters?|\w+ths?|plus|minus|times|over|or|and|to|by|squared|cubed"
+    r"|factorial|choose|mod|pairs?|dozens|hundreds|thousands|millions|billions)\b",
+    re.IGNORECASE,
+)
 
 
 def plain_number(text: str) -> Fraction | None:
     """`text` as an exact number, if it is one number with at most a currency sign, a unit or a percent sign.
 
-    `1,234`, `$-3.50`, `12 dollars`, `40\\%`, `+7.`: yes.  A percent sign is dropped, not divided by (datasets
-    write "40" and "40%" for the same answer).  Anything else, fractions included: None.
+    `1,234`, `$-3.50`, `12 dollars`, `2 million`, `40\\%`, `+7.`: yes.  A percent sign is dropped, not divided by
+    (datasets write "40" and "40%" for the same answer).  Anything else, fractions and `2x` included: None.
     """
-    text = _UNIT.sub(" ", text)
+    text = _UNIT.sub(r" \1", text)
     text = _DROP.sub(lambda match: "," if match.group() == "{,}" else "", text).strip()
     match = _NUMBER.match(text)
     if match is None:
         return None
-    rest = text[match.end() :].strip()
-    if rest not in ("", ".", "%", "\\%", "%.", "\\%.") and not _WORDS.fullmatch(rest):
+    number = Fraction(Decimal(match[1] + match[2].replace(",", "")))
+    rest = text[match.end() :]
+    if rest.strip() in ("", ".", "%", "\\%", "%.", "\\%."):
+        return number
+    words = _WORDS.fullmatch(rest)
+    if words is None:
         return None
-    try:
-        return Fraction(Decimal(match[1] + match[2].replace(",", "")))
-    except (InvalidOperation, ValueError):
-        return None
+    first, *others = words[1].strip(" .").split()
+    if first.lower() in _MAGNITUDES:
+        return number * _MAGNITUDES[first.lower()] if not _NO_UNIT.search(" ".join(others)) else None
+    return None if _NO_UNIT.search(words[1]) else number
 
 
 def spell(number: Fraction) -> str:

@@ -23,9 +23,12 @@ from typing import Any
 MEMORY = 2 << 30  # bytes of address space; sympy with everything loaded takes 0.3 GiB
 
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textnormal)\s*\{([^{}]*)\}")
+_UP = {">": "<", "\\gt": "<", "\\ge": "\\le ", "\\geq": "\\le "}
 _SPACE = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\s")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
+_WORD = re.compile(r"(?=[A-Za-z]*[eiouEIOU])[A-Za-z]{3,}")  # east, Evelyn, odd; abc and xy are products
+_DESCENDING = re.compile(r"([^<>=,]+?)(>|\\geq?\b|\\gt\b)([^<>=,]+?)(>|\\geq?\b|\\gt\b)([^<>=,]+)")
 _LETTER = re.compile(r"\(?([A-Z])\)?\.?")
 
 
@@ -52,8 +55,8 @@ def compare(gold: str, answer: str) -> tuple[str, str, str]:
     if bases[0] and found[:1].isalnum():  # 52_8 is also 52, the question having said which base, but not 52_9
         same = found == bases[0][1] if bases[1] is None else bases[0].groups() == bases[1].groups()
         return ("right" if same else "wrong"), ("" if same else f"{found} is not {expected}"), found
-    if re.fullmatch(r"[A-Za-z]{2,}", expected):
-        same = expected.lower() == found.lower()  # words: east, Evelyn, odd
+    if _WORD.fullmatch(expected):
+        same = expected.lower() == found.lower()
         return ("right" if same else "wrong"), ("" if same else f"{found!r} is not {expected!r}"), found.lower()
     golds, answers = _parsed(gold), _parsed(answer)
     canonical = str(answers[0]) if answers else found
@@ -74,18 +77,24 @@ def compare(gold: str, answer: str) -> tuple[str, str, str]:
 
 def _parsed(text: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
+    from sympy import I, Symbol
 
     text = _REPEATING.sub(_fraction, text.strip().strip("$"))
+    text = re.sub(r"(?<=\d)i(?![A-Za-z])", r"\\cdot i", text)  # math-verify knows the imaginary unit by itself only
+    if chain := _DESCENDING.fullmatch(text):
+        a, first, x, second, b = chain.groups()
+        text = f"{b}{_UP[second]}{x}{_UP[first]}{a}"
     text = re.sub(r"(?<![A-Za-z\\])(?:oo|infinity|inf)(?![A-Za-z])", r"\\infty", text).replace("∞", "\\infty ")
-    return list(
-        parse(
-            f"\\boxed{{{text}}}",
-            extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
-            fallback_mode="no_fallback",
-            parsing_timeout=None,
-            raise_on_error=True,
-        )
+    parsed = parse(
+        f"\\boxed{{{text}}}",
+        extraction_config=[LatexExtractionConfig(boxed_match_priority=0), ExprExtractionConfig()],
+        fallback_mode="no_fallback",
+        parsing_timeout=None,
+        raise_on_error=True,
     )
+    # math-verify reads i as a symbol that is not real, which leaves (1+i)^2 and 2i apart
+    unit = Symbol("i", real=False)
+    return [item.subs(unit, I) if unit in getattr(item, "free_symbols", ()) else item for item in parsed]
 
 
 def _fraction(match: re.Match[str]) -> str:
