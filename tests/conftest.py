@@ -7,7 +7,7 @@ with one of these names in its reason becomes a failure.  `--full` adds the test
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
 
 import pytest
 
@@ -38,3 +38,35 @@ def pytest_runtest_makereport(
             report.outcome = "failed"
             report.longrepr = f"GAINRL_REQUIRE={','.join(required)} forbids this skip: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def require_backend() -> Callable[[str], None]:
+    """Skip, naming the backend and why, unless it serves here; `GAINRL_REQUIRE` turns the skip into a failure."""
+
+    def require(name: str) -> None:
+        from gainrl import available_backends
+
+        if (why := available_backends()[name]) != "ok":
+            pytest.skip(f"backend {name}: {why}")
+
+    return require
+
+
+@pytest.fixture
+def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str, str]]:
+    """Run `gainrl ARGUMENTS` in this process: (exit status, stdout, stderr)."""
+
+    def run(arguments: Sequence[str]) -> tuple[int, str, str]:
+        from gainrl.cli import main
+
+        monkeypatch.setattr("sys.argv", ["gainrl", *arguments])
+        status = 0
+        try:
+            main()
+        except SystemExit as done:
+            status = done.code if isinstance(done.code, int) else int(done.code is not None)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run

@@ -1,1 +1,56 @@
-"""To be filled by its owner in this session."""
+"""The command line: `gainrl <verb>`.  A verb is one function in a module of its own, which imports nothing heavy.
+
+A `UserError` is printed as one message and ends the process with status 2; anything else is a bug and shows
+its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import typer
+
+from gainrl.errors import UserError
+
+VERBS = {
+    "score": "gainrl.cli.score",
+    "train": "gainrl.cli.train",
+    "eval": "gainrl.cli.eval",
+    "report": "gainrl.cli.report",
+    "doctor": "gainrl.cli.doctor",
+}
+
+app = typer.Typer(
+    name="gainrl",
+    help="Reinforcement fine-tuning with fewer rollouts: rank, train with the curriculum, report.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback()
+def _options(verbose: bool = typer.Option(False, "--verbose", help="Log what is chosen and why.")) -> None:
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("gainrl").setLevel(logging.INFO if verbose else logging.WARNING)
+
+
+def _register() -> None:
+    from importlib.util import find_spec
+
+    for verb, home in VERBS.items():
+        if find_spec(home) is None:
+            continue
+        app.command(verb)(getattr(importlib.import_module(home), verb))
+
+
+def main() -> None:
+    """Entry point of the `gainrl` command."""
+    _register()
+    try:
+        app()
+    except UserError as error:
+        print(f"gainrl: {error}", file=sys.stderr)
+        sys.exit(2)

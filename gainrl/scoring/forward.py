@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gainrl.scoring.taps import decoder_of, first_device
+from gainrl.scoring.taps import decoder_of, evaluating, first_device
 
 logger = logging.getLogger(__name__)
 
@@ -278,13 +278,17 @@ class PaddedForward:
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
-@torch.inference_mode()
 def choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
     """The packed form if this model gives the same hidden states with it as one prompt at a time, else the padded one.
 
     Decided by running a few short prompts both ways: the packed result may differ from the single one by no more than
     8 times what padding changes, or 8 rounding steps of the model's dtype, relative to the norm.
     """
+    with torch.inference_mode(), evaluating(model):
+        return _choose_forward(model)
+
+
+def _choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
     decoder = decoder_of(model)
     padded = PaddedForward(model)
     config: Any = decoder.config

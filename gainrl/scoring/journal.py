@@ -68,6 +68,7 @@ class Journal:
             self._release()
             raise
         self._synced = time.monotonic()
+        self._written = 0
 
     def _recover(self, settings: dict[str, Any]) -> dict[int, str]:
         """Row -> id of all results in the journal; `_valid` becomes the length of its whole record batches."""
@@ -116,12 +117,13 @@ class Journal:
         batch = pa.record_batch(columns, schema=self.schema)
         self._file.write(batch.serialize().to_pybytes())
         self._file.flush()
+        self._written += len(rows)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
 
     def __len__(self) -> int:
-        return len(self.done)
+        return len(self.done) + self._written
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All results written so far, in the order of writing."""

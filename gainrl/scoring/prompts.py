@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DEFAULT_DATE = datetime.date(2026, 1, 1)
+_TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _PLACEHOLDER = "gainrlquestionplaceholder"  # stands where the question goes; one plain word, so templates keep it
 
 
@@ -101,6 +103,7 @@ class PromptRenderer:
         self.too_long = too_long
         self.date = date
         self._frames: dict[str, tuple[str, str]] = {}
+        self._fixed: tuple[str, str] | None = None
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
@@ -207,19 +210,32 @@ class PromptRenderer:
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The chat as text, with the fixed date for templates that ask for today's."""
-
-        def fixed_date(layout: str) -> str:
-            return self.date.strftime(layout)
-
-        clock: Callable[[str], str] = fixed_date
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=True, strftime_now=clock
+                [dict(message) for message in messages],
+                chat_template=self._template(),
+                tokenize=False,
+                add_generation_prompt=True,
             )
         except Exception as error:  # a template is a program of the model's author: it may raise anything
             raise _RowError("failed", f"the chat template refuses the chat: {error}") from error
         assert isinstance(text, str)
         return text
+
+    def _template(self) -> str:
+        """The chat template's source with today's date fixed: `strftime_now("...")` becomes a literal."""
+        source = self.tokenizer.get_chat_template()
+        if self._fixed is None or self._fixed[0] != source:
+
+            def literal(call: re.Match[str]) -> str:
+                return repr(self.date.strftime(call[2]))
+
+            fixed = _TODAY.sub(literal, source)
+            if "strftime_now(" in fixed:  # a format that is only known when rendering
+                fixed = f"{{%- macro strftime_now(format) -%}}{self.date.isoformat()}{{%- endmacro -%}}" + fixed
+            self._fixed = (source, fixed)
+            self._frames.clear()
+        return self._fixed[1]
 
     # -- tokens ----------------------------------------------------------------------------------------------
 

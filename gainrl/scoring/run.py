@@ -231,7 +231,7 @@ def _score_rows(
         first_row += len(window)
     if first_row == 0:
         raise UserError(f"dataset {source.name!r} is empty")
-    if len(journal) and max(journal.done) >= first_row:
+    if journal.done and max(journal.done) >= first_row:
         raise _changed(journal)
     state.identity = {"fingerprint": rolling.hexdigest(), "rows": first_row}
     return state

@@ -27,7 +27,7 @@ from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.forward import Prefix, choose_forward
 from gainrl.scoring.models import load_model, load_tokenizer
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.taps import context_length
+from gainrl.scoring.taps import context_length, evaluating
 from gainrl.table import Prompt
 
 if TYPE_CHECKING:
@@ -156,25 +156,22 @@ class AngleScorer:
         without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens))
         if without and not done.issuperset(without):
             yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
-        shares = self.forward.shares_prefix
-        for batch in plan(rendered, self.tokens_per_batch, share=shares, padded=not shares):
+        padded = not self.forward.shares_prefix
+        share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
+        for batch in plan(rendered, self.tokens_per_batch, share=share, padded=padded):
             if not done.issuperset(batch.members):
                 yield batch.members, self._score_batch(batch, [rendered[i] for i in batch.members])
 
     @torch.inference_mode()
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-        was_training = self.model.training
-        self.model.eval()
-        try:
+        skip = len(batch.shared)
+        own = [prompt.tokens[skip:] for prompt in prompts]
+        with evaluating(self.model):
             try:
                 prefix, shared = self._shared(batch.shared)
             except _NonFinitePrefix:
                 return [_not_finite(prompt) for prompt in prompts]
-            skip = len(batch.shared)
-            own = [prompt.tokens[skip:] for prompt in prompts]
             hidden, starts = self.forward(own, prefix)
-        finally:
-            self.model.train(was_training)
         role = np.zeros(len(hidden), dtype=np.int8)
         for start, tokens, prompt in zip(starts.tolist(), own, prompts, strict=True):
             role[start : start + prompt.prefix - skip] = 1

@@ -1,0 +1,123 @@
+"""`gainrl score`: rank a dataset by angle concentration."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gainrl.errors import UserError
+
+Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")]
+
+
+def score(
+    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
+    output: Annotated[Path, typer.Option(help="Score table to write (.parquet).")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Hub id (name or name:configuration), or a local .jsonl, .json or .parquet file."),
+    ] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="Map the dataset's own columns to prompts (gsm8k, arithmetic, reasoning-gym:..., ...)."),
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the dataset or task.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Score only the first LIMIT rows.")] = None,
+    question_after: Annotated[
+        str | None,
+        typer.Option(help="Plain text: the question is what follows the last occurrence of this text."),
+    ] = None,
+    too_long: Annotated[str, typer.Option(help="Prompts beyond the model's context: skip or truncate.")] = "skip",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Dtype = "auto",
+    backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
+    tokens_per_batch: Annotated[
+        int | None,
+        typer.Option(help="Tokens of one forward pass (default: 2048 on a CPU, 32768 on a GPU)."),
+    ] = None,
+    directions: Annotated[bool, typer.Option(help="Also store each prompt's direction U_q / |U_q|.")] = False,
+    prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and start anew.")] = False,
+) -> None:
+    """Rank a dataset by angle concentration, with one forward pass over its prompts."""
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise UserError(f"--dtype {dtype!r}: choose auto, float32, bfloat16 or float16")
+    from gainrl.angle import available_backends
+
+    if backend != "auto" and (why := available_backends().get(backend, "no such backend")) != "ok":
+        raise UserError(f"--backend {backend!r}: {why}; available here: {_usable()}")
+    from gainrl.scoring.run import check_output
+
+    check_output(output, overwrite=overwrite, resume=resume)
+    rows, source = _rows(dataset, task, split, limit)
+
+    from tqdm.auto import tqdm
+
+    from gainrl.scoring import AngleScorer, model_identity, score_dataset
+    from gainrl.scoring.summary import summary
+
+    scorer = AngleScorer(
+        model,
+        device=device,
+        dtype=dtype,
+        backend=backend,
+        tokens_per_batch=tokens_per_batch,
+        question_after=question_after,
+        too_long=too_long,
+        directions=directions,
+    )
+    with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1) as bar:
+        tokens = 0
+
+        def progress(finished: int, new_tokens: int) -> None:
+            nonlocal tokens
+            tokens += new_tokens
+            bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
+            bar.update(finished)
+
+        try:
+            run = score_dataset(
+                scorer,
+                rows,
+                output,
+                source,
+                model_name=model,
+                model_hash=model_identity(model, scorer.model),
+                overwrite=overwrite,
+                resume=resume,
+                keep_prompts=prompts,
+                progress=progress,
+            )
+        except KeyboardInterrupt:
+            bar.close()
+            print(f"\ninterrupted: finished rows are kept beside {output}; go on with --resume", file=sys.stderr)
+            raise typer.Exit(130) from None
+    print(summary(run, output))
+
+
+def _usable() -> str:
+    from gainrl.angle import available_backends
+
+    return ", ".join(name for name, why in available_backends().items() if why == "ok")
+
+
+def _rows(dataset: str | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]
+    """The prompts and where they come from: a task's rows, or a dataset that has a column `prompt`."""
+    from gainrl.scoring import ScoringPrompt, Source, open_rows, scoring_prompts
+
+    if task is not None:
+        from gainrl.tasks import load_task
+
+        loaded = load_task(task)
+        chosen = split or loaded.splits[0]
+        rows = loaded.load(chosen, source=dataset, limit=limit)
+        found = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+        return found, Source(dataset or task, chosen, limit, len(found), task)
+    if dataset is None:
+        raise UserError("give --dataset (a hub id or a local file), --task, or both")
+    opened = open_rows(dataset, split=split, limit=limit)
+    return scoring_prompts(opened), Source(opened.name, opened.split, opened.limit, opened.size)

@@ -1,0 +1,107 @@
+"""Tiny real models and a tiny real tokenizer, made here: no download, no mock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+TEMPLATE = (
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+TEXTS = [
+    "What is 12 + 30? How many apples does Tom have if he buys three more apples?",
+    "You are a helpful assistant. Answer the question step by step, then give the answer.",
+    "A train leaves at noon and travels 60 miles per hour. When does it arrive?",
+] * 3
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer with a BOS token and a chat template."""
+    from tokenizers.processors import TemplateProcessing
+
+    backend = Tokenizer(models.BPE())
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    special = ["<s>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    backend.train_from_iterator(TEXTS, trainer)
+    backend.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="<|end|>", pad_token="<|end|>")
+    made.chat_template = TEMPLATE
+    return made
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Llama": {},
+    "Gemma": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "sliding_window": 12},
+    "Phi": {},
+    "Mistral": {"sliding_window": 12},
+    "GPTNeoX": {},
+    "Mixtral": {"num_local_experts": 4},
+    "Bloom": {"n_layer": 2, "n_head": 4},
+}
+
+
+@pytest.fixture(scope="session")
+def make_model() -> Callable[..., Any]:
+    """`make_model("Qwen2")` is a tiny random model of that family; weights large enough that tokens really mix."""
+
+    def make(family: str = "Llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+        torch.manual_seed(7)
+        config = getattr(transformers, f"{family}Config")(**{**_SMALL, **FAMILIES[family], **changes})
+        model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.ndim > 1:
+                    parameter.normal_(0, 0.3)
+                else:
+                    parameter.add_(0.1 * torch.randn_like(parameter))  # norm weights and biases that matter
+        return model.to(dtype)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., Any]:
+    """The definition on one prompt's own forward pass: `oracle(model, tokens, prefix)` -> (intra, inter), float64."""
+    from gainrl.angle.reference import angle_concentration_reference
+
+    def score(model: Any, tokens: Any, prefix: int) -> tuple[float, float]:
+        ids = torch.as_tensor(np.asarray(tokens, dtype=np.int64))[None]
+        with torch.inference_mode():
+            hidden = model(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+        roles = np.full(len(tokens), 2)
+        roles[:prefix] = 1
+        result = angle_concentration_reference(hidden, [0, len(tokens)], roles)
+        return float(result.intra[0]), float(result.inter[0])
+
+    return score

@@ -1,0 +1,191 @@
+"""Scores against the float64 quadratic definition, for model families, batch shapes and awkward rows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gainrl.errors import UserError
+from gainrl.scoring import AngleScorer, ScoringPrompt
+from gainrl.scoring.forward import PackedForward, PaddedForward, choose_forward
+
+WORDS = ["how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "and", "travels", "sixty", "miles", "per", "hour"]
+PACKED = ("Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Phi", "Mistral", "GPTNeoX", "Mixtral")
+
+
+def prompts(count: int, *, chats: bool = True, seed: int = 0) -> list[ScoringPrompt]:
+    random = np.random.default_rng(seed)
+    questions = [" ".join(random.choice(WORDS, random.integers(1, 12))) for _ in range(count)]
+    if not chats:
+        return [ScoringPrompt(f"2 + 2 = 4\n{question}?", f"{question}?") for question in questions]
+    system = {"role": "system", "content": "You are a helpful assistant. Answer step by step."}
+    return [ScoringPrompt([system, {"role": "user", "content": question}]) for question in questions]
+
+
+def assert_matches_oracle(model, tokenizer, scorer, rows, oracle, tolerance=5e-6):
+    scores = scorer.score(rows)
+    assert scores.status == ["ok"] * len(rows)
+    for i, rendered in enumerate(scorer.renderer(rows)):
+        intra, inter = oracle(model, rendered.tokens, rendered.prefix)
+        assert scores.intra[i] == pytest.approx(intra, abs=tolerance)
+        assert scores.inter[i] == pytest.approx(inter, abs=tolerance)
+        assert scores.score[i] == pytest.approx(intra + inter, abs=2 * tolerance)
+
+
+@pytest.mark.parametrize("family", [*PACKED, "Bloom"])
+@pytest.mark.parametrize("count", [1, 13])
+def test_fp32_scores_are_the_definition_for_every_family(make_model, tokenizer, oracle, family, count):
+    model = make_model(family)
+    scorer = AngleScorer(model, tokenizer, tokens_per_batch=64)
+    assert isinstance(scorer.forward, PaddedForward if family == "Bloom" else PackedForward)
+    assert_matches_oracle(model, tokenizer, scorer, prompts(count), oracle)
+
+
+@pytest.mark.parametrize("backend", ["native", "torch", "reference"])
+def test_every_backend_scores_alike(make_model, tokenizer, oracle, backend, require_backend):
+    require_backend(backend)
+    model = make_model()
+    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer, backend=backend), prompts(9), oracle)
+
+
+def test_plain_text_and_mixed_prefixes_are_scored_alike(make_model, tokenizer, oracle):
+    model = make_model("Qwen2")
+    rows = prompts(7, chats=False) + prompts(7, seed=1) + prompts(2, chats=False, seed=2)
+    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer), rows, oracle)
+
+
+def test_scores_do_not_depend_on_the_batches(make_model, tokenizer):
+    rows = prompts(20)
+    one, many = (AngleScorer(make_model(), tokenizer, tokens_per_batch=n).score(rows) for n in (1, 100_000))
+    np.testing.assert_allclose(one.score, many.score, atol=5e-6, rtol=0)
+    apart = np.abs(np.subtract.outer(one.score, one.score)) > 1e-5
+    same_order = np.sign(np.subtract.outer(one.score, one.score)) == np.sign(np.subtract.outer(many.score, many.score))
+    assert same_order[apart].all()
+
+
+def test_bf16_scores_stay_near_fp32(make_model, tokenizer):
+    rows = prompts(30)
+    full = AngleScorer(make_model(), tokenizer).score(rows).score
+    half = AngleScorer(make_model(dtype=torch.bfloat16), tokenizer).score(rows).score
+    difference = np.abs(full - half)
+    assert difference.max() < 1e-2
+    assert difference.mean() < 3e-3
+
+
+def test_without_any_prefix_the_score_is_intra_alone(make_model, tokenizer):
+    tokenizer_without_bos = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer)
+    from tokenizers.processors import ByteLevel
+
+    backend = tokenizer_without_bos.backend_tokenizer
+    before = backend.post_processor
+    backend.post_processor = ByteLevel(trim_offsets=True)
+    try:
+        scores = AngleScorer(make_model(), tokenizer_without_bos).score(["How many?", "When does it arrive?"])
+    finally:
+        backend.post_processor = before
+    assert scores.prefix_tokens.tolist() == [0, 0]
+    np.testing.assert_array_equal(scores.score, scores.intra)
+
+
+def test_a_prompt_without_a_prefix_among_others_is_undefined(make_model, tokenizer):
+    rows = [ScoringPrompt("How many apples?", "apples?"), ScoringPrompt("<s>", "<s>")]
+    scorer = AngleScorer(make_model(), tokenizer)
+    scorer.renderer.tokenizer = tokenizer
+    scores = scorer.score(rows)
+    assert scores.status[0] == "ok"
+    if scores.prefix_tokens[1] == 0:
+        assert scores.status[1] == "undefined"
+        assert np.isnan(scores.score[1])
+
+
+def test_bad_rows_are_reported_and_the_others_score_as_if_alone(make_model, tokenizer):
+    good = prompts(5)
+    mixed = [good[0], ScoringPrompt(""), *good[1:3], ScoringPrompt([{"role": "system", "content": "x"}]), *good[3:]]
+    scorer = AngleScorer(make_model(), tokenizer)
+    alone, among = scorer.score(good), scorer.score(mixed)
+    assert among.status == ["ok", "undefined", "ok", "ok", "failed", "ok", "ok"]
+    np.testing.assert_allclose(alone.score, among.score[[0, 2, 3, 5, 6]], atol=5e-6, rtol=0)
+    assert np.isnan(among.score[[1, 4]]).all()
+
+
+def test_non_finite_activations_fail_their_own_rows_only(make_model, tokenizer):
+    model = make_model()
+    scorer = AngleScorer(model, tokenizer)
+    bad = tokenizer("zz", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[bad] = float("nan")
+    scores = scorer.score([ScoringPrompt("x How many?", "How many?"), ScoringPrompt("x zz", "zz")] * 3)
+    assert scores.status == ["ok", "failed"] * 3
+    assert "not finite" in scores.reasons[1]
+    assert np.isfinite(scores.score[::2]).all()
+
+
+def test_a_non_finite_shared_prefix_fails_its_group_only(make_model, tokenizer):
+    model = make_model()
+    scorer = AngleScorer(model, tokenizer)
+    bad = tokenizer("zz", add_special_tokens=False)["input_ids"][0]
+    with torch.no_grad():
+        model.get_input_embeddings().weight[bad] = float("inf")
+    group = [ScoringPrompt(f"z z z z zz z z z z {n} apples", f"{n} apples") for n in range(6)]
+    scores = scorer.score(group + prompts(6))
+    assert scores.status == ["failed"] * 6 + ["ok"] * 6
+
+
+def test_directions_are_the_unit_sums_of_the_question(make_model, tokenizer):
+    model = make_model()
+    rows = [*prompts(4), ScoringPrompt("")]
+    scores = AngleScorer(model, tokenizer, directions=True).score(rows)
+    assert scores.directions.shape == (5, 32)
+    np.testing.assert_allclose(np.linalg.norm(scores.directions, axis=1), [1, 1, 1, 1, 0], atol=1e-5)
+
+
+def test_a_loaded_model_is_used_in_place_and_left_as_it_was(make_model, tokenizer):
+    model = make_model().train()
+    attention = model.config._attn_implementation
+    AngleScorer(model, tokenizer).score(prompts(3))
+    assert model.training
+    assert model.config._attn_implementation == attention
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_dropout_is_off_while_scoring_a_model_in_training(make_model, tokenizer):
+    model = make_model("Llama", attention_dropout=0.5)
+    expected = AngleScorer(model.eval(), tokenizer).score(prompts(5)).score
+    np.testing.assert_array_equal(AngleScorer(model.train(), tokenizer).score(prompts(5)).score, expected)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft calls it
+def test_a_peft_adapter_is_scored_with_its_adapter(make_model, tokenizer, oracle):
+    peft = pytest.importorskip("peft")
+    model = make_model()
+    adapted = peft.get_peft_model(model, peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"]))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    adapted.eval()
+    assert_matches_oracle(adapted, tokenizer, AngleScorer(adapted, tokenizer), prompts(6), oracle)
+
+
+def test_the_packed_form_is_chosen_by_measurement_not_by_name(make_model):
+    assert isinstance(choose_forward(make_model("Llama")), PackedForward)
+    assert isinstance(choose_forward(make_model("Bloom")), PaddedForward)
+
+
+def test_a_loaded_model_needs_its_tokenizer(make_model):
+    with pytest.raises(UserError, match="tokenizer"):
+        AngleScorer(make_model())
+
+
+def test_a_tokenizer_without_offsets_is_refused(make_model, tmp_path):
+    with pytest.raises(UserError, match=r"no such directory|cannot load"):
+        AngleScorer(str(tmp_path / "nothing"))
+
+
+def test_no_logits_are_ever_computed(make_model, tokenizer):
+    model = make_model()
+    calls = []
+    model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
+    AngleScorer(model, tokenizer).score(prompts(3))
+    assert not calls
