@@ -56,6 +56,7 @@ MAX_SIZE = philox.MAX_BOUND
 
 _CLOCKS, _ARRIVALS, _ORDER = 0, 1, 2  # purposes of streams
 _BLOCKS = 64
+_GRID = np.arange(257) / 256.0
 _GUARD = 2  # ranks that rounding of an edge may be off by, and one to spare
 
 
@@ -176,7 +177,7 @@ class _Window:
         cut = self.radius(max(horizon, 0.0) + 40.0)
         total = 0.0
         for side in (self.mean + 0.5, self.size - 0.5 - self.mean):
-            grid = np.linspace(0.0, min(side, cut), 257)
+            grid = min(side, cut) * _GRID
             cost = 0.5 * np.maximum((grid / self.sigma) ** 2 - (self.offset / self.sigma) ** 2, 0.0)
             rung = -np.expm1(-np.exp(np.minimum(horizon - cost, 700.0)))
             total += float((rung.sum() - 0.5 * (rung[0] + rung[-1])) * grid[1])
@@ -227,6 +228,8 @@ def _blocks(window: _Window, low: int, high: int, horizon: float) -> tuple[Ranks
     sign: list[int] = []
     left, right = low, high
     for j in range(1, _BLOCKS + 2):
+        if left == 0 and right == window.size:
+            break
         far_left, far_right = (0, window.size) if j > _BLOCKS else window.reach(max(horizon, 0.0) + j)
         if far_left < left:
             first.append(left - 1)
