@@ -38,7 +38,7 @@ def by_rejection(n: int, size: int, mean: float, sigma: float, limit: int) -> tu
     proposals = 0
     start = time.perf_counter()
     while len(seen) < n and proposals < limit:
-        ranks = np.rint(generator.normal(mean, sigma, size=65536)).astype(np.int64)
+        ranks = np.rint(generator.normal(mean, sigma, size=n)).astype(np.int64)
         for rank in ranks[(ranks >= 0) & (ranks < size)].tolist():
             seen.add(rank)
             if len(seen) == n:
