@@ -1,0 +1,37 @@
+# Everything a fresh machine needs is set up by the targets themselves; `make demo` and `make test` are all there is to know.
+TORCH ?= torch==2.13.0
+PYTHON ?= python3
+VENV ?= .venv
+export TORCH PYTHON
+# One thread per test process: the tests run side by side, and threads that wait for each other spin.
+TEST_ENVIRONMENT = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
+
+.PHONY: demo test setup lint format full clean
+
+demo:  ## rank real problems with a real model, train on them with the curriculum, evaluate, report
+	@scripts/setup.sh $(VENV) demo
+	@$(VENV)/bin/python scripts/demo.py
+
+test: setup  ## set up and pass the tests
+	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2
+
+full: setup  ## every test there is
+	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 --full
+
+setup:
+	@scripts/setup.sh $(VENV) dev
+
+lint: setup  ## style, types and import rules
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'examples/*.cpp')
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'examples/*.cpp')
+
+clean:
+	rm -rf build dist $(VENV)

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Make a virtual environment with gainrl in it:  scripts/setup.sh DIRECTORY EXTRAS [WHEEL]
+#   EXTRAS  e.g. demo or dev; WHEEL installs that file instead of this source tree (editable).
+#   TORCH   the requirement for torch (default torch==2.13.0): the one place to choose another build.
+#   PYTHON  the interpreter (default python3), 3.11 or newer.
+# Installs what a bare Debian or Ubuntu lacks when it may (root); otherwise says what to install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+venv=$1 extras=$2 wheel=${3:-}
+python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
+
+missing=()
+command -v c++ >/dev/null || missing+=(build-essential)
+command -v bwrap >/dev/null || missing+=(bubblewrap)
+command -v git >/dev/null || missing+=(git)
+"$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+[ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)
+if [ ${#missing[@]} -gt 0 ]; then
+  if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing: ${missing[*]}"
+    apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
+  else
+    echo "please install first: ${missing[*]} (apt-get install ${missing[*]})" >&2
+    exit 1
+  fi
+fi
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gainrl needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
+
+stamp="$venv/.gainrl-$extras"
+wanted="$torch $(cat pyproject.toml CMakeLists.txt $(git ls-files csrc) ${wheel:+"$wheel"} | sha256sum)"
+if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+echo "setting up $venv with gainrl[$extras] and $torch"
+[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+"${pip[@]}" "$torch"  # first and alone: gainrl's own range then leaves it as it is
+if [ -n "$wheel" ]; then "${pip[@]}" "$wheel[$extras]"; else "${pip[@]}" -e ".[$extras]"; fi
+echo "$wanted" >"$stamp"
