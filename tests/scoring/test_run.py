@@ -230,7 +230,7 @@ def test_a_full_disk_keeps_the_finished_rows_and_says_how_to_go_on(make_model, t
 
     with monkeypatch.context() as patch:
         patch.setattr("gainrl.scoring.run.pq.ParquetWriter", Full)
-        with pytest.raises(UserError, match="disk .* is full; 20 finished rows are kept"):
+        with pytest.raises(UserError, match=r"disk .* is full; 20 finished rows are kept"):
             run(scorer, rows, output)
     assert not output.exists()
     assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]

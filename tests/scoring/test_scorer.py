@@ -10,7 +10,7 @@ from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.scoring.forward import PackedForward, PaddedForward, choose_forward
 
-WORDS = ["how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "and", "travels", "sixty", "miles", "per", "hour"]
+WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "or", "sixty")
 PACKED = ("Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Phi", "Mistral", "GPTNeoX", "Mixtral")
 
 

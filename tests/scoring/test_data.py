@@ -1,0 +1,99 @@
+"""Datasets: local files of each kind, and clear errors for what cannot be read."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gainrl.errors import UserError
+from gainrl.scoring.data import open_rows, scoring_prompts
+
+ROWS = [
+    {"prompt": [{"role": "user", "content": "a?"}], "answer": "1"},
+    {"prompt": [{"role": "user", "content": "b?"}], "answer": "2"},
+    {"prompt": [{"role": "user", "content": "c?"}], "answer": "3"},
+]
+
+
+@pytest.fixture(params=["jsonl", "json", "parquet"])
+def file(request, tmp_path):
+    path = tmp_path / f"data.{request.param}"
+    if request.param == "jsonl":
+        path.write_text("\n".join(json.dumps(row) for row in ROWS) + "\n\n")
+    elif request.param == "json":
+        path.write_text(json.dumps(ROWS))
+    else:
+        pq.write_table(pa.Table.from_pylist(ROWS), path)
+    return path
+
+
+def test_local_files_of_every_kind_give_the_same_rows(file):
+    rows = open_rows(str(file))
+    assert (rows.size, rows.split) == (3, None)
+    assert [dict(row) for row in rows] == ROWS
+    assert [dict(row) for row in rows] == ROWS, "rows can be iterated again"
+
+
+def test_limit_takes_the_first_rows(file):
+    rows = open_rows(str(file), limit=2)
+    assert rows.size == 2
+    assert [row["answer"] for row in rows] == ["1", "2"]
+
+
+def test_questions_of_plain_text_come_along():
+    [prompt] = scoring_prompts([{"prompt": "Q: a A:", "question": "a"}])
+    assert (prompt.prompt, prompt.question) == ("Q: a A:", "a")
+
+
+def test_a_row_without_a_prompt_names_its_columns_and_the_task_option():
+    with pytest.raises(UserError, match=r"row 1 .*'problem'.*--task"):
+        list(scoring_prompts([{"prompt": "x"}, {"problem": "y"}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.jsonl", "{]\n", "line 1: not valid JSON"),
+        ("a.jsonl", '{"prompt": "x"}\n[1]\n', "line 2: expected an object"),
+        ("a.jsonl", "\n\n", "empty"),
+        ("a.json", '{"prompt": 1}', "list of objects"),
+        ("a.json", "[]", "empty"),
+        ("a.parquet", "text", "not a readable Parquet"),
+        ("a.csv", "x", "unknown kind"),
+    ],
+)
+def test_unreadable_files_say_where_and_why(tmp_path, name, content, words):
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(UserError, match=words):
+        list(open_rows(str(path)))
+
+
+def test_splits_and_folders_are_refused_for_local_files(file):
+    with pytest.raises(UserError, match="no splits"):
+        open_rows(str(file), split="train")
+    with pytest.raises(UserError, match="is a directory"):
+        open_rows(str(file.parent))
+    with pytest.raises(UserError, match="no such file"):
+        open_rows("./missing")
+
+
+def test_hub_datasets_go_through_datasets_and_splits_must_be_chosen(monkeypatch, tmp_path):
+    """The hub's own loader, on a local repository folder: the code path of a hub id without a network."""
+    datasets = pytest.importorskip("datasets")
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps({"prompt": f"from {split}"}) + "\n")
+    real = datasets.load_dataset
+    files = {split: str(tmp_path / f"{split}.jsonl") for split in ("train", "test")}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, config: real("json", data_files=files, cache_dir=str(tmp_path / "cache"))
+    )
+    rows = open_rows("someone/data", split="test")
+    assert [dict(row) for row in rows] == [{"prompt": "from test"}]
+    with pytest.raises(UserError, match=r"splits \['test', 'train'\]"):
+        open_rows("someone/data")
+    with pytest.raises(UserError, match="no split 'dev'"):
+        open_rows("someone/data", split="dev")

@@ -1,0 +1,157 @@
+"""The score table's contract: ids, ranks, provenance, and refusals by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gainrl.errors import UserError
+from gainrl.table import (
+    METADATA_KEY,
+    SCHEMA,
+    ScoreTable,
+    TableMetadata,
+    content_ids,
+    fingerprint,
+    rank_order,
+    ranks,
+    spearman,
+)
+
+
+def make(ids: list[str], scores: list[float]) -> ScoreTable:
+    n = len(ids)
+    values = {
+        "id": ids,
+        "row": range(n),
+        "status": ["undefined" if np.isnan(s) else "ok" for s in scores],
+        "reason": [None] * n,
+        "intra": scores,
+        "inter": [0.0] * n,
+        "score": scores,
+        "rank": ranks(ids, scores),
+        "prefix_tokens": [1] * n,
+        "question_tokens": [2] * n,
+    }
+    columns = pa.table({name: pa.array(values[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    metadata = TableMetadata(
+        model="m", model_hash="weights:0", tokenizer_hash="t", chat_template_hash="", dataset="d", split=None,
+        limit=None, fingerprint=fingerprint(ids), rows=n,
+    )  # fmt: skip
+    return ScoreTable(columns, metadata)
+
+
+def test_ids_follow_content_and_number_repeats():
+    chat = [{"role": "user", "content": "a"}]
+    ids = content_ids(["a", chat, "a", "b", "a", [{"content": "a", "role": "user"}]])
+    stems = [name.rpartition("-")[0] for name in ids]
+    assert stems[0] == stems[2] == stems[4]
+    assert stems[1] == stems[5], "the order of a message's keys is not content"
+    assert len(set(stems)) == 3, "text and a chat with that text are different prompts"
+    assert [name.rpartition("-")[2] for name in ids] == ["0", "0", "1", "0", "2", "1"]
+
+
+def test_ids_and_fingerprint_never_change():
+    """They are in tables on users' disks; another value here orphans all of them."""
+    ids = content_ids(["What is 2 + 3?", [{"role": "user", "content": "Größe?"}]])
+    assert ids == GOLDEN_IDS
+    assert fingerprint(ids) == GOLDEN_FINGERPRINT
+
+
+GOLDEN_IDS = ["d28ded27958cc9f9-0", "708f7d3e3ddf5ba0-0"]
+GOLDEN_FINGERPRINT = "f7553bff6874a5ecaca2b01aef5a056c"
+
+
+def test_a_lone_surrogate_in_a_prompt_has_an_id():
+    assert content_ids(["\ud800"])
+
+
+@settings(derandomize=True, max_examples=200)
+@given(
+    st.lists(st.one_of(st.sampled_from([0.1, 0.5, float("nan")]), st.floats(-1, 2)), max_size=30).flatmap(
+        lambda scores: st.tuples(st.just(scores), st.permutations(range(len(scores))))
+    )
+)
+def test_ranks_are_highest_first_ties_by_id_undefined_last(case):
+    scores, order = case
+    ids = [f"{n:04d}-0" for n in order]
+    expected = sorted(range(len(ids)), key=lambda i: (np.isnan(scores[i]), -np.nan_to_num(scores[i]), ids[i]))
+    assert rank_order(ids, scores).tolist() == expected
+    assert ranks(ids, scores)[rank_order(ids, scores)].tolist() == list(range(len(ids)))
+
+
+def test_a_written_table_reads_back(tmp_path):
+    table = make(["a-0", "b-0", "c-0"], [0.5, float("nan"), 0.7])
+    table.write(tmp_path / "t.parquet")
+    again = ScoreTable.read(tmp_path / "t.parquet")
+    assert again.metadata == table.metadata
+    assert again.ids == ["a-0", "b-0", "c-0"]
+    np.testing.assert_array_equal(again.scores, table.scores)
+    assert again.column("rank").tolist() == [1, 2, 0]
+    assert again.status_counts() == {"ok": 2, "undefined": 1}
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda m: m | {"colour": "red"}, "colour"),
+        (lambda m: {k: v for k, v in m.items() if k != "fingerprint"}, "fingerprint"),
+        (lambda m: m | {"format_version": 99}, "format 99"),
+    ],
+)
+def test_unknown_or_missing_metadata_is_refused_by_name(tmp_path, spoil, words):
+    table = make(["a-0"], [0.5])
+    fields = spoil(dataclasses.asdict(table.metadata))
+    path = tmp_path / "t.parquet"
+    pq.write_table(table.columns.replace_schema_metadata({METADATA_KEY: json.dumps(fields)}), path)
+    with pytest.raises(UserError, match=words):
+        ScoreTable.read(path)
+
+
+def test_files_that_are_no_score_table_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        ScoreTable.read(tmp_path / "none.parquet")
+    (tmp_path / "text.parquet").write_text("hello")
+    with pytest.raises(UserError, match="not a readable Parquet"):
+        ScoreTable.read(tmp_path / "text.parquet")
+    pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="not written by gainrl"):
+        ScoreTable.read(tmp_path / "other.parquet")
+    table = make(["a-0"], [0.5])
+    raw = table.columns.drop_columns(["rank"]).replace_schema_metadata({METADATA_KEY: table.metadata.to_json()})
+    pq.write_table(raw, tmp_path / "short.parquet")
+    with pytest.raises(UserError, match="rank"):
+        ScoreTable.read(tmp_path / "short.parquet")
+
+
+def test_a_table_for_another_dataset_is_refused_with_what_differs():
+    table = make(["a-0", "b-0", "c-0"], [0.1, 0.2, 0.3])
+    table.require_dataset(["a-0", "b-0", "c-0"], "mine")
+    with pytest.raises(UserError, match=r"1 are not in the table .first 'z-0'"):
+        table.require_dataset(["a-0", "b-0", "z-0"], "mine")
+    with pytest.raises(UserError, match="another order"):
+        table.require_dataset(["b-0", "a-0", "c-0"], "mine")
+    with pytest.raises(UserError, match="1 are not in the dataset"):
+        table.require_dataset(["a-0", "b-0"], "mine")
+    with pytest.raises(UserError, match="repeated ids"):
+        make(["a-0", "a-0"], [0.1, 0.2]).require_dataset(["a-0", "a-0"], "mine")
+
+
+def test_spearman_agrees_with_scipy_ties_and_missing_values_included():
+    from scipy.stats import spearmanr
+
+    random = np.random.default_rng(5)
+    x, y = random.integers(0, 10, 200).astype(float), random.normal(size=200)
+    assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
+    x[3] = np.nan
+    keep = np.isfinite(x)
+    assert spearman(x, y) == pytest.approx(spearmanr(x[keep], y[keep]).statistic, abs=1e-12)
+    assert np.isnan(spearman([1, 1, 1], [1, 2, 3]))
+    assert np.isnan(spearman([1, 2], [1, 2]))
