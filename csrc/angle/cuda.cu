@@ -1,0 +1,231 @@
+#include "angle/cuda.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstdio>
+
+#include "angle/cuda_any.cuh"
+#include "angle/cuda_join.cuh"
+#include "angle/cuda_plan.h"
+#include "angle/cuda_sum.cuh"
+
+namespace gainrl {
+namespace {
+
+thread_local char last_error[256] = "no error";
+
+bool failed(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return false;
+  std::snprintf(last_error, sizeof last_error, "%s: %s", what, cudaGetErrorString(status));
+  (void)cudaGetLastError();  // a sticky error would be reported to whoever calls CUDA next
+  return true;
+}
+
+// Makes `device` current and puts the caller's device back at the end.
+class DeviceGuard {
+ public:
+  explicit DeviceGuard(int device) {
+    ok = !failed(cudaGetDevice(&previous_), "cudaGetDevice");
+    if (ok && previous_ != device) {
+      ok = !failed(cudaSetDevice(device), "cudaSetDevice");
+      changed_ = ok;
+    }
+  }
+  ~DeviceGuard() {
+    if (changed_) (void)cudaSetDevice(previous_);
+  }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+  bool ok;
+
+ private:
+  int previous_ = 0;
+  bool changed_ = false;
+};
+
+using Kernel = void (*)(KernelArguments);
+
+Kernel sum_kernel(DType dtype, const Plan& plan) {
+  const auto pick = [&](auto type) -> Kernel {
+    using T = decltype(type);
+    if (!plan.vectors) return angle_sum_any<T>;
+    if (plan.per_thread == 1) return angle_sum<T, 1>;
+    if (plan.per_thread == 2) return angle_sum<T, 2>;
+    return angle_sum<T, 4>;
+  };
+  if (dtype == DType::kFloat32) return pick(float{});
+  if (dtype == DType::kFloat16) return pick(Half{});
+  return pick(BFloat{});
+}
+
+Kernel contributions_kernel(DType dtype) {
+  if (dtype == DType::kFloat32) return angle_contributions<float>;
+  if (dtype == DType::kFloat16) return angle_contributions<Half>;
+  return angle_contributions<BFloat>;
+}
+
+constexpr int kMostDevices = 64;
+
+struct DeviceFacts {
+  int processors = 0, shared_limit = 0, shared_per_processor = 0;
+};
+
+// Asked once per device; equal answers from two threads at once do no harm.
+bool device_facts(int device, DeviceFacts& facts) {
+  static std::atomic<int> known[kMostDevices][3];
+  if (device < 0 || device >= kMostDevices) return !failed(cudaErrorInvalidDevice, "device index");
+  constexpr cudaDeviceAttr kWanted[3] = {cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin,
+                                         cudaDevAttrMaxSharedMemoryPerMultiprocessor};
+  int values[3];
+  for (int i = 0; i < 3; ++i) {
+    values[i] = known[device][i].load(std::memory_order_relaxed);
+    if (values[i] != 0) continue;
+    if (failed(cudaDeviceGetAttribute(&values[i], kWanted[i], device), "cudaDeviceGetAttribute")) return false;
+    known[device][i].store(values[i], std::memory_order_relaxed);
+  }
+  facts = {values[0], values[1], values[2]};
+  return true;
+}
+
+// Blocks of this kernel that run at the same time, and leave to use the shared memory that it needs.  Kept per device and
+// kernel shape, because the queries cost more than a launch.
+bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts, const Plan& plan, Kernel kernel,
+                     std::int64_t& resident) {
+  constexpr int kEntries = 1024;
+  static std::atomic<std::uint64_t> cache[kEntries];
+  const std::uint64_t key = (static_cast<std::uint64_t>(device) << 32) | (static_cast<std::uint64_t>(p.dtype) << 30) |
+                            (static_cast<std::uint64_t>(plan.vectors) << 29) |
+                            (static_cast<std::uint64_t>(plan.per_thread) << 25) |
+                            (static_cast<std::uint64_t>(plan.batch) << 16) | static_cast<std::uint64_t>(plan.threads);
+  std::atomic<std::uint64_t>& entry = cache[(key ^ (key >> 25)) % kEntries];
+  // The upper 48 bits are the key (with bit 47 set, so that no entry is zero), the lower 16 the blocks per multiprocessor.
+  const std::uint64_t tag = (key | (std::uint64_t{1} << 47)) << 16;
+  const std::uint64_t found = entry.load(std::memory_order_relaxed);
+  int blocks = static_cast<int>(found & 0xffffU);
+  if ((found & ~std::uint64_t{0xffff}) != tag) {
+    const int shared = static_cast<int>(plan.shared_bytes);
+    if (shared > 48 * 1024 &&
+        failed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, facts.shared_limit),
+               "cudaFuncSetAttribute"))
+      return false;
+    if (failed(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads, plan.shared_bytes),
+               "cudaOccupancyMaxActiveBlocksPerMultiprocessor"))
+      return false;
+    blocks = std::max(1, blocks);
+    entry.store(tag | static_cast<std::uint64_t>(blocks), std::memory_order_relaxed);
+  }
+  resident = std::int64_t{blocks} * facts.processors;
+  return true;
+}
+
+bool usable(const AngleParams& p) {
+  const auto known = [](DType dtype) {
+    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+  };
+  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
+  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
+  if (p.width > std::int64_t{kSliceColumns} * 65535) return false;  // the joining grid's second axis
+  if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
+  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
+  if (p.contributions != nullptr && p.sums == nullptr) return false;
+  return p.offsets != nullptr || p.rows == p.sequences * p.length;
+}
+
+bool make_plan(const AngleParams& p, int device, Plan& plan, Kernel& kernel) {
+  DeviceFacts facts;
+  if (!device_facts(device, facts)) return false;
+  plan_shape(p, static_cast<std::size_t>(facts.shared_limit), static_cast<std::size_t>(facts.shared_per_processor),
+             plan);
+  kernel = sum_kernel(p.dtype, plan);
+  std::int64_t resident = 0;
+  if (!resident_blocks(device, p, facts, plan, kernel, resident)) return false;
+  plan_work(p, resident, plan);
+  return true;
+}
+
+KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {
+  auto* base = static_cast<unsigned char*>(workspace);
+  KernelArguments k{};
+  k.p = p;
+  k.chunk_rows = plan.chunk_rows;
+  k.chunks = plan.chunks;
+  k.joins = plan.joins;
+  k.padded_width = plan.padded_width;
+  k.batch = plan.batch;
+  k.slices = plan.slices;
+  k.slots = reinterpret_cast<float*>(base + plan.slots_at);
+  k.segments = reinterpret_cast<Segment*>(base + plan.segments_at);
+  k.flags = reinterpret_cast<std::int32_t*>(base + plan.flags_at);
+  k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
+  k.products = reinterpret_cast<double*>(base + plan.products_at);
+  return k;
+}
+
+}  // namespace
+
+std::size_t angle_cuda_workspace(const AngleParams& params, int device) noexcept {
+  Plan plan{};
+  Kernel kernel = nullptr;
+  if (!usable(params)) {
+    std::snprintf(last_error, sizeof last_error, "an argument is out of range");
+    return 0;
+  }
+  const DeviceGuard guard(device);
+  return guard.ok && make_plan(params, device, plan, kernel) ? plan.bytes : 0;
+}
+
+Result angle_cuda(const AngleParams& params, void* workspace, std::size_t workspace_bytes, int device,
+                  void* stream) noexcept {
+  if (!usable(params)) return Result::kBadArgument;
+  const DeviceGuard guard(device);
+  if (!guard.ok) return Result::kDeviceError;
+  Plan plan{};
+  Kernel kernel = nullptr;
+  if (!make_plan(params, device, plan, kernel)) return Result::kDeviceError;
+  if (workspace == nullptr || workspace_bytes < plan.bytes) return Result::kSmallWorkspace;
+  const KernelArguments k = arguments_for(params, plan, workspace);
+  const auto on = static_cast<cudaStream_t>(stream);
+  kernel<<<static_cast<unsigned>(plan.chunks), static_cast<unsigned>(plan.threads), plan.shared_bytes, on>>>(k);
+  if (failed(cudaGetLastError(), "angle_sum")) return Result::kDeviceError;
+  const dim3 grid(static_cast<unsigned>(plan.joins), static_cast<unsigned>(plan.slices));
+  angle_join<<<grid, kJoinThreads, shared_for_join(), on>>>(k);
+  if (failed(cudaGetLastError(), "angle_join")) return Result::kDeviceError;
+  if (params.contributions != nullptr && params.rows > 0) {
+    const std::int64_t blocks = std::min<std::int64_t>((params.rows + kAnyThreads / 32 - 1) / (kAnyThreads / 32), 1 << 20);
+    contributions_kernel(params.dtype)<<<static_cast<unsigned>(blocks), kAnyThreads, 0, on>>>(k);
+    if (failed(cudaGetLastError(), "angle_contributions")) return Result::kDeviceError;
+  }
+  return Result::kOk;
+}
+
+const char* angle_cuda_status() noexcept {
+  thread_local char reason[256];
+  int driver = 0, runtime = 0, devices = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "no NVIDIA driver was found";
+  (void)cudaRuntimeGetVersion(&runtime);
+  if (driver / 1000 < runtime / 1000) {
+    std::snprintf(reason, sizeof reason,
+                  "the driver serves CUDA %d.%d and the compiled kernels need CUDA %d (driver 580 or newer for CUDA 13)",
+                  driver / 1000, driver % 1000 / 10, runtime / 1000);
+    return reason;
+  }
+  const cudaError_t counted = cudaGetDeviceCount(&devices);
+  if (counted != cudaSuccess || devices == 0) {
+    (void)cudaGetLastError();
+    std::snprintf(reason, sizeof reason, "no CUDA device can be used (%s)", cudaGetErrorString(counted));
+    return reason;
+  }
+  cudaFuncAttributes attributes{};
+  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, angle_join);
+  if (loaded != cudaSuccess) {
+    (void)cudaGetLastError();
+    std::snprintf(reason, sizeof reason, "the kernels do not load on this GPU (%s)", cudaGetErrorString(loaded));
+    return reason;
+  }
+  return "ok";
+}
+
+const char* angle_cuda_last_error() noexcept { return last_error; }
+
+}  // namespace gainrl

@@ -1,0 +1,121 @@
+// How a call is cut into blocks, and where things lie in the workspace.  Plain host code.
+//
+// The rows are cut into chunks of equal length, whatever sequences they belong to, and one block takes one chunk: many
+// short sequences and few long ones fill the chip alike.  A sequence that lies within a chunk is finished there; one that
+// spans chunks leaves a partial sum per chunk and role, and the second kernel adds these in order.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "angle/params.h"
+
+namespace gainrl {
+
+// Rows added in registers before they go into a partial sum: see kRowsPerBlock in cpu_sequence.h.
+constexpr int kRowsPerFlush = 64;
+constexpr std::int64_t kMostChunkRows = 2048;  // roles of a chunk are staged in shared memory
+constexpr int kStages = 3;                     // row batches in flight or in use per block
+constexpr int kMostBatch = 4;                  // rows reduced with one barrier
+constexpr int kMostThreads = 512;
+constexpr int kVectorBytes = 16;
+constexpr int kAnyThreads = 256;               // threads of the kernel for any layout
+constexpr int kAnyBatch = 32;                  // rows of one sequence that it takes at once
+constexpr int kJoinThreads = 256;
+constexpr int kSliceColumns = 128;             // columns per block of the joining kernel: one warp of float4
+
+// A part of a sequence in one chunk.
+struct Segment {
+  std::int64_t sequence;  // -1: none
+  std::int32_t question_rows, prefix_rows, flags, pad;
+};
+
+struct Plan {
+  bool vectors;             // the fast kernel: 16-byte copies, sums in registers
+  int threads, per_thread;  // vectors per thread: 1, 2 or 4
+  int batch;                // rows per stage
+  int slices;               // column slices of the joining kernel
+  std::int64_t padded_width, chunk_rows, chunks, joins;
+  std::size_t shared_bytes;
+  std::size_t slots_at, segments_at, flags_at, tickets_at, products_at, bytes;  // offsets in the workspace
+};
+
+inline int elements_per_vector(DType dtype) { return dtype == DType::kFloat32 ? 4 : 8; }
+
+// Shared memory of the fast kernel, in order: stages of rows, two buffers for row norms, one for products, roles.
+inline std::size_t shared_for(int threads, int per_thread, int batch) {
+  const std::size_t rows = static_cast<std::size_t>(kStages) * batch * threads * per_thread * kVectorBytes;
+  const std::size_t warps = static_cast<std::size_t>(threads / 32);
+  return rows + 2 * kMostBatch * warps * sizeof(float) + 3 * warps * sizeof(double) + kMostChunkRows;
+}
+
+// Of the kernel for any layout: products, and per row of a batch its scale, index, role and kind.
+inline std::size_t shared_for_any() {
+  return 3 * (kAnyThreads / 32) * sizeof(double) + kAnyBatch * (sizeof(double) + sizeof(std::int64_t) + 2 * sizeof(int));
+}
+
+// Of the joining kernel: products, and the sums of each warp for a slice of both roles.
+inline std::size_t shared_for_join() {
+  return 3 * (kJoinThreads / 32) * sizeof(double) + 2 * (kJoinThreads / 32) * kSliceColumns * sizeof(double);
+}
+
+// Whether every row starts on a 16-byte boundary and lies in one piece.
+inline bool rows_are_aligned(const AngleParams& p) {
+  const std::int64_t size = p.dtype == DType::kFloat32 ? 4 : 2;
+  const auto aligned = [](std::uint64_t x) { return x % kVectorBytes == 0; };
+  return p.stride_column == 1 && aligned(reinterpret_cast<std::uintptr_t>(p.hidden)) &&
+         aligned(static_cast<std::uint64_t>(p.stride_row * size)) &&
+         aligned(static_cast<std::uint64_t>(p.stride_batch * size));
+}
+
+// Chooses the kernel's shape.  `shared_limit` is the most shared memory a block may have, `shared_per_processor` what a
+// multiprocessor has.
+inline void plan_shape(const AngleParams& p, std::size_t shared_limit, std::size_t shared_per_processor, Plan& plan) {
+  const int elements = elements_per_vector(p.dtype);
+  const std::int64_t vectors = (p.width + elements - 1) / elements;
+  plan.per_thread = vectors <= 128 ? 1 : vectors <= 512 ? 2 : 4;
+  plan.vectors = rows_are_aligned(p) && vectors <= std::int64_t{kMostThreads} * 4;
+  if (plan.vectors) {
+    plan.threads = static_cast<int>((vectors + plan.per_thread * 32 - 1) / (plan.per_thread * 32)) * 32;
+    // Two blocks or more per multiprocessor, so that one computes while another waits at its barrier.
+    const std::size_t wanted = std::min(shared_limit, shared_per_processor / 2 - 1024);
+    plan.batch = kMostBatch;
+    while (plan.batch > 1 && shared_for(plan.threads, plan.per_thread, plan.batch) > wanted) plan.batch /= 2;
+    plan.shared_bytes = shared_for(plan.threads, plan.per_thread, plan.batch);
+    plan.vectors = plan.shared_bytes <= shared_limit;
+    plan.padded_width = std::int64_t{plan.threads} * plan.per_thread * elements;
+  }
+  if (!plan.vectors) {
+    plan.threads = kAnyThreads;
+    plan.batch = kAnyBatch;
+    plan.per_thread = 0;
+    plan.shared_bytes = shared_for_any();
+    plan.padded_width = (p.width + 3) / 4 * 4;
+  }
+}
+
+// Cuts the rows for `resident` blocks that run at the same time, and lays the workspace out.
+inline void plan_work(const AngleParams& p, std::int64_t resident, Plan& plan) {
+  const std::int64_t least = plan.vectors ? 4 * plan.batch : 8;
+  plan.chunk_rows = std::clamp((p.rows + resident - 1) / resident, least, kMostChunkRows);
+  plan.chunks = std::max<std::int64_t>(1, (p.rows + plan.chunk_rows - 1) / plan.chunk_rows);
+  plan.joins = std::max<std::int64_t>(1, std::min(p.sequences, plan.chunks));
+  plan.slices = static_cast<int>((p.width + kSliceColumns - 1) / kSliceColumns);
+  std::size_t at = 0;
+  const auto take = [&at](std::size_t bytes) {
+    const std::size_t here = at;
+    at += (bytes + 15) / 16 * 16;
+    return here;
+  };
+  const auto chunks = static_cast<std::size_t>(plan.chunks);
+  plan.slots_at = take(chunks * 4 * static_cast<std::size_t>(plan.padded_width) * sizeof(float));
+  plan.segments_at = take(chunks * 2 * sizeof(Segment));
+  plan.flags_at = take(chunks * sizeof(std::int32_t));
+  plan.tickets_at = take(chunks * sizeof(std::int32_t));
+  plan.products_at =
+      take(static_cast<std::size_t>(plan.joins) * static_cast<std::size_t>(plan.slices) * 3 * sizeof(double));
+  plan.bytes = at;
+}
+
+}  // namespace gainrl
