@@ -3,8 +3,8 @@
     python benchmarks/scoring_memory.py [--rows 4000 16000 64000]
 
 A tiny random Llama scores datasets of short prompts that are generated as they are read, through the whole path:
-journal, table, ranks.  Each size runs in a process of its own; reported is the peak of its private memory (RssAnon, read
-after every batch and after the table is written) over that of the first 4096 rows, and the growth per row.
+journal, table, ranks.  Each size runs in a process of its own; reported is the peak of its private memory (RssAnon,
+read after every batch and after the table is written) over that of the first 4096 rows, and the growth per row.
 """
 
 from __future__ import annotations
