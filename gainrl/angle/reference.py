@@ -106,7 +106,7 @@ def angle_concentration_reference(
         shared = unit_rows(as_float64(shared_rows) * multiplier)
         shared = shared[(shared != 0).any(axis=1)]
 
-    if (np.diff(offsets) < 0).any() or offsets.min() < 0 or offsets.max() > len(flat):
+    if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(flat):
         status[:] = Status.INVALID_OFFSETS
         score = np.full(count, np.nan)
         contributions = contributions.reshape(roles.shape)
