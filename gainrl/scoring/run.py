@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import islice
@@ -58,7 +57,6 @@ class Run:
     """Question and prefix tokens of the rows scored by this run, shared prefixes counted for each row."""
     kept: int = 0
     """Rows taken from the journal of an earlier run."""
-    reasons: Counter[str] = field(default_factory=Counter)
     truncated: int = 0
 
 
@@ -144,7 +142,6 @@ def score_dataset(
         scored=run.scored,
         tokens=run.tokens,
         kept=run.kept,
-        reasons=_reasons(table),
         truncated=run.truncated,
     )
 
@@ -179,7 +176,7 @@ def _finished(output: Path, settings: dict[str, Any]) -> Run:
             f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace "
             "it"
         )
-    return Run(table, kept=len(table), reasons=_reasons(table))
+    return Run(table, kept=len(table))
 
 
 @dataclass
@@ -322,12 +319,3 @@ def _finish_window(
     }
     return pa.table([values.get(name, window[name] if name in window.column_names else None) for name in schema.names],
                     schema=schema)  # fmt: skip
-
-
-def _reasons(table: ScoreTable) -> Counter[str]:
-    """How often each reason was given, for the rows that have no score."""
-    return Counter(
-        reason
-        for status, reason in zip(table.columns["status"].to_pylist(), table.columns["reason"].to_pylist(), strict=True)
-        if status != "ok" and reason is not None
-    )

@@ -5,9 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 
 from gainrl.scoring.run import Run
-from gainrl.table import spearman
+from gainrl.table import ScoreTable, spearman
+
+
+SHOWN = 5
+"""Rows without a score that the summary names; the table names all of them."""
+
+
+def _named(table: ScoreTable) -> list[str]:
+    columns = table.columns.filter(pc.not_equal(table.columns["status"], "ok"))
+    shown = columns.slice(0, SHOWN).to_pylist()
+    lines = [f"  row {row['row']} ({row['id']}) {row['status']}: {row['reason']}" for row in shown]
+    return lines + [f"  ... and {columns.num_rows - SHOWN} more, in the table"] * (columns.num_rows > SHOWN)
 
 
 def summary(run: Run, output: Path) -> str:
@@ -25,7 +37,7 @@ def summary(run: Run, output: Path) -> str:
     without = {status: count for status, count in counts.items() if status != "ok"}
     if without:
         lines.append("without a score: " + ", ".join(f"{count} {status}" for status, count in without.items()))
-        lines += [f"  {count} x {reason}" for reason, count in run.reasons.most_common(5)]
+        lines += _named(table)
     else:
         lines.append("undefined scores: 0")
     if run.truncated:

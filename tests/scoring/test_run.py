@@ -68,6 +68,8 @@ def whole(model_directory, dataset, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "prompts/s" in done.stdout
     assert "1 undefined, 1 failed" in done.stdout
+    assert "row 17 (" in done.stdout
+    assert "failed: the chat has no user message" in done.stdout
     assert "Spearman" in done.stdout
     return output
 
@@ -133,6 +135,21 @@ def kill_and_resume(model: Path, dataset: Path, output: Path, batches: int) -> N
 def test_a_killed_run_resumes_to_the_same_table_to_the_bit(model_directory, dataset, whole, tmp_path, batches):
     output = tmp_path / "scores.parquet"
     kill_and_resume(model_directory, dataset, output, batches)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_ctrl_c_ends_with_one_line_and_keeps_the_finished_rows(model_directory, dataset, whole, tmp_path):
+    output = tmp_path / "scores.parquet"
+    arguments = command(model_directory, dataset, output)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/")
+    while process.poll() is None and not (journal_path(output).exists() and journal_path(output).stat().st_size > 5000):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in error
+    assert "Traceback" not in error
+    assert gainrl_score(model_directory, dataset, output, "--resume").returncode == 0
     assert output.read_bytes() == whole.read_bytes()
 
 
