@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from gainrl.scoring.run import Run
 from gainrl.table import ScoreTable, spearman
 
-
 SHOWN = 5
 """Rows without a score that the summary names; the table names all of them."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -54,10 +56,18 @@ def command(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
     return [*verb, "--output", str(output), "--tokens-per-batch", "24", "--device", "cpu", *more]
 
 
-def gainrl_score(*arguments, **options) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(*arguments), capture_output=True, text=True, timeout=120, check=False, cwd=options.get("cwd", "/")
-    )
+def gainrl_score(*arguments) -> subprocess.CompletedProcess[str]:
+    """The command in this process (importing torch anew for each costs seconds); killed runs have their own."""
+    from gainrl.cli import main
+
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["gainrl", *command(*arguments)[3:]])
+        try:
+            main()
+        except SystemExit as done:
+            status = int(done.code or 0)
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture(scope="module")
