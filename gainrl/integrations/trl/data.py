@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -10,6 +11,8 @@ from datasets import Dataset
 from gainrl.curriculum import Ranking
 from gainrl.errors import UserError
 from gainrl.table import ScoreTable, content_ids
+
+logger = logging.getLogger(__name__)
 
 ROW = "gainrl_row"
 """Column with the dataset row; it travels with each rollout and never reaches a reward function."""
@@ -32,7 +35,16 @@ class ScoredDataset:
         self.ids = content_ids(self.dataset["prompt"])
         self.table.require_dataset(self.ids, "the training dataset")
         self.row_of = {name: row for row, name in enumerate(self.ids)}
-        self.ranking = Ranking(self.ids, self.table.scores, self.table.metadata.fingerprint)
+        status = self.table.columns["status"].to_pylist()
+        usable = [row for row, word in enumerate(status) if word in ("ok", "undefined")]
+        if len(usable) < len(self.ids):
+            logger.warning("%d prompts that could not be scored are never drawn", len(self.ids) - len(usable))
+        if not usable:
+            raise UserError("the score table has no usable prompt: every row is skipped or failed")
+        self.usable = usable
+        """Rows that can be drawn: skipped prompts do not fit the model's context, failed ones cannot be rendered."""
+        ids = [self.ids[row] for row in usable]
+        self.ranking = Ranking(ids, self.table.scores[usable], self.table.metadata.fingerprint)
 
     def with_rows(self) -> Dataset:
         """The dataset with its row numbers as a column of its own."""

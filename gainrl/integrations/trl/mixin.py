@@ -260,10 +260,16 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         return self._epoch_seconds + time.monotonic() - self._epoch_started
 
     @property
-    def _epochs_finished(self) -> int:
+    def epochs_finished(self) -> int:
+        """Epochs whose every rollout has been observed."""
         return int(self.navigator.epoch) + (self._batches_done == self._batches_per_epoch)
 
     # -- checkpoints -----------------------------------------------------------------------------------------
+
+    @property
+    def stopped_early(self) -> bool:
+        """Whether the run was asked to stop."""
+        return self._stop_requested
 
     def request_stop(self) -> None:
         """Save and stop at the end of the generation batch under way."""
@@ -395,7 +401,12 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._epoch_seconds, self._epoch_started = progress["seconds"], time.monotonic()
         self._saved_step = step_of(directory)
         if self.is_world_process_zero():
-            self._epoch_log.keep(self._epochs_finished)
+            self._epoch_log.keep(self.epochs_finished)
+
+    def forget_epochs(self) -> None:
+        """Drop the epoch records of a run that begins anew."""
+        if self.is_world_process_zero():
+            self._epoch_log.keep(0)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's `evaluate`, which samples: the training's random numbers go on as if it had not been called."""

@@ -16,18 +16,21 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigat
     if kind not in NAVIGATORS:
         near = difflib.get_close_matches(kind, NAVIGATORS, n=1, cutoff=0.0)[0]
         raise UserError(f"curriculum_navigator={kind!r}: the nearest name is {near!r} (of {', '.join(NAVIGATORS)})")
-    size, n = len(data.ids), config.prompts_per_epoch
+    size, n = len(data.ranking), config.prompts_per_epoch
     if n > size:
         held = config.prompts_per_generation
         fits = size // held * held
         remedy = f"at most {fits} fit" if fits else f"one generation batch alone holds {held}"
-        raise UserError(f"prompts_per_epoch={n}, but the training dataset has {size} prompts: {remedy}")
+        raise UserError(
+            f"prompts_per_epoch={n}, but the training dataset has {size} prompts that can be drawn: {remedy}"
+        )
     seed = int(config.seed if config.curriculum_seed is None else config.curriculum_seed)  # type: ignore[attr-defined]
     order = config.curriculum_order
     if kind == GaussianNavigator.kind:
         return GaussianNavigator(data.ranking, n, config.window(), order=order, seed=seed)
     if kind == ShortestFirstNavigator.kind:
-        tokens = data.table.column("question_tokens").tolist()
-        ranking = shortest_first_ranking(data.ids, tokens, data.ranking.fingerprint)
+        tokens = data.table.column("question_tokens")[data.usable].tolist()
+        ids = [data.ids[row] for row in data.usable]
+        ranking = shortest_first_ranking(ids, tokens, data.ranking.fingerprint)
         return ShortestFirstNavigator(ranking, n, order=order, seed=seed)
     return NAVIGATORS[kind](data.ranking, n, order=order, seed=seed)

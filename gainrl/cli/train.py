@@ -1,0 +1,45 @@
+"""`gainrl train`: train with the curriculum."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gainrl.errors import UserError
+
+
+def train(
+    config: Annotated[Path, typer.Option(help="YAML file that describes the run (see examples/).")],
+    output: Annotated[str | None, typer.Option(help="Run directory, instead of the config's.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+) -> None:
+    """Train a model with the curriculum: rank the dataset if there is no score table yet, then draw, train, move on."""
+    from gainrl.integrations.trl.run_config import RunConfig
+
+    run = RunConfig.read(config)
+    if output is not None:
+        import dataclasses
+
+        run = dataclasses.replace(run, output=output)
+    try:
+        import trl  # noqa: F401
+    except ImportError:
+        raise UserError("gainrl train needs TRL: pip install 'gainrl[trl]'") from None
+    from gainrl.integrations.trl.run import train as train_run
+
+    again = f"gainrl train --config {config}{f' --output {output}' if output else ''} --resume"
+    try:
+        result = train_run(run, resume=resume, overwrite=overwrite)
+    except KeyboardInterrupt:
+        print(f"\nstopped at once; go on with: {again}", file=sys.stderr)
+        raise typer.Exit(130) from None
+    where = f"checkpoint {result.checkpoint.name}" if result.checkpoint else "no checkpoint"
+    if result.finished:
+        print(f"trained {result.step} steps; run directory {run.output}, {where}")
+        return
+    print(f"stopped after {result.step} steps; go on from {where} with: {again}", file=sys.stderr)
+    raise typer.Exit(130)

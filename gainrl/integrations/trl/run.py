@@ -1,0 +1,355 @@
+"""A whole training run from a `RunConfig`: check, rank if need be, train, stop cleanly, resume.
+
+Everything that can be wrong with the config, the dataset, the table and the output is refused before a model is loaded.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import logging
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from gainrl.errors import UserError
+from gainrl.files import atomic_path, write_text
+from gainrl.integrations.trl.checkpoints import last_complete
+from gainrl.integrations.trl.config import GainRLConfig
+from gainrl.integrations.trl.data import ScoredDataset, require_dataset
+from gainrl.integrations.trl.navigation import build_navigator
+from gainrl.integrations.trl.progress import RunProgress
+from gainrl.integrations.trl.run_config import RunConfig
+from gainrl.integrations.trl.trainer import GainRLTrainer
+from gainrl.scoring import (
+    AngleScorer,
+    ScoringPrompt,
+    Source,
+    load_tokenizer,
+    model_identity,
+    resolve_model,
+    score_dataset,
+)
+from gainrl.scoring.prompts import template_hash, tokenizer_hash
+from gainrl.table import ScoreTable
+from gainrl.tasks import load_task
+
+logger = logging.getLogger(__name__)
+
+OWN_FILES = ("config.yaml", "scores.parquet", "scores.parquet.partial", "epochs.jsonl", "evals.jsonl", "report.html")
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a run came to: its trainer (with the trained model), whether it finished, and where it can go on."""
+
+    trainer: GainRLTrainer
+    finished: bool
+    step: int
+    checkpoint: Path | None
+
+
+def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> TrainingRun:
+    """Run the training that `config` describes; `progress` shows a bar and a line per epoch.
+
+    The first Ctrl-C (or SIGTERM) saves at the end of the generation batch under way and returns, a second one raises
+    KeyboardInterrupt.  Raises UserError for everything that the user can mend.
+    """
+    check_output(config, resume=resume, overwrite=overwrite)
+    rows, rewards, stop = load_rows(config)
+    settings = _trainer_config(config)
+    if settings.accuracy_rewards is None and config.task is not None:
+        settings.accuracy_rewards = [rewards[0].__name__]
+    dataset = require_dataset(Dataset.from_list(rows))
+    tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
+    table = _usable_table(config, dataset, settings, tokenizer)
+    if overwrite:
+        _clear(config.directory)
+    config.directory.mkdir(parents=True, exist_ok=True)
+    write_text(config.directory / "config.yaml", config.dump())
+
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    model = _load_model(config)
+    if table is None:
+        table = _score(config, rows, model, tokenizer, resume=resume, progress=progress)
+    kept = config.directory / "scores.parquet"
+    if kept.resolve() != config.table_path.resolve():
+        with atomic_path(kept) as temporary:
+            shutil.copyfile(config.table_path, temporary)
+
+    with _stopping(model, tokenizer, stop):
+        trainer = GainRLTrainer(
+            model,
+            reward_funcs=rewards,
+            args=settings,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=_lora(config.lora),
+            scores=table,
+        )
+    if progress:
+        RunProgress.attach(trainer)
+    checkpoint = _checkpoint(settings, trainer) if resume else None
+    with _graceful(trainer), _full_disk_explained(settings):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    found, _ = last_complete(str(settings.output_dir))
+    return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found)
+
+
+# -- checks, before anything is loaded -----------------------------------------------------------------------
+
+
+def check_output(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
+    """UserError if the run directory is in the way, or is not there to resume."""
+    directory = config.directory
+    if resume and overwrite:
+        raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"output {config.output!r} is a file: name a directory")
+    there = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+    ours = [name for name in there if name in OWN_FILES or name == "checkpoints"]
+    if resume:
+        if "config.yaml" not in ours:
+            raise UserError(f"there is no run to resume in {config.output!r}: leave out --resume")
+    elif there and not ours:
+        raise UserError(f"output {config.output!r} holds other files ({there[0]!r}, ...): name a directory of its own")
+    elif set(ours) - {"scores.parquet", "scores.parquet.partial"} and not overwrite:
+        raise UserError(
+            f"output {config.output!r} holds a run and is kept: go on with --resume, replace it with --overwrite, or "
+            "name another directory"
+        )
+
+
+def load_rows(config: RunConfig) -> tuple[list[dict[str, Any]], list[Callable[..., Any]], list[str]]:
+    """The training rows, the reward functions, and the texts that end a completion."""
+    rewards: list[Callable[..., Any]] = []
+    stop = config.stop
+    if config.task is not None:
+        task = load_task(config.task)
+        rows = task.load(config.split or task.splits[0], source=config.dataset, limit=config.limit)
+        rewards.append(task.reward_function())
+        stop = list(task.stop) if stop is None else stop
+    else:
+        from gainrl.scoring import open_rows
+
+        assert config.dataset is not None
+        rows = [dict(row) for row in open_rows(config.dataset, split=config.split, limit=config.limit)]
+    rewards += [_import_reward(path) for path in config.rewards]
+    for number, row in enumerate(rows):
+        prompt = row.get("prompt")
+        if "prompt" not in row:
+            raise UserError(f"row {number} of the dataset has no column 'prompt', only {sorted(row)}")
+        if not isinstance(prompt, type(rows[0]["prompt"])) or not isinstance(prompt, str | list) or not prompt:
+            raise UserError(
+                f"row {number} of the dataset: prompt is {_shown(prompt)}; every row needs plain text, or every row a "
+                "chat (list of role and content)"
+            )
+    return rows, rewards, stop or []
+
+
+def _shown(prompt: Any) -> str:
+    return "empty" if not prompt else f"a {type(prompt).__name__}"
+
+
+def _import_reward(path: str) -> Callable[..., Any]:
+    """A reward function by dotted path, `package.module.function` or `package.module:function`."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, ValueError) as error:
+        raise UserError(f"reward {path!r}: cannot import {module!r}: {error}") from error
+    except AttributeError as error:
+        raise UserError(f"reward {path!r}: module {module!r} has no {name!r}") from error
+    if not callable(found):
+        raise UserError(f"reward {path!r} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
+def _trainer_config(config: RunConfig) -> GainRLConfig:
+    settings = config.trainer_settings()
+    try:
+        return GainRLConfig(**settings)
+    except UserError:
+        raise
+    except (ValueError, TypeError) as error:  # TRL and transformers refuse combinations in these words
+        raise UserError(f"section 'training': {error}") from error
+
+
+def _usable_table(config: RunConfig, dataset: Dataset, settings: GainRLConfig, tokenizer: Any) -> ScoreTable | None:
+    """The table if it is there, checked against dataset, settings, model and template; None if it is to be made."""
+    if not config.table_path.is_file():
+        if settings.prompts_per_epoch > len(dataset):
+            raise UserError(
+                f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
+            )
+        return None
+    data = ScoredDataset(dataset, config.table_path)
+    build_navigator(settings, data)
+    made = data.table.metadata
+    if config.scored_with == "same" and Path(resolve_model(config.model)).is_dir():
+        model_hash = model_identity(config.model)
+        if made.model_hash != model_hash:
+            raise UserError(
+                f"{config.table_path} was made with the model {made.model!r} ({made.model_hash}), but {config.model!r} "
+                f"({model_hash}) is to be trained: score with it, or say scored_with: any"
+            )
+    chat = not isinstance(dataset[0]["prompt"], str)
+    if config.scored_with == "same" and tokenizer_hash(tokenizer) != made.tokenizer_hash:
+        raise UserError(f"{config.table_path} was made with another tokenizer: score again")
+    if config.scored_with == "same" and chat and template_hash(tokenizer) != made.chat_template_hash:
+        raise UserError(f"{config.table_path} was made with another chat template: score again")
+    return data.table
+
+
+# -- model and ranking ---------------------------------------------------------------------------------------
+
+
+def _load_model(config: RunConfig) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    options = {"dtype": "float32", **config.model_options}  # TRL's default: master weights in full precision
+    try:
+        return AutoModelForCausalLM.from_pretrained(resolve_model(config.model), **options)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot load the model {config.model!r} with {options}: {error}") from error
+
+
+def _lora(given: dict[str, Any] | None) -> Any:
+    if given is None:
+        return None
+    try:
+        from peft import LoraConfig
+    except ImportError as error:
+        raise UserError("section 'lora' needs PEFT: pip install peft") from error
+    try:
+        return LoraConfig(**{"task_type": "CAUSAL_LM", **given})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"section 'lora': {error}") from error
+
+
+def _score(
+    config: RunConfig, rows: list[dict[str, Any]], model: Any, tokenizer: Any, *, resume: bool, progress: bool
+) -> ScoreTable:
+    """Rank the dataset with the model that is about to be trained, where it is."""
+    from tqdm.auto import tqdm
+
+    try:
+        scorer = AngleScorer(model, tokenizer, question_after=config.question_after, **config.scoring)
+    except TypeError as error:
+        raise UserError(f"section 'scoring': {error}") from error
+    prompts = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+    source = Source(config.dataset or str(config.task), config.split, config.limit, len(rows), config.task)
+    with tqdm(total=len(rows), desc="scoring", unit=" prompts", disable=not progress) as bar:
+
+        def advance(finished: int, tokens: int) -> None:
+            bar.update(finished)
+
+        return score_dataset(
+            scorer,
+            prompts,
+            config.table_path,
+            source,
+            model_name=config.model,
+            model_hash=model_identity(config.model, model),
+            resume=resume,
+            overwrite=not resume,
+            progress=advance,
+        ).table
+
+
+def stop_token_ids(tokenizer: Any, stop: list[str]) -> list[int]:
+    """Ids of all tokens whose text contains one of `stop`, so that generation ends there whatever is around it.
+
+    Raises UserError for a text that is longer than a token.
+    """
+    texts = [tokenizer.decode([index]) for index in range(len(tokenizer))]
+    found: set[int] = set()
+    for text in stop:
+        ids = {index for index, token in enumerate(texts) if text in token}
+        if not ids:
+            raise UserError(f"stop: {text!r} is in no token of the tokenizer, and generation can stop at tokens only")
+        found |= ids
+    return sorted(found)
+
+
+@contextmanager
+def _stopping(model: Any, tokenizer: Any, stop: list[str]) -> Iterator[None]:
+    """While the trainer is built, let the model declare the stop tokens: TRL ends completions at what it declares.
+
+    The declaration is taken back, so that saved models end where they always did.
+    """
+    generation = model.generation_config
+    declared = generation.eos_token_id
+    if stop:
+        plain = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+        generation.eos_token_id = [*plain, *(i for i in stop_token_ids(tokenizer, stop) if i not in plain)]
+    try:
+        yield
+    finally:
+        generation.eos_token_id = declared
+
+
+# -- how a run ends ------------------------------------------------------------------------------------------
+
+
+def _checkpoint(settings: GainRLConfig, trainer: GainRLTrainer) -> Path | None:
+    """Where to go on; None (from the beginning) for a run that was cut short before its first checkpoint."""
+    found, passed = last_complete(str(settings.output_dir))
+    for name, why in passed.items():
+        logger.warning("passing over %s: %s", name, why)
+    if found is None:
+        trainer.forget_epochs()
+        logger.warning("no whole checkpoint yet: the run starts from the beginning")
+    return found
+
+
+@contextmanager
+def _graceful(trainer: GainRLTrainer) -> Iterator[None]:
+    """SIGINT and SIGTERM end the run at the next point from which it can be resumed."""
+
+    def stop(number: int, frame: Any) -> None:
+        if trainer.stopped_early:
+            raise KeyboardInterrupt
+        print("\nstopping at the end of this generation batch (again to stop at once)", file=sys.stderr)
+        trainer.request_stop()
+
+    try:
+        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: the host program handles signals
+        before = {}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _full_disk_explained(settings: GainRLConfig) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        # safetensors and torch wrap what the system says in errors of their own
+        if not full and not any(text in str(error) for text in ("No space left", "PytorchStreamWriter failed")):
+            raise
+        found, _ = last_complete(str(settings.output_dir))
+        whole = f"{found.name} is whole; make room and go on with --resume" if found else "no checkpoint was saved yet"
+        raise UserError(f"the disk of {settings.output_dir} is full: {whole}") from error
+
+
+def _clear(directory: Path) -> None:
+    """Remove a run's own files, and nothing else."""
+    for name in OWN_FILES:
+        (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / "checkpoints", ignore_errors=True)
