@@ -1,0 +1,346 @@
+"""From the records of a run to one HTML page that needs nothing else: no script, no font, no address to reach.
+
+Prompts and reasons are untrusted text: everything is escaped by the template engine, and the page's own policy forbids
+scripts and requests.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import itertools
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+
+from gainrl.files import write_text
+from gainrl.report import figures
+from gainrl.report.records import Record, RunRecords, number, read_run
+from gainrl.table import ScoreTable, spearman
+
+Text = list[tuple[str, str]]
+"""A prompt for display: (role, content), role empty for plain text."""
+
+
+def write_report(
+    run: str | os.PathLike[str], output: str | os.PathLike[str] | None = None, *, prompts: int = 5
+) -> Path:
+    """Write the report of a run directory, or of a score table alone; returns where it is.
+
+    output: the HTML file (default: report.html in the run directory, or the table's name with .html).
+    prompts: how many of the highest and of the lowest ranked prompts are printed in full.
+
+    A report is made anew from the records each time and replaces an earlier one, whole or not at all.  Raises UserError
+    where there is nothing to report.
+    """
+    run = Path(run)
+    records = read_run(run)
+    if output is None:
+        output = run.with_suffix(".html") if run.is_file() else run / "report.html"
+    page = render(records, prompts=prompts)
+    # Lone surrogates, which JSON can carry, have no UTF-8.
+    write_text(output, page.encode("utf-8", "replace").decode("utf-8"))
+    return Path(output)
+
+
+def render(records: RunRecords, *, prompts: int = 5) -> str:
+    """The report as HTML."""
+    source = importlib.resources.files("gainrl.report").joinpath("template.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["num"] = _num
+    environment.filters["percent"] = lambda value: "–" if number(value) is None else f"{float(value):.1%}"
+    environment.filters["signed"] = lambda value: "–" if number(value) is None else f"{float(value):+.3f}"
+    environment.filters["whole"] = lambda value: "–" if number(value) is None else f"{float(value):,.0f}"
+    environment.filters["span"] = _duration
+    environment.filters["visible"] = visible
+    context: dict[str, Any] = {
+        "name": records.name,
+        "notes": records.notes,
+        "settings": None if records.config is None else _yaml(records.config),
+        "highlights": [],
+        "table": None,
+        "training": None,
+        "evals": None,
+    }
+    if records.table is not None:
+        context["table"] = _scores(records.table, prompts)
+    if records.epochs:
+        context["training"] = _training(records)
+    if records.evals:
+        context["evals"] = _evals(records.evals)
+    context["facts"] = _facts(records)
+    context["highlights"] = _highlights(records, context)
+    context["progress"] = _progress(records)
+    return environment.from_string(source).render(context)
+
+
+def visible(text: object) -> str:
+    """Text with control characters shown as their Unicode pictures (␀, ␛, ...); tabs and newlines stay."""
+    return re.sub(
+        r"[\x00-\x08\x0b-\x1f\x7f]",
+        lambda found: chr(0x2421 if found[0] == "\x7f" else 0x2400 + ord(found[0])),
+        str(text),
+    )
+
+
+def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
+    scores = table.scores
+    intra, inter = (table.column(name).astype(np.float64) for name in ("intra", "inter"))
+    tokens = table.column("question_tokens").astype(np.float64)
+    tokens[~np.isfinite(scores)] = np.nan
+    columns = {"C": scores, "intra": intra, "inter": inter}
+    if table.metadata.definition == "intra":
+        columns = {"C (= intra)": scores}
+    rows = [
+        {
+            "name": name,
+            "count": int(np.isfinite(values).sum()),
+            "quantiles": np.quantile(values[np.isfinite(values)], [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).tolist(),
+            "spearman": spearman(values, tokens),
+        }
+        for name, values in columns.items()
+        if np.isfinite(values).any()
+    ]
+    reasons = Counter(
+        (status, reason or "no reason given")
+        for status, reason in zip(table.columns["status"].to_pylist(), table.columns["reason"].to_pylist(), strict=True)
+        if status != "ok"
+    )
+    correlation = spearman(scores, tokens)
+    return {
+        "rows": len(table),
+        "statuses": table.status_counts(),
+        "reasons": [(status, reason, count) for (status, reason), count in reasons.most_common(20)],
+        "more_reasons": max(0, len(reasons) - 20),
+        "columns": rows,
+        "spearman": correlation,
+        "verdict": _verdict(correlation),
+        "metadata": {name: value for name, value in json.loads(table.metadata.to_json()).items() if value is not None},
+        "distribution": figures.score_distribution(columns),
+        "length": figures.score_against_length(scores, tokens, correlation),
+        "extremes": _extremes(table, prompts),
+    }
+
+
+def _verdict(correlation: float) -> str:
+    """What a Spearman correlation of score and length says, in words."""
+    if not np.isfinite(correlation):
+        return "There are too few different scores to say how much of the order is length."
+    strength = abs(correlation)
+    direction = "longer" if correlation > 0 else "shorter"
+    if strength >= 0.95:
+        return f"This order is almost entirely length: {direction} questions come first."
+    if strength >= 0.6:
+        return f"Much of this order is length: {direction} questions tend to come first."
+    if strength >= 0.25:
+        return f"Some of this order is length: {direction} questions come first a little more often."
+    return "Length explains little of this order."
+
+
+def _extremes(table: ScoreTable, count: int) -> dict[str, Any] | None:
+    """The `count` highest and lowest ranked prompts that have a score, or None without the prompts' text."""
+    if "prompt" not in table.columns.column_names:
+        return None
+    ranks = table.column("rank")
+    scored = np.flatnonzero(np.isfinite(table.scores))
+    order = scored[np.argsort(ranks[scored])]
+    high = order[:count]
+    low = order[max(len(high), len(order) - count) :][::-1]
+    columns = table.columns.select(
+        ["id", "row", "prompt", "score", "intra", "inter", "rank", "question_tokens", "prefix_tokens"]
+    )
+    shared = _shared_start(table.columns["prompt"].to_pylist())
+    result: dict[str, Any] = {"scored": len(order), "shared": bool(shared)}
+    for name, chosen in (("highest", high), ("lowest", low)):
+        entries = columns.take(chosen).to_pylist()
+        result[name] = [entry | {"parts": _parts(entry["prompt"], shared)} for entry in entries]
+    return result
+
+
+def _parts(prompt: str | None, shared: str) -> list[dict[str, str]]:
+    """A prompt as blocks {role, shared, text}: chats by message, plain text as one block, split where sharing ends."""
+    if prompt is None:
+        return [{"role": "", "shared": "", "text": "(the table does not hold this prompt's text)"}]
+    messages = _chat(prompt)
+    if messages is None:
+        return [{"role": "", "shared": shared, "text": prompt[len(shared) :]}]
+    return [{"role": role, "shared": "", "text": content} for role, content in messages]
+
+
+def _chat(prompt: str) -> Text | None:
+    """The messages of a chat stored as JSON, None for plain text."""
+    if not prompt.startswith("["):
+        return None
+    try:
+        messages = json.loads(prompt)
+    except ValueError:
+        return None
+    if not isinstance(messages, list) or not messages:
+        return None
+    result = []
+    for message in messages:
+        if not isinstance(message, dict) or "role" not in message:
+            return None
+        content = message.get("content", "")
+        extra = {name: value for name, value in message.items() if name not in ("role", "content")}
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1)
+        if extra:
+            text += "\n" + json.dumps(extra, ensure_ascii=False, indent=1)
+        result.append((str(message["role"]), text))
+    return result
+
+
+def _shared_start(prompts: Sequence[str | None]) -> str:
+    """What all plain-text prompts begin with, up to the last line break: worked examples, instructions."""
+    texts = [prompt for prompt in prompts if prompt is not None]
+    if len(texts) < 2 or any(text.startswith("[") for text in (min(texts), max(texts))):
+        return ""
+    first, last = min(texts), max(texts)  # what these two share, all share
+    common = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+    return common[: common.rfind("\n") + 1]
+
+
+def _training(records: RunRecords) -> dict[str, Any]:
+    epochs = records.epochs
+    size = len(records.table) if records.table is not None else None
+    curriculum = (records.config or {}).get("curriculum")
+    settings = curriculum if isinstance(curriculum, Mapping) else {}
+    beta = number(settings.get("beta", settings.get("curriculum_beta", 0.5)))
+    gaussian = any(number(record.get("mean")) is not None for record in epochs)
+    return {
+        "epochs": epochs,
+        "held": [(record.get("epoch"), record["held"]) for record in epochs if record.get("held")],
+        "unscored": sum(int((number(r.get("rollouts")) or 0) - (number(r.get("scored")) or 0)) for r in epochs),
+        "undefined_drawn": sum(int(number(record.get("undefined_drawn")) or 0) for record in epochs),
+        "window": figures.window(epochs, size),
+        "signals": figures.signals(epochs, beta if gaussian else None),
+        "costs": figures.costs(epochs),
+        "navigator": next((record["navigator"] for record in epochs if record.get("navigator")), "gaussian"),
+    }
+
+
+def _evals(evals: Sequence[Record]) -> dict[str, Any]:
+    """Rows for the table and the plot; per task the change from its first to its last evaluation."""
+    rows, changes = [], []
+    for record in evals:
+        accuracy, low, high = (number(record.get(name)) for name in ("accuracy", "low", "high"))
+        task, stage, step = (record.get(name) for name in ("task", "stage", "step"))
+        label = " ".join(str(part) for part in (task, stage) if part not in (None, ""))
+        label += "" if step is None else f", step {step}"
+        rows.append(
+            {
+                "task": str(task or "evaluation"),
+                "stage": stage,
+                "step": step,
+                "label": label,
+                "accuracy": accuracy,
+                "low": low if high is not None else None,
+                "high": high if low is not None else None,
+                "record": record,
+            }
+        )
+    for task in dict.fromkeys(row["task"] for row in rows):
+        known = [row for row in rows if row["task"] == task and row["accuracy"] is not None]
+        if len(known) > 1:
+            changes.append({"task": task, "first": known[0], "last": known[-1]})
+    return {"rows": rows, "changes": changes, "figure": figures.evaluations(rows)}
+
+
+def _facts(records: RunRecords) -> list[tuple[str, str]]:
+    """What was ranked and trained, for the header."""
+    facts: list[tuple[str, str]] = []
+    config = records.config or {}
+    if records.table is not None:
+        made = records.table.metadata
+        facts.append(("Ranked by", f"{made.model} ({made.model_hash[:24]})"))
+        parts = [made.dataset, f"split {made.split}" if made.split else "", f"first {made.limit}" if made.limit else ""]
+        facts.append(("Dataset", ", ".join(part for part in parts if part)))
+        definition = (
+            "C_intra + C_inter" if made.definition == "intra+inter" else "C_intra alone (no prompt has a prefix)"
+        )
+        facts.append(("Score", f"{definition}, {made.dtype}, tap {made.tap}"))
+        facts.append(("Dataset fingerprint", made.fingerprint))
+        facts.append(("gainrl", made.gainrl_version))
+    for name, label in (("model", "Trained model"), ("task", "Task"), ("dataset", "Training data")):
+        if config.get(name):
+            facts.append((label, str(config[name])))
+    return [(name, value) for name, value in facts if value]
+
+
+def _highlights(records: RunRecords, context: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Large figures at the top: (value, label, detail)."""
+    tiles: list[tuple[str, str, str]] = []
+    scores = context["table"]
+    if scores:
+        without = scores["rows"] - scores["statuses"].get("ok", 0)
+        tiles.append(
+            (f"{scores['rows']:,}", "prompts ranked", f"{without:,} without a score" if without else "all have a score")
+        )
+        if np.isfinite(scores["spearman"]):
+            tiles.append((f"{scores['spearman']:+.2f}", "Spearman, C and length", "±1: the order is length"))
+    epochs = records.epochs
+    if epochs:
+        planned = records.planned_epochs
+        rollouts = sum(number(record.get("rollouts")) or 0 for record in epochs)
+        tiles.append((str(len(epochs)), "epochs trained", f"of {planned} planned" if planned else "no number planned"))
+        tiles.append(
+            (
+                _short(rollouts),
+                "rollouts",
+                f"of {sum(number(r.get('prompts')) or 0 for r in epochs):,.0f} prompts drawn",
+            )
+        )
+        tokens = sum(number(record.get("tokens")) or 0 for record in epochs)
+        seconds = sum(number(record.get("seconds")) or 0 for record in epochs)
+        tiles.append((_short(tokens), "tokens generated", f"in {_duration(seconds)}"))
+    if context["evals"]:
+        for change in context["evals"]["changes"][:2]:
+            first, last = change["first"]["accuracy"], change["last"]["accuracy"]
+            tiles.append((f"{100 * (last - first):+.1f} pt", f"{change['task']} accuracy", f"{first:.1%} → {last:.1%}"))
+    return tiles
+
+
+def _progress(records: RunRecords) -> str:
+    """The state of the run in a few words."""
+    planned, done = records.planned_epochs, len(records.epochs)
+    if not done:
+        return "scores only" if records.config is None else "no epoch finished yet"
+    if planned is None:
+        return f"{done} epochs"
+    return f"{done} of {planned} epochs" if done < planned else "all epochs finished"
+
+
+def _num(value: object, digits: int = 3) -> str:
+    found = number(value)
+    return "–" if found is None else f"{found:.{digits}f}"
+
+
+def _short(value: float) -> str:
+    for limit, unit in ((1e9, "G"), (1e6, "M"), (1e4, "k")):
+        if value >= limit:
+            return f"{value / (1e3 if unit == 'k' else limit):.3g} {unit}"
+    return f"{value:,.0f}"
+
+
+def _duration(value: object) -> str:
+    seconds = number(value)
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def _yaml(config: Mapping[str, Any]) -> str:
+    return yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
