@@ -1,5 +1,5 @@
 // gainrl._native: the kernels for Python.  Pointers and strides (in elements) come as integers, so that no framework's
-// headers are needed and one build serves every version of every framework.  The GIL is released during each call.
+// headers are needed and one build serves every version of every framework.
 #include <pybind11/pybind11.h>
 
 #include <new>
@@ -79,6 +79,48 @@ void require(gainrl::Result result) {
   throw std::runtime_error("gainrl._native: unknown result");
 }
 
+// The part of DLPack's ABI (dlpack.h, versions 0 and 1) that is read here.
+struct DLTensor {
+  void* data;
+  std::int32_t device_type, device_id;
+  std::int32_t ndim;
+  std::uint8_t code, bits;
+  std::uint16_t lanes;
+  std::int64_t *shape, *strides;  // strides in elements, or null for C order
+  std::uint64_t byte_offset;
+};
+struct DLManagedTensorVersioned {
+  std::uint32_t major, minor;
+  void* manager;
+  void (*deleter)(void*);
+  std::uint64_t flags;
+  DLTensor tensor;
+};
+
+// (address, type code, bits, lanes, shape, strides in elements) of a DLPack capsule.  The capsule is not consumed: it
+// stays the owner, and the caller keeps it for as long as the address is in use.
+py::tuple dlpack_view(const py::capsule& capsule) {
+  const DLTensor* tensor = nullptr;
+  const std::string name = capsule.name() != nullptr ? capsule.name() : "";
+  if (name == "dltensor") {
+    tensor = capsule.get_pointer<DLTensor>();  // a DLManagedTensor begins with its tensor
+  } else if (name == "dltensor_versioned") {
+    tensor = &capsule.get_pointer<DLManagedTensorVersioned>()->tensor;
+  } else {
+    throw std::invalid_argument("gainrl._native: not an unused DLPack capsule: " + name);
+  }
+  py::tuple shape(tensor->ndim), strides(tensor->ndim);
+  std::int64_t contiguous = 1;
+  for (std::int32_t i = tensor->ndim - 1; i >= 0; --i) {
+    shape[i] = tensor->shape[i];
+    strides[i] = tensor->strides != nullptr ? tensor->strides[i] : contiguous;
+    contiguous *= tensor->shape[i];
+  }
+  const std::uintptr_t address = reinterpret_cast<std::uintptr_t>(tensor->data) + tensor->byte_offset;
+  return py::make_tuple(address, static_cast<int>(tensor->code), static_cast<int>(tensor->bits),
+                        static_cast<int>(tensor->lanes), shape, strides);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
@@ -96,8 +138,26 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       },
       py::arg("params"), py::arg("threads"));
   m.def("cpu_isa", &gainrl::angle_cpu_isa);
+  m.def("dlpack_view", &dlpack_view, py::arg("capsule"));
 #if defined(GAINRL_WITH_CUDA)
   m.attr("built_with_cuda") = true;
+  m.def("cuda_status", &gainrl::angle_cuda_status);
+  m.def(
+      "angle_cuda_workspace",
+      [](const gainrl::AngleParams& p, int device) {
+        const std::size_t bytes = gainrl::angle_cuda_workspace(p, device);
+        if (bytes == 0) throw std::runtime_error(std::string("gainrl._native: ") + gainrl::angle_cuda_last_error());
+        return bytes;
+      },
+      py::arg("params"), py::arg("device"));
+  // Enqueues two or three kernels, which takes microseconds: the GIL is kept, because handing it over takes longer.
+  m.def(
+      "angle_cuda",
+      [](const gainrl::AngleParams& p, std::uintptr_t workspace, std::size_t workspace_bytes, int device,
+         std::uintptr_t stream) {
+        require(gainrl::angle_cuda(p, pointer<void>(workspace), workspace_bytes, device, pointer<void>(stream)));
+      },
+      py::arg("params"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("device"), py::arg("stream"));
 #else
   m.attr("built_with_cuda") = false;
 #endif

@@ -29,6 +29,8 @@ def angle(
     module: Any = native_module()
     outputs = empty_outputs(hidden, cu_seqlens, token_role, wanted)
     values, counts, directions, contributions, sums = outputs
+    if hidden.is_cuda and wanted & CONTRIBUTIONS and not wanted & SUMS:  # the third kernel reads the sums
+        sums = torch.empty(values.shape[1], hidden.shape[-1], dtype=torch.float32, device=hidden.device)
     if cu_seqlens is not None and not cu_seqlens.is_contiguous():
         cu_seqlens = cu_seqlens.contiguous()
     if shared_sum is not None and not shared_sum.is_contiguous():
@@ -62,8 +64,16 @@ def angle(
         values.data_ptr(),
         counts.data_ptr(),
         directions.data_ptr() if wanted & DIRECTIONS else 0,
-        sums.data_ptr() if wanted & SUMS else 0,
+        sums.data_ptr() if sums.numel() else 0,
         contributions.data_ptr() if wanted & CONTRIBUTIONS else 0,
     )
-    module.angle_cpu(params, torch.get_num_threads())
+    if hidden.device.type == "cpu":
+        module.angle_cpu(params, torch.get_num_threads())
+        return outputs
+    device = hidden.device.index
+    size = module.angle_cuda_workspace(params, device)
+    # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
+    workspace = torch.empty(size, dtype=torch.uint8, device=hidden.device)
+    stream = torch.cuda.current_stream(device).cuda_stream
+    module.angle_cuda(params, workspace.data_ptr(), size, device, stream)
     return outputs

@@ -7,7 +7,7 @@ from typing import Any
 
 from gainrl.angle import call
 from gainrl.angle.checks import check_backend, check_call
-from gainrl.angle.result import AngleConcentration, SharedPrefix, Status
+from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
 from gainrl.errors import UserError
 
 
@@ -117,12 +117,6 @@ def shared_prefix(
     )  # fmt: skip
     status, _, tokens = counts[:, 0].tolist()
     return finished_prefix(sums[0], status, tokens)
-
-
-def finished_prefix(total: Any, status: int, tokens: int) -> SharedPrefix:
-    if status & Status.NON_FINITE:
-        raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
-    return SharedPrefix(total, tokens)
 
 
 def _all_torch(arguments: list[Any]) -> bool:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
+from gainrl.errors import UserError
+
 
 class Status(IntFlag):
     """Flags of one sequence in `AngleConcentration.status` (0: every field is defined)."""
@@ -85,3 +87,10 @@ class SharedPrefix:
     """(D,) float32 `U_p`."""
     tokens: int
     """Its non-zero rows."""
+
+
+def finished_prefix(total: Any, status: int, tokens: int) -> SharedPrefix:
+    """A SharedPrefix, or UserError if the prefix held NaN or infinity."""
+    if status & Status.NON_FINITE:
+        raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
+    return SharedPrefix(total, tokens)

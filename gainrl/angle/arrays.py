@@ -1,0 +1,243 @@
+"""The op on arrays that are not torch tensors: NumPy, JAX, CuPy and whatever else has `__dlpack__`.
+
+Host arrays go to the compiled CPU kernels by address, without a copy and without torch, and give NumPy arrays.  Where
+the module is not compiled, or another backend is asked for, they are wrapped as torch tensors (no copy either).
+GPU arrays need torch, whose tensors they become, and give torch tensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from gainrl.angle import call
+from gainrl.angle.backends import choose, native_module, unavailable
+from gainrl.angle.checks import check_call, raise_on_bad_values
+from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
+from gainrl.errors import UserError
+
+_DTYPES = {"float32": 0, "float16": 1, "bfloat16": 2}
+_DLPACK_NAMES = {(0, 8): "int8", (0, 32): "int32", (0, 64): "int64", (1, 8): "uint8", (2, 16): "float16",
+                 (2, 32): "float32", (2, 64): "float64", (4, 16): "bfloat16", (6, 8): "bool"}  # fmt: skip
+_DLPACK_CPU = (1, 3)  # plain and pinned host memory
+
+
+@dataclass(frozen=True, slots=True)
+class HostArray:
+    """Someone else's memory: strides in elements; `owner` keeps it alive."""
+
+    address: int
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    owner: Any
+    device: str = "cpu"
+
+
+def _is_torch(array: Any) -> bool:
+    return type(array).__module__.partition(".")[0] == "torch"
+
+
+def on_host(array: Any, name: str) -> bool:
+    """Whether the array lies in host memory."""
+    if isinstance(array, np.ndarray):
+        return True
+    if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
+        raise UserError(
+            f"{name} is a {type(array).__name__}; it must be a torch tensor or an array with __dlpack__"
+            " (NumPy, JAX, CuPy)"
+        )
+    return int(array.__dlpack_device__()[0]) in _DLPACK_CPU
+
+
+def host_array(array: Any) -> HostArray:
+    """The memory of a NumPy array, or of anything on the host with `__dlpack__`; never a copy."""
+    if isinstance(array, np.ndarray):
+        strides = tuple(stride // array.itemsize for stride in array.strides)
+        return HostArray(array.ctypes.data, array.dtype.name, array.shape, strides, array)
+    if _is_torch(array):
+        array = array.detach()
+    capsule = array.__dlpack__()
+    module: Any = native_module()
+    address, code, bits, lanes, shape, strides = module.dlpack_view(capsule)
+    dtype = _DLPACK_NAMES.get((code, bits), f"DLPack type {code} of {bits} bits") if lanes == 1 else "vectors"
+    return HostArray(address, dtype, shape, strides, (array, capsule))
+
+
+def _packed(array: HostArray, name: str) -> HostArray:
+    if array.shape[0] > 1 and array.strides[0] != 1:
+        raise UserError(f"{name} has stride {array.strides[0]}; it must be contiguous")
+    return array
+
+
+def threads() -> int:
+    """Threads for the CPU kernels without torch: OMP_NUM_THREADS, or the processors that this process may use."""
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+
+
+def angle_concentration_arrays(
+    hidden: Any,
+    cu_seqlens: Any,
+    token_role: Any,
+    *,
+    shared_prefix: SharedPrefix | None,
+    norm_weight: Any,
+    norm_offset: float,
+    diagonal: bool,
+    return_directions: bool,
+    return_contributions: bool,
+    backend: str,
+    check: bool | None,
+) -> AngleConcentration:
+    """`gainrl.angle_concentration` for arrays; arguments as there."""
+    wanted = call.DIRECTIONS * return_directions + call.CONTRIBUTIONS * return_contributions
+    named = {"hidden": hidden, "cu_seqlens": cu_seqlens, "token_role": token_role, "norm_weight": norm_weight}
+    present = {name: array for name, array in named.items() if array is not None}
+    host = [on_host(array, name) for name, array in present.items()]
+    if not all(host) or not _native_serves(backend):
+        if not all(host) and any(host):
+            places = ", ".join(f"{n} on {'the host' if h else 'a GPU'}" for n, h in zip(present, host, strict=True))
+            raise UserError(f"the arrays lie on different devices ({places}); move them to one")
+        return _through_torch(
+            named, shared_prefix, all(host), norm_offset=norm_offset, diagonal=diagonal,
+            return_directions=return_directions, return_contributions=return_contributions, backend=backend,
+            check=check,
+        )  # fmt: skip
+    rows, roles = host_array(hidden), host_array(token_role)
+    offsets = None if cu_seqlens is None else host_array(cu_seqlens)
+    weight = None if norm_weight is None else host_array(norm_weight)
+    shared = None
+    if shared_prefix is not None:
+        shared = replace(shared_prefix, sum=host_array(shared_prefix.sum))
+    check_call(rows, offsets, roles, shared, weight)
+    values, counts, directions, contributions, _ = _native(
+        rows, offsets, roles, shared, weight, norm_offset, diagonal, wanted
+    )
+    if check is None or check:
+        raise_on_bad_values(counts[0], roles)
+    return AngleConcentration(
+        values, counts, directions if return_directions else None, contributions if return_contributions else None
+    )
+
+
+def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, backend: str) -> SharedPrefix:
+    """`gainrl.shared_prefix` for arrays; arguments as there."""
+    if not on_host(hidden, "hidden") or not _native_serves(backend):
+        torch = _torch()
+        prefix: SharedPrefix = importlib.import_module("gainrl.angle.op").shared_prefix(
+            _tensor(torch, hidden),
+            norm_weight=None if norm_weight is None else _tensor(torch, norm_weight),
+            norm_offset=norm_offset,
+            backend=backend,
+        )
+        return replace(prefix, sum=prefix.sum.numpy()) if on_host(hidden, "hidden") else prefix
+    rows = host_array(hidden)
+    padded = replace(rows, shape=(1, *rows.shape), strides=(0, *rows.strides))
+    roles = host_array(np.ones((1, rows.shape[0]), dtype=np.int8))
+    weight = None if norm_weight is None else host_array(norm_weight)
+    check_call(padded, None, roles, None, weight)
+    _, counts, _, _, sums = _native(padded, None, roles, None, weight, norm_offset, True, call.SUMS)
+    return finished_prefix(sums[0], int(counts[0, 0]), int(counts[2, 0]))
+
+
+def _native_serves(backend: str) -> bool:
+    if backend == "auto":
+        return not unavailable("native", "cpu")
+    return backend == "native" and choose("native", "cpu") == "native"
+
+
+def _native(
+    hidden: HostArray,
+    offsets: HostArray | None,
+    roles: HostArray,
+    shared: SharedPrefix | None,
+    weight: HostArray | None,
+    norm_offset: float,
+    diagonal: bool,
+    wanted: int,
+) -> tuple[Any, Any, Any, Any, Any]:
+    module: Any = native_module()
+    padded = offsets is None
+    sequences = roles.shape[0] if offsets is None else offsets.shape[0] - 1
+    width = hidden.shape[-1]
+    values = np.empty((4, sequences), dtype=np.float32)
+    counts = np.empty((3, sequences), dtype=np.int32)
+    directions = np.empty((sequences if wanted & call.DIRECTIONS else 0, width), dtype=np.float32)
+    sums = np.empty((sequences if wanted & call.SUMS else 0, width), dtype=np.float32)
+    contributions = np.empty(roles.shape if wanted & call.CONTRIBUTIONS else (0,), dtype=np.float32)
+    params = module.AngleParams(
+        hidden.address,
+        _DTYPES[hidden.dtype],
+        width,
+        hidden.strides[-2],
+        hidden.strides[0] if padded else 0,
+        hidden.strides[-1],
+        sequences,
+        int(np.prod(roles.shape)),
+        roles.shape[1] if padded else 0,
+        0 if offsets is None else _packed(offsets, "cu_seqlens").address,
+        offsets is not None and offsets.dtype == "int64",
+        roles.address,
+        roles.strides[-1],
+        roles.strides[0] if padded else 0,
+        2 if roles.dtype == "bool" else 1,
+        0 if shared is None else _packed(shared.sum, "shared_prefix.sum").address,
+        0 if shared is None else shared.tokens,
+        0 if weight is None else _packed(weight, "norm_weight").address,
+        0 if weight is None else _DTYPES[weight.dtype],
+        float(norm_offset),
+        bool(diagonal),
+        values.ctypes.data,
+        counts.ctypes.data,
+        directions.ctypes.data if wanted & call.DIRECTIONS else 0,
+        sums.ctypes.data if wanted & call.SUMS else 0,
+        contributions.ctypes.data if wanted & call.CONTRIBUTIONS else 0,
+    )
+    module.angle_cpu(params, threads())
+    return values, counts, directions, contributions, sums
+
+
+def _torch() -> Any:
+    try:
+        return importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(
+            "these arrays need torch: the compiled module serves host arrays only, and is not in use here"
+            f" ({unavailable('native', 'cpu') or 'another backend was asked for, or they lie on a GPU'})"
+        ) from error
+
+
+def _tensor(torch: Any, array: Any) -> Any:
+    if isinstance(array, torch.Tensor):
+        return array
+    if isinstance(array, np.ndarray):
+        if array.dtype.name == "bfloat16":  # of ml_dtypes, which torch does not know by that name
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array)
+    return torch.from_dlpack(array)
+
+
+def _through_torch(
+    named: dict[str, Any], shared_prefix: SharedPrefix | None, host: bool, **options: Any
+) -> AngleConcentration:
+    torch = _torch()
+    tensors = {name: None if array is None else _tensor(torch, array) for name, array in named.items()}
+    if shared_prefix is not None:
+        shared_prefix = replace(shared_prefix, sum=_tensor(torch, shared_prefix.sum))
+    result: AngleConcentration = importlib.import_module("gainrl.angle.op").angle_concentration(
+        tensors["hidden"], tensors["cu_seqlens"], tensors["token_role"], norm_weight=tensors["norm_weight"],
+        shared_prefix=shared_prefix, **options,
+    )  # fmt: skip
+    if not host:
+        return result
+    return AngleConcentration(
+        *(
+            None if part is None else part.numpy()
+            for part in (result.values, result.counts, result.directions, result.contributions)
+        )
+    )

@@ -1,0 +1,102 @@
+"""The op in Triton, for GPUs and platforms without the compiled module (ROCm included by design).
+
+With TRITON_INTERPRET=1 the same kernels run on the CPU, which is how they are tested where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+
+from gainrl.angle import triton_kernels as kernels
+from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, Outputs
+from gainrl.angle.result import Status
+from gainrl.angle.torch_backend import finish
+from gainrl.errors import UserError
+
+WIDEST = 16384
+"""A row and two sums of this width still fit one program's registers."""
+PROGRAMS_PER_PROCESSOR = 8
+MOST_CHUNK_ROWS = 512
+
+
+def angle(
+    hidden: Tensor,
+    cu_seqlens: Tensor | None,
+    token_role: Tensor,
+    shared_sum: Tensor | None,
+    shared_tokens: int,
+    norm_weight: Tensor | None,
+    norm_offset: float,
+    diagonal: bool,
+    wanted: int,
+) -> Outputs:
+    """Arguments and results as in `gainrl.angle.call`."""
+    device, width = hidden.device, hidden.shape[-1]
+    if width > WIDEST:
+        raise UserError(f"backend 'triton' serves widths up to {WIDEST}, not {width}; use backend 'native' or 'torch'")
+    padded = cu_seqlens is None
+    batch = token_role.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    rows, length = token_role.numel(), token_role.shape[1] if padded else 0
+    offsets = None if cu_seqlens is None else cu_seqlens.contiguous()
+    shared = None if shared_sum is None else shared_sum.contiguous()
+    weight = None if norm_weight is None else norm_weight.contiguous()
+    want_directions, want_contributions = bool(wanted & DIRECTIONS), bool(wanted & CONTRIBUTIONS)
+    want_sums = bool(wanted & SUMS) or want_contributions
+
+    numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)
+    counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
+    counts[2] = shared_tokens
+    directions = torch.zeros(batch if want_directions else 0, width, device=device)
+    sums = torch.zeros(batch if want_sums else 0, width, device=device)
+    if shared is not None:  # what a sequence without rows has; the kernels write all others
+        numbers[2] = shared.double().square().sum()
+        sums += shared
+    contributions = torch.full(token_role.shape if want_contributions else (0,), torch.nan, device=device)
+
+    wide = triton.next_power_of_2(width)
+    chunk_rows, chunks = _chunks(rows, device)
+    slots = torch.empty(chunks, 2, 2, width, device=device)
+    segments = torch.full((chunks, 2, 4), -1, dtype=torch.int64, device=device)
+    role_stride = token_role.stride()
+    rows_layout = (hidden.stride(0) if padded else 0, hidden.stride(-2), hidden.stride(-1))
+    roles_layout = (role_stride[0] if padded else 0, role_stride[-1], 2 if token_role.dtype == torch.bool else 1)
+    roles = token_role.view(torch.int8)
+    # Arguments that a call does not need still need a pointer; `numbers` is one.
+    where, kept, scale = (x if x is not None else numbers for x in (offsets, shared, weight))
+    tile: dict[str, Any] = {"WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16}
+    if batch and rows:
+        kernels.sum_chunks[(chunks,)](
+            hidden, roles, where, scale, norm_offset, kept, shared_tokens, numbers, counts, directions, sums, slots,
+            segments, rows, batch, width, length, chunk_rows, *rows_layout, *roles_layout,
+            PADDED=padded, WEIGHTED=weight is not None, SHARED=shared is not None, DIRECTIONS=want_directions,
+            SUMS=want_sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
+        )  # fmt: skip
+        kernels.join_partials[(chunks,)](
+            where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
+            chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=want_directions, SUMS=want_sums, **tile,
+        )  # fmt: skip
+    values = finish(numbers[0], numbers[1], numbers[2], counts, diagonal)
+    if offsets is not None:
+        ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
+        values = torch.where(ordered, values, torch.nan)
+        counts[0] = torch.where(ordered, counts[0], int(Status.INVALID_OFFSETS))
+        counts[1:] *= ordered
+        directions *= ordered
+    if want_contributions and batch and rows:
+        kernels.row_contributions[(rows,)](
+            hidden, roles, where, scale, norm_offset, counts, sums, contributions, rows, batch, width, length,
+            *rows_layout, *roles_layout, PADDED=padded, WEIGHTED=weight is not None, **tile,
+        )  # fmt: skip
+    return values, counts, directions, contributions, sums if wanted & SUMS else sums[:0]
+
+
+def _chunks(rows: int, device: torch.device) -> tuple[int, int]:
+    """Rows per program, and programs."""
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    programs = processors * PROGRAMS_PER_PROCESSOR
+    chunk_rows = min(MOST_CHUNK_ROWS, max(16, -(-rows // programs)))
+    return chunk_rows, max(1, -(-rows // chunk_rows))

@@ -1,0 +1,242 @@
+"""Triton kernels of the op: rows are cut into chunks of equal length, one program each, whatever sequences they hold.
+
+A sequence that lies within a chunk is finished by its program; one that spans chunks leaves a partial sum per chunk and
+role, which `join_partials` adds in order.  Every sum has a fixed order, so equal inputs give equal bits.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+# Squared norms between these are as good as exact in float32 (as in csrc/angle/cpu_sequence.h).
+SMALLEST_SQUARE = tl.constexpr(2.0**-80)
+LARGEST_SQUARE = tl.constexpr(2.0**120)
+NON_FINITE = tl.constexpr(8)
+INVALID_ROLE = tl.constexpr(16)
+
+
+@triton.jit
+def _start(offsets, b, length, PADDED: tl.constexpr):
+    if PADDED:
+        start = b * length
+    else:
+        start = tl.load(offsets + b).to(tl.int64)
+    return start
+
+
+@triton.jit
+def _sequence_of(offsets, t, sequences, length, PADDED: tl.constexpr):
+    """The last sequence that starts at or before row t."""
+    if PADDED:
+        low = t // length
+    else:
+        low = t * 0
+        high = low + sequences
+        while high - low > 1:
+            middle = low + (high - low) // 2
+            before = tl.load(offsets + middle).to(tl.int64) <= t
+            low = tl.where(before, middle, low)
+            high = tl.where(before, high, middle)
+    return low
+
+
+@triton.jit
+def _row_offsets(t, length, stride_batch, stride_row, PADDED: tl.constexpr):
+    if PADDED:
+        at = (t // length) * stride_batch + (t % length) * stride_row
+    else:
+        at = t * stride_row
+    return at
+
+
+@triton.jit
+def _largest_first(x):
+    """Rows divided by their largest magnitude, so that no square overflows or vanishes."""
+    largest = tl.max(tl.abs(x), axis=1)
+    return x / tl.where(largest > 0, largest, 1.0)[:, None]
+
+
+@triton.jit
+def _unit_rows(x, weight, used, WEIGHTED: tl.constexpr):
+    """Unit rows (zero where unused, zero or not finite); which rows count; how many used rows are not finite."""
+    y = x
+    if WEIGHTED:
+        y = x * weight[None, :]
+    square = tl.sum(y * y, axis=1)
+    safe = (square > SMALLEST_SQUARE) & (square < LARGEST_SQUARE)
+    counts = used & safe
+    unit = y * tl.where(counts, 1.0 / tl.sqrt(tl.where(counts, square, 1.0)), 0.0)[:, None]
+    infinite = tl.sum((used & (square < 0)).to(tl.int32), axis=0)  # zero, with the type that the branch needs
+    if tl.sum((used & (safe == 0)).to(tl.int32), axis=0) > 0:  # rare: the whole tile again, with care
+        finite = tl.sum(((x - x) != 0).to(tl.int32), axis=1) == 0
+        y = _largest_first(tl.where(finite[:, None], x, 0.0))
+        if WEIGHTED:
+            y = _largest_first(y * weight[None, :])
+        exact = tl.sum(y * y, axis=1)
+        counts = used & finite & (exact > 0)
+        unit = y * tl.where(counts, 1.0 / tl.sqrt(tl.where(counts, exact, 1.0)), 0.0)[:, None]
+        infinite += tl.sum((used & (finite == 0)).to(tl.int32), axis=0)
+    return unit, counts, infinite
+
+
+@triton.jit
+def _write(
+    b, question, prefix, q, p, flags, numbers, counts, directions, sums, sequences, width, columns, inside,
+    DIRECTIONS: tl.constexpr, SUMS: tl.constexpr,
+):  # fmt: skip
+    """Results of sequence b from its sums: products (3, B) and counts (3, B), for the host's last step."""
+    square = tl.sum(question * question, axis=0)
+    whole = question + prefix
+    tl.store(numbers + b, square)
+    tl.store(numbers + sequences + b, tl.sum(question * prefix, axis=0))
+    tl.store(numbers + 2 * sequences + b, tl.sum(whole * whole, axis=0))
+    tl.store(counts + b, flags)
+    tl.store(counts + sequences + b, q)
+    tl.store(counts + 2 * sequences + b, p)
+    if DIRECTIONS:
+        defined = (square > 0) & ((flags & (NON_FINITE | INVALID_ROLE)) == 0)
+        scale = tl.where(defined, 1.0 / tl.sqrt(tl.where(defined, square, 1.0)), 0.0)
+        out = tl.where(defined, question * scale, 0.0)
+        tl.store(directions + b * width + columns, out.to(tl.float32), mask=inside)
+    if SUMS:
+        tl.store(sums + b * width + columns, whole.to(tl.float32), mask=inside)
+
+
+@triton.jit
+def sum_chunks(
+    hidden, roles, offsets, weight, weight_offset, shared, shared_tokens, numbers, counts, directions, sums, slots,
+    segments, rows, sequences, width, length, chunk_rows, stride_batch, stride_row, stride_column, role_stride_batch,
+    role_stride_row, role_scale, PADDED: tl.constexpr, WEIGHTED: tl.constexpr, SHARED: tl.constexpr,
+    DIRECTIONS: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """One chunk: finished sequences to the results, pieces to `slots` (chunks, 2, 2, width) and `segments` (.., 2, 4)."""
+    chunk = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, WIDTH)
+    inside = columns < width
+    low = chunk * chunk_rows
+    high = tl.minimum(low + chunk_rows, rows)
+    if WEIGHTED:
+        w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + weight_offset
+    else:
+        w = columns.to(tl.float32)
+    t = tl.maximum(low, _start(offsets, low * 0, length, PADDED))
+    high = tl.minimum(high, _start(offsets, low * 0 + sequences, length, PADDED))
+    b = low * 0 + sequences
+    if t < high:
+        b = _sequence_of(offsets, t, sequences, length, PADDED)
+    while (t < high) & (b < sequences):
+        start = _start(offsets, b, length, PADDED)
+        end = _start(offsets, b + 1, length, PADDED)
+        stop = tl.minimum(end, high)
+        if stop > t:
+            question = tl.zeros((WIDTH,), dtype=tl.float32)
+            prefix = tl.zeros((WIDTH,), dtype=tl.float32)
+            q = (t * 0).to(tl.int32)
+            p = (t * 0).to(tl.int32)
+            infinite = (t * 0).to(tl.int32)
+            invalid = (t * 0).to(tl.int32)
+            row = t
+            while row < stop:
+                here = row + tl.arange(0, ROWS)
+                role_at = _row_offsets(here, length, role_stride_batch, role_stride_row, PADDED)
+                role = tl.load(roles + role_at, mask=here < stop, other=0).to(tl.int32) * role_scale
+                used = (role == 1) | (role == 2)
+                invalid += tl.sum(((role < 0) | (role > 2)).to(tl.int32), axis=0)
+                at = _row_offsets(here, length, stride_batch, stride_row, PADDED)
+                places = hidden + at[:, None] + columns[None, :].to(tl.int64) * stride_column
+                x = tl.load(places, mask=used[:, None] & inside[None, :], other=0.0).to(tl.float32)
+                unit, counted, bad = _unit_rows(x, w, used, WEIGHTED)
+                infinite += bad
+                question += tl.sum(tl.where((role == 2)[:, None], unit, 0.0), axis=0)
+                prefix += tl.sum(tl.where((role == 1)[:, None], unit, 0.0), axis=0)
+                q += tl.sum((counted & (role == 2)).to(tl.int32), axis=0)
+                p += tl.sum((counted & (role == 1)).to(tl.int32), axis=0)
+                row += ROWS
+            flags = tl.where(infinite > 0, NON_FINITE, 0) | tl.where(invalid > 0, INVALID_ROLE, 0)
+            if (start >= low) & (end <= low + chunk_rows):
+                if SHARED:
+                    prefix += tl.load(shared + columns, mask=inside, other=0.0)
+                _write(
+                    b, question, prefix, q, p + shared_tokens, flags, numbers, counts, directions, sums, sequences,
+                    width, columns, inside, DIRECTIONS, SUMS,
+                )  # fmt: skip
+            else:
+                part = chunk * 2 + tl.where(start < low, 0, 1)
+                tl.store(slots + part * 2 * width + columns, question, mask=inside)
+                tl.store(slots + (part * 2 + 1) * width + columns, prefix, mask=inside)
+                tl.store(segments + part * 4, b)
+                tl.store(segments + part * 4 + 1, q.to(tl.int64))
+                tl.store(segments + part * 4 + 2, p.to(tl.int64))
+                tl.store(segments + part * 4 + 3, flags.to(tl.int64))
+            t = stop
+        b += 1
+
+
+@triton.jit
+def join_partials(
+    offsets, shared, shared_tokens, numbers, counts, directions, sums, slots, segments, sequences, width, length,
+    chunk_rows, PADDED: tl.constexpr, SHARED: tl.constexpr, DIRECTIONS: tl.constexpr, SUMS: tl.constexpr,
+    WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Program c finishes the sequence that begins in chunk c and goes on after it."""
+    chunk = tl.program_id(0).to(tl.int64)
+    b = tl.load(segments + (chunk * 2 + 1) * 4)
+    if (b >= 0) & (b < sequences):
+        columns = tl.arange(0, WIDTH)
+        inside = columns < width
+        last = (_start(offsets, b + 1, length, PADDED) - 1) // chunk_rows
+        last = tl.minimum(last, tl.num_programs(0) - 1)
+        question = tl.zeros((WIDTH,), dtype=tl.float64)
+        prefix = tl.zeros((WIDTH,), dtype=tl.float64)
+        q = b * 0
+        p = b * 0
+        flags = b * 0
+        c = chunk
+        while c <= last:
+            part = c * 2 + tl.where(c == chunk, 1, 0)
+            # A foreign segment is met only where the offsets are out of order, which the host reports.
+            mine = tl.load(segments + part * 4) == b
+            there = columns < tl.where(mine, width, 0)
+            question += tl.load(slots + part * 2 * width + columns, mask=there, other=0.0)
+            prefix += tl.load(slots + (part * 2 + 1) * width + columns, mask=there, other=0.0)
+            q += tl.where(mine, tl.load(segments + part * 4 + 1), 0)
+            p += tl.where(mine, tl.load(segments + part * 4 + 2), 0)
+            flags = flags | tl.where(mine, tl.load(segments + part * 4 + 3), 0)
+            c += 1
+        if SHARED:
+            prefix += tl.load(shared + columns, mask=inside, other=0.0)
+        _write(
+            b, question, prefix, q.to(tl.int32), (p + shared_tokens).to(tl.int32), flags.to(tl.int32), numbers, counts,
+            directions, sums, sequences, width, columns, inside, DIRECTIONS, SUMS,
+        )  # fmt: skip
+
+
+@triton.jit
+def row_contributions(
+    hidden, roles, offsets, weight, weight_offset, status, sums, contributions, rows, sequences, width, length,
+    stride_batch, stride_row, stride_column, role_stride_batch, role_stride_row, role_scale, PADDED: tl.constexpr,
+    WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    """Cosine of one row with its sequence's sum; NaN for rows that do not count."""
+    t = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, WIDTH)
+    inside = columns < width
+    role = tl.load(roles + _row_offsets(t, length, role_stride_batch, role_stride_row, PADDED)).to(tl.int32)
+    role = role * role_scale
+    b = _sequence_of(offsets, t, sequences, length, PADDED)
+    owned = (_start(offsets, b, length, PADDED) <= t) & (t < _start(offsets, b + 1, length, PADDED))
+    used = ((role == 1) | (role == 2)) & owned & ((tl.load(status + b) & 56) == 0)
+    there = columns < tl.where(used, width, 0)
+    at = _row_offsets(t, length, stride_batch, stride_row, PADDED)
+    x = tl.load(hidden + at + columns.to(tl.int64) * stride_column, mask=there, other=0.0).to(tl.float32)
+    if WEIGHTED:
+        w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + weight_offset
+    else:
+        w = columns.to(tl.float32)
+    rows_used = tl.zeros((1,), dtype=tl.int32) + used.to(tl.int32) > 0
+    unit, counted, _ = _unit_rows(x[None, :], w, rows_used, WEIGHTED)
+    total = tl.load(sums + b * width + columns, mask=there, other=0.0)
+    norm = tl.sqrt(tl.sum(total * total, axis=0))
+    cosine = tl.sum(unit * total[None, :], axis=1) / tl.where(norm > 0, norm, 1.0)
+    tl.store(contributions + t + tl.arange(0, 1), tl.where(counted, cosine, float("nan")))
