@@ -124,7 +124,9 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
         "columns": rows,
         "spearman": correlation,
         "verdict": _verdict(correlation),
-        "metadata": {name: value for name, value in json.loads(table.metadata.to_json()).items() if value is not None},
+        "metadata": {
+            name: value for name, value in json.loads(table.metadata.to_json()).items() if value not in (None, "")
+        },
         "distribution": figures.score_distribution(columns),
         "length": figures.score_against_length(scores, tokens, correlation),
         "extremes": _extremes(table, prompts),
@@ -292,16 +294,9 @@ def _highlights(records: RunRecords, context: Mapping[str, Any]) -> list[tuple[s
         planned = records.planned_epochs
         rollouts = sum(number(record.get("rollouts")) or 0 for record in epochs)
         tiles.append((str(len(epochs)), "epochs trained", f"of {planned} planned" if planned else "no number planned"))
-        tiles.append(
-            (
-                _short(rollouts),
-                "rollouts",
-                f"of {sum(number(r.get('prompts')) or 0 for r in epochs):,.0f} prompts drawn",
-            )
-        )
         tokens = sum(number(record.get("tokens")) or 0 for record in epochs)
         seconds = sum(number(record.get("seconds")) or 0 for record in epochs)
-        tiles.append((_short(tokens), "tokens generated", f"in {_duration(seconds)}"))
+        tiles.append((_short(tokens), "tokens generated", f"{_short(rollouts)} rollouts, {_duration(seconds)}"))
     if context["evals"]:
         for change in context["evals"]["changes"][:2]:
             first, last = change["first"]["accuracy"], change["last"]["accuracy"]
