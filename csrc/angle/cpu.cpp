@@ -22,18 +22,21 @@ namespace {
 
 const RowTable& rows() noexcept {
   static const RowTable chosen = [] {
-    const char* asked = std::getenv("GAINRL_CPU_ISA");
     RowTable best = rows_plain();
 #if defined(GAINRL_X86_64)
-    const bool plain = asked != nullptr && std::strcmp(asked, "plain") == 0;
-    const bool avx2 = asked != nullptr && std::strcmp(asked, "avx2") == 0;
+    const char* asked = std::getenv("GAINRL_CPU_ISA");
+    const auto stop_at = [asked](const char* name) { return asked != nullptr && std::strcmp(asked, name) == 0; };
     __builtin_cpu_init();
-    if (!plain && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c")) {
-      best = rows_avx2();
-      if (!avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
-        best = rows_avx512();
-    }
+    if (stop_at("plain") || !__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("f16c"))
+      return best;
+    best = rows_avx2();
+    if (stop_at("avx2") || !__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512bw") ||
+        !__builtin_cpu_supports("avx512vl") || !__builtin_cpu_supports("avx512dq"))
+      return best;
+    best = rows_avx512();
+    if (stop_at("avx512") || !__builtin_cpu_supports("avx512bf16")) return best;
+    best = rows_avx512bf16();
 #endif
     return best;
   }();

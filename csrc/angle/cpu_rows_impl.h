@@ -48,6 +48,29 @@ float square(const T* row, const float* weight, std::int64_t n) {
   return total;
 }
 
+#if defined(__AVX512BF16__)
+// Both elements of a pair are squared and added by one instruction, 32 elements at a time.
+template <>
+float square<BFloat, false>(const BFloat* row, const float*, std::int64_t n) {
+  constexpr int kPairs = 2 * kLanes;
+  __m512 sums[kUnroll] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  std::int64_t i = 0;
+  for (; i + kUnroll * kPairs <= n; i += kUnroll * kPairs) {
+    for (int u = 0; u < kUnroll; ++u) {
+      const __m512bh x = (__m512bh)_mm512_loadu_si512(row + i + u * kPairs);
+      sums[u] = _mm512_dpbf16_ps(sums[u], x, x);
+    }
+  }
+  for (; i < n; i += kPairs) {
+    const std::int64_t left = n - i;
+    const __mmask32 mask = left >= kPairs ? 0xffffffffU : (1U << left) - 1U;
+    const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(mask, row + i);
+    sums[0] = _mm512_dpbf16_ps(sums[0], x, x);
+  }
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+}
+#endif
+
 template <typename T, bool kWeighted>
 float dot(const T* row, const float* weight, const float* vector, std::int64_t n) {
   Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
