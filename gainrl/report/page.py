@@ -7,7 +7,6 @@ scripts and requests.
 from __future__ import annotations
 
 import importlib.resources
-import itertools
 import json
 import os
 import re
@@ -22,11 +21,9 @@ import yaml
 
 from gainrl.files import write_text
 from gainrl.report import figures
+from gainrl.report.prompts import extremes
 from gainrl.report.records import Record, RunRecords, number, read_run
 from gainrl.table import ScoreTable, spearman
-
-Text = list[tuple[str, str]]
-"""A prompt for display: (role, content), role empty for plain text."""
 
 
 def write_report(
@@ -58,7 +55,7 @@ def render(records: RunRecords, *, prompts: int = 5) -> str:
     )
     environment.filters["num"] = _num
     environment.filters["percent"] = lambda value: "–" if number(value) is None else f"{float(value):.1%}"
-    environment.filters["signed"] = lambda value: "–" if number(value) is None else f"{float(value):+.3f}"
+    environment.filters["signed"] = lambda value: "–" if number(value) is None else _signed(float(value), 3)
     environment.filters["whole"] = lambda value: "–" if number(value) is None else f"{float(value):,.0f}"
     environment.filters["span"] = _duration
     environment.filters["visible"] = visible
@@ -129,7 +126,7 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
         },
         "distribution": figures.score_distribution(columns),
         "length": figures.score_against_length(scores, tokens, correlation),
-        "extremes": _extremes(table, prompts),
+        "extremes": extremes(table, prompts),
     }
 
 
@@ -146,69 +143,6 @@ def _verdict(correlation: float) -> str:
     if strength >= 0.25:
         return f"Some of this order is length: {direction} questions come first a little more often."
     return "Length explains little of this order."
-
-
-def _extremes(table: ScoreTable, count: int) -> dict[str, Any] | None:
-    """The `count` highest and lowest ranked prompts that have a score, or None without the prompts' text."""
-    if "prompt" not in table.columns.column_names:
-        return None
-    ranks = table.column("rank")
-    scored = np.flatnonzero(np.isfinite(table.scores))
-    order = scored[np.argsort(ranks[scored])]
-    high = order[:count]
-    low = order[max(len(high), len(order) - count) :][::-1]
-    columns = table.columns.select(
-        ["id", "row", "prompt", "score", "intra", "inter", "rank", "question_tokens", "prefix_tokens"]
-    )
-    shared = _shared_start(table.columns["prompt"].to_pylist())
-    result: dict[str, Any] = {"scored": len(order), "shared": bool(shared)}
-    for name, chosen in (("highest", high), ("lowest", low)):
-        entries = columns.take(chosen).to_pylist()
-        result[name] = [entry | {"parts": _parts(entry["prompt"], shared)} for entry in entries]
-    return result
-
-
-def _parts(prompt: str | None, shared: str) -> list[dict[str, str]]:
-    """A prompt as blocks {role, shared, text}: chats by message, plain text as one block, split where sharing ends."""
-    if prompt is None:
-        return [{"role": "", "shared": "", "text": "(the table does not hold this prompt's text)"}]
-    messages = _chat(prompt)
-    if messages is None:
-        return [{"role": "", "shared": shared, "text": prompt[len(shared) :]}]
-    return [{"role": role, "shared": "", "text": content} for role, content in messages]
-
-
-def _chat(prompt: str) -> Text | None:
-    """The messages of a chat stored as JSON, None for plain text."""
-    if not prompt.startswith("["):
-        return None
-    try:
-        messages = json.loads(prompt)
-    except ValueError:
-        return None
-    if not isinstance(messages, list) or not messages:
-        return None
-    result = []
-    for message in messages:
-        if not isinstance(message, dict) or "role" not in message:
-            return None
-        content = message.get("content", "")
-        extra = {name: value for name, value in message.items() if name not in ("role", "content")}
-        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, indent=1)
-        if extra:
-            text += "\n" + json.dumps(extra, ensure_ascii=False, indent=1)
-        result.append((str(message["role"]), text))
-    return result
-
-
-def _shared_start(prompts: Sequence[str | None]) -> str:
-    """What all plain-text prompts begin with, up to the last line break: worked examples, instructions."""
-    texts = [prompt for prompt in prompts if prompt is not None]
-    if len(texts) < 2 or any(text.startswith("[") for text in (min(texts), max(texts))):
-        return ""
-    first, last = min(texts), max(texts)  # what these two share, all share
-    common = "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
-    return common[: common.rfind("\n") + 1]
 
 
 def _training(records: RunRecords) -> dict[str, Any]:
@@ -288,7 +222,7 @@ def _highlights(records: RunRecords, context: Mapping[str, Any]) -> list[tuple[s
             (f"{scores['rows']:,}", "prompts ranked", f"{without:,} without a score" if without else "all have a score")
         )
         if np.isfinite(scores["spearman"]):
-            tiles.append((f"{scores['spearman']:+.2f}", "Spearman, C and length", "±1: the order is length"))
+            tiles.append((_signed(scores["spearman"], 2), "Spearman, C and length", "±1: the order is length"))
     epochs = records.epochs
     if epochs:
         planned = records.planned_epochs
@@ -300,7 +234,9 @@ def _highlights(records: RunRecords, context: Mapping[str, Any]) -> list[tuple[s
     if context["evals"]:
         for change in context["evals"]["changes"][:2]:
             first, last = change["first"]["accuracy"], change["last"]["accuracy"]
-            tiles.append((f"{100 * (last - first):+.1f} pt", f"{change['task']} accuracy", f"{first:.1%} → {last:.1%}"))
+            tiles.append(
+                (f"{_signed(100 * (last - first), 1)} pt", f"{change['task']} accuracy", f"{first:.1%} → {last:.1%}")
+            )
     return tiles
 
 
@@ -312,6 +248,10 @@ def _progress(records: RunRecords) -> str:
     if planned is None:
         return f"{done} epochs"
     return f"{done} of {planned} epochs" if done < planned else "all epochs finished"
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−") if np.isfinite(value) else "–"
 
 
 def _num(value: object, digits: int = 3) -> str:

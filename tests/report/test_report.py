@@ -250,6 +250,17 @@ def test_chats_are_shown_message_by_message(tmp_path: Path) -> None:
     assert page.text.count("Be brief.") == 2
     assert "How many is 5?\n<b>" in page.text
     assert "How many is 0?\n<b>" in page.text
+    shared = [attributes for _, attributes in page.tags if attributes.get("class") == "shared"]
+    assert len(shared) == 2  # the system prompt of both
+
+
+def test_plain_text_that_looks_like_json_is_plain_text(tmp_path: Path) -> None:
+    texts = [f"[INST]\n{i}\n" for i in range(4)] + ["[1, 2]", '[{"content": "no role"}]', "[]", "["]
+    score_table(texts, [0.1 * i for i in range(8)]).write(tmp_path / "scores.parquet")
+    page = Page(write_report(tmp_path / "scores.parquet"))
+    for text in texts:
+        assert text in page.text
+    assert not [attributes for _, attributes in page.tags if attributes.get("class") == "role"]
 
 
 def test_a_score_table_alone_gets_a_report_beside_it(tmp_path: Path) -> None:
