@@ -31,7 +31,7 @@ class Accuracy:
     """
 
     def __init__(
-        self, names: Sequence[str], chosen: Sequence[str] | None, given_range: Any, threshold: float = 1.0
+        self, names: Sequence[str], chosen: Sequence[str] | None, given_range: Any = None, threshold: float = 1.0
     ) -> None:
         if chosen is None and len(names) != 1:
             raise UserError(

@@ -54,7 +54,7 @@ class ScoredDataset:
 def require_dataset(dataset: Any) -> Dataset:
     """UserError unless `dataset` is a map-style dataset with a column `prompt`."""
     if not isinstance(dataset, Dataset):
-        what = "no dataset" if dataset is None else f"a {type(dataset).__name__}"
+        what = "None" if dataset is None else f"of the type {type(dataset).__name__}"
         raise UserError(
             f"the curriculum draws prompts by their rank, which needs a map-style datasets.Dataset, but train_dataset "
             f"is {what}: a streamed dataset has to be loaded (streaming=False)"

@@ -21,9 +21,7 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigat
         held = config.prompts_per_generation
         fits = size // held * held
         remedy = f"at most {fits} fit" if fits else f"one generation batch alone holds {held}"
-        raise UserError(
-            f"prompts_per_epoch={n}, but the training dataset has {size} prompts that can be drawn: {remedy}"
-        )
+        raise UserError(f"prompts_per_epoch={n}, but {size} prompts of the dataset can be drawn: {remedy}")
     seed = int(config.seed if config.curriculum_seed is None else config.curriculum_seed)  # type: ignore[attr-defined]
     order = config.curriculum_order
     if kind == GaussianNavigator.kind:

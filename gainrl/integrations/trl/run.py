@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 
 from gainrl.errors import UserError
@@ -121,7 +122,7 @@ def check_output(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
             raise UserError(f"there is no run to resume in {config.output!r}: leave out --resume")
     elif there and not ours:
         raise UserError(f"output {config.output!r} holds other files ({there[0]!r}, ...): name a directory of its own")
-    elif set(ours) - {"scores.parquet", "scores.parquet.partial"} and not overwrite:
+    elif {"config.yaml", "epochs.jsonl", "checkpoints"} & set(ours) and not overwrite:
         raise UserError(
             f"output {config.output!r} holds a run and is kept: go on with --resume, replace it with --overwrite, or "
             "name another directory"
@@ -177,6 +178,9 @@ def _import_reward(path: str) -> Callable[..., Any]:
 
 def _trainer_config(config: RunConfig) -> GainRLConfig:
     settings = config.trainer_settings()
+    if not torch.accelerator.is_available():
+        settings.setdefault("use_cpu", True)  # without it transformers refuses bf16 where there is no GPU
+        settings.setdefault("dataloader_pin_memory", False)
     try:
         return GainRLConfig(**settings)
     except UserError:
