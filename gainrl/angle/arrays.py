@@ -58,7 +58,9 @@ def host_array(array: Any) -> HostArray:
     """The memory of a NumPy array, or of anything on the host with `__dlpack__`; never a copy."""
     if isinstance(array, np.ndarray):
         if any(stride % array.itemsize for stride in array.strides):
-            raise UserError(f"an array has strides {array.strides} bytes, which are no multiples of its {array.itemsize}")
+            raise UserError(
+                f"an array has strides {array.strides} bytes, which are no multiples of its {array.itemsize}"
+            )
         strides = tuple(stride // array.itemsize for stride in array.strides)
         return HostArray(array.ctypes.data, array.dtype.name, array.shape, strides, array)
     if _is_torch(array):

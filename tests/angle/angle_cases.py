@@ -176,9 +176,7 @@ def assert_matches(
                 clear[b] = False
             else:
                 clear[case.offsets[b] : case.offsets[b + 1]] = False
-        np.testing.assert_allclose(
-            contributions[clear], expected.contributions[clear], rtol=0, atol=VECTOR_TOLERANCE
-        )
+        np.testing.assert_allclose(contributions[clear], expected.contributions[clear], rtol=0, atol=VECTOR_TOLERANCE)
 
 
 def _mean_with_diagonal(case: Case) -> np.ndarray:
