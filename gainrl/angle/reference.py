@@ -17,8 +17,8 @@ import numpy.typing as npt
 from gainrl.angle.result import Status
 
 TOLERANCE = 2e-6
-"""Largest absolute error of `intra`, `inter`, `score` and `whole` against this oracle on the same activations, for every
-backend and dtype: sums are formed in float32 blocks whatever the input's dtype, so the dtype does not matter."""
+"""Largest absolute error of `intra`, `inter`, `score` and `whole` against this oracle on the same activations, for
+every backend and dtype: sums are formed in float32 blocks whatever the input's dtype, so the dtype does not matter."""
 VECTOR_TOLERANCE = 1e-5
 """The same for each element of `directions` and `contributions`."""
 

@@ -18,7 +18,7 @@ INVALID_ROLE = tl.constexpr(16)
 
 @triton.jit
 def _start(offsets, b, length, PADDED: tl.constexpr):
-    if PADDED:
+    if PADDED:  # noqa: SIM108 (a compile-time branch: only one side is compiled)
         start = b * length
     else:
         start = tl.load(offsets + b).to(tl.int64)
@@ -43,7 +43,7 @@ def _sequence_of(offsets, t, sequences, length, PADDED: tl.constexpr):
 
 @triton.jit
 def _row_offsets(t, length, stride_batch, stride_row, PADDED: tl.constexpr):
-    if PADDED:
+    if PADDED:  # noqa: SIM108
         at = (t // length) * stride_batch + (t % length) * stride_row
     else:
         at = t * stride_row
@@ -110,7 +110,7 @@ def sum_chunks(
     role_stride_row, role_scale, PADDED: tl.constexpr, WEIGHTED: tl.constexpr, SHARED: tl.constexpr,
     DIRECTIONS: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One chunk: finished sequences to the results, pieces to `slots` (chunks, 2, 2, width) and `segments` (.., 2, 4)."""
+    """One chunk: finished sequences go to the results, pieces to `slots` (n, 2, 2, width) and `segments` (n, 2, 4)."""
     chunk = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, WIDTH)
     inside = columns < width

@@ -6,6 +6,7 @@ NumPy alone: the sanitizer build of the emulated kernels is tested in a process 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,7 +129,7 @@ def random_case(
     else:
         offsets = (margin + np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])).astype(offsets_dtype)
         if runs:
-            for start, stop in zip(offsets, offsets[1:], strict=False):
+            for start, stop in itertools.pairwise(offsets):
                 cut = np.sort(rng.integers(start, stop + 1, size=2))
                 roles[start : cut[0]] = 1 if prefix else 2
                 roles[cut[0] : cut[1]] = 2

@@ -27,7 +27,7 @@ def need() -> Callable[..., None]:
 
 @pytest.fixture
 def on_torch() -> Callable[..., Any]:
-    """Runs a case through the public op with torch tensors; returns (result, values, counts, directions, contributions)."""
+    """Runs a case through the public op with torch tensors; returns (result, values, counts, directions, cosines)."""
     import numpy as np
     import torch
 

@@ -178,7 +178,8 @@ def test_every_output_is_written_and_nothing_beside_it(padded):
     module.angle_cpu(
         module.AngleParams(
             case.hidden.ctypes.data, 0, width, width, length * width, 1, sequences, rows, length,
-            0 if padded else case.offsets.ctypes.data, True, case.roles.ctypes.data, 1, length, 1, 0, 0, 0, 0, 0.0, True,
+            0 if padded else case.offsets.ctypes.data, True, case.roles.ctypes.data, 1, length, 1,
+            0, 0, 0, 0, 0.0, True,
             *(array.ctypes.data + guard * 4 for array in (values, counts, directions, sums, contributions)),
         ),
         2,

@@ -90,7 +90,7 @@ def test_the_offset_by_one_norm_is_folded_in(hidden):
         ({"cu_seqlens": torch.zeros(0, dtype=torch.int64)}, r"cu_seqlens has shape \(0,\)"),
         (
             {"token_role": torch.zeros(5, dtype=torch.int8)},
-            r"token_role has shape \(5,\); for hidden of shape \(6, 16\)",
+            r"token_role has shape \(5,\); for hidden",
         ),
         ({"token_role": torch.zeros(6, dtype=torch.int64)}, "token_role has dtype int64; it must be one of int8"),
         ({"token_role": torch.zeros(6, dtype=torch.int8, device="meta")}, "token_role is on meta and hidden on cpu"),
@@ -129,7 +129,7 @@ def test_a_role_out_of_range_raises_or_is_reported(hidden, backend, need):
     need(backend)
     roles = ROLES.clone()
     roles[5] = 7
-    with pytest.raises(UserError, match="role other than 0 .* in sequence 1"):
+    with pytest.raises(UserError, match=r"role other than 0 .* in sequence 1"):
         gainrl.angle_concentration(hidden, OFFSETS, roles, backend=backend)
     result = gainrl.angle_concentration(hidden, OFFSETS, roles, backend=backend, check=False)
     assert result.status[0] == 0
