@@ -18,7 +18,7 @@ ARCHITECTURES = (80, 86, 89, 90, 100, 120)
 
 
 def built_once(name: str, command: list[str]) -> tuple[Path, str]:
-    """The file that `command` makes from SOURCES as `{output}`, kept under build/ until a source changes; its messages."""
+    """What `command` makes from SOURCES as `{output}`, kept under build/ until a source changes, and its messages."""
     digest = hashlib.sha256(" ".join(command).encode())
     for source in SOURCES:
         digest.update(source.read_bytes())
