@@ -189,6 +189,7 @@ def evaluate(
         raise UserError(f"samples and batch_size must be at least 1, but are {samples} and {batch_size}")
     if samples > 1 and temperature == 0:
         raise UserError(f"{samples} samples at temperature 0 would all be equal; give a temperature above 0")
+    task.check_ready()
     limit = max_new_tokens or task.max_new_tokens
     sampling = Sampling(temperature, top_p, limit, tuple(task.stop), seed)
     engine = engine or TransformersEngine(model, tokenizer)

@@ -150,8 +150,14 @@ class Task(ABC):
         """Grade the text of one completion.  May raise: `grade` turns that into unscorable."""
 
     @abstractmethod
-    def gold(self, row: Mapping[str, Any]) -> str:
-        """A completion that gives the gold answer the way the prompt asks for it; the self-check grades it."""
+    def gold(self, row: Mapping[str, Any]) -> str | None:
+        """A completion that gives the gold answer the way the prompt asks for it, which the self-check grades.
+
+        None where the dataset has no answer that could be graded (problems without solutions).
+        """
+
+    def check_ready(self) -> None:  # noqa: B027  (a hook; most tasks need nothing)
+        """Raise `UserError` where this machine lacks what grading needs; called before a run generates anything."""
 
     def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
         """Grade one completion, given as text or as a list of messages (their contents are joined).
@@ -170,11 +176,11 @@ class Task(ABC):
         return [self.grade(completion, row) for completion, row in zip(completions, rows, strict=True)]
 
     def self_check(self, rows: Iterable[Mapping[str, Any]]) -> SelfCheck:
-        """Grade every gold answer of `rows`; all of them ought to be right."""
-        rows = list(rows)
-        grades = self.grade_many([self.gold(row) for row in rows], rows)
-        failures = [(index, grade) for index, grade in enumerate(grades) if not grade.correct]
-        return SelfCheck(self.name, len(rows), failures)
+        """Grade every gold answer that `rows` have; all of them ought to be right."""
+        numbered = [(index, row, gold) for index, row in enumerate(rows) if (gold := self.gold(row)) is not None]
+        grades = self.grade_many([gold for _, _, gold in numbered], [row for _, row, _ in numbered])
+        failures = [(index, grade) for (index, _, _), grade in zip(numbered, grades, strict=True) if not grade.correct]
+        return SelfCheck(self.name, len(numbered), failures)
 
     def reward_function(
         self, *, partial: bool = False, max_unscorable_share: float = 0.1
@@ -187,6 +193,7 @@ class Task(ABC):
         `counts` how many of each status it gave so far.  Once 50 completions or more were graded and more than
         `max_unscorable_share` of all are unscorable it raises `UserError` with the reasons.
         """
+        self.check_ready()
         guard = UnscorableGuard(self.name, max_unscorable_share)
 
         def reward(

@@ -15,9 +15,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from gainrl.errors import UserError
 
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
@@ -81,7 +78,7 @@ def _local(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{os.fspath(path)!r} is not a file of a known kind: {', '.join(_SUFFIXES)}")
     try:
         if path.suffix == ".parquet":
-            yield from pyarrow.parquet.read_table(path).to_pylist()
+            yield from _parquet(path)
         elif path.name.endswith((".jsonl", ".jsonl.gz")):
             with _open(path) as lines:
                 for number, line in enumerate(lines, 1):
@@ -94,10 +91,21 @@ def _local(path: Path) -> Iterator[dict[str, Any]]:
                 raise UserError(f"{os.fspath(path)!r} must hold a JSON list of objects")
             for number, item in enumerate(data):
                 yield _object(item, f"{path}, item {number}")
-    except (OSError, EOFError, pyarrow.ArrowException) as error:
+    except (OSError, EOFError) as error:
         raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{os.fspath(path)!r} is not UTF-8: {error}") from error
+
+
+def _parquet(path: Path) -> list[dict[str, Any]]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
+    return rows
 
 
 def _open(path: Path) -> Any:

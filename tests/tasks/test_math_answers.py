@@ -118,10 +118,10 @@ def test_a_worker_that_eats_memory_or_recurses_is_unscorable_not_wrong() -> None
 def test_a_killed_worker_is_replaced() -> None:
     pool = AnswerPool(workers=1, timeout=20.0)
     assert pool.compare("2x", "x+x").verdict == "right"
-    worker = pool._idle.get()
+    worker = pool.pool._idle.get()
     assert worker is not None
-    os.kill(worker._process.pid, signal.SIGKILL)
-    pool._idle.put(worker)
+    os.kill(worker.process.pid, signal.SIGKILL)
+    pool.pool._idle.put(worker)
     assert pool.compare("3x", "x+2x").verdict == "right"
     pool.close()
 
@@ -166,7 +166,7 @@ def test_the_pool_leaves_no_process_or_descriptor_behind() -> None:
     before = set(os.listdir("/proc/self/fd"))
     pool = AnswerPool(workers=2, timeout=5.0)
     pool.compare_many([(f"{n}x", f"x+{n - 1}x") for n in range(2, 8)])
-    pids = [worker._process.pid for worker in list(pool._idle.queue) if worker]
+    pids = [worker.process.pid for worker in list(pool.pool._idle.queue) if worker]
     assert pids
     pool.close()
     assert set(os.listdir("/proc/self/fd")) == before

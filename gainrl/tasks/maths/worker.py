@@ -126,7 +126,8 @@ def main(limit: float) -> None:
     try:
         import math_verify  # noqa: F401
     except ImportError as error:
-        print(json.dumps({"missing": str(error)}), file=replies, flush=True)
+        why = f"grading mathematics needs math-verify ({error}): pip install 'gainrl[tasks]'"
+        print(json.dumps({"missing": why}), file=replies, flush=True)
         return
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps({"ready": True}), file=replies, flush=True)

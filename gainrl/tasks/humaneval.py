@@ -1,0 +1,57 @@
+"""HumanEval: 164 Python functions to complete (Chen et al. 2021, arXiv 2107.03374).
+
+Hub: `openai/openai_humaneval`, split `test`.  Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`,
+`test`.  The dataset's own `check(candidate)` runs in one sandbox, the completion in another; calls and plain results go between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gainrl.tasks.base import Row
+from gainrl.tasks.loading import Source
+from gainrl.tasks.programs.extract import defines, imports_for, program
+from gainrl.tasks.programs.task import CodeTask
+
+
+class HumanEval(CodeTask):
+    """See the module's docstring."""
+
+    name = "humaneval"
+    source = Source("openai/openai_humaneval")
+    splits = ("test",)
+    columns: tuple[str, ...] = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    template = "humaneval"
+    max_new_tokens = 1024
+
+    def row(self, item: Mapping[str, Any], index: int) -> Row:
+        question = str(item["prompt"])
+        return {
+            "id": str(item["task_id"]),
+            "prompt": self.prompt.render(question),
+            "question": question,
+            "answer": str(item["canonical_solution"]),
+            "metadata": {"entry_point": str(item["entry_point"]), "test": str(item["test"])},
+        }
+
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        entry = row["metadata"]["entry_point"]
+        return {
+            "kind": "check",
+            "code": whole(completion, str(row["question"]), entry),
+            "entry": entry,
+            "prompt": row["question"],
+            "test": row["metadata"]["test"],
+        }
+
+    def gold(self, row: Mapping[str, Any]) -> str:
+        return f"```python\n{row['question']}{row['answer']}\n```"
+
+
+def whole(completion: str, prompt: str, entry: str) -> str:
+    """A whole program: the prompt with its imports and helpers, then the completion's function or body."""
+    code = program(completion, entry)
+    if defines(code, entry):
+        return f"{imports_for(code)}{prompt}\n    pass\n\n{code}"
+    return prompt + code

@@ -1,0 +1,131 @@
+"""HumanEval+: HumanEval with 80 times the tests (Liu et al. 2023, arXiv 2305.01210; release v0.1.10).
+
+Hub: `evalplus/humanevalplus`, split `test`.  Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`, and
+either `base_input` and `plus_input` (the release's file, with `atol`) or `test` (the hub's, whose list `inputs` is
+read, not run).  Expected outputs are what the canonical solution returns, computed in the sandbox and kept in the user's cache.
+Floats are compared as EvalPlus does, and of HumanEval/32 any root is right.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gainrl.files import atomic_path
+from gainrl.tasks.base import Completion, Grade, Row
+from gainrl.tasks.cache import cache_directory
+from gainrl.tasks.humaneval import HumanEval, whole
+from gainrl.tasks.loading import Source
+from gainrl.tasks.programs.task import Unscorable
+from gainrl.tasks.sandbox import Limits, codec, require_isolation, shared_graders
+from gainrl.tasks.sandbox.pool import packed
+
+_ATOL = {"HumanEval/2": 1e-6, "HumanEval/4": 1e-6, "HumanEval/32": 1e-4}  # where a file says nothing of it
+_TRUSTED = Limits(test=30, total=120, memory=4 << 30)
+
+
+class HumanEvalPlus(HumanEval):
+    """See the module's docstring."""
+
+    name = "humanevalplus"
+    source = Source("evalplus/humanevalplus")
+    columns = ("task_id", "prompt", "entry_point", "canonical_solution")
+
+    def row(self, item: Mapping[str, Any], index: int) -> Row:
+        question, name = str(item["prompt"]), str(item["task_id"])
+        if "base_input" in item and "plus_input" in item:
+            inputs = [*item["base_input"], *item["plus_input"]]
+        else:
+            inputs = _inputs_of(str(item.get("test", "")))
+        return {
+            "id": name,
+            "prompt": self.prompt.render(question),
+            "question": question,
+            "answer": str(item["canonical_solution"]),
+            "metadata": {
+                "entry_point": str(item["entry_point"]),
+                "inputs": json.dumps(inputs),
+                "atol": float(item.get("atol", _ATOL.get(name, 0.0))),
+                "rule": "root" if name == "HumanEval/32" else "",
+            },
+        }
+
+    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
+        require_isolation()
+        _expect(rows)
+        return super().grade_many(completions, rows)
+
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
+        about = row["metadata"]
+        inputs, expected = json.loads(about["inputs"]), _expected(row)
+        return {
+            "kind": "calls",
+            "code": whole(completion, str(row["question"]), about["entry_point"]),
+            "entry": about["entry_point"],
+            "tests": packed([(args, {}, value) for args, value in zip(inputs, expected, strict=True)]),
+            "atol": about["atol"],
+            "rule": about["rule"],
+        }
+
+
+def _inputs_of(test: str) -> list[Any]:
+    """The literal list assigned to `inputs` in the hub's test code; empty (unscorable) where there is none."""
+    for node in ast.walk(ast.parse(test)):
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "inputs" for t in node.targets):
+            found = ast.literal_eval(node.value)
+            return list(found)
+    return []
+
+
+def _key(row: Mapping[str, Any]) -> str:
+    parts = (row["question"], row["answer"], row["metadata"]["entry_point"], row["metadata"]["inputs"])
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+_known: dict[str, list[Any] | str] = {}  # expected outputs, or why there are none
+
+
+def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Have the expected outputs of every row at hand: from the cache, else from the canonical solutions, isolated."""
+    missing = {key: row for row in rows if (key := _key(row)) not in _known}
+    requests: list[dict[str, Any]] = []
+    keys: list[str] = []
+    for key, row in missing.items():
+        cached = cache_directory() / "humanevalplus" / key
+        try:
+            _known[key] = list(codec.decode(cached.read_bytes()))
+            continue
+        except (OSError, ValueError):
+            pass  # not there yet, or not whole
+        inputs = json.loads(row["metadata"]["inputs"])
+        if not inputs:
+            _known[key] = "the row has no test inputs"
+            continue
+        keys.append(key)
+        requests.append(
+            {
+                "kind": "outputs",
+                "code": f"{row['question']}{row['answer']}",
+                "entry": row["metadata"]["entry_point"],
+                "tests": packed(inputs),
+            }
+        )
+    for key, verdict in zip(keys, shared_graders().grade(requests, _TRUSTED), strict=True):
+        if verdict.verdict != "right":
+            _known[key] = verdict.reason
+            continue
+        _known[key] = verdict.outputs
+        folder = cache_directory() / "humanevalplus"
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_path(folder / key) as temporary:
+            temporary.write_bytes(codec.encode(verdict.outputs))
+
+
+def _expected(row: Mapping[str, Any]) -> list[Any]:
+    found = _known[_key(row)]
+    if isinstance(found, str):
+        raise Unscorable(found)
+    return found

@@ -1,0 +1,1 @@
+"""Tasks whose completions are programs."""

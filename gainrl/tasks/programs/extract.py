@@ -1,0 +1,94 @@
+# ruff: noqa: E501  (tables of names)
+"""The program in a completion, and the imports that judges of the kind take for granted.  Text only, nothing is run."""
+
+from __future__ import annotations
+
+import re
+
+_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_AFTER = re.compile(r"\n(?=if __name__|print\(|assert |```|<\|)")
+
+_MODULES = [
+    "array",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "fractions",
+    "functools",
+    "heapq",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "numbers",
+    "operator",
+    "os",
+    "queue",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "sys",
+    "time",
+    "typing",
+]
+_NAMES = {
+    "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Literal Mapping "
+    "NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
+    "collections": "ChainMap Counter OrderedDict defaultdict deque namedtuple",
+    "functools": "cache cmp_to_key lru_cache partial reduce total_ordering wraps",
+    "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile groupby islice "
+    "pairwise permutations product repeat starmap takewhile tee zip_longest",
+    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
+    "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
+    "math": "ceil comb cos dist exp factorial floor gcd hypot inf isqrt lcm log log10 log2 nan perm pi prod sin sqrt tan",
+    "operator": "add and_ attrgetter itemgetter mul or_ sub xor",
+    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation",
+    "random": "choice randint randrange shuffle",
+    "dataclasses": "dataclass field",
+    "copy": "deepcopy",
+    "datetime": "date timedelta",
+    "fractions": "Fraction",
+    "decimal": "Decimal",
+}
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+def program(completion: str, entry: str = "") -> str:
+    """The program of a completion: the last fenced block (the last that defines `entry`, if any does), else all of it.
+
+    An unclosed fence runs to the end; text without a fence is cut where a model commonly goes on with tests.
+    """
+    blocks = [
+        body for language, body in _FENCE.findall(completion) if language.lower() in ("", "python", "py", "python3")
+    ]
+    if not blocks:
+        return _AFTER.split(completion, maxsplit=1)[0]
+    defining = [body for body in blocks if entry and defines(body, entry)]
+    return (defining or blocks)[-1]
+
+
+def defines(code: str, name: str) -> bool:
+    """Whether the text of `code` defines a function or class of this name at the top."""
+    return re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(name)}\b", code, re.MULTILINE) is not None
+
+
+def imports_for(code: str) -> str:
+    """Import lines for the standard names that `code` mentions, as LeetCode and LiveCodeBench import them for it.
+
+    Only those: importing all of them costs more time than most solutions run.
+    """
+    words = set(re.findall(r"[A-Za-z_]\w*", code))
+    lines = [f"import {module}" for module in _MODULES if module in words and module != "bisect"]
+    wanted: dict[str, list[str]] = {}
+    for word in sorted(words & _HOME.keys()):
+        wanted.setdefault(_HOME[word], []).append(word)
+    lines += [f"from {module} import {', '.join(names)}" for module, names in sorted(wanted.items())]
+    if "bisect" in words and re.search(r"\bbisect\.", code):
+        lines.append("import bisect")
+    return "".join(f"{line}\n" for line in lines)

@@ -1,0 +1,133 @@
+"""Plain values as bytes between sandbox and grader: None, bool, int, float, complex, str, bytes and their containers.
+
+Nothing but such plain values ever comes out of `decode`, whatever bytes go in: a class of the candidate's making cannot
+cross, subclasses arrive as their plain base, anything else as an `Opaque` that equals only itself.  Runs on both
+sides, so it needs no import (the harness in the sandbox carries this file's text).
+
+A value is a letter and its content: `N T F`, `i<digits>;`, `f<hex float>;`, `c<hex>,<hex>;`, `s<bytes>:<utf-8>`,
+`b<bytes>:<raw>`, `l t e z<items>:<items>` (list, tuple, set, frozenset), `d<pairs>:<key><value>...`, `x<bytes>:<name>`.
+"""
+
+DEPTH = 150  # nesting; deeper values are refused on both sides, long before Python's own limit
+
+
+class Opaque:
+    """A value of a type that does not cross: equal to nothing, hashed by identity.  `kind` is its type's name."""
+
+    def __init__(self, kind):  # type: ignore[no-untyped-def]
+        self.kind = kind
+
+    def __eq__(self, other):  # type: ignore[no-untyped-def]
+        return False
+
+    __hash__ = object.__hash__
+
+    def __repr__(self):  # type: ignore[no-untyped-def]
+        return f"<{self.kind}>"
+
+
+def encode(value):  # type: ignore[no-untyped-def]
+    """`value` as bytes.  ValueError where it is nested too deeply."""
+    out = []  # type: ignore[var-annotated]
+    _encode(value, out, 0)
+    return b"".join(out)
+
+
+def _encode(value, out, depth):  # type: ignore[no-untyped-def]
+    if depth > DEPTH:
+        raise ValueError("nested too deeply")
+    if value is None:
+        out.append(b"N")
+    elif value is True:
+        out.append(b"T")
+    elif value is False:
+        out.append(b"F")
+    elif isinstance(value, int):
+        out.append(b"i%x;" % value if value >= 0 else b"i-%x;" % -value)  # hex: decimal is quadratic and limited
+    elif isinstance(value, float):
+        out.append(b"f" + float.hex(value).encode() + b";")
+    elif isinstance(value, complex):
+        out.append(f"c{float.hex(value.real)},{float.hex(value.imag)};".encode())
+    elif isinstance(value, str):
+        data = str.encode(value, "utf-8", "surrogatepass")
+        out.append(b"s%d:" % len(data))
+        out.append(data)
+    elif isinstance(value, bytes | bytearray):
+        out.append(b"b%d:" % len(value))
+        out.append(bytes(value))
+    elif isinstance(value, dict):
+        items = list(dict.items(value))
+        out.append(b"d%d:" % len(items))
+        for key, item in items:
+            _encode(key, out, depth + 1)
+            _encode(item, out, depth + 1)
+    elif isinstance(value, list | tuple | set | frozenset):
+        for kind, letter in ((list, b"l"), (tuple, b"t"), (set, b"e"), (frozenset, b"z")):
+            if isinstance(value, kind):
+                items = list(kind.__iter__(value))
+                out.append(letter + b"%d:" % len(items))
+                for item in items:
+                    _encode(item, out, depth + 1)
+                break
+    else:
+        name = type(value).__name__[:100].encode("utf-8", "surrogatepass")
+        out.append(b"x%d:" % len(name) + name)
+
+
+def decode(data):  # type: ignore[no-untyped-def]
+    """The value of `data`, all of it.  ValueError for anything that `encode` does not write."""
+    try:
+        value, end = _decode(data, 0, 0)
+    except (IndexError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"malformed value: {error}") from error
+    if end != len(data):
+        raise ValueError("bytes after the value")
+    return value
+
+
+def _until(data, mark, start):  # type: ignore[no-untyped-def]
+    end = data.index(mark, start)
+    return data[start:end].decode("ascii"), end + 1
+
+
+def _decode(data, at, depth):  # type: ignore[no-untyped-def]
+    if depth > DEPTH:
+        raise ValueError("nested too deeply")
+    letter = data[at : at + 1]
+    at += 1
+    if letter in (b"N", b"T", b"F"):
+        return {b"N": None, b"T": True, b"F": False}[letter], at
+    if letter == b"i":
+        text, at = _until(data, b";", at)
+        return int(text, 16), at
+    if letter == b"f":
+        text, at = _until(data, b";", at)
+        return float.fromhex(text), at
+    if letter == b"c":
+        text, at = _until(data, b";", at)
+        real, imaginary = text.split(",")
+        return complex(float.fromhex(real), float.fromhex(imaginary)), at
+    text, at = _until(data, b":", at)
+    count = int(text)
+    if count < 0 or count > len(data) - at:  # every item takes a byte at least, so no count can claim more
+        raise ValueError("a length that cannot be")
+    if letter in (b"s", b"b", b"x"):
+        raw, at = data[at : at + count], at + count
+        if letter == b"b":
+            return bytes(raw), at
+        name = raw.decode("utf-8", "surrogatepass")
+        return (name if letter == b"s" else Opaque(name)), at
+    if letter == b"d":
+        pairs = {}
+        for _ in range(count):
+            key, at = _decode(data, at, depth + 1)
+            pairs[key], at = _decode(data, at, depth + 1)
+        return pairs, at
+    kind = {b"l": list, b"t": tuple, b"e": set, b"z": frozenset}.get(letter)
+    if kind is None:
+        raise ValueError("an unknown kind of value")
+    items = []
+    for _ in range(count):
+        item, at = _decode(data, at, depth + 1)
+        items.append(item)
+    return kind(items), at

@@ -1,0 +1,348 @@
+"""What runs first inside a sandbox: forks one process per program or per test and passes bytes between it and outside.
+
+Not imported: the grader hands the text of `codec.py` and of this file to a bare interpreter in the sandbox.  Nothing
+here decides anything.  The grader keeps the expected outputs and compares outside, so a candidate that takes over its
+process, or this one, gains nothing but the right to answer, which it had anyway.
+
+Frames in both directions: one letter, 8 hex digits of a time limit in ms, 8 hex digits of length, the payload.
+To here: J (a job), I (the input of one stdin test), any other letter for the process to go on with (C a call, V or E
+the answer to one).
+From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output).
+"""
+
+# The start of an interpreter is most of what a grading costs, so only what is built in or needed: `posix` without
+# `os`, `_ctypes` without `ctypes`, no `signal`, which brings `enum` along.
+import posix as os
+import select
+import sys
+import time
+
+if "encode" not in globals():
+    from gainrl.tasks.sandbox.codec import decode, encode
+
+HEADER = 17
+LARGEST = 64 << 20  # bytes of a frame; HumanEval/130 has answers of 20 MiB
+
+
+class Late(Exception):
+    """The time limit passed."""
+
+
+class Flood(Exception):
+    """More bytes than allowed."""
+
+
+class Gone(Exception):
+    """The other side closed its end."""
+
+
+def frame(letter, payload=b"", limit=0.0):  # type: ignore[no-untyped-def]
+    return b"%c%08x%08x" % (ord(letter), int(limit * 1000), len(payload)) + payload
+
+
+def wait(descriptor, event, until):  # type: ignore[no-untyped-def]
+    poll = select.poll()
+    poll.register(descriptor, event)
+    left = until - time.monotonic()
+    if left <= 0 or not poll.poll(left * 1000):
+        raise Late
+
+
+def read_exactly(descriptor, count, until):  # type: ignore[no-untyped-def]
+    parts = []
+    while count:
+        wait(descriptor, select.POLLIN, until)
+        part = os.read(descriptor, min(count, 1 << 16))
+        if not part:
+            raise Gone
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def read_frame(descriptor, until):  # type: ignore[no-untyped-def]
+    """(letter, limit in seconds, payload)."""
+    header = read_exactly(descriptor, HEADER, until)
+    try:
+        limit, length = int(header[1:9], 16) / 1000, int(header[9:17], 16)
+    except ValueError:
+        raise Gone from None
+    if length < 0 or length > LARGEST:
+        raise Flood
+    return chr(header[0]), limit, read_exactly(descriptor, length, until)
+
+
+def write(descriptor, data, until):  # type: ignore[no-untyped-def]
+    view = memoryview(data)
+    while view:
+        wait(descriptor, select.POLLOUT, until)
+        try:
+            # at most a page at a time: a pipe that polls writable takes that much without blocking
+            view = view[os.write(descriptor, view[:4096]) :]
+        except OSError:
+            raise Gone from None
+
+
+def prctl(option, second=0, third=0):  # type: ignore[no-untyped-def]
+    """The C library's prctl; OSError where it fails."""
+    import _ctypes
+
+    number = type("number", (_ctypes._SimpleCData,), {"_type_": "L"})
+    function = type("function", (_ctypes.CFuncPtr,), {"_flags_": _ctypes.FUNCFLAG_CDECL, "_restype_": number})
+    call = function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl"))
+    call.argtypes = [number] * 5
+    if call(option, second, third, 0, 0) & 0xFFFFFFFF:
+        raise OSError(f"prctl {option}")
+
+
+def forbid(program):  # type: ignore[no-untyped-def]
+    """Load a seccomp filter (array of struct sock_filter) into this process for good."""
+    import _ctypes
+
+    byte = type("byte", (_ctypes._SimpleCData,), {"_type_": "B"})
+
+    def held(data):  # type: ignore[no-untyped-def]
+        return type("held", (_ctypes.Array,), {"_type_": byte, "_length_": len(data)})(*data)
+
+    code = held(program)
+    # struct sock_fprog: a count of instructions, padding, a pointer
+    whole = held((len(program) // 8).to_bytes(8, sys.byteorder) + _ctypes.addressof(code).to_bytes(8, sys.byteorder))
+    prctl(22, 2, _ctypes.addressof(whole))
+
+
+def become_untrusted(job):  # type: ignore[no-untyped-def]
+    """Limits that cannot be raised again, then no system call that makes processes or leaves this sandbox."""
+    import resource
+
+    for name, value in job["limits"].items():
+        which = getattr(resource, "RLIMIT_" + name)
+        hard = resource.getrlimit(which)[1]
+        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        resource.setrlimit(which, (value, value))
+    forbid(job["filter"])
+    sys.path.append("/packages")
+
+
+class Child:
+    """The process that runs the candidate: frames both ways, or, given an input for its stdin, its stdout back."""
+
+    def __init__(self, job, given=None):  # type: ignore[no-untyped-def]
+        there, self.write_end = os.pipe()
+        self.read_end, back = os.pipe()
+        self.pid = os.fork()
+        if self.pid:
+            os.close(there)
+            os.close(back)
+            return
+        try:
+            os.close(self.write_end)
+            os.close(self.read_end)
+            null = os.open("/dev/null", os.O_RDWR)
+            source = null
+            if given is not None:
+                source = os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
+                view = memoryview(given)
+                while view:
+                    view = view[os.write(source, view) :]
+                os.lseek(source, 0, 0)
+            os.dup2(source, 0)
+            os.dup2(back if given is not None else null, 1)
+            os.dup2(null, 2)
+            for descriptor in range(3, 64):  # the way to the grader among them: nothing leads out but `back`
+                if given is not None or descriptor not in (there, back):
+                    try:  # noqa: SIM105  (contextlib costs an import)
+                        os.close(descriptor)
+                    except OSError:
+                        pass
+            become_untrusted(job)
+            status = run_program(job["code"]) if given is not None else MODES[job["mode"]](job, there, back)
+            os._exit(status)
+        finally:
+            os._exit(70)
+
+    def close(self):  # type: ignore[no-untyped-def]
+        """Kill, reap, and return the wait status."""
+        if self.pid is None:
+            return 0
+        try:  # noqa: SIM105
+            os.kill(self.pid, 9)
+        except ProcessLookupError:
+            pass
+        status = os.waitpid(self.pid, 0)[1]
+        os.close(self.write_end)
+        os.close(self.read_end)
+        self.pid = None
+        return status
+
+    def reply(self, limit):  # type: ignore[no-untyped-def]
+        """The next frame of the process, or T, D, O, after which the process is gone."""
+        try:
+            letter, _, payload = read_frame(self.read_end, time.monotonic() + limit)
+            return frame(letter, payload)
+        except Late:
+            self.close()
+            return frame("T")
+        except Flood:
+            self.close()
+            return frame("O")
+        except Gone:
+            return frame("D", encode(self.close()))
+
+
+def namespace(name):  # type: ignore[no-untyped-def]
+    """A fresh module for the candidate, known to sys.modules as dataclasses and pickling expect."""
+    module = type(sys)(name)
+    sys.modules[name] = module
+    return module.__dict__
+
+
+def run_program(code):  # type: ignore[no-untyped-def]
+    """Mode stdin: run the whole program as __main__; the exit status is the program's own."""
+    status = 0
+    sys.argv[:] = ["candidate"]
+    try:
+        exec(compile(code, "<candidate>", "exec"), namespace("__main__"))
+    except SystemExit as stop:
+        status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except BaseException:
+        status = 1
+    for stream in (sys.stdout, sys.__stdout__):
+        try:
+            stream.flush()
+        except BaseException:
+            status = status or 1
+    return status & 255
+
+
+def describe(error):  # type: ignore[no-untyped-def]
+    try:
+        return f"{type(error).__name__}: {error}"[:500]
+    except BaseException:
+        return type(error).__name__
+
+
+def serve_calls(job, there, back):  # type: ignore[no-untyped-def]
+    """Mode call: run the code once, then call `entry` with each (args, kwargs) that arrives."""
+    forever = time.monotonic() + 10**6
+    try:
+        names = namespace("candidate")
+        exec(compile(job["code"], "<candidate>", "exec"), names)
+        owner, _, method = job["entry"].rpartition(".")
+        names[owner or method]  # a missing class or function is an error now
+    except BaseException as error:
+        write(back, frame("E", encode(describe(error))), forever)
+        return 1
+    write(back, frame("R"), forever)
+    while True:
+        _, _, payload = read_frame(there, forever)
+        args, kwargs = decode(payload)
+        try:
+            called = getattr(names[owner](), method) if owner else names[method]
+            answer = frame("V", encode(called(*args, **kwargs)))
+        except BaseException as error:
+            answer = frame("E", encode(describe(error)))
+        write(back, answer, forever)
+
+
+def serve_check(job, there, back):  # type: ignore[no-untyped-def]
+    """Mode check: run a dataset's own `check(candidate)`, with a candidate whose calls are answered from outside."""
+    forever = time.monotonic() + 10**6
+
+    class Failed(Exception):
+        pass
+
+    def candidate(*args, **kwargs):  # type: ignore[no-untyped-def]
+        write(back, frame("C", encode((args, kwargs))), forever)
+        letter, _, payload = read_frame(there, forever)
+        value = decode(payload)
+        if letter != "V":
+            raise Failed(value)
+        return value
+
+    try:
+        names = namespace("test")
+        exec(compile(job["code"], "<prompt>", "exec"), names)
+        names[job["entry"]] = candidate
+        exec(compile(job["test"], "<test>", "exec"), names)
+        names["check"](candidate)
+        answer = frame("V", encode(True))
+    except BaseException as error:
+        answer = frame("E", encode(describe(error)))
+    write(back, answer, forever)
+    return 0
+
+
+def stdin_test(job, given, limit):  # type: ignore[no-untyped-def]
+    """Run the program on one input: V (exit status, stdout), or T, O."""
+    child = Child(job, given)
+    parts, size, until = [], 0, time.monotonic() + limit
+    try:
+        while True:
+            wait(child.read_end, select.POLLIN, until)
+            part = os.read(child.read_end, 1 << 16)
+            if not part:
+                break
+            parts.append(part)
+            size += len(part)
+            if size > job["output"]:
+                raise Flood
+        while True:  # stdout is closed; the process may still be at it
+            pid, status = os.waitpid(child.pid, os.WNOHANG)
+            if pid:
+                break
+            if time.monotonic() > until:
+                raise Late
+            time.sleep(0.0005)
+        child.pid = None
+        os.close(child.write_end)
+        os.close(child.read_end)
+        code = os.waitstatus_to_exitcode(status)
+        return frame("V", encode((code, b"".join(parts))))
+    except Late:
+        child.close()
+        return frame("T")
+    except Flood:
+        child.close()
+        return frame("O")
+
+
+MODES = {"call": serve_calls, "check": serve_check}
+
+
+def main():  # type: ignore[no-untyped-def]
+    prctl(4, 0)  # not dumpable: no other process of this uid may look into this one
+    forever = time.monotonic() + 10**6
+    out = os.dup(1)
+    os.set_inheritable(out, False)
+    into = os.dup(0)
+    job, child = None, None
+    write(out, frame("R"), forever)
+    while True:
+        try:
+            letter, limit, payload = read_frame(into, forever)
+        except Gone:
+            return
+        if letter == "J":
+            job = decode(payload)
+            if child is not None:
+                child.close()
+                child = None
+            if job["mode"] == "stdin":
+                answer = frame("R")
+            else:
+                child = Child(job)
+                answer = child.reply(limit)
+        elif letter == "I":
+            answer = stdin_test(job, payload, limit)
+        elif child is None or child.pid is None:
+            answer = frame("D", encode(0))
+        else:
+            try:
+                write(child.write_end, frame(letter, payload), time.monotonic() + limit)
+                answer = child.reply(limit)
+            except Late:
+                child.close()
+                answer = frame("T")
+            except Gone:
+                answer = frame("D", encode(child.close()))
+        write(out, answer, forever)

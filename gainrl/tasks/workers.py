@@ -1,0 +1,169 @@
+"""Processes that answer requests, one JSON object a line, and may hang or die without taking anybody along.
+
+The workers are plain subprocesses spoken to over pipes: no fork of this process (which may hold a GPU and threads), no
+signal handler, so any thread of any process may ask.  A worker that is late or dies is killed, reaped and replaced.
+They start when first needed and end with this process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import queue
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gainrl.errors import UserError
+
+_START = 60.0  # seconds until a worker says hello on a busy machine
+
+
+class WorkerDied(Exception):
+    """The worker ended before it answered; the message says with which status."""
+
+
+class WorkerSlow(Exception):
+    """The worker did not answer in time and was killed."""
+
+
+class _Worker:
+    """One worker process.  Not thread-safe: whoever took it from the pool has it alone."""
+
+    def __init__(self, command: Sequence[str]):
+        # a session of its own keeps the terminal's Ctrl-C away
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        self._rest = b""
+        try:
+            hello = json.loads(self._line(_START))
+        except BaseException:
+            self.kill()
+            raise
+        if "missing" in hello:
+            self.kill()
+            raise UserError(hello["missing"])
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        assert self.process.stdin is not None
+        try:
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
+            self.process.stdin.flush()
+        except OSError as error:
+            raise WorkerDied(str(error)) from error
+        reply: dict[str, Any] = json.loads(self._line(timeout))
+        return reply
+
+    def _line(self, timeout: float) -> bytes:
+        assert self.process.stdout is not None
+        until = time.monotonic() + timeout
+        descriptor = self.process.stdout.fileno()
+        poll = select.poll()  # unlike select, good for descriptors above 1023
+        poll.register(descriptor, select.POLLIN | select.POLLHUP)
+        parts = [self._rest]
+        while b"\n" not in parts[-1]:
+            left = until - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise WorkerSlow
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise WorkerDied(f"exit status {self.process.wait()}")
+            parts.append(chunk)
+        line, self._rest = b"".join(parts).split(b"\n", 1)
+        return line
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+
+class WorkerPool:
+    """Up to `workers` processes (default: the cores this process may use), each running `command`.
+
+    A worker's first line is a hello: `{"ready": true}`, or `{"missing": why}`, which every request then raises as
+    `UserError`.
+    """
+
+    def __init__(self, command: Sequence[str], workers: int | None = None):
+        if workers is not None and workers < 1:
+            raise UserError(f"a pool needs at least 1 worker, but was given {workers}")
+        self.command = list(command)
+        self.workers = workers or len(os.sched_getaffinity(0))
+        self._lock = threading.Lock()
+        self._reset()
+        atexit.register(self.close)
+
+    def _reset(self) -> None:
+        self._owner = os.getpid()
+        self._idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
+        for _ in range(self.workers):
+            self._idle.put(None)
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        """The reply of a free worker.  Raises `WorkerSlow`, or `WorkerDied` where two workers died of it."""
+        with self._lock:
+            if self._owner != os.getpid():  # a fork has the parent's pipes, but must not speak into them
+                self._reset()
+        for attempt in range(2):
+            worker = self._idle.get()
+            try:
+                worker = worker or _Worker(self.command)
+                return worker.ask(request, timeout)
+            except WorkerDied:
+                worker = self._drop(worker)
+                if attempt:
+                    raise
+            except BaseException:
+                worker = self._drop(worker)
+                raise
+            finally:
+                self._idle.put(worker)
+        raise AssertionError("unreachable")
+
+    def ask_many(
+        self, requests: Sequence[dict[str, Any]], timeouts: Sequence[float]
+    ) -> list[dict[str, Any] | WorkerDied | WorkerSlow]:
+        """Replies in the order of the requests, an exception in the place of each one that failed."""
+
+        def one(request: dict[str, Any], timeout: float) -> dict[str, Any] | WorkerDied | WorkerSlow:
+            try:
+                return self.ask(request, timeout)
+            except (WorkerDied, WorkerSlow) as error:
+                return error
+
+        if len(requests) < 2:
+            return [one(*pair) for pair in zip(requests, timeouts, strict=True)]
+        with ThreadPoolExecutor(min(self.workers, len(requests))) as threads:
+            return list(threads.map(one, requests, timeouts))
+
+    @staticmethod
+    def _drop(worker: _Worker | None) -> None:
+        if worker is not None:
+            worker.kill()
+
+    def close(self) -> None:
+        """End the idle workers; the pool starts new ones when used again."""
+        if self._owner != os.getpid():
+            return
+        ended = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                ended.append(self._idle.get_nowait())
+        for worker in ended:
+            self._drop(worker)
+            self._idle.put(None)
