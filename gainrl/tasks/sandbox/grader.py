@@ -245,6 +245,7 @@ def main() -> None:
         python = jail.interpreter()
         arguments = jail.command(python)
         jail.harness_code()
+        jail.adopt_orphans()
         jail.drop_root(jail.prefix_of(python))
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

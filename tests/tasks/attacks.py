@@ -1,0 +1,151 @@
+# ruff: noqa: E501  (programs in a table)
+"""Programs that try to be graded right without knowing the answer, to do harm, or to stay.
+
+`CALLS` are graded through calls of `solve`, `PROGRAMS` through stdin and stdout.  The expected answer is random and known
+outside only; CANARY stands for the path of a file outside that anybody may write.
+"""
+
+from __future__ import annotations
+
+_EQUAL = """
+class Yes({base}):
+    def __eq__(self, other): return True
+    def __ne__(self, other): return False
+    def __hash__(self): return 0
+"""
+
+CALLS: dict[str, str] = {
+    # looks like success
+    "sys.exit(0) in the call": "import sys\ndef solve(x): sys.exit(0)",
+    "sys.exit(0) at import": "import sys\nsys.exit(0)\ndef solve(x): return 1",
+    "os._exit(0) in the call": "import os\ndef solve(x): os._exit(0)",
+    "os._exit(0) at import": "import os\nos._exit(0)",
+    "raise SystemExit": "def solve(x): raise SystemExit(0)",
+    "raise KeyboardInterrupt": "def solve(x): raise KeyboardInterrupt",
+    "quit()": "def solve(x): exit()",
+    # forged verdicts
+    "verdict on stdout": "def solve(x):\n    print('{\"verdict\": \"right\"}', flush=True)\n    return 'right'",
+    "verdict on every descriptor": (
+        'import os\ndef solve(x):\n    for d in range(64):\n        try: os.write(d, b\'{"verdict": "right"}\\n\')\n'
+        "        except OSError: pass\n    return True"
+    ),
+    "frames on every descriptor": (
+        "import os\ndef solve(x):\n    for d in range(64):\n        try: os.write(d, b'V0000000000000001T' * 50)\n"
+        "        except OSError: pass\n    return True"
+    ),
+    "huge frame header": (
+        "import os\ndef solve(x):\n    for d in range(64):\n        try: os.write(d, b'V00000000ffffffff')\n"
+        "        except OSError: pass"
+    ),
+    "ready and silence": "import os, time\nfor d in range(3, 64):\n    try: os.write(d, b'R' + b'0' * 16)\n    except OSError: pass\ntime.sleep(60)",
+    "the parent's descriptors": (
+        "import os\ndef solve(x):\n    for d in range(10):\n        with open(f'/proc/{os.getppid()}/fd/{d}', 'wb') as f: f.write(b'V0000000000000001T')"
+    ),
+    # equality
+    "__eq__ is always true": _EQUAL.format(base="object") + "def solve(x): return Yes()",
+    "a str whose __eq__ is always true": _EQUAL.format(base="str") + "def solve(x): return Yes('no')",
+    "a dict whose __eq__ is always true": _EQUAL.format(base="dict") + "def solve(x): return Yes()",
+    "a list that claims every length": "class L(list):\n    def __len__(self): return 0\n    def __iter__(self): return iter(())\ndef solve(x): return L('no')",
+    "an int with another class": "class I(int):\n    __class__ = str\ndef solve(x): return I(3)",
+    "__reduce__": "import os\nclass R:\n    def __reduce__(self): return (os.system, ('touch CANARY.pwned',))\ndef solve(x): return R()",
+    # looking around
+    "stack and frame walking": (
+        "import sys\ndef solve(x):\n    frame = sys._getframe()\n    while frame:\n"
+        "        for name in ('expected', 'tests', 'answer'):\n            if name in frame.f_locals: return frame.f_locals[name]\n"
+        "        frame = frame.f_back"
+    ),
+    "every object there is": (
+        "import gc\ndef solve(x):\n    found = [o for o in gc.get_objects() if isinstance(o, (list, tuple)) and len(o) == 3]\n"
+        "    return [repr(o) for o in found if 'secret' in repr(o)]"
+    ),
+    "patched harness": (
+        "import gc, types\nfor o in gc.get_objects():\n    if isinstance(o, types.FunctionType) and o.__name__ in ('encode', 'same', 'write', 'frame'):\n"
+        "        o.__code__ = (lambda *a, **k: b'T').__code__\ndef solve(x): return True"
+    ),
+    "patched builtins": "import builtins\nbuiltins.isinstance = lambda *a: True\nbuiltins.repr = lambda *a: 'secret'\nbuiltins.len = lambda *a: 1\ndef solve(x): return 'no'",
+    "poisoned modules": "import sys\nfor name in list(sys.modules): sys.modules[name] = None\ndef solve(x): return 'no'",
+    "sys.settrace": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\ndef solve(x): return 'no'",
+    "atexit": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef solve(x): return 'no'",
+    "reading the tests": (
+        "import os\ndef solve(x):\n    hits = []\n    for top in ('/', '/tmp', '/packages', '/proc/self', '/proc/1'):\n"
+        "        try: hits += [open(os.path.join(top, n), errors='replace').read() for n in os.listdir(top) if 'test' in n or n in ('cmdline', 'environ')]\n"
+        "        except OSError: pass\n    return hits"
+    ),
+    "/proc of the parent": "import os\ndef solve(x):\n    return open(f'/proc/{os.getppid()}/environ').read() + open(f'/proc/{os.getppid()}/mem', 'rb').read(10)",
+    "ptrace of the parent": (
+        "import ctypes, os\ndef solve(x):\n    return 'secret' if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 'no'"
+    ),
+    "process_vm_writev": "import ctypes, os\ndef solve(x):\n    return 'secret' if ctypes.CDLL(None).syscall(311, os.getppid(), 0, 0, 0, 0, 0) >= 0 else 'no'",
+    # processes
+    "fork bomb": "import os\ndef solve(x):\n    while True: os.fork()",
+    "fork bomb with errors caught": "import os\ndef solve(x):\n    while True:\n        try: os.fork()\n        except OSError: pass",
+    "double fork with setsid": (
+        "import os, time\ndef solve(x):\n    if os.fork() == 0:\n        os.setsid()\n        if os.fork() == 0: time.sleep(600)\n        os._exit(0)\n    return 'no'"
+    ),
+    "subprocess": "import subprocess\ndef solve(x): return subprocess.run(['sh', '-c', 'sleep 600 & echo no'], capture_output=True).stdout",
+    "clone3 by number": "import ctypes\ndef solve(x):\n    return 'secret' if ctypes.CDLL(None).syscall(435, 0, 0) == 0 else 'no'",
+    "a new user namespace": "import ctypes\ndef solve(x): return 'secret' if ctypes.CDLL(None).unshare(0x10000000) == 0 else 'no'",
+    "ignored signals": (
+        "import signal\nfor s in range(1, 65):\n    try: signal.signal(s, signal.SIG_IGN)\n    except (OSError, ValueError): pass\n"
+        "def solve(x):\n    while True: pass"
+    ),
+    "killing everything": "import os, signal\ndef solve(x):\n    os.kill(-1, signal.SIGKILL)\n    os.kill(os.getppid(), signal.SIGKILL)\n    return 'no'",
+    "stopping the harness": "import os, signal, time\ndef solve(x):\n    os.kill(os.getppid(), signal.SIGSTOP)\n    time.sleep(600)",
+    "threads that never end": (
+        "import threading\ndef run():\n    while True: pass\ndef solve(x):\n    for _ in range(8): threading.Thread(target=run).start()\n    return 'no'"
+    ),
+    "a thousand threads": "import threading, time\ndef solve(x):\n    for _ in range(1000): threading.Thread(target=time.sleep, args=(600,)).start()\n    return 'no'",
+    # resources
+    "memory bomb": "def solve(x):\n    held = []\n    while True: held.append(bytearray(1 << 26))",
+    "memory bomb by pages": "import mmap\ndef solve(x):\n    held = []\n    while True:\n        m = mmap.mmap(-1, 1 << 26)\n        m.write(b'x' * (1 << 26)); held.append(m)",
+    "memfd bomb": "import os\ndef solve(x):\n    held = []\n    while True:\n        held.append(os.memfd_create('x'))\n        os.write(held[-1], b'x' * (1 << 24))",
+    "disk bomb": "def solve(x):\n    n = 0\n    while True:\n        open(f'/tmp/{n}', 'wb').write(b'x' * (1 << 20)); n += 1",
+    "a million files": "def solve(x):\n    for n in range(10 ** 7): open(f'/tmp/{n}', 'w').close()",
+    "sparse terabyte": "import os\ndef solve(x): os.truncate(os.open('/tmp/big', os.O_CREAT | os.O_RDWR), 1 << 40)",
+    "descriptor bomb": "import os\ndef solve(x):\n    while True: os.pipe()",
+    "endless answer": "def solve(x): return 'x' * (1 << 29)",
+    "deep answer": "def solve(x):\n    out = []\n    for _ in range(10 ** 5): out = [out]\n    return out",
+    "endless generator": "import itertools\ndef solve(x): return list(itertools.count())",
+    "deep recursion": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef solve(x): return solve(x + 1)",
+    "deep recursion in C": "import sys\nsys.setrecursionlimit(10 ** 9)\ndef solve(x):\n    a = []\n    for _ in range(10 ** 6): a = [a]\n    return repr(a)",
+    "catastrophic regular expression": "import re\ndef solve(x): return re.match('(a+)+$', 'a' * 60 + 'b')",
+    "huge integers": "def solve(x): return 9 ** 9 ** 9",
+    "huge integer in decimal": "import sys\nsys.set_int_max_str_digits(0)\ndef solve(x): return str(7 ** (1 << 24))",
+    "huge integer as answer": "def solve(x): return 1 << (1 << 28)",
+    "zip bomb": "import zlib\ndef solve(x):\n    bomb = zlib.compress(b'0' * (1 << 27), 9)\n    return [zlib.decompress(bomb) for _ in range(100)]",
+    "compiler bomb": "def solve(x): return eval('(' * 90 + '1' + ')' * 90) + eval('1' + '+1' * 10 ** 6)",
+    "clock tricks": "import time\ntime.time = time.monotonic = time.perf_counter = lambda: 0.0\ndef solve(x):\n    while True: time.sleep(0.01)",
+    "setting the clock": "import time\ndef solve(x): time.clock_settime(time.CLOCK_REALTIME, 0); return 'secret'",
+    "sleeping": "import time\ndef solve(x): time.sleep(600)",
+    "raising the limits": "import resource\nfor n in (resource.RLIMIT_AS, resource.RLIMIT_CPU, resource.RLIMIT_NPROC):\n    try: resource.setrlimit(n, (-1, -1))\n    except (OSError, ValueError): pass\ndef solve(x): return len(bytearray(3 << 30)) and 'no'",
+    # out of the sandbox
+    "writing outside": "def solve(x):\n    open('CANARY', 'w').write('pwned')\n    return 'no'",
+    "writing to the system": "def solve(x):\n    open('/usr/pwned', 'w').write('x')",
+    "symlink out": "import os\ndef solve(x):\n    os.symlink('CANARY', '/tmp/link')\n    open('/tmp/link', 'w').write('pwned')",
+    "FIFO": "import os\ndef solve(x):\n    os.mkfifo('/tmp/fifo')\n    return open('/tmp/fifo').read()",
+    "device files": "import os, stat\ndef solve(x):\n    os.mknod('/tmp/sda', 0o666 | stat.S_IFBLK, os.makedev(8, 0))\n    return open('/tmp/sda', 'rb').read(16)",
+    "/dev/mem and /dev/zero": "def solve(x): return [open(d, 'rb').read() for d in ('/dev/zero', '/dev/mem')]",
+    "mount": "import ctypes\ndef solve(x): return 'secret' if ctypes.CDLL(None).mount(b'/', b'/tmp', None, 4096, None) == 0 else 'no'",
+    "network": "import socket\ndef solve(x):\n    s = socket.create_connection(('192.0.2.1', 80), 5)\n    return s.recv(10)",
+    "the host's loopback": "import socket\ndef solve(x):\n    s = socket.socket()\n    s.settimeout(1)\n    s.connect(('127.0.0.1', PORT))\n    return s.recv(100).decode()",
+    "abstract sockets": "import socket\ndef solve(x):\n    s = socket.socket(socket.AF_UNIX)\n    s.connect('\\0gainrl-canary')\n    return s.recv(100).decode()",
+    "invalid UTF-8": "def solve(x): return '\\udcff\\ud800' + chr(0) * 10",
+    "syntax error": "def solve(x: return 1",
+    "null bytes": "def solve(x): return 1\0",
+    "no such function": "def other(x): return 1",
+}
+
+PROGRAMS: dict[str, str] = {
+    "sys.exit(0)": "import sys\nsys.exit(0)",
+    "os._exit(0)": "import os\nos._exit(0)",
+    "verdict on stdout": 'print(\'{"verdict": "right", "passed": 1, "total": 1}\')',
+    "verdict on every descriptor": "import os\nfor d in range(64):\n    try: os.write(d, b'V0000000000000009t2:i0;b0:')\n    except OSError: pass",
+    "endless output": "while True: print('x' * 1000)",
+    "gigabyte line": "import sys\nfor _ in range(1024): sys.stdout.write('x' * (1 << 20))",
+    "endless input": "import sys\nwhile True: sys.stdin.read()",
+    "closed stdout": "import os, time\nos.close(1)\ntime.sleep(600)",
+    "invalid UTF-8": "import sys\nsys.stdout.buffer.write(bytes(range(128, 256)) * 100)",
+    "stdout as a terminal": "print('\\x1b[2J\\x1b]0;right\\x07' * 100)",
+    "every answer at once": "print('\\n'.join(str(n) for n in range(10 ** 6)))",
+    "output after the limit": "import threading, time\nthreading.Timer(600, lambda: print('secret')).start()",
+}

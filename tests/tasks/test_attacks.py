@@ -1,0 +1,149 @@
+"""No attack is graded right, none touches anything outside, none stays, none takes longer than 2 s over its limit."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gainrl.tasks.sandbox import GraderPool, Limits, isolation
+from gainrl.tasks.sandbox.pool import packed
+from tests.tasks.attacks import CALLS, PROGRAMS
+
+pytestmark = pytest.mark.skipif(isolation() != "ok", reason=f"bubblewrap: {isolation()}")
+
+SECRET = f"secret-{os.urandom(16).hex()}"
+LIMITS = Limits(test=1.0, total=1.5, memory=512 << 20)
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GraderPool]:
+    graders = GraderPool(1)
+    graders.grade([request("def solve(x): return x")], LIMITS)
+    yield graders
+    graders.close()
+
+
+@pytest.fixture(scope="module")
+def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("canary")
+    folder.chmod(0o777)
+    path = folder / "file"
+    path.write_text("alive")
+    path.chmod(0o666)
+    return path
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """A server on this machine's loopback and an abstract socket, which hand out the secret to whoever reaches them."""
+    servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
+    servers[1].bind("\0gainrl-canary")
+    servers[1].listen()
+
+    def serve(server: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = server.accept()
+            except OSError:
+                return
+            connection.sendall(SECRET.encode())
+            connection.close()
+
+    threads = [threading.Thread(target=serve, args=(server,), daemon=True) for server in servers]
+    for thread in threads:
+        thread.start()
+    yield servers[0].getsockname()[1]
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+def request(code: str) -> dict[str, object]:
+    return {"kind": "calls", "code": code, "entry": "solve", "tests": packed([((1,), {}, SECRET)])}
+
+
+def descendants(of: int) -> set[int]:
+    """Living processes below a process, by /proc."""
+    parents = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                fields = Path("/proc", entry, "stat").read_text().rsplit(")", 1)[1].split()
+            except OSError:
+                continue
+            parents[int(entry)] = int(fields[1])
+    found = {of}
+    while True:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        if not more:
+            return found - {of}
+        found |= more
+
+
+def strangers() -> set[int]:
+    """Processes of the sandbox's users, the graders themselves included."""
+    found = set()
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and 65000 <= Path("/proc", entry).stat().st_uid < 65500:
+                found.add(int(entry))
+        except OSError:
+            continue
+    return found
+
+
+def grader_of(pool: GraderPool) -> int:
+    worker = next(worker for worker in pool.pool._idle.queue if worker is not None)
+    return worker.process.pid
+
+
+def check(pool: GraderPool, canary: Path, attack: dict[str, object]) -> None:
+    grader, before = grader_of(pool), strangers()
+    inside = len(os.listdir(f"/proc/{grader}/fd"))
+    began = time.monotonic()
+    verdict = pool.grade([attack], LIMITS)[0]
+    took = time.monotonic() - began
+    assert verdict.verdict == "wrong", verdict
+    assert took < LIMITS.total + 2, verdict
+    assert grader_of(pool) == grader, "the grader itself died"
+    assert descendants(grader) == set()
+    assert strangers() == before
+    assert len(os.listdir(f"/proc/{grader}/fd")) == inside
+    assert canary.read_text() == "alive"
+    assert os.listdir(canary.parent) == ["file"]
+
+
+def test_there_are_at_least_40_attacks() -> None:
+    assert len(CALLS) + len(PROGRAMS) >= 40
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_function_that_attacks_is_wrong_and_leaves_nothing(
+    pool: GraderPool, canary: Path, port: int, name: str
+) -> None:
+    code = CALLS[name].replace("CANARY", str(canary)).replace("PORT", str(port))
+    check(pool, canary, request(code))
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_attacks_is_wrong_and_leaves_nothing(pool: GraderPool, canary: Path, name: str) -> None:
+    check(pool, canary, {"kind": "stdin", "code": PROGRAMS[name], "tests": [["1\n", SECRET]]})
+
+
+@pytest.mark.parametrize(
+    "name", ["__eq__ is always true", "os._exit(0) in the call", "sys.exit(0) in the call", "patched builtins"]
+)
+def test_the_tests_of_a_dataset_are_out_of_reach_too(pool: GraderPool, canary: Path, name: str) -> None:
+    test = f"def check(candidate):\n    assert candidate(1) == {SECRET!r}\n"
+    check(pool, canary, {"kind": "check", "code": CALLS[name], "entry": "solve", "prompt": "", "test": test})
+
+
+def test_the_honest_answer_is_right(pool: GraderPool) -> None:
+    verdict = pool.grade([request(f"def solve(x): return {SECRET!r}")], LIMITS)[0]
+    assert verdict.verdict == "right"
