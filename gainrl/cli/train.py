@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,8 @@ def train(
         import dataclasses
 
         run = dataclasses.replace(run, output=output)
+    # TRL 1.16 reads names that transformers 5.23 deprecates; a user of gainrl can change nothing about it
+    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
     try:
         import trl  # noqa: F401
     except ImportError:
