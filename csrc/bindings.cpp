@@ -125,7 +125,7 @@ py::tuple dlpack_view(const py::capsule& capsule) {
 
 PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.doc() = "Compiled kernels of gainrl; gainrl.angle is their public face.";
-  py::class_<gainrl::AngleParams>(m, "AngleParams").def(py::init(&params));
+  py::class_<gainrl::AngleParams>(m, "AngleParams", py::module_local()).def(py::init(&params));
   m.def(
       "angle_cpu",
       [](const gainrl::AngleParams& p, int threads) {
