@@ -1,7 +1,8 @@
 """HumanEval: 164 Python functions to complete (Chen et al. 2021, arXiv 2107.03374).
 
-Hub: `openai/openai_humaneval`, split `test`.  Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`,
-`test`.  The dataset's own `check(candidate)` runs in one sandbox, the completion in another; calls and plain results go between.
+Hub: `openai/openai_humaneval`, split `test`. Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`,
+`test`. The dataset's own `check(candidate)` runs in one sandbox, the completion in another; calls and plain
+results go between.
 """
 
 from __future__ import annotations

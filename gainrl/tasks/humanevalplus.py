@@ -1,9 +1,9 @@
 """HumanEval+: HumanEval with 80 times the tests (Liu et al. 2023, arXiv 2305.01210; release v0.1.10).
 
-Hub: `evalplus/humanevalplus`, split `test`.  Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`, and
+Hub: `evalplus/humanevalplus`, split `test`. Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`, and
 either `base_input` and `plus_input` (the release's file, with `atol`) or `test` (the hub's, whose list `inputs` is
-read, not run).  Expected outputs are what the canonical solution returns, computed in the sandbox and kept in the user's cache.
-Floats are compared as EvalPlus does, and of HumanEval/32 any root is right.
+read, not run). Expected outputs are what the canonical solution returns, computed in the sandbox and kept in the
+user's cache. Floats are compared as EvalPlus does, and of HumanEval/32 any root is right.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """LeetCode-style problems: a method of `class Solution`, tested by calls.
 
 No hub id of its own; `source` names a file with the columns `problem` (with the class's head), `solutions` and
-`tests`, an object (or its Python literal) whose `functional` holds `def check(candidate)` with lines `assert candidate(...) == ...`
-and the call `check(Solution().method)`.  The tests are read as literals and never run.  A tenth of the problems,
-chosen by a hash of the text, is the held-out split `test`; a file is taken whole with `all`.
+`tests`, an object (or its Python literal) whose `functional` holds `def check(candidate)` with lines `assert
+candidate(...) == ...` and the call `check(Solution().method)`. The tests are read as literals and never run. A
+tenth of the problems, chosen by a hash of the text, is the held-out split `test`; a file is taken whole with
+`all`.
 """
 
 from __future__ import annotations

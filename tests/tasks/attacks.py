@@ -71,6 +71,7 @@ CALLS: dict[str, str] = {
         "        try: hits += [open(os.path.join(top, n), errors='replace').read() for n in os.listdir(top) if 'test' in n or n in ('cmdline', 'environ')]\n"
         "        except OSError: pass\n    return hits"
     ),
+    "the environment of the sandbox's init": "def solve(x): return open('/proc/1/environ').read() or 'no'",
     "/proc of the parent": "import os\ndef solve(x):\n    return open(f'/proc/{os.getppid()}/environ').read() + open(f'/proc/{os.getppid()}/mem', 'rb').read(10)",
     "ptrace of the parent": (
         "import ctypes, os\ndef solve(x):\n    return 'secret' if ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0 else 'no'"

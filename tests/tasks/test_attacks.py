@@ -23,10 +23,12 @@ LIMITS = Limits(test=1.0, total=1.5, memory=512 << 20)
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[GraderPool]:
+    os.environ["GAINRL_TEST_TOKEN"] = SECRET  # like an access token that a trainer's environment may hold
     graders = GraderPool(1)
     graders.grade([request("def solve(x): return x")], LIMITS)
     yield graders
     graders.close()
+    del os.environ["GAINRL_TEST_TOKEN"]
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,7 @@ def check(pool: GraderPool, canary: Path, attack: dict[str, object]) -> None:
     verdict = pool.grade([attack], LIMITS)[0]
     took = time.monotonic() - began
     assert verdict.verdict == "wrong", verdict
+    assert SECRET not in verdict.reason.split(", not ")[0], "the program saw what it must not"
     assert took < LIMITS.total + 2, verdict
     assert grader_of(pool) == grader, "the grader itself died"
     assert descendants(grader) == set()

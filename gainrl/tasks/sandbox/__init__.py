@@ -10,7 +10,8 @@ The verdict is computed outside.  Inputs go in, plain values or printed bytes co
 never go in: there is nothing inside to read, patch or forge that would make a wrong answer right.
 
 What this does not stop: a hole in the kernel's namespaces, seccomp or file systems; timing and cache side channels;
-heat and noise (a program may burn its whole CPU and time limit); reading what every user may read under /usr and
+heat and noise (a program may burn its whole CPU and time limit); kernel memory for empty files in its /tmp, about
+1 KiB each, which only the time limit bounds; reading what every user may read under /usr and
 in the interpreter's folder (nothing secret belongs there); a candidate that recognises the inputs and answers
 from memory.  It is no defence against somebody who already runs code as the user who grades.
 """

@@ -176,6 +176,7 @@ class Jail:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=(held,),
+                env={},  # --clearenv is for the program; the sandbox's init would show ours in /proc/1/environ
             )
         finally:
             os.close(held)
