@@ -1,85 +1,138 @@
-"""`gainrl eval`: how much of a task a model, or a checkpoint of a run, gets right."""
+"""`gainrl eval`: evaluate a model on a task."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from gainrl.errors import UserError
-
 
 def eval(
-    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
-    task: Annotated[str, typer.Option(help="The task by name (gsm8k, arithmetic, reasoning-gym:..., ...).")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="A checkpoint of a training run: its weights, or its adapter on --model.")
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the task (default: the held-out one).")] = None,
-    dataset: Annotated[str | None, typer.Option(help="A local copy of the task's data, or another hub id.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Evaluate only the first LIMIT rows.")] = None,
-    samples: Annotated[int, typer.Option(help="Completions per problem.")] = 1,
-    temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest token (default: 0 for one sample, 1 for several).")
-    ] = None,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling: the share of probability kept.")] = 1.0,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Longest completion (default: the task's own).")] = None,
-    batch_size: Annotated[int, typer.Option(help="Completions generated together.")] = 64,
-    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")] = "auto",
-    run: Annotated[Path | None, typer.Option(help="Run directory: the figures are added to its evals.jsonl.")] = None,
-    stage: Annotated[str, typer.Option(help="What the record in evals.jsonl is called.")] = "eval",
+    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m.")],
+    task: Annotated[str, typer.Option(help="Task name (gsm8k, math500, humanevalplus, ...) or dotted path.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Weights to evaluate instead of the model's own.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split; the task's held-out one by default.")] = None,
+    source: Annotated[str | None, typer.Option(help="Local file or hub id in the task's schema.")] = None,
+    limit: Annotated[int | None, typer.Option(help="First so many problems only.")] = None,
+    prompt: Annotated[Path | None, typer.Option(help="JSON prompt template instead of the task's own.")] = None,
+    samples: Annotated[int, typer.Option(help="Completions for each problem.")] = 1,
+    temperature: Annotated[float | None, typer.Option(help="0: greedy. Default 0 for one sample, else 1.")] = None,
+    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 1.0,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of a completion; the task's default.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Sequences at a time.")] = 32,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto (vllm on a GPU if installed), transformers, vllm or server.")
+    ] = "auto",
+    server: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder for the generations (Parquet).")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on with the folder's generations.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start anew in a folder that holds generations.")] = False,
+    run: Annotated[Path | None, typer.Option(help="Run directory whose evals.jsonl gets the record.")] = None,
+    stage: Annotated[str, typer.Option(help="Name of the record: before, after, ...")] = "eval",
+    max_unscorable_share: Annotated[float, typer.Option(help="More unscorable completions stop the run.")] = 0.1,
+    check: Annotated[bool, typer.Option(help="Grade the gold answers instead of generating.")] = False,
 ) -> None:
-    """Generate completions for a task's problems, grade them, and print accuracy with its interval."""
-    if run is not None and not run.is_dir():
-        raise UserError(f"--run {run}: no such run directory")
-    if temperature is None:
-        temperature = 0.0 if samples == 1 else 1.0
+    """Evaluate a model on a task: pass@1 or avg@k, pass@k, maj@k, each with a 95 % bootstrap interval."""
+    import os
+
+    from gainrl.errors import UserError
+    from gainrl.evaluation import Engine, Store, append_record, rows_digest
+    from gainrl.evaluation import evaluate as run_evaluation
     from gainrl.tasks import load_task
 
-    loaded = load_task(task)
-    rows = loaded.load(split, source=dataset, limit=limit)
+    loaded = load_task(task, prompt=prompt)
+    rows = loaded.load(split, source, limit)
+    if check:
+        result = loaded.self_check(rows)
+        typer.echo(str(result))
+        raise typer.Exit(0 if result.ok else 1)
+    loaded.check_ready()
+    if engine not in ("auto", "transformers", "vllm", "server"):
+        raise UserError(f"--engine is {engine!r}; it must be auto, transformers, vllm or server")
+    if engine == "server" and server is None:
+        raise UserError("--engine server needs --server ADDRESS")
+    heat = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
+    weights = checkpoint or model
+    settings = {
+        "task": loaded.name,
+        "rows": rows_digest(rows),
+        "model": model,
+        "checkpoint": checkpoint,
+        "samples": samples,
+        "temperature": heat,
+        "top_p": top_p,
+        "max_new_tokens": max_new_tokens or loaded.max_new_tokens,
+        "batch_size": batch_size,
+        "seed": seed,
+        "dtype": dtype,
+    }
+    store = Store(output, settings, resume=resume, overwrite=overwrite) if output else None
+    if resume and output is None:
+        raise UserError("--resume needs --output FOLDER, where the generations are kept")
 
-    from gainrl.evaluation import append_record, evaluate
-    from gainrl.scoring import load_tokenizer
+    generator: Engine
+    if server is not None:
+        from gainrl.evaluation.engines import ServerEngine
 
-    tokenizer = load_tokenizer(model)
-    network, step = _network(model, checkpoint, dtype, device)
-    result = evaluate(
-        network,
-        tokenizer,
+        generator = ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
+    else:
+        import importlib.util
+
+        import torch
+
+        from gainrl.evaluation import TransformersEngine
+        from gainrl.scoring.models import load_tokenizer, resolve_model
+
+        own = checkpoint is not None and (Path(checkpoint) / "tokenizer_config.json").is_file()
+        tokenizer = load_tokenizer(weights if own else model)
+        if engine == "auto":
+            engine = "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
+        if engine == "vllm":
+            from gainrl.evaluation.engines import VLLMEngine
+
+            generator = VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
+        else:
+            generator = TransformersEngine(_load(model, checkpoint, device, dtype), tokenizer)
+
+    evaluation = run_evaluation(
+        None,
+        None,
         loaded,
         rows,
         samples=samples,
-        temperature=temperature,
+        temperature=heat,
         top_p=top_p,
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         seed=seed,
+        engine=generator,
+        store=store,
+        max_unscorable_share=max_unscorable_share,
     )
-    print(result.summary())
+    typer.echo(evaluation.summary())
+    if store is not None:
+        typer.echo(f"  generations: {store.merge(evaluation.generations, evaluation.seconds)}")
     if run is not None:
-        append_record(run, result.record(stage, step, model=str(checkpoint or model)))
+        append_record(run, evaluation.record(stage, model=model, checkpoint=checkpoint))
+        typer.echo(f"  recorded in {run / 'evals.jsonl'}")
 
 
-def _network(model: str, checkpoint: Path | None, dtype: str, device: str) -> tuple[Any, int | None]:
-    """The model to evaluate, and the training step that its weights come from."""
-    from gainrl.scoring import load_model
+def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
+    """The model, the checkpoint in its place, or, where that holds an adapter only, the model with the adapter."""
+    from gainrl.errors import UserError
+    from gainrl.scoring.models import load_model
 
     if checkpoint is None:
-        return load_model(model, dtype=dtype, device=device), None
-    if not checkpoint.is_dir():
-        raise UserError(f"--checkpoint {checkpoint}: no such directory")
-    step = None
-    if (state := checkpoint / "trainer_state.json").is_file():
-        step = json.loads(state.read_text(encoding="utf-8"))["global_step"]
-    if not (checkpoint / "adapter_config.json").is_file():
-        return load_model(str(checkpoint), dtype=dtype, device=device), step
-    try:
-        from peft import PeftModel
-    except ImportError:
-        raise UserError(f"{checkpoint} is an adapter: pip install peft") from None
-    return PeftModel.from_pretrained(load_model(model, dtype=dtype, device=device), str(checkpoint)), step
+        return load_model(model, device=device, dtype=dtype)
+    folder = Path(checkpoint)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        try:
+            from peft import PeftModel
+        except ImportError as error:
+            raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
+        return PeftModel.from_pretrained(load_model(model, device=device, dtype=dtype), checkpoint).eval()
+    return load_model(checkpoint, device=device, dtype=dtype)

@@ -3,6 +3,7 @@
 from gainrl.evaluation.evaluate import Evaluation, Generation, append_record, evaluate
 from gainrl.evaluation.generation import Completed, Engine, Sampling, TransformersEngine
 from gainrl.evaluation.metrics import majority_at_k, mean_interval, pass_at_k, row_accuracy
+from gainrl.evaluation.store import Store, rows_digest
 
 __all__ = [
     "Completed",
@@ -10,6 +11,7 @@ __all__ = [
     "Evaluation",
     "Generation",
     "Sampling",
+    "Store",
     "TransformersEngine",
     "append_record",
     "evaluate",
@@ -17,4 +19,5 @@ __all__ = [
     "mean_interval",
     "pass_at_k",
     "row_accuracy",
+    "rows_digest",
 ]

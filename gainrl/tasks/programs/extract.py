@@ -70,7 +70,7 @@ def program(completion: str, entry: str = "") -> str:
     if not blocks:
         return _AFTER.split(completion, maxsplit=1)[0]
     defining = [body for body in blocks if entry and defines(body, entry)]
-    return (defining or blocks)[-1]
+    return str((defining or blocks)[-1])
 
 
 def defines(code: str, name: str) -> bool:

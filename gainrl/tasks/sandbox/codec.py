@@ -8,32 +8,38 @@ A value is a letter and its content: `N T F`, `i<digits>;`, `f<hex float>;`, `c<
 `b<bytes>:<raw>`, `l t e z<items>:<items>` (list, tuple, set, frozenset), `d<pairs>:<key><value>...`, `x<bytes>:<name>`.
 """
 
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 DEPTH = 150  # nesting; deeper values are refused on both sides, long before Python's own limit
 
 
 class Opaque:
     """A value of a type that does not cross: equal to nothing, hashed by identity.  `kind` is its type's name."""
 
-    def __init__(self, kind):  # type: ignore[no-untyped-def]
+    def __init__(self, kind: str) -> None:
         self.kind = kind
 
-    def __eq__(self, other):  # type: ignore[no-untyped-def]
+    def __eq__(self, other: object) -> bool:
         return False
 
     __hash__ = object.__hash__
 
-    def __repr__(self):  # type: ignore[no-untyped-def]
+    def __repr__(self) -> str:
         return f"<{self.kind}>"
 
 
-def encode(value):  # type: ignore[no-untyped-def]
+def encode(value: Any) -> bytes:
     """`value` as bytes.  ValueError where it is nested too deeply."""
-    out = []  # type: ignore[var-annotated]
+    out: list[bytes] = []
     _encode(value, out, 0)
     return b"".join(out)
 
 
-def _encode(value, out, depth):  # type: ignore[no-untyped-def]
+def _encode(value: Any, out: list[bytes], depth: int) -> None:
     if depth > DEPTH:
         raise ValueError("nested too deeply")
     if value is None:
@@ -62,7 +68,8 @@ def _encode(value, out, depth):  # type: ignore[no-untyped-def]
             _encode(key, out, depth + 1)
             _encode(item, out, depth + 1)
     elif isinstance(value, list | tuple | set | frozenset):
-        for kind, letter in ((list, b"l"), (tuple, b"t"), (set, b"e"), (frozenset, b"z")):
+        kinds: Any = ((list, b"l"), (tuple, b"t"), (set, b"e"), (frozenset, b"z"))
+        for kind, letter in kinds:
             if isinstance(value, kind):
                 items = list(kind.__iter__(value))
                 out.append(letter + b"%d:" % len(items))
@@ -74,7 +81,7 @@ def _encode(value, out, depth):  # type: ignore[no-untyped-def]
         out.append(b"x%d:" % len(name) + name)
 
 
-def decode(data):  # type: ignore[no-untyped-def]
+def decode(data: bytes) -> Any:
     """The value of `data`, all of it.  ValueError for anything that `encode` does not write."""
     try:
         value, end = _decode(data, 0, 0)
@@ -85,12 +92,12 @@ def decode(data):  # type: ignore[no-untyped-def]
     return value
 
 
-def _until(data, mark, start):  # type: ignore[no-untyped-def]
+def _until(data: bytes, mark: bytes, start: int) -> tuple[str, int]:
     end = data.index(mark, start)
     return data[start:end].decode("ascii"), end + 1
 
 
-def _decode(data, at, depth):  # type: ignore[no-untyped-def]
+def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if depth > DEPTH:
         raise ValueError("nested too deeply")
     letter = data[at : at + 1]
@@ -118,12 +125,12 @@ def _decode(data, at, depth):  # type: ignore[no-untyped-def]
         name = raw.decode("utf-8", "surrogatepass")
         return (name if letter == b"s" else Opaque(name)), at
     if letter == b"d":
-        pairs = {}
+        pairs: dict[Any, Any] = {}
         for _ in range(count):
             key, at = _decode(data, at, depth + 1)
             pairs[key], at = _decode(data, at, depth + 1)
         return pairs, at
-    kind = {b"l": list, b"t": tuple, b"e": set, b"z": frozenset}.get(letter)
+    kind: Any = {b"l": list, b"t": tuple, b"e": set, b"z": frozenset}.get(letter)
     if kind is None:
         raise ValueError("an unknown kind of value")
     items = []

@@ -40,7 +40,7 @@ class Session:
         self._until = time.monotonic() + limits.total
 
     def left(self) -> float:
-        return min(self._limits.test, self._until - time.monotonic())
+        return float(min(self._limits.test, self._until - time.monotonic()))
 
     def ask(self, letter: str, payload: bytes) -> tuple[str, bytes]:
         """One step of the program.  Raises `Ended` where the total time is over or the sandbox is lost."""

@@ -10,6 +10,8 @@ the answer to one).
 From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output).
 """
 
+from __future__ import annotations
+
 # The start of an interpreter is most of what a grading costs, so only what is built in or needed: `posix` without
 # `os`, `_ctypes` without `ctypes`, no `signal`, which brings `enum` along.
 import posix as os
@@ -17,6 +19,9 @@ import select
 import sys
 import time
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 if "encode" not in globals():
     from gainrl.tasks.sandbox.codec import decode, encode
 
@@ -36,11 +41,11 @@ class Gone(Exception):
     """The other side closed its end."""
 
 
-def frame(letter, payload=b"", limit=0.0):  # type: ignore[no-untyped-def]
+def frame(letter: str, payload: bytes = b"", limit: float = 0.0) -> bytes:
     return b"%c%08x%08x" % (ord(letter), int(limit * 1000), len(payload)) + payload
 
 
-def wait(descriptor, event, until):  # type: ignore[no-untyped-def]
+def wait(descriptor: int, event: int, until: float) -> None:
     poll = select.poll()
     poll.register(descriptor, event)
     left = until - time.monotonic()
@@ -48,7 +53,7 @@ def wait(descriptor, event, until):  # type: ignore[no-untyped-def]
         raise Late
 
 
-def read_exactly(descriptor, count, until):  # type: ignore[no-untyped-def]
+def read_exactly(descriptor: int, count: int, until: float) -> bytes:
     parts = []
     while count:
         wait(descriptor, select.POLLIN, until)
@@ -60,7 +65,7 @@ def read_exactly(descriptor, count, until):  # type: ignore[no-untyped-def]
     return b"".join(parts)
 
 
-def read_frame(descriptor, until):  # type: ignore[no-untyped-def]
+def read_frame(descriptor: int, until: float) -> tuple[str, float, bytes]:
     """(letter, limit in seconds, payload)."""
     header = read_exactly(descriptor, HEADER, until)
     try:
@@ -72,7 +77,7 @@ def read_frame(descriptor, until):  # type: ignore[no-untyped-def]
     return chr(header[0]), limit, read_exactly(descriptor, length, until)
 
 
-def write(descriptor, data, until):  # type: ignore[no-untyped-def]
+def write(descriptor: int, data: bytes, until: float) -> None:
     view = memoryview(data)
     while view:
         wait(descriptor, select.POLLOUT, until)
@@ -83,25 +88,26 @@ def write(descriptor, data, until):  # type: ignore[no-untyped-def]
             raise Gone from None
 
 
-def prctl(option, second=0, third=0):  # type: ignore[no-untyped-def]
+def prctl(option: int, second: int = 0, third: int = 0) -> None:
     """The C library's prctl; OSError where it fails."""
     import _ctypes
 
     number = type("number", (_ctypes._SimpleCData,), {"_type_": "L"})
     function = type("function", (_ctypes.CFuncPtr,), {"_flags_": _ctypes.FUNCFLAG_CDECL, "_restype_": number})
-    call = function(_ctypes.dlsym(_ctypes.dlopen(None, 0), "prctl"))
+    this: Any = None  # the C library that this process has loaded anyway
+    call = function(_ctypes.dlsym(_ctypes.dlopen(this, 0), "prctl"))
     call.argtypes = [number] * 5
     if call(option, second, third, 0, 0) & 0xFFFFFFFF:
         raise OSError(f"prctl {option}")
 
 
-def forbid(program):  # type: ignore[no-untyped-def]
+def forbid(program: bytes) -> None:
     """Load a seccomp filter (array of struct sock_filter) into this process for good."""
     import _ctypes
 
     byte = type("byte", (_ctypes._SimpleCData,), {"_type_": "B"})
 
-    def held(data):  # type: ignore[no-untyped-def]
+    def held(data: bytes) -> Any:
         return type("held", (_ctypes.Array,), {"_type_": byte, "_length_": len(data)})(*data)
 
     code = held(program)
@@ -110,7 +116,7 @@ def forbid(program):  # type: ignore[no-untyped-def]
     prctl(22, 2, _ctypes.addressof(whole))
 
 
-def become_untrusted(job):  # type: ignore[no-untyped-def]
+def become_untrusted(job: dict[str, Any]) -> None:
     """Limits that cannot be raised again, then no system call that makes processes or leaves this sandbox."""
     import resource
 
@@ -126,7 +132,7 @@ def become_untrusted(job):  # type: ignore[no-untyped-def]
 class Child:
     """The process that runs the candidate: frames both ways, or, given an input for its stdin, its stdout back."""
 
-    def __init__(self, job, given=None):  # type: ignore[no-untyped-def]
+    def __init__(self, job: dict[str, Any], given: bytes | None = None) -> None:
         there, self.write_end = os.pipe()
         self.read_end, back = os.pipe()
         self.pid = os.fork()
@@ -160,9 +166,9 @@ class Child:
         finally:
             os._exit(70)
 
-    def close(self):  # type: ignore[no-untyped-def]
+    def close(self) -> int:
         """Kill, reap, and return the wait status."""
-        if self.pid is None:
+        if not self.pid:
             return 0
         try:  # noqa: SIM105
             os.kill(self.pid, 9)
@@ -171,10 +177,10 @@ class Child:
         status = os.waitpid(self.pid, 0)[1]
         os.close(self.write_end)
         os.close(self.read_end)
-        self.pid = None
+        self.pid = 0  # reaped
         return status
 
-    def reply(self, limit):  # type: ignore[no-untyped-def]
+    def reply(self, limit: float) -> bytes:
         """The next frame of the process, or T, D, O, after which the process is gone."""
         try:
             letter, _, payload = read_frame(self.read_end, time.monotonic() + limit)
@@ -189,14 +195,14 @@ class Child:
             return frame("D", encode(self.close()))
 
 
-def namespace(name):  # type: ignore[no-untyped-def]
+def namespace(name: str) -> dict[str, Any]:
     """A fresh module for the candidate, known to sys.modules as dataclasses and pickling expect."""
     module = type(sys)(name)
     sys.modules[name] = module
     return module.__dict__
 
 
-def run_program(code):  # type: ignore[no-untyped-def]
+def run_program(code: str) -> int:
     """Mode stdin: run the whole program as __main__; the exit status is the program's own."""
     status = 0
     sys.argv[:] = ["candidate"]
@@ -206,7 +212,8 @@ def run_program(code):  # type: ignore[no-untyped-def]
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         status = 1
-    for stream in (sys.stdout, sys.__stdout__):
+    streams: list[Any] = [sys.stdout, sys.__stdout__]
+    for stream in streams:
         try:
             stream.flush()
         except BaseException:
@@ -214,14 +221,14 @@ def run_program(code):  # type: ignore[no-untyped-def]
     return status & 255
 
 
-def describe(error):  # type: ignore[no-untyped-def]
+def describe(error: BaseException) -> str:
     try:
         return f"{type(error).__name__}: {error}"[:500]
     except BaseException:
         return type(error).__name__
 
 
-def serve_calls(job, there, back):  # type: ignore[no-untyped-def]
+def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
     """Mode call: run the code once, then call `entry` with each (args, kwargs) that arrives."""
     forever = time.monotonic() + 10**6
     try:
@@ -244,14 +251,14 @@ def serve_calls(job, there, back):  # type: ignore[no-untyped-def]
         write(back, answer, forever)
 
 
-def serve_check(job, there, back):  # type: ignore[no-untyped-def]
+def serve_check(job: dict[str, Any], there: int, back: int) -> int:
     """Mode check: run a dataset's own `check(candidate)`, with a candidate whose calls are answered from outside."""
     forever = time.monotonic() + 10**6
 
     class Failed(Exception):
         pass
 
-    def candidate(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def candidate(*args: Any, **kwargs: Any) -> Any:
         write(back, frame("C", encode((args, kwargs))), forever)
         letter, _, payload = read_frame(there, forever)
         value = decode(payload)
@@ -272,7 +279,7 @@ def serve_check(job, there, back):  # type: ignore[no-untyped-def]
     return 0
 
 
-def stdin_test(job, given, limit):  # type: ignore[no-untyped-def]
+def stdin_test(job: dict[str, Any], given: bytes, limit: float) -> bytes:
     """Run the program on one input: V (exit status, stdout), or T, O."""
     child = Child(job, given)
     parts, size, until = [], 0, time.monotonic() + limit
@@ -293,7 +300,7 @@ def stdin_test(job, given, limit):  # type: ignore[no-untyped-def]
             if time.monotonic() > until:
                 raise Late
             time.sleep(0.0005)
-        child.pid = None
+        child.pid = 0
         os.close(child.write_end)
         os.close(child.read_end)
         code = os.waitstatus_to_exitcode(status)
@@ -309,13 +316,14 @@ def stdin_test(job, given, limit):  # type: ignore[no-untyped-def]
 MODES = {"call": serve_calls, "check": serve_check}
 
 
-def main():  # type: ignore[no-untyped-def]
+def main() -> None:
     prctl(4, 0)  # not dumpable: no other process of this uid may look into this one
     forever = time.monotonic() + 10**6
     out = os.dup(1)
     os.set_inheritable(out, False)
     into = os.dup(0)
-    job, child = None, None
+    job: dict[str, Any] = {}
+    child: Child | None = None
     write(out, frame("R"), forever)
     while True:
         try:
@@ -334,7 +342,7 @@ def main():  # type: ignore[no-untyped-def]
                 answer = child.reply(limit)
         elif letter == "I":
             answer = stdin_test(job, payload, limit)
-        elif child is None or child.pid is None:
+        elif child is None or not child.pid:
             answer = frame("D", encode(0))
         else:
             try:

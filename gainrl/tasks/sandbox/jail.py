@@ -4,6 +4,7 @@ Used by the grader process only (`grader.py`), which is single-threaded and may 
 """
 
 from __future__ import annotations
+import __future__
 
 import ctypes
 import functools
@@ -40,7 +41,7 @@ class Broken(Exception):
 def interpreter() -> Path:
     """The Python that runs candidates: `GAINRL_SANDBOX_PYTHON`, else the one this environment was made from."""
     named = os.environ.get("GAINRL_SANDBOX_PYTHON")
-    return Path(os.path.realpath(named or getattr(sys, "_base_executable", sys.executable)))
+    return Path(named or str(getattr(sys, "_base_executable", sys.executable))).resolve()
 
 
 def prefix_of(python: Path) -> Path:
@@ -159,7 +160,10 @@ else: posix.write(1, b"X0000000000000000")
 def harness_code() -> bytes:
     """The harness, compiled, with the header that the loader reads."""
     texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "harness.py")]
-    code = marshal.dumps(compile("\n".join([*texts, "main()"]), "<harness>", "exec", dont_inherit=True))
+    text = "\n".join([*texts, "main()"]).replace("from __future__ import annotations", "")
+    # annotations stay unread inside, where `typing` is not worth its import
+    flags = __future__.annotations.compiler_flag
+    code = marshal.dumps(compile(text, "<harness>", "exec", flags, dont_inherit=True))
     return b"%08x%-16s" % (len(code), str(sys.implementation.cache_tag).encode()) + code
 
 
