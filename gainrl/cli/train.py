@@ -40,7 +40,9 @@ def train(
     except KeyboardInterrupt:
         print(f"\nstopped at once; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
-    where = f"checkpoint {result.checkpoint.name}" if result.checkpoint else "no checkpoint"
+    if not result.main:
+        raise typer.Exit(0 if result.finished else 130)
+    where = result.checkpoint.name if result.checkpoint else "no checkpoint"
     if result.finished:
         print(f"trained {result.step} steps; run directory {run.output}, {where}")
         return

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 
 from gainrl.errors import UserError
@@ -40,12 +41,14 @@ from gainrl.scoring import (
     score_dataset,
 )
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
+from gainrl.scoring.run import journal_path
 from gainrl.table import ScoreTable
 from gainrl.tasks import load_task
 
 logger = logging.getLogger(__name__)
 
-OWN_FILES = ("config.yaml", "scores.parquet", "scores.parquet.partial", "epochs.jsonl", "evals.jsonl", "report.html")
+OWN_FILES = ("config.yaml", "epochs.jsonl", "evals.jsonl", "report.html")
+TABLE_FILES = ("scores.parquet", "scores.parquet.partial")
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,8 @@ class TrainingRun:
     finished: bool
     step: int
     checkpoint: Path | None
+    main: bool
+    """Whether this is the process that speaks for all."""
 
 
 def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> TrainingRun:
@@ -71,18 +76,31 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, p
         settings.accuracy_rewards = [rewards[0].__name__]
     dataset = require_dataset(Dataset.from_list(rows))
     tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
-    table = _usable_table(config, dataset, settings, tokenizer)
-    if overwrite:
-        _clear(config.directory)
-    config.directory.mkdir(parents=True, exist_ok=True)
-    write_text(config.directory / "config.yaml", config.dump())
+    data = _scored(config, dataset, tokenizer, overwrite=overwrite)
+    if data is not None:
+        build_navigator(settings, data)
+    elif settings.prompts_per_epoch > len(dataset):
+        raise UserError(
+            f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
+        )
+
+    main, everyone = settings.process_index == 0, PartialState().wait_for_everyone
+    everyone()  # all have looked at the output before anybody changes it
+    if main:
+        if overwrite:
+            _clear(config.directory)
+        config.directory.mkdir(parents=True, exist_ok=True)
+        write_text(config.directory / "config.yaml", config.dump())
+    everyone()
 
     tokenizer.padding_side = tokenizer.truncation_side = "left"
     model = _load_model(config)
-    if table is None:
-        table = _score(config, rows, model, tokenizer, resume=resume, progress=progress)
+    if data is None and main:
+        _score(config, rows, model, tokenizer, progress=progress)
+    everyone()
+    table = ScoreTable.read(config.table_path) if data is None else data.table
     kept = config.directory / "scores.parquet"
-    if kept.resolve() != config.table_path.resolve():
+    if main and kept.resolve() != config.table_path.resolve():
         with atomic_path(kept) as temporary:
             shutil.copyfile(config.table_path, temporary)
 
@@ -102,7 +120,7 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, p
     with _graceful(trainer), _full_disk_explained(settings):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     found, _ = last_complete(str(settings.output_dir))
-    return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found)
+    return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found, main)
 
 
 # -- checks, before anything is loaded -----------------------------------------------------------------------
@@ -116,7 +134,7 @@ def check_output(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise UserError(f"output {config.output!r} is a file: name a directory")
     there = sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
-    ours = [name for name in there if name in OWN_FILES or name == "checkpoints"]
+    ours = [name for name in there if name in (*OWN_FILES, *TABLE_FILES, "checkpoints")]
     if resume:
         if "config.yaml" not in ours:
             raise UserError(f"there is no run to resume in {config.output!r}: leave out --resume")
@@ -189,30 +207,37 @@ def _trainer_config(config: RunConfig) -> GainRLConfig:
         raise UserError(f"section 'training': {error}") from error
 
 
-def _usable_table(config: RunConfig, dataset: Dataset, settings: GainRLConfig, tokenizer: Any) -> ScoreTable | None:
-    """The table if it is there, checked against dataset, settings, model and template; None if it is to be made."""
-    if not config.table_path.is_file():
-        if settings.prompts_per_epoch > len(dataset):
-            raise UserError(
-                f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
-            )
+def _scored(config: RunConfig, dataset: Dataset, tokenizer: Any, *, overwrite: bool) -> ScoredDataset | None:
+    """The dataset with its table, checked against dataset, model and template; None if the table is to be made.
+
+    With `overwrite`, a table of the run directory itself that does not fit is made again.
+    """
+    path = config.table_path
+    if not path.is_file():
         return None
-    data = ScoredDataset(dataset, config.table_path)
-    build_navigator(settings, data)
+    try:
+        data = ScoredDataset(dataset, path)
+        if config.scored_with == "same":
+            _require_same_model(config, data, tokenizer)
+    except UserError:
+        if overwrite and config.scores is None:
+            return None
+        raise
+    return data
+
+
+def _require_same_model(config: RunConfig, data: ScoredDataset, tokenizer: Any) -> None:
     made = data.table.metadata
-    if config.scored_with == "same" and Path(resolve_model(config.model)).is_dir():
-        model_hash = model_identity(config.model)
-        if made.model_hash != model_hash:
-            raise UserError(
-                f"{config.table_path} was made with the model {made.model!r} ({made.model_hash}), but {config.model!r} "
-                f"({model_hash}) is to be trained: score with it, or say scored_with: any"
-            )
-    chat = not isinstance(dataset[0]["prompt"], str)
-    if config.scored_with == "same" and tokenizer_hash(tokenizer) != made.tokenizer_hash:
+    if Path(resolve_model(config.model)).is_dir() and made.model_hash != (own := model_identity(config.model)):
+        raise UserError(
+            f"{config.table_path} was made with the model {made.model!r} ({made.model_hash}), but {config.model!r} "
+            f"({own}) is to be trained: score with it, or say scored_with: any"
+        )
+    if tokenizer_hash(tokenizer) != made.tokenizer_hash:
         raise UserError(f"{config.table_path} was made with another tokenizer: score again")
-    if config.scored_with == "same" and chat and template_hash(tokenizer) != made.chat_template_hash:
+    chat = not isinstance(data.dataset[0]["prompt"], str)
+    if chat and template_hash(tokenizer) != made.chat_template_hash:
         raise UserError(f"{config.table_path} was made with another chat template: score again")
-    return data.table
 
 
 # -- model and ranking ---------------------------------------------------------------------------------------
@@ -241,10 +266,8 @@ def _lora(given: dict[str, Any] | None) -> Any:
         raise UserError(f"section 'lora': {error}") from error
 
 
-def _score(
-    config: RunConfig, rows: list[dict[str, Any]], model: Any, tokenizer: Any, *, resume: bool, progress: bool
-) -> ScoreTable:
-    """Rank the dataset with the model that is about to be trained, where it is."""
+def _score(config: RunConfig, rows: list[dict[str, Any]], model: Any, tokenizer: Any, *, progress: bool) -> None:
+    """Rank the dataset with the model that is about to be trained, where it is; goes on where a run was cut short."""
     from tqdm.auto import tqdm
 
     try:
@@ -252,23 +275,24 @@ def _score(
     except TypeError as error:
         raise UserError(f"section 'scoring': {error}") from error
     prompts = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+    begun = journal_path(config.table_path).is_file()
     source = Source(config.dataset or str(config.task), config.split, config.limit, len(rows), config.task)
     with tqdm(total=len(rows), desc="scoring", unit=" prompts", disable=not progress) as bar:
 
         def advance(finished: int, tokens: int) -> None:
             bar.update(finished)
 
-        return score_dataset(
+        score_dataset(
             scorer,
             prompts,
             config.table_path,
             source,
             model_name=config.model,
             model_hash=model_identity(config.model, model),
-            resume=resume,
-            overwrite=not resume,
+            overwrite=config.table_path.is_file() and not begun,
+            resume=begun,
             progress=advance,
-        ).table
+        )
 
 
 def stop_token_ids(tokenizer: Any, stop: list[str]) -> list[int]:
@@ -353,7 +377,7 @@ def _full_disk_explained(settings: GainRLConfig) -> Iterator[None]:
 
 
 def _clear(directory: Path) -> None:
-    """Remove a run's own files, and nothing else."""
+    """Remove a run's own files, and nothing else; the score table stays if it fits."""
     for name in OWN_FILES:
         (directory / name).unlink(missing_ok=True)
     shutil.rmtree(directory / "checkpoints", ignore_errors=True)

@@ -153,6 +153,23 @@ def test_a_run_that_is_there_is_kept(model: str, place: Path) -> None:
     assert Path("out/notes.txt").read_text() == "mine"
 
 
+def test_overwriting_keeps_a_table_that_fits_and_makes_one_that_does_not_again(model: str, place: Path) -> None:
+    first = train(model, training={"max_steps": 1})
+    made = Path("out/scores.parquet").stat().st_mtime_ns
+    train(model, overwrite=True, training={"max_steps": 1})
+    assert Path("out/scores.parquet").stat().st_mtime_ns == made
+    make_table(problems(24, seed=3)).write("out/scores.parquet")
+    again = train(model, overwrite=True, training={"max_steps": 1})
+    assert again.trainer._data.table.scores.tolist() == first.trainer._data.table.scores.tolist()
+
+
+def test_what_was_ranked_and_evaluated_before_is_no_run_in_the_way(model: str, place: Path) -> None:
+    Path("out").mkdir()
+    make_table(problems()).write("out/scores.parquet")
+    Path("out/evals.jsonl").write_text("{}\n")
+    assert train(model, scored_with="any", training={"max_steps": 1}).step == 1
+
+
 def test_a_full_disk_is_said_with_where_to_go_on(model: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = runs.GainRLTrainer._save_optimizer_and_scheduler
 
