@@ -116,7 +116,7 @@ class TransformersEngine:
                     input_ids=inputs,
                     attention_mask=mask,
                     generation_config=self._config(sampling),
-                    **({"stop_strings": list(sampling.stop), "tokenizer": self.tokenizer} if sampling.stop else {}),
+                    stopping_criteria=_stop_at(self.tokenizer, sampling.stop, inputs.shape[1]),
                 )
         finally:
             self.model.train(was_training)
@@ -146,6 +146,26 @@ class TransformersEngine:
         if stopped:  # tokens after the stop are padding of rows that finished earlier
             kept = [token for token in kept if token != self._pad]
         return Completed(text, len(kept) + (ended is not None), "stop" if stopped or ended is not None else "length")
+
+
+def _stop_at(tokenizer: Any, stop: Sequence[str], start: int) -> Any:
+    """Stopping criteria that end a row once its text after token `start` holds a stop string.
+
+    Decodes the newest tokens of each row, as many as a stop string can span.  (transformers' own criterion embeds
+    the vocabulary's texts and fails for tokenizers that do not decode a static prefix to itself.)
+    """
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class StopStrings(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+            import torch
+
+            newest = input_ids[:, max(start, input_ids.shape[1] - 1 - max(map(len, stop))) :]
+            texts = tokenizer.batch_decode(newest, skip_special_tokens=True)
+            hits = [any(mark in text for mark in stop) for text in texts]
+            return torch.tensor(hits, dtype=torch.bool, device=input_ids.device)
+
+    return StoppingCriteriaList([StopStrings()] if stop else [])
 
 
 def _left_pad(ids: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
