@@ -32,7 +32,7 @@ TOLERANCE = {"native": 5e-6, "triton": 5e-6, "torch": 5e-6, "eager": 5e-6, "comp
 
 
 def shape_lengths(shape: str, width: int, item: int, most_bytes: int, fill: bool) -> list[int]:
-    """Sequence lengths of a shape that occurs, cut to `most_bytes` of activations (or, with `fill`, repeated up to it)."""
+    """Sequence lengths of a shape that occurs, cut to `most_bytes` of activations (with `fill`, repeated up to it)."""
     generator = torch.Generator().manual_seed(0)
     rows = max(1, most_bytes // (width * item))
     if shape == "prompts":  # 4096 prompts of 20 to 300 tokens

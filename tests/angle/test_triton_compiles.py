@@ -1,0 +1,57 @@
+"""The Triton kernels compile to machine code for NVIDIA and AMD GPUs, which needs no GPU (the interpreter is laxer)."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from gainrl.angle import triton_kernels as kernels
+
+POINTERS = {"roles": "*i8", "offsets": "*i64", "weight": "*bf16", "shared": "*fp32", "numbers": "*fp64",
+            "counts": "*i32", "directions": "*fp32", "sums": "*fp32", "slots": "*fp32", "segments": "*i64",
+            "status": "*i32", "contributions": "*fp32", "weight_offset": "fp32"}
+
+# A launch turns integers that are 1 into constants, and small ones into i32.
+ONES = ("stride_column", "role_stride_row", "role_scale", "sequences", "shared_tokens", "length")
+
+def compile_for(target, kernel, dtype, width, flags, small=False):
+    constants = {"WIDTH": width, "ROWS": 4, **flags, **dict.fromkeys(ONES if small else (), 1)}
+    names = kernel.arg_names
+    constants = {name: constants[name] for name in names if name in constants}
+    integer = "i32" if small else "i64"
+    signature = {name: POINTERS.get(name, "*" + dtype if name == "hidden" else integer) for name in names}
+    signature |= dict.fromkeys(constants, "constexpr")
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options={"num_warps": 4})
+    assert len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]) > 1000
+
+target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
+on = dict.fromkeys(("PADDED", "WEIGHTED", "SHARED", "DIRECTIONS", "SUMS"), True)
+for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", dict(on, PADDED=False)), (kernels.sum_chunks, "fp32", on),
+                             (kernels.join_partials, "bf16", dict(on, PADDED=False)),
+                             (kernels.row_contributions, "fp16", dict(on, PADDED=False))):
+    compile_for(target, kernel, dtype, 2048, flags)
+    if target.backend == "cuda":
+        compile_for(target, kernel, dtype, 256, {**flags, "SUMS": False, "WEIGHTED": False}, small=True)
+"""
+
+
+@pytest.mark.parametrize(("backend", "architecture"), [("cuda", "90"), ("hip", "gfx942")])
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(backend, architecture, tmp_path):
+    pytest.importorskip("triton", reason="triton is not installed")
+    script = tmp_path / "compile.py"  # Triton reads the source of what it compiles
+    script.write_text(SCRIPT)
+    environment = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path), "HOME": str(tmp_path)}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, str(script), backend, architecture],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
