@@ -18,7 +18,7 @@ from gainrl.tasks.livecodebench import unpack
 from gainrl.tasks.programs.extract import imports_for, program
 from gainrl.tasks.sandbox import GraderPool, Limits, codec, isolation
 from gainrl.tasks.sandbox import pool as pool_module
-from gainrl.tasks.sandbox.compare import is_root, same, same_text
+from gainrl.tasks.sandbox.compare import is_root, same, same_text, shrunk
 from gainrl.tasks.sandbox.pool import packed
 from tests.tasks.livecodebench_solutions import FUNCTIONAL, STDIN
 
@@ -93,7 +93,7 @@ def test_other_values_cross_as_what_equals_nothing() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"q", b"i", b"i12", b"iz;", b"l5:N", b"l-1:", b"s9:abc", b"NN", b"d1:l0:N", b"e1:l0:", b"f;", b"c1;", b"s2:\xff\xff",
+    [b"", b"q", b"i", b"i12", b"iz;", b"l5:N", b"l-1:", b"s9:abc", b"NN", b"d1:l0:N", b"e1:l0:", b"f;", b"f1234567", b"c1;", b"s2:\xff\xff",
      b"l1:" * 1000 + b"N", b"l99999999999:N"],
 )  # fmt: skip
 def test_malformed_bytes_are_a_value_error_and_nothing_else(data: bytes) -> None:
@@ -111,6 +111,19 @@ def test_comparison_follows_the_tasks_rules() -> None:
     assert same_text("1 2\n3\n", "1 2 \n3") and same_text("1.0", "1.00") and same_text("YES", "YES\n\n")
     assert not same_text("1\n2", "1 2") and not same_text("YES", "yes") and not same_text("1.0", "1.001")
     assert same_text("1.0", "1.0000001", 1e-6) and not same_text("", "x") and not same_text("NaN 1", "1 NaN")
+
+
+def test_a_long_expected_output_is_kept_as_a_digest_that_judges_as_equality_does() -> None:
+    long = [n / 2 for n in range(200_000)]
+    kept = shrunk(long, codec.encode(long))
+    assert len(codec.encode(kept)) < 200
+    assert same(kept, [n // 2 if n % 2 == 0 else n / 2 for n in range(200_000)])  # 2 == 2.0
+    assert not same(kept, [*long[:-1], 7])
+    assert not same(kept, tuple(long))
+    assert not same(kept, None)
+    assert shrunk([1], codec.encode([1])) == [1]
+    mapped = dict.fromkeys(range(200_000), "x")
+    assert shrunk(mapped, codec.encode(mapped)) is mapped
 
 
 # the tasks on real data

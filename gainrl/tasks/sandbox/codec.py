@@ -2,13 +2,16 @@
 
 Nothing but such plain values ever comes out of `decode`, whatever bytes go in: a class of the candidate's making cannot
 cross, subclasses arrive as their plain base, anything else as an `Opaque` that equals only itself.  Runs on both
-sides, so it needs no import (the harness in the sandbox carries this file's text).
+sides, so it imports next to nothing (the harness in the sandbox carries this file's text).
 
-A value is a letter and its content: `N T F`, `i<digits>;`, `f<hex float>;`, `c<hex>,<hex>;`, `s<bytes>:<utf-8>`,
+A value is a letter and its content: `N T F`, `i<digits>;`, `f<8 bytes>`, `c<hex>,<hex>;`, `s<bytes>:<utf-8>`,
 `b<bytes>:<raw>`, `l t e z<items>:<items>` (list, tuple, set, frozenset), `d<pairs>:<key><value>...`, `x<bytes>:<name>`.
 """
 
 from __future__ import annotations
+
+from struct import error as struct_error
+from struct import pack, unpack
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -51,7 +54,7 @@ def _encode(value: Any, out: list[bytes], depth: int) -> None:
     elif isinstance(value, int):
         out.append(b"i%x;" % value if value >= 0 else b"i-%x;" % -value)  # hex: decimal is quadratic and limited
     elif isinstance(value, float):
-        out.append(b"f" + float.hex(value).encode() + b";")
+        out.append(b"f" + pack("<d", value))
     elif isinstance(value, complex):
         out.append(f"c{float.hex(value.real)},{float.hex(value.imag)};".encode())
     elif isinstance(value, str):
@@ -85,7 +88,7 @@ def decode(data: bytes) -> Any:
     """The value of `data`, all of it.  ValueError for anything that `encode` does not write."""
     try:
         value, end = _decode(data, 0, 0)
-    except (IndexError, TypeError, OverflowError, RecursionError) as error:
+    except (IndexError, TypeError, OverflowError, RecursionError, struct_error) as error:
         raise ValueError(f"malformed value: {error}") from error
     if end != len(data):
         raise ValueError("bytes after the value")
@@ -108,8 +111,7 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
         text, at = _until(data, b";", at)
         return int(text, 16), at
     if letter == b"f":
-        text, at = _until(data, b";", at)
-        return float.fromhex(text), at
+        return unpack("<d", data[at : at + 8])[0], at + 8
     if letter == b"c":
         text, at = _until(data, b";", at)
         real, imaginary = text.split(",")

@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from gainrl.tasks.sandbox.codec import encode
+
+_LARGE = 1 << 20  # bytes; an expected output above is kept as a digest (HumanEval/130 has ten of 9 MiB)
+_DIGEST = "\0sha256"
 _RTOL = 1e-7  # EvalPlus' numpy.allclose(rtol=1e-07, atol=atol)
+
+
+def shrunk(value: Any, data: bytes) -> Any:
+    """An expected output as it is kept: a digest in place of a long list of numbers and texts."""
+    if len(data) < _LARGE or (digest := _digest(value)) is None:
+        return value
+    return {_DIGEST: digest}
+
+
+def _digest(value: Any) -> str | None:
+    """A digest that is equal for values that are ==; None for what holds sets or dictionaries."""
+    plain = _plain(value)
+    return None if plain is None else hashlib.sha256(encode(plain)).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """`value` with integral floats and bools as integers, and None (which a digest may not hold) for sets and dicts."""
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return None if None in items else type(value)(items)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        return int(value)
+    return value if isinstance(value, int | float | str | bytes) else None
 
 
 def same(expected: Any, found: Any, atol: float = 0.0) -> bool:
@@ -14,6 +42,8 @@ def same(expected: Any, found: Any, atol: float = 0.0) -> bool:
 
     With a tolerance, containers must be of the same type and length; NaN equals NaN.
     """
+    if isinstance(expected, dict) and expected.keys() == {_DIGEST}:
+        return bool(_digest(found) == expected[_DIGEST])
     try:
         if expected == found:
             return True

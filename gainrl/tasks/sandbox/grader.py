@@ -21,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gainrl.tasks.sandbox import codec, jail
-from gainrl.tasks.sandbox.compare import is_root, same, same_text
+from gainrl.tasks.sandbox.compare import is_root, same, same_text, shrunk
 
 _MEMORY = 4 << 30  # of this process: expected outputs and answers are decoded here
 
@@ -205,7 +205,7 @@ def outputs_of(arguments: list[str], request: dict[str, Any], limits: Any) -> di
     inputs = codec.decode(base64.b64decode(request["tests"]))
     session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
     try:
-        values = [call(session, args, {}) for args in inputs]
+        values = [shrunk(value := call(session, args, {}), codec.encode(value)) for args in inputs]
     except (Ended, ValueError) as error:
         return {"verdict": "unscorable", "reason": f"the canonical solution fails: {error}"}
     finally:
