@@ -26,6 +26,8 @@ def pool() -> Iterator[GraderPool]:
     os.environ["GAINRL_TEST_TOKEN"] = SECRET  # like an access token that a trainer's environment may hold
     graders = GraderPool(1)
     graders.grade([request("def solve(x): return x")], LIMITS)
+    test = "def check(candidate): assert candidate(1) == 1"  # starts the sandbox that is kept for datasets' tests
+    graders.grade([{"kind": "check", "code": "def f(x): return x", "entry": "f", "prompt": "", "test": test}], LIMITS)
     yield graders
     graders.close()
     del os.environ["GAINRL_TEST_TOKEN"]
@@ -106,7 +108,8 @@ def grader_of(pool: GraderPool) -> int:
 
 
 def check(pool: GraderPool, canary: Path, attack: dict[str, object]) -> None:
-    grader, before = grader_of(pool), strangers()
+    grader = grader_of(pool)
+    before, below = strangers(), descendants(grader)
     inside = len(os.listdir(f"/proc/{grader}/fd"))
     began = time.monotonic()
     verdict = pool.grade([attack], LIMITS)[0]
@@ -115,8 +118,8 @@ def check(pool: GraderPool, canary: Path, attack: dict[str, object]) -> None:
     assert SECRET not in verdict.reason.split(", not ")[0], "the program saw what it must not"
     assert took < LIMITS.total + 2, verdict
     assert grader_of(pool) == grader, "the grader itself died"
-    assert descendants(grader) == set()
-    assert strangers() == before
+    assert descendants(grader) <= below
+    assert strangers() <= before
     assert len(os.listdir(f"/proc/{grader}/fd")) == inside
     assert canary.read_text() == "alive"
     assert os.listdir(canary.parent) == ["file"]

@@ -69,7 +69,8 @@ def test_only_names_that_the_code_mentions_are_imported() -> None:
     "value",
     [
         None, True, False, 0, -1, 10**400, 1.5, -0.0, float("inf"), 1 + 2j, "", "é\udcff", b"\x00\xff", [], [1, [2, (3,)]],
-        {"a": {1: 2}}, {1, 2}, frozenset([3]), (), [True, 1, 1.0],
+        {"a": {1: 2}}, list(range(300)), tuple(n / 3 if n % 2 else -n for n in range(300)), [*range(299), 2**60],
+        [*range(299), True], [[1.5] * 300] * 2, [float("inf")] * 300, {1, 2}, frozenset([3]), (), [True, 1, 1.0],
     ],
 )  # fmt: skip
 def test_plain_values_cross_unchanged(value: Any) -> None:
@@ -93,7 +94,7 @@ def test_other_values_cross_as_what_equals_nothing() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"q", b"i", b"i12", b"iz;", b"l5:N", b"l-1:", b"s9:abc", b"NN", b"d1:l0:N", b"e1:l0:", b"f;", b"f1234567", b"c1;", b"s2:\xff\xff",
+    [b"", b"q", b"i", b"i12", b"iz;", b"l5:N", b"l-1:", b"s9:abc", b"NN", b"d1:l0:N", b"e1:l0:", b"f;", b"f1234567", b"L300:xyz", b"U1:" + b"x" * 8, b"c1;", b"s2:\xff\xff",
      b"l1:" * 1000 + b"N", b"l99999999999:N"],
 )  # fmt: skip
 def test_malformed_bytes_are_a_value_error_and_nothing_else(data: bytes) -> None:

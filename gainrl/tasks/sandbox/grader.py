@@ -26,6 +26,9 @@ from gainrl.tasks.sandbox.compare import is_root, same, same_text, shrunk
 _MEMORY = 4 << 30  # of this process: expected outputs and answers are decoded here
 
 
+_kept: jail.Jail | None = None  # a sandbox for the tests of datasets, never for candidates
+
+
 class Ended(Exception):
     """The candidate ended the grading; the message is the reason it is wrong."""
 
@@ -71,11 +74,23 @@ class Session:
 
     def begin(self) -> tuple[str, bytes]:
         """For mode check: start and return the first thing the process says."""
-        self._jail = jail.Jail(self._arguments)
+        global _kept
+        self._jail, _kept = _kept or jail.Jail(self._arguments), None
         try:
             return self._jail.ask("J", self._job, self.left())
         except jail.Broken as error:
+            self.close()
             raise Ended(str(error)) from error
+
+    def keep(self) -> None:
+        """Leave the sandbox to the next check: what ran in it was the dataset's code, in a process that is over."""
+        global _kept
+        assert self._jail is not None
+        try:
+            self._jail.ask("Q", b"", 1.0)
+        except jail.Broken:
+            return  # whoever closes this session closes the sandbox
+        _kept, self._jail = self._jail, None
 
     def close(self) -> None:
         if self._jail is not None:
@@ -187,6 +202,8 @@ def grade_check(arguments: list[str], request: dict[str, Any], limits: Any) -> d
                 wrong = True
                 answer = ("E", codec.encode(str(error)))
             letter, payload = checker.ask(*answer)
+        if letter in "VE":
+            checker.keep()
         if letter == "V" and codec.decode(payload) is True and calls and not wrong:
             return {"verdict": "right", "reason": "", "passed": 1, "total": 1}
         reason = explain(letter, payload) if calls else f"the tests called nothing: {explain(letter, payload)}"

@@ -5,8 +5,8 @@ here decides anything.  The grader keeps the expected outputs and compares outsi
 process, or this one, gains nothing but the right to answer, which it had anyway.
 
 Frames in both directions: one letter, 8 hex digits of a time limit in ms, 8 hex digits of length, the payload.
-To here: J (a job), I (the input of one stdin test), any other letter for the process to go on with (C a call, V or E
-the answer to one).
+To here: J (a job), Q (end the job's process), I (the input of one stdin test), any other letter for the process to go
+on with (C a call, V or E the answer to one).
 From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output).
 """
 
@@ -340,6 +340,11 @@ def main() -> None:
             else:
                 child = Child(job)
                 answer = child.reply(limit)
+        elif letter == "Q":
+            if child is not None:
+                child.close()
+                child = None
+            answer = frame("R")
         elif letter == "I":
             answer = stdin_test(job, payload, limit)
         elif child is None or not child.pid:
