@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 export TORCH PYTHON
 # One thread per test process: the tests run side by side, and threads that wait for each other spin.
-TEST_ENVIRONMENT = OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
+TEST_ENVIRONMENT = PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 
 .PHONY: demo test setup lint format full clean
 

@@ -3,7 +3,7 @@
     id               string   content hash of the prompt and its occurrence number (datasets do repeat problems)
     row              int64    position in the dataset, from 0
     status           string   ok | undefined | skipped | failed
-    reason           string   why the status is not ok (null where it is)
+    reason           string   why the status is not ok; for an ok row null, or that its question was truncated
     intra, inter     float32  C_intra and C_inter (design, part 2); NaN where undefined
     score            float32  C = C_intra + C_inter, or C_intra where no prompt of the dataset has a prefix
     rank             int64    0 for the highest score; ties by id; rows without a score last, by id
@@ -62,10 +62,17 @@ STATUSES = ("ok", "undefined", "skipped", "failed")
 
 
 def prompt_text(prompt: Prompt) -> str:
-    """A prompt as one string: plain text as it is, a chat as compact JSON (keys sorted, UTF-8 kept)."""
+    """A prompt as one string: plain text as it is, a chat as compact JSON (keys sorted, UTF-8 kept).
+
+    Keys of a message whose value is None are left out: Parquet fills them in where JSON lacks them.  Works for
+    values that are no prompt at all too, so that their rows have ids.
+    """
     if isinstance(prompt, str):
         return prompt
-    return json.dumps([dict(message) for message in prompt], sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    plain: Any = prompt
+    if isinstance(plain, Sequence) and all(isinstance(message, Mapping) for message in plain):
+        plain = [{key: value for key, value in message.items() if value is not None} for message in plain]
+    return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
 
 
 class ContentIds:

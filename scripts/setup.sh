@@ -12,9 +12,9 @@ python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
 missing=()
 command -v c++ >/dev/null || missing+=(build-essential)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
-command -v git >/dev/null || missing+=(git)
-"$python" -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
-[ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)
+named=python3; case "${python##*/}" in python3.*) named=${python##*/} ;; esac
+"$python" -c 'import ensurepip' 2>/dev/null || missing+=("$named-venv")
+[ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("$named-dev")
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     echo "installing: ${missing[*]}"
@@ -27,7 +27,7 @@ fi
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gainrl needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
 
 stamp="$venv/.gainrl-$extras"
-wanted="$torch $(cat pyproject.toml CMakeLists.txt $(git ls-files csrc) ${wheel:+"$wheel"} | sha256sum)"
+wanted="$torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} | sha256sum)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setting up $venv with gainrl[$extras] and $torch"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"

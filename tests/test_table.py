@@ -69,6 +69,11 @@ GOLDEN_IDS = ["d28ded27958cc9f9-0", "708f7d3e3ddf5ba0-0"]
 GOLDEN_FINGERPRINT = "f7553bff6874a5ecaca2b01aef5a056c"
 
 
+def test_a_missing_key_of_a_message_is_no_content_so_file_formats_agree():
+    plain = [{"role": "user", "content": "a"}]
+    assert content_ids([plain]) == content_ids([[{"role": "user", "content": "a", "name": None}]])
+
+
 def test_a_lone_surrogate_in_a_prompt_has_an_id():
     assert content_ids(["\ud800"])
 

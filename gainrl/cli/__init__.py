@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -37,18 +38,16 @@ def _options(verbose: bool = typer.Option(False, "--verbose", help="Log what is 
     logging.getLogger("gainrl").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _register() -> None:
-    from importlib.util import find_spec
-
-    for verb, home in VERBS.items():
-        if find_spec(home) is None:
-            continue
-        app.command(verb)(getattr(importlib.import_module(home), verb))
+def _register(arguments: Sequence[str] = ()) -> None:
+    """Load the verb that `arguments` name, or all of them (for --help, or a verb that does not exist)."""
+    named = [word for word in arguments if not word.startswith("-")][:1]
+    for verb in VERBS.keys() & named or VERBS:
+        app.command(verb)(getattr(importlib.import_module(VERBS[verb]), verb))
 
 
 def main() -> None:
     """Entry point of the `gainrl` command."""
-    _register()
+    _register(sys.argv[1:])
     try:
         app()
     except UserError as error:

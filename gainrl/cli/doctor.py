@@ -23,7 +23,7 @@ def doctor() -> None:
     rows.append(("devices", _devices()))
     from gainrl import tasks
 
-    rows += tasks.doctor()
+    rows += [(part.part, f"{part.state}: {part.detail}") for part in tasks.doctor()]
     width = max(len(name) for name, _ in rows)
     for name, state in rows:
         typer.echo(f"{name:<{width}}  {state}")

@@ -115,8 +115,8 @@ def _rows(dataset: str | None, task: str | None, split: str | None, limit: int |
         loaded = load_task(task)
         chosen = split or loaded.splits[0]
         rows = loaded.load(chosen, source=dataset, limit=limit)
-        found = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
-        return found, Source(dataset or task, chosen, limit, len(found), task)
+        found = (ScoringPrompt(row["prompt"], row.get("question")) for row in rows)
+        return found, Source(dataset or task, chosen, limit, len(rows), task)
     if dataset is None:
         raise UserError("give --dataset (a hub id or a local file), --task, or both")
     opened = open_rows(dataset, split=split, limit=limit)

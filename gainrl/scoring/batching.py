@@ -33,14 +33,23 @@ _NOTHING = np.empty(0, dtype=np.int32)
 
 
 def plan(
-    window: Sequence[Rendered], tokens_per_batch: int, *, share: bool = True, padded: bool = False
+    window: Sequence[Rendered],
+    tokens_per_batch: int,
+    *,
+    share: bool = True,
+    padded: bool = False,
+    alone_beyond: int | None = None,
 ) -> Iterator[Batch]:
     """Batches of a window, each of at most `tokens_per_batch` tokens (one longer prompt makes a batch alone).
 
-    `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding.  Rows without tokens
-    are in no batch.
+    `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding; prompts of more than
+    `alone_beyond` tokens are forwarded alone and whole (see `Forward`).  Rows without tokens are in no batch.
     """
     usable = [i for i, prompt in enumerate(window) if len(prompt.tokens)]
+    if alone_beyond is not None:
+        long = [i for i in usable if len(window[i].tokens) > alone_beyond]
+        yield from (Batch(_NOTHING, (i,)) for i in long)
+        usable = [i for i in usable if len(window[i].tokens) <= alone_beyond]
     groups = _groups(window, usable) if share else [(_NOTHING, usable)]
     for shared, members in groups:
         own = {i: len(window[i].tokens) - len(shared) for i in members}

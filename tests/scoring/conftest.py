@@ -67,6 +67,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Mistral": {"sliding_window": 12},
     "GPTNeoX": {},
     "Mixtral": {"num_local_experts": 4},
+    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
+    "Phi3": {},
     "Bloom": {"n_layer": 2, "n_head": 4},
 }
 

@@ -59,6 +59,7 @@ def test_a_row_without_a_prompt_names_its_columns_and_the_task_option():
         ("a.jsonl", "{]\n", "line 1: not valid JSON"),
         ("a.jsonl", '{"prompt": "x"}\n[1]\n', "line 2: expected an object"),
         ("a.jsonl", "\n\n", "empty"),
+        ("a.jsonl", b'{"prompt": "\xff\xfe"}\n', "line 1: not valid JSON"),
         ("a.json", '{"prompt": 1}', "list of objects"),
         ("a.json", "[]", "empty"),
         ("a.parquet", "text", "not a readable Parquet"),
@@ -67,7 +68,7 @@ def test_a_row_without_a_prompt_names_its_columns_and_the_task_option():
 )
 def test_unreadable_files_say_where_and_why(tmp_path, name, content, words):
     path = tmp_path / name
-    path.write_text(content)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(UserError, match=words):
         list(open_rows(str(path)))
 

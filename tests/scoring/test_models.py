@@ -17,7 +17,7 @@ def test_the_identity_follows_the_weights_not_the_directory_or_dtype(make_model,
         model.save_pretrained(tmp_path / name)
     assert model_identity(str(tmp_path / "a")) == model_identity(str(tmp_path / "b"))
     with torch.no_grad():
-        model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+        model.model.layers[0].self_attn.q_proj.weight[0, 0] += 1
     model.save_pretrained(tmp_path / "c")
     assert model_identity(str(tmp_path / "c")) != model_identity(str(tmp_path / "a"))
 

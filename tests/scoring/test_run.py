@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,15 +181,6 @@ def test_a_dataset_that_changed_since_is_refused_and_the_journal_kept(make_model
     rows = [ScoringPrompt(f"question {n}") for n in range(20)]
     output = tmp_path / "scores.parquet"
 
-    def stop_after(count):
-        def progress(finished, _):
-            nonlocal count
-            count -= finished
-            if count <= 0:
-                raise KeyboardInterrupt
-
-        return progress
-
     with pytest.raises(KeyboardInterrupt):
         run(scorer, rows, output, progress=stop_after(10))
     kept = journal_path(output).read_bytes()
@@ -246,7 +238,19 @@ def test_memory_of_a_long_dataset_is_bounded_by_windows(make_model, tokenizer, t
     assert ScoreTable.read(tmp_path / "s.parquet").ids == content_ids([f"question {n}" for n in range(100)])
 
 
-def test_a_full_disk_keeps_the_finished_rows_and_says_how_to_go_on(make_model, tokenizer, tmp_path, monkeypatch):
+def stop_after(count: int):
+    """A progress callback that interrupts the run once `count` rows are finished."""
+
+    def progress(finished: int, _: int) -> None:
+        nonlocal count
+        count -= finished
+        if count <= 0:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+def test_a_full_disk_while_the_table_is_written_keeps_the_finished_rows(make_model, tokenizer, tmp_path, monkeypatch):
     scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
     rows = [ScoringPrompt(f"question {n}") for n in range(20)]
     output = tmp_path / "scores.parquet"
@@ -265,11 +269,129 @@ def test_a_full_disk_keeps_the_finished_rows_and_says_how_to_go_on(make_model, t
     assert (resumed.kept, resumed.scored) == (20, 0)
 
 
+ON_A_SMALL_DISK = """
+import errno, sys
+from pathlib import Path
+from gainrl.scoring.journal import Journal
+from gainrl.scoring.scorer import RowResult
+journal = Journal(Path(sys.argv[1]) / "j", {})
+try:
+    for row in range(100_000):
+        journal.append([row], [str(row)], None, [RowResult("ok", None)])
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    kept = len(journal)
+    journal.close()
+    assert len(Journal(Path(sys.argv[1]) / "j", {})) == kept > 10
+    print("kept", kept)
+"""
+
+
+def test_a_journal_on_a_disk_that_fills_keeps_every_whole_batch(tmp_path):
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed: no small file system to fill")
+    jail = ["bwrap", "--dev-bind", "/", "/", "--size", "65536", "--tmpfs", str(tmp_path)]
+    done = subprocess.run(
+        [*jail, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("kept"), done.stderr
+
+
+def test_a_torn_journal_loses_only_what_is_torn(make_model, tokenizer, tmp_path):
+    """Whatever a power cut leaves behind: any cut, and blocks of zeros after it."""
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=12)
+    rows = [ScoringPrompt(f"question {n}") for n in range(12)]
+    output = tmp_path / "scores.parquet"
+    run(scorer, rows, output)
+    expected = output.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(scorer, rows, output, overwrite=True, progress=stop_after(12))
+    journal = journal_path(output).read_bytes()
+    output.unlink()
+    for cut in range(1, len(journal), max(1, len(journal) // 40)):
+        for tail in (b"", bytes(64)):
+            journal_path(output).write_bytes(journal[:cut] + tail)
+            run(scorer, rows, output, resume=True)
+            assert output.read_bytes() == expected, f"cut at {cut}, {len(tail)} zeros after it"
+            output.unlink()
+
+
+def test_overwrite_is_refused_while_another_run_writes_and_harms_nothing(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+    refusals = []
+
+    def intrude(*_):
+        with pytest.raises(UserError, match="another gainrl score") as refusal:
+            run(scorer, rows, output, overwrite=True)
+        refusals.append(refusal)
+
+    assert len(run(scorer, rows, output, progress=intrude).table) == 20
+    assert refusals
+    assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "options", "words"),
+    [
+        ({}, {"backend": "torch"}, {}, "backend"),
+        ({}, {"directions": True}, {}, "directions"),
+        ({}, {"tokens_per_batch": 9}, {}, "tokens_per_batch"),
+        ({}, {}, {"keep_prompts": False}, "prompts"),
+    ],
+)
+def test_resuming_with_another_plan_or_other_columns_is_refused_by_name(
+    make_model, tokenizer, tmp_path, then, now, options, words
+):
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+    first = AngleScorer(make_model(), tokenizer, **{"tokens_per_batch": 8, **then})
+    with pytest.raises(KeyboardInterrupt):
+        run(first, rows, output, progress=stop_after(7))
+    second = AngleScorer(make_model(), tokenizer, **{"tokens_per_batch": 8, **now})
+    with pytest.raises(UserError, match=words):
+        run(second, rows, output, resume=True, **options)
+    run(first, rows, output, resume=True)
+
+
+def test_a_finished_table_is_not_resumed_for_another_dataset_or_other_columns(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer)
+    rows = [ScoringPrompt(f"question {n}") for n in range(5)]
+    output = tmp_path / "scores.parquet"
+    run(scorer, rows, output)
+    with pytest.raises(UserError, match="the dataset's rows"):
+        run(scorer, [*rows, ScoringPrompt("one more")], output, resume=True)
+    with pytest.raises(UserError, match="direction"):
+        run(AngleScorer(scorer.model, tokenizer, directions=True), rows, output, resume=True)
+
+
+def test_rows_that_are_no_prompt_at_all_have_a_row_in_the_table(make_model, tokenizer, tmp_path):
+    odd = [None, 7, ["a"], b"bytes", [{"role": "user", "content": b"x"}], "lone \ud800 surrogate", {"a": 1}]
+    rows = [ScoringPrompt("How many?"), *(ScoringPrompt(value) for value in odd)]
+    table = run(AngleScorer(make_model(), tokenizer), rows, tmp_path / "s.parquet").table
+    assert table.columns["status"].to_pylist() == ["ok", *["failed"] * len(odd)]
+    assert len(set(table.ids)) == len(rows)
+
+
+def test_a_truncated_prompt_is_counted_after_a_resume_too(make_model, tokenizer, tmp_path):
+    from gainrl.scoring.summary import summary
+
+    scorer = AngleScorer(make_model(), tokenizer, too_long="truncate", tokens_per_batch=300)
+    rows = [ScoringPrompt(f"question {n}") for n in range(5)] + [ScoringPrompt("word " * 500)]
+    output = tmp_path / "s.parquet"
+    with pytest.raises(KeyboardInterrupt):
+        run(scorer, rows, output, progress=stop_after(6))
+    assert "1 prompts were truncated" in summary(run(scorer, rows, output, resume=True), output)
+
+
 def test_a_dataset_of_which_no_row_can_be_scored_stops_with_the_reason(make_model, tokenizer, tmp_path):
     scorer = AngleScorer(make_model(), tokenizer)
     rows = [ScoringPrompt([{"role": "system", "content": "x"}])] * 5
-    with pytest.raises(UserError, match="no user message"):
-        run(scorer, rows, tmp_path / "s.parquet")
+    for _ in range(2):  # a second run says the same: there is nothing to resume
+        with pytest.raises(UserError, match="no user message"):
+            run(scorer, rows, tmp_path / "s.parquet")
 
 
 def test_an_empty_dataset_is_an_error(make_model, tokenizer, tmp_path):
@@ -296,8 +418,9 @@ def test_the_optional_columns_are_there_when_asked_for(make_model, tokenizer, tm
         (["--limit", "0"], "--limit 0"),
         (["--dtype", "int8"], "--dtype 'int8'"),
         (["--backend", "cuda9"], "--backend 'cuda9'"),
-        (["--device", "cuda"], "sees no CUDA device"),
+        (["--device", "cuda"], "'cuda' cannot be used"),
         (["--device", "toaster"], "toaster"),
+        (["--device", "meta"], "'meta' cannot be used"),
         (["--too-long", "panic"], "panic"),
         (["--model", "./nowhere"], "no such directory"),
         (["--tokens-per-batch", "0"], "tokens_per_batch=0"),

@@ -73,30 +73,30 @@ def test_bf16_scores_stay_near_fp32(make_model, tokenizer):
     assert difference.mean() < 3e-3
 
 
-def test_without_any_prefix_the_score_is_intra_alone(make_model, tokenizer):
-    tokenizer_without_bos = tokenizer.__class__(tokenizer_object=tokenizer.backend_tokenizer)
+@pytest.fixture
+def bare_tokenizer(tokenizer):
+    """The same tokenizer without its BOS token."""
+    from tokenizers import Tokenizer
     from tokenizers.processors import ByteLevel
 
-    backend = tokenizer_without_bos.backend_tokenizer
-    before = backend.post_processor
+    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
     backend.post_processor = ByteLevel(trim_offsets=True)
-    try:
-        scores = AngleScorer(make_model(), tokenizer_without_bos).score(["How many?", "When does it arrive?"])
-    finally:
-        backend.post_processor = before
+    return type(tokenizer)(tokenizer_object=backend)
+
+
+def test_without_any_prefix_the_score_is_intra_alone(make_model, bare_tokenizer):
+    scores = AngleScorer(make_model(), bare_tokenizer).score(["How many?", "When does it arrive?"])
     assert scores.prefix_tokens.tolist() == [0, 0]
     np.testing.assert_array_equal(scores.score, scores.intra)
 
 
-def test_a_prompt_without_a_prefix_among_others_is_undefined(make_model, tokenizer):
-    rows = [ScoringPrompt("How many apples?", "apples?"), ScoringPrompt("<s>", "<s>")]
-    scorer = AngleScorer(make_model(), tokenizer)
-    scorer.renderer.tokenizer = tokenizer
-    scores = scorer.score(rows)
-    assert scores.status[0] == "ok"
-    if scores.prefix_tokens[1] == 0:
-        assert scores.status[1] == "undefined"
-        assert np.isnan(scores.score[1])
+def test_a_prompt_without_a_prefix_among_others_is_undefined(make_model, bare_tokenizer):
+    rows = [ScoringPrompt("How many apples?", "apples?"), ScoringPrompt("apples?")]
+    scores = AngleScorer(make_model(), bare_tokenizer).score(rows)
+    assert scores.status == ["ok", "undefined"]
+    assert "no prefix" in scores.reasons[1]
+    assert np.isnan(scores.score[1])
+    assert np.isfinite(scores.intra[1])
 
 
 def test_bad_rows_are_reported_and_the_others_score_as_if_alone(make_model, tokenizer):
@@ -178,9 +178,69 @@ def test_a_loaded_model_needs_its_tokenizer(make_model):
         AngleScorer(make_model())
 
 
-def test_a_tokenizer_without_offsets_is_refused(make_model, tmp_path):
-    with pytest.raises(UserError, match=r"no such directory|cannot load"):
-        AngleScorer(str(tmp_path / "nothing"))
+def test_a_tokenizer_without_offsets_is_refused(make_model):
+    from transformers import PreTrainedTokenizer
+
+    class Slow(PreTrainedTokenizer):
+        def get_vocab(self):
+            return {}
+
+        @property
+        def vocab_size(self):
+            return 0
+
+    with pytest.raises(UserError, match="no character offsets"):
+        AngleScorer(make_model(), Slow())
+
+
+def test_a_scorer_follows_a_model_in_training(make_model, tokenizer):
+    """What was kept of a shared prefix must not outlive a change of the weights."""
+    model = make_model()
+    scorer = AngleScorer(model, tokenizer)
+    before = scorer.score(prompts(6)).score
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    after = scorer.score(prompts(6)).score
+    np.testing.assert_array_equal(after, AngleScorer(model, tokenizer).score(prompts(6)).score)
+    assert np.abs(after - before).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [
+        # its window is in the mask alone, which the packed form makes itself
+        ("Qwen2Moe", {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 0}),
+        # one long prompt switches the rotary factors of its whole batch
+        (
+            "Phi3",
+            {
+                "max_position_embeddings": 256,
+                "original_max_position_embeddings": 40,
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                    "original_max_position_embeddings": 40,
+                },
+            },
+        ),
+    ],
+)
+def test_models_whose_positions_or_windows_look_at_the_batch_are_right_too(
+    make_model, tokenizer, oracle, family, changes
+):
+    model = make_model(family, **changes)
+    rows = prompts(6, seed=4) + [ScoringPrompt(f"{'word ' * n} why?", "why?") for n in (4, 9, 15, 20)]
+    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer), rows, oracle)
+
+
+def test_equal_lengths_behind_a_long_prefix_are_attended_to_in_slices(make_model, tokenizer, oracle, monkeypatch):
+    monkeypatch.setattr("gainrl.scoring.forward._COPIED_ROWS", 64)
+    model = make_model("Mistral")
+    rows = [ScoringPrompt(f"{'a b c d e f g h ' * 3}{n}{n}?", f"{n}{n}?") for n in range(9)]
+    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer), rows, oracle)
 
 
 def test_no_logits_are_ever_computed(make_model, tokenizer):

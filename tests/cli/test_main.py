@@ -1,0 +1,53 @@
+"""The command line as a whole: verbs load alone, mistakes end with one message, the doctor sees everything."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gainrl.cli import VERBS
+
+
+def test_every_verb_has_help(run_cli):
+    for verb in VERBS:
+        status, out, _ = run_cli([verb, "--help"])
+        assert status == 0
+        assert "Usage" in out
+
+
+def test_the_help_lists_every_verb(run_cli):
+    _, out, _ = run_cli(["--help"])
+    assert all(verb in out for verb in VERBS)
+
+
+def test_a_verb_that_does_not_exist_is_refused(run_cli):
+    status, _, err = run_cli(["scoer"])
+    assert status == 2
+    assert "scoer" in err
+
+
+def test_the_doctor_names_every_backend_and_says_why_one_does_not_work(run_cli):
+    from gainrl import available_backends
+
+    status, out, _ = run_cli(["doctor"])
+    assert status == 0
+    for name, why in available_backends().items():
+        assert f"backend {name}" in out
+        assert why in out
+    assert "isolation" in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]])
+def test_help_needs_neither_torch_nor_transformers(arguments):
+    code = (
+        "import sys; sys.argv = ['gainrl', *sys.argv[1:]]\n"
+        "from gainrl.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(bool({'torch', 'transformers', 'trl'} & set(sys.modules)))"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code, *arguments], stdout=subprocess.DEVNULL, check=False).returncode == 0
+    )
