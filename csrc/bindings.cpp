@@ -25,10 +25,10 @@ gainrl::AngleParams params(std::uintptr_t hidden, int dtype, std::int64_t width,
                            std::int64_t stride_batch, std::int64_t stride_column, std::int64_t sequences,
                            std::int64_t rows, std::int64_t length, std::uintptr_t offsets, bool offsets_are_64,
                            std::uintptr_t roles, std::int64_t role_stride_row, std::int64_t role_stride_batch,
-                           int role_scale, std::uintptr_t shared_sum, std::int64_t shared_tokens,
-                           std::uintptr_t weight, int weight_dtype, float weight_offset, bool diagonal,
-                           std::uintptr_t values, std::uintptr_t counts, std::uintptr_t directions,
-                           std::uintptr_t sums, std::uintptr_t contributions) {
+                           int role_scale, std::uintptr_t shared_sum, std::int64_t shared_tokens, std::uintptr_t weight,
+                           int weight_dtype, float weight_offset, bool diagonal, std::uintptr_t values,
+                           std::uintptr_t counts, std::uintptr_t directions, std::uintptr_t sums,
+                           std::uintptr_t contributions) {
   gainrl::AngleParams p;
   p.hidden = pointer<const void>(hidden);
   p.dtype = static_cast<gainrl::DType>(dtype);

@@ -46,7 +46,7 @@ const RowTable& rows() noexcept {
 // A tile is a range of rows that one thread takes at a time.  Tiles depend on the input alone, never on the number of
 // threads, and their partial sums are added in order: that is what makes the result reproducible.
 constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileBytes = std::int64_t{1} << 24;
-constexpr std::int64_t kTilesWanted = 128;
+constexpr std::int64_t kTilesWanted = 64;
 
 // A sequence that does not lie in one tile leaves one of these per tile.
 struct Partial {
@@ -70,7 +70,7 @@ class Call {
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
     // The float64 partial sums of a tile should be a small part of the tile itself.
     const std::int64_t wanted = std::clamp(p_.rows * row_bytes / kTilesWanted,
-                                           std::max(kSmallestTileBytes, p_.width * 8 * 32), kLargestTileBytes);
+                                           std::max(kSmallestTileBytes, p_.width * 8 * 128), kLargestTileBytes);
     tile_rows_ = std::max<std::int64_t>(1, wanted / row_bytes);
     tiles_.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, (p_.rows + tile_rows_ - 1) / tile_rows_)));
   }
@@ -199,9 +199,9 @@ class Call {
     if (joined_.empty()) return;
     in_parallel(threads, [this](SequenceSum& piece, std::int64_t tile) {
       for (const Partial& partial : tiles_[static_cast<std::size_t>(tile)]) {
-        const auto joined = std::lower_bound(
-            joined_.begin(), joined_.end(), partial.sequence,
-            [](const Joined& entry, std::int64_t sequence) { return entry.sequence < sequence; });
+        const auto joined =
+            std::lower_bound(joined_.begin(), joined_.end(), partial.sequence,
+                             [](const Joined& entry, std::int64_t sequence) { return entry.sequence < sequence; });
         piece.contributions(partial.sequence, partial.first, partial.last, joined->total.data(), joined->square,
                             joined->bad);
       }

@@ -19,6 +19,9 @@ struct RowOperations {
               std::int64_t n);
   // Dot product of a row (times weight) with a vector.
   float (*dot)(const void* row, const float* weight, const float* vector, std::int64_t n);
+  // total[i] (+)= block[i]; `first` overwrites total.
+  void (*add_to_total)(const float* block, double* total, bool first, std::int64_t n);
+  void (*round_total)(const double* total, float* out, std::int64_t n);
 };
 
 struct RowTable {

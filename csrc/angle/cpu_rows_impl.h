@@ -86,16 +86,11 @@ float dot(const T* row, const float* weight, const float* vector, std::int64_t n
   return total;
 }
 
-// Asks for what follows the last of `count` rows, 64 bytes per row at a time, while these rows are being added: without it
-// the memory would rest meanwhile.  Rows mostly lie one after the other; where they do not, the hint is wasted, no more.
-inline void prefetch_after(const void* last_row, std::int64_t row_bytes, std::int64_t at, int count) {
-  const char* next = static_cast<const char*>(last_row) + row_bytes + at * count;
-  for (int line = 0; line < count; ++line) __builtin_prefetch(next + line * 64, 0, 2);
-}
-
+// `ahead` is where the rows to come are expected: they are asked for, 64 bytes per row at a time, while these rows are
+// being added, for the memory would rest meanwhile.  Where they are elsewhere, the hint is wasted, no more.
 template <typename T, int kCount, bool kWeighted>
-void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
-              std::int64_t n) {
+void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first, std::int64_t n,
+              const char* ahead) {
   const T* row[kCount];
   Vector scale[kCount];
   for (int r = 0; r < kCount; ++r) {
@@ -103,11 +98,12 @@ void add_rows(const void* const* rows, const float* scales, const float* weight,
     scale[r] = Vector::all(scales[r]);
   }
   constexpr int kLine = 64 / static_cast<int>(sizeof(T));
-  const std::int64_t bytes = n * static_cast<std::int64_t>(sizeof(T));
   std::int64_t i = 0;
   for (; i + kLine <= n; i += kLine) {
-    if constexpr (kCount == kRowBatch)
-      prefetch_after(rows[kCount - 1], bytes, i * static_cast<std::int64_t>(sizeof(T)), kCount);
+    if constexpr (kCount >= 4) {
+      for (int line = 0; line < kCount; ++line) __builtin_prefetch(ahead + line * 64, 0, 2);
+      ahead += kCount * 64;
+    }
     for (int j = 0; j < kLine; j += 2 * kLanes) {
       if constexpr (2 * kLanes <= kLine) {
         Vector low = first ? Vector::zero() : Vector::load(sum + i + j);
@@ -145,13 +141,32 @@ void add_count(const void* const* rows, const float* scales, int count, const fl
   int done = 0;
   const auto some = [&](auto size) {
     constexpr int kCount = decltype(size)::value;
-    add_rows<T, kCount, kWeighted>(rows + done, scales + done, weight, sum, first && done == 0, n);
+    const auto* last = static_cast<const T*>(rows[count - 1]);
+    add_rows<T, kCount, kWeighted>(
+        rows + done, scales + done, weight, sum, first && done == 0, n,
+        reinterpret_cast<const char*>(last) + (1 + done) * n * static_cast<std::int64_t>(sizeof(T)));
     done += kCount;
   };
-  if (count == 8) return some(Count<8>{});
-  if (count & 4) some(Count<4>{});
+  // Rows whose starts differ by a multiple of 4 KB share one set of the level-1 cache, which has 8 places: four rows at
+  // a time and the sum still fit.
+  const auto address = [&](int r) { return reinterpret_cast<std::uintptr_t>(rows[r]); };
+  if (count == 8 && (address(1) - address(0)) % 4096 != 0) return some(Count<8>{});
+  if (count == 8) some(Count<4>{});
+  if ((count & 4) != 0 || count == 8) some(Count<4>{});
   if (count & 2) some(Count<2>{});
   if (count & 1) some(Count<1>{});
+}
+
+void add_to_total(const float* block, double* total, bool first, std::int64_t n) {
+  if (first) {
+    for (std::int64_t i = 0; i < n; ++i) total[i] = block[i];
+  } else {
+    for (std::int64_t i = 0; i < n; ++i) total[i] += block[i];
+  }
+}
+
+void round_total(const double* total, float* out, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(total[i]);
 }
 
 template <typename T>
@@ -171,6 +186,8 @@ RowOperations operations() {
         return weight != nullptr ? dot<T, true>(elements, weight, vector, n)
                                  : dot<T, false>(elements, weight, vector, n);
       },
+      add_to_total,
+      round_total,
   };
 }
 

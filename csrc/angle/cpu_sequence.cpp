@@ -55,7 +55,7 @@ RoleSum::RoleSum(const CallContext& call)
 void RoleSum::clear() {
   count = 0;
   pending_ = in_block_ = 0;
-  block_used_ = total_used_ = false;
+  block_used_ = total_used_ = rounded_ = false;
 }
 
 void RoleSum::add(const void* row, float scale) {
@@ -86,13 +86,7 @@ void RoleSum::add_unit(const double* unit) {
 void RoleSum::close_block() {
   if (!block_used_) return;
   if (total_.empty()) total_.resize(static_cast<std::size_t>(width_));
-  const float* block = block_.data();
-  double* total = total_.data();
-  if (total_used_) {
-    for (std::int64_t i = 0; i < width_; ++i) total[i] += block[i];
-  } else {
-    for (std::int64_t i = 0; i < width_; ++i) total[i] = block[i];
-  }
+  call_->rows->add_to_total(block_.data(), total_.data(), !total_used_, width_);
   total_used_ = true;
   block_used_ = false;
   in_block_ = 0;
@@ -107,11 +101,14 @@ void RoleSum::add_total(const double* total, std::int64_t rows) {
 }
 
 const float* RoleSum::rounded() {
-  take_pending();
-  if (total_used_) {
-    close_block();
-    for (std::int64_t i = 0; i < width_; ++i) block_[i] = static_cast<float>(total_[i]);
-    return block_.data();
+  if (!rounded_) {
+    take_pending();
+    if (total_used_) {
+      close_block();
+      call_->rows->round_total(total_.data(), block_.data(), width_);
+      block_used_ = true;
+    }
+    rounded_ = true;
   }
   return block_used_ ? block_.data() : nullptr;
 }

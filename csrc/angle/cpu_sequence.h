@@ -44,7 +44,7 @@ class RoleSum {
   RoleSum(const CallContext& call);
   void clear();
   void add(const void* row, float scale);
-  void add_unit(const double* unit);  // a row whose norm needed float64
+  void add_unit(const double* unit);                       // a row whose norm needed float64
   void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
   std::int64_t count = 0;
 
@@ -52,9 +52,9 @@ class RoleSum {
   const void* single_row() const { return rows_[0]; }
   float single_scale() const { return scales_[0]; }
 
-  const float* rounded();              // (D) the sum as float32, or null if it is empty
-  void store(double* out);             // (D) the sum as float64
-  void* scratch();                     // room for the next pending row, where columns are strided
+  const float* rounded();   // (D) the sum as float32, or null if it is empty; then no more rows
+  void store(double* out);  // (D) the sum as float64
+  void* scratch();          // room for the next pending row, where columns are strided
 
  private:
   void take_pending();
@@ -67,7 +67,7 @@ class RoleSum {
   const void* rows_[kRowBatch];
   float scales_[kRowBatch];
   int pending_ = 0, in_block_ = 0;
-  bool block_used_ = false, total_used_ = false;
+  bool block_used_ = false, total_used_ = false, rounded_ = false;
 };
 
 // Both roles of one sequence, and the flags found in its rows.

@@ -1,10 +1,9 @@
-#include "angle/cuda.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstdio>
 
+#include "angle/cuda.h"
 #include "angle/cuda_any.cuh"
 #include "angle/cuda_join.cuh"
 #include "angle/cuda_plan.h"
@@ -88,8 +87,8 @@ bool device_facts(int device, DeviceFacts& facts) {
   return true;
 }
 
-// Blocks of this kernel that run at the same time, and leave to use the shared memory that it needs.  Kept per device and
-// kernel shape, because the queries cost more than a launch.
+// Blocks of this kernel that run at the same time, and leave to use the shared memory that it needs.  Kept per device
+// and kernel shape, because the queries cost more than a launch.
 bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts, const Plan& plan, Kernel kernel,
                      std::int64_t& resident) {
   constexpr int kEntries = 1024;
@@ -99,7 +98,8 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
                             (static_cast<std::uint64_t>(plan.per_thread) << 25) |
                             (static_cast<std::uint64_t>(plan.batch) << 16) | static_cast<std::uint64_t>(plan.threads);
   std::atomic<std::uint64_t>& entry = cache[(key ^ (key >> 25)) % kEntries];
-  // The upper 48 bits are the key (with bit 47 set, so that no entry is zero), the lower 16 the blocks per multiprocessor.
+  // The upper 48 bits are the key (with bit 47 set, so that no entry is zero), the lower 16 the blocks per
+  // multiprocessor.
   const std::uint64_t tag = (key | (std::uint64_t{1} << 47)) << 16;
   const std::uint64_t found = entry.load(std::memory_order_relaxed);
   int blocks = static_cast<int>(found & 0xffffU);
@@ -192,7 +192,8 @@ Result angle_cuda(const AngleParams& params, void* workspace, std::size_t worksp
   angle_join<<<grid, kJoinThreads, shared_for_join(), on>>>(k);
   if (failed(cudaGetLastError(), "angle_join")) return Result::kDeviceError;
   if (params.contributions != nullptr && params.rows > 0) {
-    const std::int64_t blocks = std::min<std::int64_t>((params.rows + kAnyThreads / 32 - 1) / (kAnyThreads / 32), 1 << 20);
+    const std::int64_t blocks =
+        std::min<std::int64_t>((params.rows + kAnyThreads / 32 - 1) / (kAnyThreads / 32), 1 << 20);
     contributions_kernel(params.dtype)<<<static_cast<unsigned>(blocks), kAnyThreads, 0, on>>>(k);
     if (failed(cudaGetLastError(), "angle_contributions")) return Result::kDeviceError;
   }
@@ -205,9 +206,10 @@ const char* angle_cuda_status() noexcept {
   if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "no NVIDIA driver was found";
   (void)cudaRuntimeGetVersion(&runtime);
   if (driver / 1000 < runtime / 1000) {
-    std::snprintf(reason, sizeof reason,
-                  "the driver serves CUDA %d.%d and the compiled kernels need CUDA %d (driver 580 or newer for CUDA 13)",
-                  driver / 1000, driver % 1000 / 10, runtime / 1000);
+    std::snprintf(
+        reason, sizeof reason,
+        "the driver serves CUDA %d.%d and the compiled kernels need CUDA %d (driver 580 or newer for CUDA 13)",
+        driver / 1000, driver % 1000 / 10, runtime / 1000);
     return reason;
   }
   const cudaError_t counted = cudaGetDeviceCount(&devices);

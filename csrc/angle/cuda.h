@@ -1,4 +1,5 @@
-// Angle concentration on NVIDIA GPUs.  See params.h for the formula and the arguments, cuda_plan.h for how the work is cut.
+// Angle concentration on NVIDIA GPUs.  See params.h for the formula and the arguments, cuda_plan.h for how the work is
+// cut.
 //
 // A call is two kernel launches on the given stream (three with contributions).  It allocates nothing and synchronises
 // nothing, so it can be captured in a CUDA graph; every sum has a fixed order, so equal inputs give equal bits.

@@ -97,7 +97,9 @@ class AnyChunkSum {
   __device__ __forceinline__ float value(const T* row, std::int64_t column) const {
     return as_float(row[column * p.stride_column]);
   }
-  __device__ __forceinline__ float weight(std::int64_t column) const { return p.weight != nullptr ? weight_at(p, column) : 1.0F; }
+  __device__ __forceinline__ float weight(std::int64_t column) const {
+    return p.weight != nullptr ? weight_at(p, column) : 1.0F;
+  }
 
   // One warp finds the scale of row r of the batch.
   __device__ __forceinline__ void measure(int r) {
@@ -177,8 +179,7 @@ class AnyChunkSum {
       products.prefix += v * v;
     }
     products = block_sum(products, scratch, kAnyThreads);
-    if (thread == 0)
-      write_sequence(p, sequence, products, question_rows, prefix_rows + p.shared_tokens, flags, true);
+    if (thread == 0) write_sequence(p, sequence, products, question_rows, prefix_rows + p.shared_tokens, flags, true);
     const bool defined = products.question > 0.0 && (flags & kBad) == 0;
     const float scale = defined ? static_cast<float>(1.0 / sqrt(products.question)) : 0.0F;
     for (std::int64_t c = thread; c < p.width; c += kAnyThreads) {

@@ -1,5 +1,5 @@
-// What the kernels need from the device, in one place: so that the same kernels also run on the host, block by block and
-// thread by thread, in tests/angle/emulated (GAINRL_EMULATE_CUDA).
+// What the kernels need from the device, in one place: so that the same kernels also run on the host, block by block
+// and thread by thread, in tests/angle/emulated (GAINRL_EMULATE_CUDA).
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,6 @@
 // The second kernel: adds the partial sums of sequences that span chunks, writes empty sequences, and settles what only
-// the whole call shows (whether any sequence has a prefix, whether the offsets are in order).  And the third, on request:
-// the cosine of each row with its sequence's sum.
+// the whole call shows (whether any sequence has a prefix, whether the offsets are in order).  And the third, on
+// request: the cosine of each row with its sequence's sum.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -52,8 +52,7 @@ class Join {
   __device__ __forceinline__ void fill_vectors(std::int64_t b, bool with_shared) const {
     for (std::int64_t c = 0; c < p.width; ++c) {
       if (p.directions != nullptr) p.directions[b * p.width + c] = 0.0F;
-      if (p.sums != nullptr)
-        p.sums[b * p.width + c] = with_shared && p.shared_sum != nullptr ? p.shared_sum[c] : 0.0F;
+      if (p.sums != nullptr) p.sums[b * p.width + c] = with_shared && p.shared_sum != nullptr ? p.shared_sum[c] : 0.0F;
     }
   }
 

@@ -1,8 +1,8 @@
 // How a call is cut into blocks, and where things lie in the workspace.  Plain host code.
 //
 // The rows are cut into chunks of equal length, whatever sequences they belong to, and one block takes one chunk: many
-// short sequences and few long ones fill the chip alike.  A sequence that lies within a chunk is finished there; one that
-// spans chunks leaves a partial sum per chunk and role, and the second kernel adds these in order.
+// short sequences and few long ones fill the chip alike.  A sequence that lies within a chunk is finished there; one
+// that spans chunks leaves a partial sum per chunk and role, and the second kernel adds these in order.
 #pragma once
 
 #include <algorithm>
@@ -20,10 +20,10 @@ constexpr int kStages = 3;                     // row batches in flight or in us
 constexpr int kMostBatch = 4;                  // rows reduced with one barrier
 constexpr int kMostThreads = 512;
 constexpr int kVectorBytes = 16;
-constexpr int kAnyThreads = 256;               // threads of the kernel for any layout
-constexpr int kAnyBatch = 32;                  // rows of one sequence that it takes at once
+constexpr int kAnyThreads = 256;  // threads of the kernel for any layout
+constexpr int kAnyBatch = 32;     // rows of one sequence that it takes at once
 constexpr int kJoinThreads = 256;
-constexpr int kSliceColumns = 128;             // columns per block of the joining kernel: one warp of float4
+constexpr int kSliceColumns = 128;  // columns per block of the joining kernel: one warp of float4
 
 // A part of a sequence in one chunk.
 struct Segment {
@@ -52,7 +52,8 @@ inline std::size_t shared_for(int threads, int per_thread, int batch) {
 
 // Of the kernel for any layout: products, and per row of a batch its scale, index, role and kind.
 inline std::size_t shared_for_any() {
-  return 3 * (kAnyThreads / 32) * sizeof(double) + kAnyBatch * (sizeof(double) + sizeof(std::int64_t) + 2 * sizeof(int));
+  return 3 * (kAnyThreads / 32) * sizeof(double) +
+         kAnyBatch * (sizeof(double) + sizeof(std::int64_t) + 2 * sizeof(int));
 }
 
 // Of the joining kernel: products, and the sums of each warp for a slice of both roles.

@@ -1,10 +1,11 @@
-// What the kernels share: which sequence a row belongs to, sums over a block, and the writing of one sequence's results.
+// What the kernels share: which sequence a row belongs to, sums over a block, and the writing of one sequence's
+// results.
 #pragma once
 
 #include <type_traits>
 
-#include "angle/cuda_plan.h"
 #include "angle/cuda_device.cuh"
+#include "angle/cuda_plan.h"
 #include "angle/finish.h"
 
 namespace gainrl {
@@ -18,11 +19,11 @@ struct KernelArguments {
   AngleParams p;
   std::int64_t chunk_rows, chunks, joins, padded_width;
   int batch, slices;
-  float* slots;            // (chunks, 2 segments, 2 roles, padded_width)
-  Segment* segments;       // (chunks, 2): the one that began before the chunk, and the one that goes on after it
-  std::int32_t* flags;     // (chunks)
-  std::int32_t* tickets;   // (chunks), zeroed by the first kernel
-  double* products;        // (joins, slices, 3)
+  float* slots;           // (chunks, 2 segments, 2 roles, padded_width)
+  Segment* segments;      // (chunks, 2): the one that began before the chunk, and the one that goes on after it
+  std::int32_t* flags;    // (chunks)
+  std::int32_t* tickets;  // (chunks), zeroed by the first kernel
+  double* products;       // (joins, slices, 3)
 };
 
 __device__ inline std::int64_t start_of(const AngleParams& p, std::int64_t b) {
@@ -85,8 +86,7 @@ __device__ inline int role_of(const AngleParams& p, std::int64_t t) {
 
 __device__ inline float weight_at(const AngleParams& p, std::int64_t column) {
   if (p.weight_dtype == DType::kFloat32) return static_cast<const float*>(p.weight)[column] + p.weight_offset;
-  if (p.weight_dtype == DType::kFloat16)
-    return as_float(static_cast<const Half*>(p.weight)[column]) + p.weight_offset;
+  if (p.weight_dtype == DType::kFloat16) return as_float(static_cast<const Half*>(p.weight)[column]) + p.weight_offset;
   return as_float(static_cast<const BFloat*>(p.weight)[column]) + p.weight_offset;
 }
 
@@ -118,8 +118,8 @@ __device__ inline Products block_sum(Products mine, double* scratch, int threads
   return sum;
 }
 
-// Writes values and counts of sequence b.  `any_prefix` is whether some sequence of the call has a prefix; where that is
-// not known yet, pass true and let the joining kernel set the score.  Call from one thread.
+// Writes values and counts of sequence b.  `any_prefix` is whether some sequence of the call has a prefix; where that
+// is not known yet, pass true and let the joining kernel set the score.  Call from one thread.
 __device__ inline void write_sequence(const AngleParams& p, std::int64_t b, const Products& products,
                                       std::int64_t question_rows, std::int64_t prefix_rows, std::int32_t flags,
                                       bool any_prefix) {

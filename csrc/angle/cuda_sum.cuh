@@ -1,10 +1,10 @@
 // The fast kernel: rows that start on 16-byte boundaries.
 //
-// A block takes one chunk of rows.  Thread i owns the 16-byte vectors i, i + threads, ... of every row: it copies them to
-// shared memory ahead of use, and reads back only what it copied, so no barrier guards the data.  Per batch of rows there
-// is one barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the workspace
-// (which the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a sequence ends
-// that needs more than its question's norm.
+// A block takes one chunk of rows.  Thread i owns the 16-byte vectors i, i + threads, ... of every row: it copies them
+// to shared memory ahead of use, and reads back only what it copied, so no barrier guards the data.  Per batch of rows
+// there is one barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the
+// workspace (which the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a
+// sequence ends that needs more than its question's norm.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -17,8 +17,12 @@ class ChunkSum {
   static constexpr int kEach = kElements<T>, kColumns = kPerThread * kEach;
 
   __device__ __forceinline__ explicit ChunkSum(const KernelArguments& arguments)
-      : k(arguments), p(k.p), chunk(blockIdx.x), thread(static_cast<int>(threadIdx.x)),
-        threads(static_cast<int>(blockDim.x)), window(p, thread % 32) {
+      : k(arguments),
+        p(k.p),
+        chunk(blockIdx.x),
+        thread(static_cast<int>(threadIdx.x)),
+        threads(static_cast<int>(blockDim.x)),
+        window(p, thread % 32) {
     const int warps = threads / 32;
     rows = reinterpret_cast<uint4*>(dynamic_shared());
     norms = reinterpret_cast<float*>(rows + kStages * k.batch * kPerThread * threads);
@@ -105,7 +109,9 @@ class ChunkSum {
         const std::int64_t here = static_cast<std::int64_t>(j * threads + thread) * kVectorBytes;
         const std::int64_t left = bytes - here;
         copy_async(to + j * threads, row + (left > 0 ? here : 0),
-                   static_cast<int>(left <= 0 ? 0 : left < kVectorBytes ? left : kVectorBytes));
+                   static_cast<int>(left <= 0             ? 0
+                                    : left < kVectorBytes ? left
+                                                          : kVectorBytes));
       }
       ++next;
     }
@@ -277,8 +283,7 @@ class ChunkSum {
   __device__ __forceinline__ void close() {
     if (start >= end) return;  // empty: the joining kernel writes it
     if (start < 0 || end > k.chunk_rows) {
-      if (thread == 0)
-        k.segments[chunk * 2 + (start < 0 ? 0 : 1)] = {sequence, question_rows, prefix_rows, flags, 0};
+      if (thread == 0) k.segments[chunk * 2 + (start < 0 ? 0 : 1)] = {sequence, question_rows, prefix_rows, flags, 0};
       return;
     }
     Products products{1.0, 0.0, 0.0};  // of one question row alone
@@ -356,7 +361,9 @@ class ChunkSum {
 };
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kPerThread * 128, kPerThread == 1 ? 6 : kPerThread == 2 ? 3 : 1)
+__global__ void __launch_bounds__(kPerThread * 128, kPerThread == 1   ? 6
+                                                    : kPerThread == 2 ? 3
+                                                                      : 1)
     angle_sum(const __grid_constant__ KernelArguments k) {
   ChunkSum<T, kPerThread> sum(k);
   sum.run();

@@ -30,10 +30,10 @@ enum StatusBits : std::int32_t {
 // What a launcher returns; bindings turn everything but kOk into an exception.
 enum class Result : std::int32_t {
   kOk = 0,
-  kBadArgument = 1,    // a negative size, a missing pointer, an unknown dtype
-  kNoMemory = 2,       // the CPU code could not get its scratch space
-  kSmallWorkspace = 3, // the CUDA workspace is smaller than angle_cuda_workspace() asks for
-  kDeviceError = 4,    // a CUDA call failed; see angle_cuda_last_error()
+  kBadArgument = 1,     // a negative size, a missing pointer, an unknown dtype
+  kNoMemory = 2,        // the CPU code could not get its scratch space
+  kSmallWorkspace = 3,  // the CUDA workspace is smaller than angle_cuda_workspace() asks for
+  kDeviceError = 4,     // a CUDA call failed; see angle_cuda_last_error()
 };
 
 struct AngleParams {
@@ -47,16 +47,16 @@ struct AngleParams {
   std::int64_t stride_column = 1;
 
   // Sequences: packed rows with offsets (B + 1), or padded rows of `length` each where offsets is null.
-  std::int64_t sequences = 0;      // B
-  std::int64_t rows = 0;           // T; padded: B * length
-  std::int64_t length = 0;         // padded only
-  const void* offsets = nullptr;   // (B + 1)
-  std::int32_t offsets_are_64 = 0; // int64 or int32
+  std::int64_t sequences = 0;       // B
+  std::int64_t rows = 0;            // T; padded: B * length
+  std::int64_t length = 0;          // padded only
+  const void* offsets = nullptr;    // (B + 1)
+  std::int32_t offsets_are_64 = 0;  // int64 or int32
 
-  const std::int8_t* roles = nullptr;    // (T) or (B, length)
-  std::int64_t role_stride_row = 1;      //
-  std::int64_t role_stride_batch = 0;    // padded only
-  std::int32_t role_scale = 1;           // 2 for a boolean mask, whose true is the role `question`
+  const std::int8_t* roles = nullptr;  // (T) or (B, length)
+  std::int64_t role_stride_row = 1;    //
+  std::int64_t role_stride_batch = 0;  // padded only
+  std::int32_t role_scale = 1;         // 2 for a boolean mask, whose true is the role `question`
 
   const float* shared_sum = nullptr;  // (D) sum of a prefix that all sequences share, or null
   std::int64_t shared_tokens = 0;     // its non-zero rows
@@ -68,11 +68,11 @@ struct AngleParams {
   std::int32_t diagonal = 1;  // whether intra and whole include i = j
 
   // Results.  The first two are required.
-  float* values = nullptr;          // (4, B): intra, inter, score, whole
-  std::int32_t* counts = nullptr;   // (3, B): status, question rows, prefix rows
-  float* directions = nullptr;      // (B, D) U_q / |U_q|
-  float* sums = nullptr;            // (B, D) U_p + U_q
-  float* contributions = nullptr;   // (T) or (B, length), contiguous: cosine of the row with U_p + U_q
+  float* values = nullptr;         // (4, B): intra, inter, score, whole
+  std::int32_t* counts = nullptr;  // (3, B): status, question rows, prefix rows
+  float* directions = nullptr;     // (B, D) U_q / |U_q|
+  float* sums = nullptr;           // (B, D) U_p + U_q
+  float* contributions = nullptr;  // (T) or (B, length), contiguous: cosine of the row with U_p + U_q
 };
 
 }  // namespace gainrl

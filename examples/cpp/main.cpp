@@ -1,5 +1,5 @@
-// Angle concentration of two prompts from C++: fills AngleParams, calls the CPU kernels, prints what the definition gives
-// beside it, and fails if they differ.
+// Angle concentration of two prompts from C++: fills AngleParams, calls the CPU kernels, prints what the definition
+// gives beside it, and fails if they differ.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>

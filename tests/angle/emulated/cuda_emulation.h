@@ -1,12 +1,14 @@
-// Runs the CUDA kernels on the host: blocks one after the other, each thread of a block as a fibre of its own that yields
-// at every barrier and warp exchange.
+// Runs the CUDA kernels on the host: blocks one after the other, each thread of a block as a fibre of its own that
+// yields at every barrier and warp exchange.
 //
 // What it finds, under AddressSanitizer and UndefinedBehaviorSanitizer: reads and writes out of bounds of every global
 // buffer and of shared memory, misaligned vector accesses, integer overflow, barriers that only some threads reach (it
-// stops with a message), use of shared memory before its asynchronous copy was waited for or before anybody wrote it (it
-// holds NaN until then), and missing barriers (fibres run in different orders; the result must not change).
-// What it cannot find: weak memory ordering between blocks, and anything about speed.
+// stops with a message), use of shared memory before its asynchronous copy was waited for or before anybody wrote it
+// (it holds NaN until then), and missing barriers (fibres run in different orders; the result must not change). What it
+// cannot find: weak memory ordering between blocks, and anything about speed.
 #pragma once
+
+#include <ucontext.h>
 
 #include <cmath>
 #include <cstdint>
@@ -16,7 +18,6 @@
 #include <memory>
 #include <numeric>
 #include <random>
-#include <ucontext.h>
 #include <utility>
 #include <vector>
 

@@ -1,5 +1,5 @@
-// The CUDA path of angle concentration as a host library: the kernels of csrc/angle/*.cuh, unchanged, and the launcher's
-// steps.  Built by tests/angle/test_cuda_emulated.py with the sanitizers; called through ctypes.
+// The CUDA path of angle concentration as a host library: the kernels of csrc/angle/*.cuh, unchanged, and the
+// launcher's steps.  Built by tests/angle/test_cuda_emulated.py with the sanitizers; called through ctypes.
 #include <algorithm>
 
 #include "angle/cuda_any.cuh"
