@@ -13,7 +13,6 @@ import argparse
 import json
 import os
 import platform
-import resource
 import statistics
 import subprocess
 import sys
@@ -40,7 +39,7 @@ def seconds(action: Any) -> float:
 
 
 def cost(programs: int) -> dict[str, float]:
-    """Milliseconds (wall and processor) of one grading beyond a bare interpreter's run of the same program, by kind."""
+    """Milliseconds of one grading beyond a bare interpreter's run of the same program, by kind."""
     pool = GraderPool(1)
     bare = [str(jail.interpreter()), "-I", "-S", "-B", "-c", CODE]
     boxed = jail.command(jail.interpreter())
@@ -53,30 +52,12 @@ def cost(programs: int) -> dict[str, float]:
         times["bubblewrap"].append(seconds(lambda: subprocess.run(boxed, **quiet)))
         for name, request in (("calls", CALLS), ("stdin", STDIN), ("check", CHECK)):
             times[name].append(seconds(lambda request=request: pool.grade([request], Limits())))
-    # processor time is what is left of the figure on a machine that others use too
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    for _ in range(programs):
-        subprocess.run(bare, **quiet)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    bare_cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / programs
-    cpu = {}
-    for name, request in (("calls", CALLS), ("stdin", STDIN), ("check", CHECK)):
-        began = _processor(pool)
-        pool.grade([request] * programs, Limits())
-        cpu[f"{name}_cpu_beyond_bare_ms"] = ((_processor(pool) - began) / programs - bare_cpu) * 1e3
     pool.close()
-    figures = {"bare_cpu_ms": bare_cpu * 1e3, **cpu, "bare_ms": statistics.median(times["bare"]) * 1e3}
+    figures = {"bare_ms": statistics.median(times["bare"]) * 1e3}
     for name in ("bubblewrap", "calls", "stdin", "check"):
         beyond = [a - b for a, b in zip(times[name], times["bare"], strict=True)]
         figures[f"{name}_beyond_bare_ms"] = statistics.median(beyond) * 1e3
     return {name: round(value, 2) for name, value in figures.items()}
-
-
-def _processor(pool: GraderPool) -> float:
-    """Processor seconds of the pool's one grader and of every sandbox it has reaped."""
-    worker = next(worker for worker in pool.pool._idle.queue if worker is not None)
-    fields = Path(f"/proc/{worker.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def throughput(programs: int) -> dict[str, float]:
