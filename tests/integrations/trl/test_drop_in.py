@@ -53,14 +53,13 @@ def test_a_subclass_with_its_own_signature_works(model: str, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "settings",
     [
-        {"activation_checkpointing": True},
-        {"bf16": True},
-        {"loss_type": "grpo", "scale_rewards": "batch"},
-        {"multi_objective_aggregation": "normalize_then_sum"},
-        {"importance_sampling_level": "sequence"},
-        {"remove_unused_columns": True},
-        {"top_entropy_quantile": 0.5},
-        {"log_completions": True},
+        {"activation_checkpointing": True, "remove_unused_columns": True},
+        pytest.param({"bf16": True}, marks=pytest.mark.full),
+        pytest.param({"loss_type": "grpo", "scale_rewards": "batch"}, marks=pytest.mark.full),
+        pytest.param({"multi_objective_aggregation": "normalize_then_sum"}, marks=pytest.mark.full),
+        pytest.param({"importance_sampling_level": "sequence"}, marks=pytest.mark.full),
+        pytest.param({"top_entropy_quantile": 0.5}, marks=pytest.mark.full),
+        pytest.param({"log_completions": True}, marks=pytest.mark.full),
     ],
     ids=str,
 )
@@ -108,6 +107,7 @@ def test_weighted_rewards_and_one_that_says_what_is_correct(model: str, tmp_path
     assert record["reward"] > record["accuracy"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("navigator", ["uniform", "fixed", "shortest-first"])
 def test_navigators_are_chosen_by_name(model: str, tmp_path: Path, navigator: str) -> None:
     trainer = make_trainer(model, tmp_path, curriculum_navigator=navigator)

@@ -28,7 +28,7 @@ def kill_points(model: str, directory: Path, seed: int, points: int, settings: d
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(model: str, tmp_path: Path) -> None:
-    result = kill_points(model, tmp_path, seed=1, points=3, settings=SETTINGS[0])
+    result = kill_points(model, tmp_path, seed=1, points=2, settings=SETTINGS[0])
     assert result.get("different") == [], result
 
 

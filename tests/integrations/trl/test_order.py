@@ -16,8 +16,8 @@ from gainrl.integrations.trl.sampler import EpochSampler
     [
         {},
         {"steps_per_generation": 1, "per_device_train_batch_size": 8, "gradient_accumulation_steps": 1},
-        {"steps_per_generation": 4},
-        {"num_iterations": 2},
+        pytest.param({"steps_per_generation": 4}, marks=pytest.mark.full),
+        pytest.param({"num_iterations": 2}, marks=pytest.mark.full),
         {"num_generations": 4, "steps_per_generation": 2, "num_iterations": 3},
         {"curriculum_order": "shuffled"},
         {"dataloader_num_workers": 2, "prompts_per_epoch": 12},

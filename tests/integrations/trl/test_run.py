@@ -107,6 +107,7 @@ def test_a_task_brings_its_rows_its_reward_and_its_stop(model: str, place: Path)
     assert result.trainer._accuracy.names == ["arithmetic_reward"]
 
 
+@pytest.mark.full
 def test_scores_made_before_are_used_and_copied(model: str, place: Path) -> None:
     make_table(problems()).write("mine.parquet")
     result = train(model, scores="mine.parquet", scored_with="any", training={"num_train_epochs": 1})
@@ -135,6 +136,7 @@ def test_an_interrupted_run_resumes_to_the_same_records(
     assert epoch_records("out") == epoch_records("whole")
 
 
+@pytest.mark.full
 def test_resuming_before_the_first_checkpoint_begins_anew(model: str, place: Path) -> None:
     train(model, training={"save_strategy": "no"})
     before = epoch_records("out")
@@ -153,6 +155,7 @@ def test_a_run_that_is_there_is_kept(model: str, place: Path) -> None:
     assert Path("out/notes.txt").read_text() == "mine"
 
 
+@pytest.mark.full
 def test_overwriting_keeps_a_table_that_fits_and_makes_one_that_does_not_again(model: str, place: Path) -> None:
     first = train(model, training={"max_steps": 1})
     made = Path("out/scores.parquet").stat().st_mtime_ns

@@ -44,7 +44,7 @@ def oracle(model: Any, inputs: dict[str, torch.Tensor]) -> np.ndarray:
     return np.array(values)
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "llama"])
+@pytest.mark.parametrize("kind", ["qwen2", pytest.param("llama", marks=pytest.mark.full)])
 @pytest.mark.parametrize(
     "settings",
     [{"gradient_accumulation_steps": 1}, {"steps_per_generation": 4}, {"num_iterations": 2}, {"beta": 0.1}],
