@@ -77,9 +77,9 @@ def test_the_cuda_kernels_run_clean_under_sanitizers_on_the_host(emulated):
 
 @pytest.mark.full
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("seed", range(1, 5))
+@pytest.mark.parametrize("seed", [1, 2])
 def test_the_cuda_kernels_run_clean_under_sanitizers_on_many_cases(emulated, seed):
-    run_emulated(emulated, 150, seed)
+    run_emulated(emulated, 50, seed)
 
 
 def compiler_report(architecture: int) -> str:
