@@ -5,6 +5,7 @@ An engine is anything with `generate(requests) -> list[Completed]`; this is the 
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from gainrl.errors import UserError
 
 if TYPE_CHECKING:
     import torch
+
+_SHARED_LEAST = 8  # tokens of a common prefix from which forwarding it once is worth a second forward
 
 Prompt = str | list[dict[str, str]]
 
@@ -104,23 +107,53 @@ class TransformersEngine:
 
         ids = [self.encode(prompt) for prompt in prompts]
         device = self.model.device
-        inputs, mask = _left_pad(ids, self._pad, device)
+        shared = self._shared(ids)
+        inputs, mask = _left_pad(ids, self._pad, device, shared)
         was_training = self.model.training
         self.model.eval()
         devices = [device] if device.type == "cuda" else []
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a trainer's use_cache=False, a model's own sampling defaults
+                cache = self._prefix_cache(inputs, shared)
                 torch.manual_seed((sampling.seed * 1_000_003 + key) % 2**63)
                 output = self.model.generate(
                     input_ids=inputs,
                     attention_mask=mask,
                     generation_config=self._config(sampling),
                     stopping_criteria=_stop_at(self.tokenizer, sampling.stop, inputs.shape[1]),
+                    # padding lies between prefix and question, where generate would not look for it
+                    **({"past_key_values": cache, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if shared else {}),
                 )
         finally:
             self.model.train(was_training)
         return [self._completed(row, sampling) for row in output[:, inputs.shape[1] :].tolist()]
+
+    def _shared(self, ids: Sequence[Sequence[int]]) -> int:
+        """Tokens at the start that all prompts share and that are worth forwarding once; 0 for none.
+
+        Only for plain full attention, whose cache can be repeated; the last token of each prompt stays outside.
+        """
+        config = self.model.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if kinds != {"full_attention"} or getattr(config, "sliding_window", None) or len(ids) < 2:
+            return 0
+        if "position_ids" not in inspect.signature(self.model.forward).parameters:
+            return 0
+        first, least = ids[0], min(map(len, ids)) - 1
+        count = next((at for at in range(least) if any(row[at] != first[at] for row in ids)), max(least, 0))
+        return count if count >= _SHARED_LEAST else 0
+
+    def _prefix_cache(self, inputs: Any, shared: int) -> Any:
+        """Keys and values of the shared prefix, computed once and repeated for each row; None without one."""
+        if not shared:
+            return None
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        self.model(input_ids=inputs[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
+        cache.batch_repeat_interleave(inputs.shape[0])
+        return cache
 
     def _config(self, sampling: Sampling) -> Any:
         from transformers import GenerationConfig
@@ -168,14 +201,20 @@ def _stop_at(tokenizer: Any, stop: Sequence[str], start: int) -> Any:
     return StoppingCriteriaList([StopStrings()] if stop else [])
 
 
-def _left_pad(ids: Sequence[Sequence[int]], pad: int, device: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, longest) int64 token ids and attention mask, the prompts flush right."""
+def _left_pad(
+    ids: Sequence[Sequence[int]], pad: int, device: Any, shared: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, longest) int64 token ids and mask: the shared prefix, padding, the rest of each prompt flush right."""
     import torch
 
     longest = max(map(len, ids))
     tokens = torch.full((len(ids), longest), pad, dtype=torch.int64)
     mask = torch.zeros((len(ids), longest), dtype=torch.int64)
     for row, sequence in enumerate(ids):
-        tokens[row, longest - len(sequence) :] = torch.tensor(sequence, dtype=torch.int64)
-        mask[row, longest - len(sequence) :] = 1
+        start = longest - len(sequence) + shared
+        tokens[row, start:] = torch.tensor(sequence[shared:], dtype=torch.int64)
+        mask[row, start:] = 1
+    if shared:
+        tokens[:, :shared] = torch.tensor(ids[0][:shared], dtype=torch.int64)
+        mask[:, :shared] = 1
     return tokens.to(device), mask.to(device)

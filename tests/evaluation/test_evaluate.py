@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import threading
@@ -77,6 +78,27 @@ def test_batches_and_padding_do_not_change_greedy_completions(model: Any, tokeni
         ids = torch.tensor([tokenizer(row["prompt"])["input_ids"]])
         expected = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=1)[0, ids.shape[1] :]
         assert generation.completion == cut(tokenizer.decode(expected, skip_special_tokens=True), ["\n"])[0]
+
+
+def test_a_shared_prefix_is_forwarded_once_and_changes_nothing(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{**row, "prompt": "1 + 2 = 3\n4 + 5 = 9\n" + row["prompt"]} for row in ROWS]
+    engine = TransformersEngine(model, tokenizer)
+    assert engine._shared([engine.encode(row["prompt"]) for row in rows]) == 21  # and the nine that they all begin with
+    lengths: list[int] = []
+    forward = model.forward
+
+    @functools.wraps(forward)
+    def counted(*arguments: Any, **more: Any) -> Any:
+        lengths.append(more["input_ids"].shape[1])
+        return forward(*arguments, **more)
+
+    monkeypatch.setattr(model, "forward", counted)
+    together = run(None, None, rows, engine=engine, batch_size=8)
+    assert lengths[:2] == [21, max(len(row["prompt"]) for row in rows) - 21]
+    monkeypatch.setattr(model, "forward", forward)
+    assert together.generations == run(model, tokenizer, rows, batch_size=1).generations
 
 
 def test_samples_are_reproducible_and_differ_by_seed(model: Any, tokenizer: Any) -> None:
