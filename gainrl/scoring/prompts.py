@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import datetime
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -295,11 +296,13 @@ def text_hash(text: str) -> str:
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Hash of everything that turns text into ids (normaliser, vocabulary, merges, special tokens)."""
+    """Hash of everything that turns text into ids (normaliser, vocabulary, merges, special tokens), padding aside."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no character offsets; use a fast tokenizer")
-    return text_hash(backend.to_str())
+    state = json.loads(backend.to_str())
+    state["padding"] = state["truncation"] = None  # what the last call asked for, not what the tokenizer is
+    return text_hash(json.dumps(state, sort_keys=True))
 
 
 def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:

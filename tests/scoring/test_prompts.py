@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from gainrl.errors import UserError
-from gainrl.scoring.prompts import PromptRenderer, ScoringPrompt
+from gainrl.scoring.prompts import PromptRenderer, ScoringPrompt, tokenizer_hash
 
 
 def chat(question: str, *before: tuple[str, str]) -> list[dict[str, str]]:
@@ -142,3 +142,9 @@ def test_chats_without_a_chat_template_are_refused_before_scoring(tokenizer):
             PromptRenderer(tokenizer).require_usable(chat("Why?"))
     finally:
         tokenizer.chat_template = original
+
+
+def test_the_tokenizers_hash_does_not_follow_how_it_was_last_called(tokenizer):
+    before = tokenizer_hash(tokenizer)
+    tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
+    assert tokenizer_hash(tokenizer) == before
