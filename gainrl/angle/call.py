@@ -21,6 +21,9 @@ CONTRIBUTIONS = 2
 SUMS = 4
 """(B, D) float32 `U_p + U_q`, the shared prefix included (what `shared_prefix` keeps)."""
 
+TRITON_WIDEST = 16384
+"""Widest row that the triton backend serves: it and two sums must fit one program's registers."""
+
 BAD = int(Status.NON_FINITE | Status.INVALID_ROLE | Status.INVALID_OFFSETS)
 """Flags under which every field of the sequence is NaN."""
 

@@ -38,6 +38,8 @@ def _angle(
     check: bool,
 ) -> Outputs:
     name = choose(backend, hidden.device.type)
+    if name == "triton" and backend == "auto" and hidden.shape[-1] > call.TRITON_WIDEST:
+        name = "torch"
     if name == "native":
         from gainrl.angle.native import angle
     elif name == "triton":

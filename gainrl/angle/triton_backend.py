@@ -12,13 +12,11 @@ import triton
 from torch import Tensor
 
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, Outputs
+from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, Outputs
 from gainrl.angle.result import Status
 from gainrl.angle.torch_backend import finish
 from gainrl.errors import UserError
 
-WIDEST = 16384
-"""A row and two sums of this width still fit one program's registers."""
 PROGRAMS_PER_PROCESSOR = 8
 MOST_CHUNK_ROWS = 512
 
@@ -36,8 +34,10 @@ def angle(
 ) -> Outputs:
     """Arguments and results as in `gainrl.angle.call`."""
     device, width = hidden.device, hidden.shape[-1]
-    if width > WIDEST:
-        raise UserError(f"backend 'triton' serves widths up to {WIDEST}, not {width}; use backend 'native' or 'torch'")
+    if width > TRITON_WIDEST:
+        raise UserError(
+            f"backend 'triton' serves widths up to {TRITON_WIDEST}, not {width}; use backend 'native' or 'torch'"
+        )
     padded = cu_seqlens is None
     batch = token_role.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     rows, length = token_role.numel(), token_role.shape[1] if padded else 0
