@@ -138,7 +138,7 @@ def test_a_worker_that_always_dies_makes_unscorable(tmp_path: Path, monkeypatch:
 
 def test_a_missing_math_verify_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "worker.py"
-    script.write_text('print(\'{"missing": "No module named math_verify"}\', flush=True)\n')
+    script.write_text('print(\'{"missing": "pip install gainrl[tasks]"}\', flush=True)\n')
     monkeypatch.setattr(pool_module, "_WORKER", script)
     with pytest.raises(UserError, match=r"gainrl\[tasks\]"):
         AnswerPool(workers=1).compare("1", "x")

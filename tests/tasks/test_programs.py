@@ -137,7 +137,7 @@ def load(shared_data: Path, name: str, file: str, limit: int | None = None) -> t
 
 SETS = [
     ("humaneval", "humaneval/HumanEval.jsonl.gz", 164, 40),
-    ("humanevalplus", "humaneval/HumanEvalPlus-Mini.jsonl.gz", 164, 40),
+    ("humanevalplus", "humaneval/HumanEvalPlus-Mini.jsonl.gz", 164, 25),
     ("humanevalplus", "humaneval/HumanEvalPlus.jsonl.gz", 164, 6),
     ("leetcode", "leetcode/test_leetcode.json", 200, 50),
 ]
