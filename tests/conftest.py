@@ -1,7 +1,7 @@
 """Shared fixtures and the two switches of the suite.
 
 `GAINRL_REQUIRE` names backends (comma-separated: native, triton, cuda, trl) whose tests must not skip: a skip
-with one of these names in its reason becomes a failure.  `--full` adds the tests marked `full`.
+whose reason begins with one of these names becomes a failure.  `--full` adds the tests marked `full`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ def _forbid_skips(report: Report) -> Report:
     required = [name for name in os.environ.get("GAINRL_REQUIRE", "").split(",") if name]
     if report.skipped and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2]
-        if any(name in reason for name in required):
+        subject = reason.removeprefix("Skipped: ").removeprefix("backend ")
+        if any(subject.startswith(name) for name in required):
             report.outcome = "failed"
             report.longrepr = f"GAINRL_REQUIRE={','.join(required)} forbids this skip: {reason}"
     return report
