@@ -129,7 +129,7 @@ CALLS: dict[str, str] = {
     "mount": "import ctypes\ndef solve(x): return 'secret' if ctypes.CDLL(None).mount(b'/', b'/tmp', None, 4096, None) == 0 else 'no'",
     "network": "import socket\ndef solve(x):\n    s = socket.create_connection(('192.0.2.1', 80), 5)\n    return s.recv(10)",
     "the host's loopback": "import socket\ndef solve(x):\n    s = socket.socket()\n    s.settimeout(1)\n    s.connect(('127.0.0.1', PORT))\n    return s.recv(100).decode()",
-    "abstract sockets": "import socket\ndef solve(x):\n    s = socket.socket(socket.AF_UNIX)\n    s.connect('\\0gainrl-canary')\n    return s.recv(100).decode()",
+    "abstract sockets": "import socket\ndef solve(x):\n    s = socket.socket(socket.AF_UNIX)\n    s.connect('\\0gainrl-canary-PORT')\n    return s.recv(100).decode()",
     "invalid UTF-8": "def solve(x): return '\\udcff\\ud800' + chr(0) * 10",
     "syntax error": "def solve(x: return 1",
     "null bytes": "def solve(x): return 1\0",

@@ -47,7 +47,7 @@ def canary(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def port() -> Iterator[int]:
     """A server on this machine's loopback and an abstract socket, which hand out the secret to whoever reaches them."""
     servers = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
-    servers[1].bind("\0gainrl-canary")
+    servers[1].bind(f"\0gainrl-canary-{servers[0].getsockname()[1]}")  # test processes run side by side
     servers[1].listen()
 
     def serve(server: socket.socket) -> None:
