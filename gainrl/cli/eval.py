@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -117,8 +118,16 @@ def eval(
     if store is not None:
         typer.echo(f"  generations: {store.merge(evaluation.generations, evaluation.seconds)}")
     if run is not None:
-        append_record(run, evaluation.record(stage, model=model, checkpoint=checkpoint))
+        append_record(run, evaluation.record(stage, _step(checkpoint), model=model, checkpoint=checkpoint))
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")
+
+
+def _step(checkpoint: str | None) -> int | None:
+    """The training step of a checkpoint of a run; None for other weights."""
+    state = Path(checkpoint or "") / "trainer_state.json"
+    if checkpoint is None or not state.is_file():
+        return None
+    return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
 
 
 def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
