@@ -8,8 +8,8 @@ the host; and a similarity matrix per prompt, of which the means of two blocks a
 roles and the same final hidden states as ours, so that the two compute the same scores.
 
 The prompts are taken in blocks, and both procedures do each block in turn.  Reported with and without the prefix:
-prompts per second, the ratio (median over blocks), our share of a 4096x4096x4096 matrix product in the same dtype measured
-around each block, over the tokens really forwarded.
+prompts per second, the ratio (median over blocks), our share of a 4096x4096x4096 matrix product in the same dtype
+measured around each block, over the tokens really forwarded.
 Then accuracy: the pass in float32 against the float64 quadratic definition on each prompt's own forward pass, and
 the pass in `--dtype` against the pass in float32.
 """
