@@ -124,7 +124,7 @@ def kill_and_resume(model: Path, dataset: Path, output: Path, batches: int) -> N
     partial = journal_path(output)
     deadline = time.monotonic() + 100
     while time.monotonic() < deadline and process.poll() is None:
-        if partial.exists() and partial.stat().st_size > 1200 * batches:
+        if partial.exists() and partial.stat().st_size > 1200 * (batches + 1):  # its header alone has 1.2 kB or more
             break
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
