@@ -1,4 +1,7 @@
-"""Files that appear whole or not at all: written beside the target, flushed to disk, renamed over it."""
+"""Files that appear whole or not at all: written beside the target, flushed to disk, renamed over it.
+
+Also where gainrl keeps what it prepares once.  A leaf: every package may import it, it imports nothing.
+"""
 
 from __future__ import annotations
 
@@ -42,3 +45,10 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8 to `path`, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def cache_directory() -> Path:
+    """The folder for what is prepared once: `$GAINRL_CACHE`, `$XDG_CACHE_HOME/gainrl` or `~/.cache/gainrl`."""
+    if named := os.environ.get("GAINRL_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gainrl"

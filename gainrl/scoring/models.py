@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from gainrl.errors import UserError
+from gainrl.files import cache_directory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -35,13 +35,6 @@ _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
 _COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
-
-
-def cache_directory() -> Path:
-    """The folder for what gainrl prepares once: `$GAINRL_CACHE`, `$XDG_CACHE_HOME/gainrl` or `~/.cache/gainrl`."""
-    if named := os.environ.get("GAINRL_CACHE"):
-        return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gainrl"
 
 
 def resolve_model(name: str) -> str:

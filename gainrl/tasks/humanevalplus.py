@@ -14,9 +14,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gainrl.files import atomic_path
+from gainrl.files import atomic_path, cache_directory
 from gainrl.tasks.base import Completion, Grade, Row
-from gainrl.tasks.cache import cache_directory
 from gainrl.tasks.humaneval import HumanEval, whole
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.task import Unscorable
