@@ -1,23 +1,22 @@
 """From scores to prompts: the ranking, the window that moves over it, exact draws, and a state that resumes.
 
 NumPy and the standard library only.  Begin with `Ranking` and `GaussianNavigator`; the contract that all navigators
-share is in `gainrl.curriculum.navigators`, the law of the draws in `gainrl.curriculum.draw`.
+share is in `gainrl.curriculum.base`, the law of the draws in `gainrl.curriculum.draw`.
 """
 
+from gainrl.curriculum.base import ORDERS, Navigator
 from gainrl.curriculum.controller import AT_END, Position, WindowSettings, step
 from gainrl.curriculum.draw import draw_ranks
 from gainrl.curriculum.navigators import (
     NAVIGATORS,
-    ORDERS,
     FixedNavigator,
-    GaussianNavigator,
-    Navigator,
     ShortestFirstNavigator,
-    UniformNavigator,
     shortest_first_ranking,
 )
+from gainrl.curriculum.posterior import PosteriorNavigator
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
+from gainrl.curriculum.windows import GaussianNavigator, TargetNavigator, UniformNavigator
 
 __all__ = [
     "AT_END",
@@ -27,8 +26,10 @@ __all__ = [
     "GaussianNavigator",
     "Navigator",
     "Position",
+    "PosteriorNavigator",
     "Ranking",
     "ShortestFirstNavigator",
+    "TargetNavigator",
     "Totals",
     "UniformNavigator",
     "WindowSettings",

@@ -69,6 +69,11 @@ def step(n: int, alpha: float, beta: float, accuracy: float, angle: float) -> fl
     return min(max(move, 0.0), float(n))
 
 
+def step_to_target(n: int, alpha: float, target: float, accuracy: float) -> float:
+    """Ranks by which a window that follows a target accuracy moves, in (−n, n): back where it is missed."""
+    return n * math.tanh(alpha * (accuracy - target))
+
+
 @dataclass(frozen=True)
 class Position:
     """Where the window is: its mean in ranks, and whether it has been given up for uniform draws."""

@@ -54,7 +54,8 @@ Floats = npt.NDArray[np.float64]
 MAX_SIZE = philox.MAX_BOUND
 """Largest N: 4 294 967 296 ranks."""
 
-_CLOCKS, _ARRIVALS, _ORDER = 0, 1, 2  # purposes of streams
+_CLOCKS, _ARRIVALS, _ORDER = 0, 1, 2  # purposes of streams; 3 and 4 are those of gainrl.curriculum.beta
+_PURPOSES = 16  # of one lot
 _BLOCKS = 64
 _GRID = np.arange(257) / 256.0
 _GUARD = 2  # ranks that rounding of an edge may be off by, and one to spare
@@ -69,19 +70,21 @@ def draw_ranks(
     seed: int,
     epoch: int,
     expected: float | None = None,
+    lot: int = 0,
 ) -> Ranks:
     """Draw n of `size` ranks with weights exp(−(r−mean)²/2σ²), without replacement: (n,) int64, in order of the draw.
 
     mean in [0, size−1] and sigma > 0 are in ranks; sigma = inf gives every rank the same weight.  `seed` and `epoch`
     (integers in [0, 2^64)) choose the random numbers: equal arguments, equal draw, on every machine.  `expected`
     overrides how many ranks the first horizon is meant to reach (default n + 6√n + 16): it changes the
-    work and which numbers are used, never the law; tests use it to force every branch.
+    work and which numbers are used, never the law; tests use it to force every branch.  Draws of the same
+    epoch in different lots (0 to 2^32) are independent.
 
     Raises UserError for n outside [1, size], size outside [1, 2^32], a mean outside the ranks, sigma not positive.
     """
     _check(n, size, mean, sigma, seed, epoch)
     window = _Window(size, mean, sigma)
-    clocks = philox.Stream(seed, epoch, _CLOCKS)
+    clocks = philox.Stream(seed, epoch, _CLOCKS + _PURPOSES * lot)
     target = n + 6.0 * math.sqrt(n) + 16.0 if expected is None else expected
 
     # Candidates: log arrival time relative to `origin`, log E as the tie-break (0 in the tail), rank.
@@ -109,7 +112,7 @@ def draw_ranks(
                 breaks.append(log_e)
                 found.append(ranks)
         if not everything:
-            arrivals = philox.Stream(seed, epoch, _ARRIVALS, stage)
+            arrivals = philox.Stream(seed, epoch, _ARRIVALS + _PURPOSES * lot, stage)
             ranks, time = _tail(window, low, high, reached, horizon, arrivals)
             times.append(time + (horizon - origin))
             breaks.append(np.zeros(len(ranks)))

@@ -1,16 +1,21 @@
 """The state of a navigator on disk: one JSON object, versioned, refused by name where it does not fit.
 
     format     "gainrl-curriculum"
-    version    1
-    navigator  kind: gaussian, uniform, fixed, shortest-first
+    version    2
+    navigator  kind: gaussian, target, posterior, uniform, fixed, shortest-first
     ranking    {size: N, dataset: the dataset's fingerprint, order: a hash of the ids in rank order}
     settings   every setting that the draws depend on, n and seed among them
     epoch      the epoch under way, from 0
-    position   where its draw came from (the window's mean), empty where the epoch says it all
+    position   where its draw came from (the window's mean, counts per prompt), empty where the epoch says it all
     totals     integer sums over the rollouts observed in it so far (gainrl.curriculum.totals)
+    outcomes   sums per prompt of the same rollouts (gainrl.curriculum.outcomes); null where the navigator needs none
 
 With it and the ranking, the epoch under way and all later ones follow; the drawn ids are not stored, because a draw is
-a pure function of (settings, epoch, position).  The size does not depend on the number of prompts.
+a pure function of (settings, epoch, position).  The size does not depend on the number of prompts, except for the
+navigators that remember prompts: at most 1 MB per 100 thousand prompts (tests/curriculum/test_state_size.py).
+
+Version 1 (before partial credit) is read: its counts of correct rollouts become credit, and its windows have no
+resting prompts.
 """
 
 from __future__ import annotations
@@ -19,13 +24,14 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from gainrl.curriculum.outcomes import Outcomes
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
 from gainrl.errors import UserError
 
 FORMAT = "gainrl-curriculum"
-VERSION = 1
-_FIELDS = ("format", "version", "navigator", "ranking", "settings", "epoch", "position", "totals")
+VERSION = 2
+_FIELDS = ("format", "version", "navigator", "ranking", "settings", "epoch", "position", "totals", "outcomes")
 
 
 def pack(
@@ -35,6 +41,7 @@ def pack(
     epoch: int,
     position: Mapping[str, Any],
     totals: Totals,
+    outcomes: Outcomes | None,
 ) -> dict[str, Any]:
     """The state as plain JSON types."""
     return {
@@ -46,6 +53,7 @@ def pack(
         "epoch": epoch,
         "position": dict(position),
         "totals": {field.name: getattr(totals, field.name) for field in fields(totals)},
+        "outcomes": None if outcomes is None else outcomes.state(),
     }
 
 
@@ -55,17 +63,20 @@ def unpack(
     ranking: Ranking,
     settings: Mapping[str, Any],
     position: Mapping[str, Any],
-) -> tuple[int, dict[str, Any], Totals]:
-    """Check a state against what it is loaded into; returns its epoch, position and totals.
+    remembers: bool,
+) -> tuple[int, dict[str, Any], Totals, Outcomes | None]:
+    """Check a state against what it is loaded into; returns its epoch, position, totals and outcomes.
 
-    `settings` must be equal, `position` gives the names that a position must have.  Raises UserError that names
-    the field, and both values where two differ.
+    `settings` must be equal, `position` gives the names that a position must have, `remembers` says whether there
+    are outcomes per prompt.  Raises UserError that names the field, and both values where two differ.
     """
     if not isinstance(state, Mapping) or state.get("format") != FORMAT:
         raise UserError(f"this is no curriculum state: its field 'format' is not {FORMAT!r}")
+    if state.get("version") == 1:
+        state = _from_version_1(state)
     if state.get("version") != VERSION:
         raise UserError(
-            f"curriculum state of version {state.get('version')!r}: this gainrl reads version {VERSION}; "
+            f"curriculum state of version {state.get('version')!r}: this gainrl reads versions 1 to {VERSION}; "
             "use the release that wrote it"
         )
     _same_fields("curriculum state", state, _FIELDS)
@@ -80,7 +91,24 @@ def unpack(
     _same_fields("position of the curriculum state", state["position"], tuple(position))
     names = tuple(field.name for field in fields(Totals))
     _same_fields("totals of the curriculum state", state["totals"], names)
-    return epoch, dict(state["position"]), Totals(**state["totals"])
+    if remembers != (state["outcomes"] is not None):
+        raise UserError(
+            "curriculum state: outcomes per prompt belong to navigators that remember prompts, and only there"
+        )
+    outcomes = Outcomes.from_state(state["outcomes"], len(ranking)) if remembers else None
+    return epoch, dict(state["position"]), Totals(**state["totals"]), outcomes
+
+
+def _from_version_1(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The same state in the fields of version 2; what does not fit is left for the checks that follow."""
+    new = {**state, "version": 2, "outcomes": None}
+    totals, settings = state.get("totals"), state.get("settings")
+    if isinstance(totals, Mapping) and isinstance(totals.get("correct"), int):
+        others = {name: value for name, value in totals.items() if name != "correct"}
+        new["totals"] = {**others, "credit_units": totals["correct"] * 2**32}
+    if isinstance(settings, Mapping) and state.get("navigator") in ("gaussian", "uniform"):
+        new["settings"] = {**settings, "skip_mastered": None, "mastered_rest": None}
+    return new
 
 
 def _check_ranking(saved: Any, ranking: Ranking) -> None:

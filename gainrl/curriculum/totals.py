@@ -1,8 +1,8 @@
 """Sums over an epoch's rollouts, exact and independent of order, so that they can be split over processes.
 
-Angles and rewards are summed in integer units of 2^-32 (2.3e-10): integer addition is associative, so the same rollouts
-give the same totals in whatever order, and on however many processes, they were observed.  All fields are integers
-that fit int64 for up to 2^17 rollouts of rewards up to 2^14; `as_list` and `from_list` are for an all-reduce.
+Credit, angles and rewards are summed in integer units of 2^-32 (2.3e-10): integer addition is associative, so the same
+rollouts give the same totals in whatever order, and on however many processes, they were observed.  All fields are
+integers that fit int64 for up to 2^17 rollouts of rewards up to 2^14; `as_list` and `from_list` are for an all-reduce.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 from gainrl.errors import UserError
 
 UNIT = 2.0**-32
-"""Resolution of the summed angles and rewards."""
+"""Resolution of the summed credit, angles and rewards."""
+_WHOLE = 2**32
 
 RECORD_FIELDS = ("id", "correct", "scored", "angle", "reward", "tokens")
 
@@ -27,8 +28,8 @@ class Totals:
     rollouts: int = 0
     scored: int = 0
     """Rollouts that were graded; the others are neither right nor wrong."""
-    correct: int = 0
-    """Scored rollouts that are right."""
+    credit_units: int = 0
+    """Sum over UNIT of how correct the scored rollouts are, each from 0 (wrong) to 1 (right)."""
     angles: int = 0
     """Rollouts with a finite angle concentration."""
     angle_units: int = 0
@@ -45,10 +46,11 @@ class Totals:
             value = getattr(self, field.name)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UserError(f"totals: {field.name} must be an integer, got {value!r}")
-        counts = (self.correct, self.scored, self.rollouts, self.angles, self.rewards, self.tokens)
-        if min(counts) < 0 or not self.correct <= self.scored <= self.rollouts:
+        counts = (self.credit_units, self.scored, self.rollouts, self.angles, self.rewards, self.tokens)
+        if min(counts) < 0 or not self.credit_units <= self.scored * _WHOLE <= self.rollouts * _WHOLE:
             raise UserError(
-                f"totals: need 0 <= correct <= scored <= rollouts, got {self.correct}, {self.scored}, {self.rollouts}"
+                "totals: need 0 <= credit <= scored <= rollouts, got "
+                f"{self.credit_units * UNIT:g}, {self.scored}, {self.rollouts}"
             )
         if max(self.angles, self.rewards) > self.rollouts:
             raise UserError(f"totals: {self.angles} angles and {self.rewards} rewards of {self.rollouts} rollouts")
@@ -58,8 +60,8 @@ class Totals:
 
     @property
     def accuracy(self) -> float | None:
-        """Share of correct rollouts among the scored ones, in [0, 1]; None if none was scored."""
-        return self.correct / self.scored if self.scored else None
+        """Mean credit of the scored rollouts: the share of correct ones where it is 0 or 1; None if none was scored."""
+        return self.credit_units / self.scored * UNIT if self.scored else None
 
     @property
     def angle(self) -> float | None:
@@ -86,7 +88,8 @@ class Totals:
     def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Totals:
         """Sum records {id, correct, scored, angle, reward, tokens}, one per rollout.
 
-        correct, scored: bool (0 and 1 will do).  An unscored rollout is never correct, whatever `correct` says.
+        scored: bool (0 and 1 will do).  correct: how correct the rollout is, from 0 to 1 (false and true will do);
+        an unscored rollout has no part in it, whatever `correct` says.
         angle, reward: float; None or NaN is counted as absent and left out of the mean.  tokens: int >= 0.
         Raises UserError for a missing or unknown field or a value that fits none of this.
         """
@@ -99,13 +102,13 @@ class Totals:
                     f"a rollout record has the fields {RECORD_FIELDS}: missing {missing}, unknown {unknown}"
                 )
             scored = _flag(record, "scored")
-            correct = scored and _flag(record, "correct")
+            credit = _credit(record) if scored else 0
             has_angle, angle = _units(record, "angle")
             has_reward, reward = _units(record, "reward")
             tokens = int(record["tokens"])
             if tokens < 0:
                 raise UserError(f"rollout of prompt {record['id']!r}: tokens must be at least 0, got {tokens}")
-            one = (1, scored, correct, has_angle, angle, has_reward, reward, tokens)
+            one = (1, scored, credit, has_angle, angle, has_reward, reward, tokens)
             sums = [a + int(b) for a, b in zip(sums, one, strict=True)]
         return cls(*sums)
 
@@ -115,6 +118,13 @@ def _flag(record: Mapping[str, Any], name: str) -> bool:
     if value not in (0, 1):
         raise UserError(f"rollout of prompt {record['id']!r}: {name} must be true or false, got {value!r}")
     return bool(value)
+
+
+def _credit(record: Mapping[str, Any]) -> int:
+    value = record["correct"]
+    if isinstance(value, str) or value is None or not 0 <= value <= 1:
+        raise UserError(f"rollout of prompt {record['id']!r}: correct must lie in [0, 1], got {value!r}")
+    return round(float(value) * _WHOLE)
 
 
 def _units(record: Mapping[str, Any], name: str) -> tuple[bool, int]:

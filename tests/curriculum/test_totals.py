@@ -25,10 +25,23 @@ def test_means_are_over_the_rollouts_that_have_the_value() -> None:
             record(correct=0, reward=math.nan, angle=0.75, tokens=5),
         ]
     )
-    assert (totals.rollouts, totals.scored, totals.correct, totals.tokens) == (4, 3, 1, 35)
+    assert (totals.rollouts, totals.scored, totals.credit_units, totals.tokens) == (4, 3, 2**32, 35)
     assert totals.accuracy == 1 / 3
     assert totals.angle == 0.5
     assert totals.reward == 0.0
+
+
+def test_partial_credit_counts_by_its_share() -> None:
+    totals = Totals.from_records([record(correct=c) for c in (0.25, 1, 0.0, True)] + [record(correct=0.9, scored=0)])
+    assert totals.accuracy == 2.25 / 4
+    assert Totals.from_records([record(correct=1 / 3)] * 3).accuracy == pytest.approx(1 / 3, abs=2.0**-33)
+
+
+def test_credit_of_0_or_1_gives_the_exact_share() -> None:
+    for scored in range(1, 60):
+        for right in range(scored + 1):
+            totals = Totals(rollouts=scored, scored=scored, credit_units=right * 2**32)
+            assert totals.accuracy == right / scored
 
 
 def test_means_over_nothing_are_none() -> None:
@@ -39,9 +52,9 @@ def test_means_over_nothing_are_none() -> None:
 def test_totals_do_not_depend_on_order_or_on_how_rollouts_are_split() -> None:
     generator = np.random.default_rng(0)
     records = [
-        record(angle=float(a), reward=float(r), correct=bool(c))
+        record(angle=float(a), reward=float(r), correct=float(c))
         for a, r, c in zip(
-            generator.normal(size=500), generator.normal(size=500) * 1e3, generator.integers(0, 2, 500), strict=True
+            generator.normal(size=500), generator.normal(size=500) * 1e3, generator.uniform(size=500), strict=True
         )
     ]
     whole = Totals.from_records(records)
@@ -56,7 +69,10 @@ def test_totals_do_not_depend_on_order_or_on_how_rollouts_are_split() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"correct": 0.5}, "correct must be true or false, got 0.5"),
+        ({"correct": 1.01}, r"correct must lie in \[0, 1\], got 1.01"),
+        ({"correct": -0.5}, r"correct must lie in \[0, 1\], got -0.5"),
+        ({"correct": math.nan}, "correct must lie in"),
+        ({"correct": None}, "correct must lie in"),
         ({"scored": None}, "scored must be true or false, got None"),
         ({"angle": math.inf}, "angle must be finite, got inf"),
         ({"reward": -math.inf}, "reward must be finite"),
@@ -77,9 +93,9 @@ def test_a_missing_field_is_named() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"rollouts": 2, "scored": 3}, "0 <= correct <= scored <= rollouts"),
-        ({"rollouts": 3, "scored": 1, "correct": 2}, "0 <= correct"),
-        ({"tokens": -1}, "0 <= correct"),
+        ({"rollouts": 2, "scored": 3}, "0 <= credit <= scored <= rollouts"),
+        ({"rollouts": 3, "scored": 1, "credit_units": 2**32 + 1}, "0 <= credit"),
+        ({"tokens": -1}, "0 <= credit"),
         ({"rollouts": 1, "angles": 2}, "2 angles and 0 rewards of 1 rollouts"),
         ({"tokens": 1.5}, "tokens must be an integer, got 1.5"),
     ],

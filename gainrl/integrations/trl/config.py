@@ -37,10 +37,19 @@ class CurriculumArguments:
         metadata={"help": "n: prompts drawn for one epoch, a multiple of the prompts in one generation batch."},
     )
     curriculum_navigator: str = field(
-        default="gaussian", metadata={"help": "How the curriculum moves over the ranking."}
+        default="gaussian",
+        metadata={
+            "help": "How the curriculum moves over the ranking: gaussian, target, posterior, uniform, fixed or "
+            "shortest-first."
+        },
     )
     curriculum_alpha: float = field(default=2.0, metadata={"help": "α: steepness of the mean's step."})
-    curriculum_beta: float = field(default=0.5, metadata={"help": "β: accuracy at which the mean's step turns."})
+    curriculum_beta: float = field(
+        default=0.5,
+        metadata={
+            "help": "β: accuracy at which the mean's step turns; the accuracy that `target` and `posterior` look for."
+        },
+    )
     curriculum_mean: float = field(default=0.0, metadata={"help": "μ₀: the rank at which the window starts."})
     curriculum_sigma: float | None = field(default=None, metadata={"help": "σ: width of the window in ranks."})
     curriculum_sigma_fraction: float | None = field(
@@ -53,6 +62,17 @@ class CurriculumArguments:
     curriculum_at_end: str = field(
         default="stay", metadata={"help": "What happens at the last rank: stay, restart or uniform."}
     )
+    curriculum_prior_strength: float = field(
+        default=4.0, metadata={"help": "Rollouts that the ranking is worth as the prior of `posterior`."}
+    )
+    curriculum_memory: int = field(
+        default=64, metadata={"help": "Rollouts of one prompt that `posterior` counts at most; older ones fade."}
+    )
+    skip_mastered: int | None = field(
+        default=None,
+        metadata={"help": "A prompt solved in full in this many epochs in a row rests (gaussian, target, uniform)."},
+    )
+    mastered_rest: int = field(default=10, metadata={"help": "Epochs for which such a prompt rests."})
     curriculum_order: str = field(
         default="rank", metadata={"help": "Order of an epoch's prompts: rank, draw or shuffled."}
     )

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
-from gainrl.curriculum import NAVIGATORS, GaussianNavigator, Navigator, ShortestFirstNavigator, shortest_first_ranking
+from gainrl.curriculum import (
+    NAVIGATORS,
+    GaussianNavigator,
+    Navigator,
+    PosteriorNavigator,
+    ShortestFirstNavigator,
+    TargetNavigator,
+    UniformNavigator,
+    shortest_first_ranking,
+)
 from gainrl.errors import UserError
 from gainrl.integrations.trl.config import CurriculumArguments
 from gainrl.integrations.trl.data import ScoredDataset
@@ -24,8 +34,28 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigat
         raise UserError(f"prompts_per_epoch={n}, but {size} prompts of the dataset can be drawn: {remedy}")
     seed = int(config.seed if config.curriculum_seed is None else config.curriculum_seed)  # type: ignore[attr-defined]
     order = config.curriculum_order
-    if kind == GaussianNavigator.kind:
-        return GaussianNavigator(data.ranking, n, config.window(), order=order, seed=seed)
+    windows = (GaussianNavigator.kind, TargetNavigator.kind, UniformNavigator.kind)
+    if config.skip_mastered is not None and kind not in windows:
+        raise UserError(
+            f"skip_mastered={config.skip_mastered} works with the navigators {', '.join(windows)}, not with {kind!r}: "
+            "leave it out or choose one of them"
+        )
+    rest: dict[str, Any] = {"skip_mastered": config.skip_mastered, "mastered_rest": config.mastered_rest}
+    if kind in (GaussianNavigator.kind, TargetNavigator.kind):
+        window = GaussianNavigator if kind == GaussianNavigator.kind else TargetNavigator
+        return window(data.ranking, n, config.window(), order=order, seed=seed, **rest)
+    if kind == UniformNavigator.kind:
+        return UniformNavigator(data.ranking, n, order=order, seed=seed, **rest)
+    if kind == PosteriorNavigator.kind:
+        return PosteriorNavigator(
+            data.ranking,
+            n,
+            target=config.curriculum_beta,
+            prior_strength=config.curriculum_prior_strength,
+            memory=config.curriculum_memory,
+            order=order,
+            seed=seed,
+        )
     if kind == ShortestFirstNavigator.kind:
         tokens = data.table.column("question_tokens")[data.usable].tolist()
         ids = [data.ids[row] for row in data.usable]

@@ -2,6 +2,20 @@
 
 A line is written when the epoch's last rollout has been observed, before the checkpoint that knows of it.  A resume
 rewrites the file without the epochs that the checkpoint does not know, and without a torn last line.
+
+Fields of a record (`EpochLog.append`); null where undefined:
+
+    navigator, epoch, prompts, rollouts, scored, tokens, seconds, ranks, undefined_drawn     as drawn and counted
+    accuracy, angle, reward         means over the epoch's rollouts of all ranks; accuracy is credit in [0, 1]
+    mean, sigma, uniform, next_mean, held                  windows over the ranks (gaussian, target)
+    target                          accuracy or pass rate that is looked for (target, posterior)
+    tried, expected                 prompts tried before the epoch, pass rate expected of its prompts (posterior)
+    resting                         prompts left out of the draw because they are mastered (skip_mastered)
+    reward_errors                   rows on which a reward function raised, over all ranks
+    groups, zero_variance           groups generated, and those of them whose rewards are all equal
+    backfilled                      groups without variance that others took the place of (backfill)
+    rerank_correlation, rerank_seconds    Spearman's rank correlation of the ranking of this epoch with the one before,
+                                    and what making it took; null unless the dataset was scored again before this epoch
 """
 
 from __future__ import annotations
