@@ -59,12 +59,15 @@ class Call {
  public:
   explicit Call(const AngleParams& params) : p_(params) {
     const RowTable& table = rows();
-    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, 0.0};
+    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, nullptr, 0.0};
     if (p_.weight != nullptr) {
       weight_.resize(static_cast<std::size_t>(p_.width));
       for (std::int64_t i = 0; i < p_.width; ++i)
         weight_[i] = element_as_float(p_.weight, p_.weight_dtype, i) + p_.weight_offset;
       context_.weight = weight_.data();
+      placed_weight_.resize(weight_.size());
+      for (std::int64_t i = 0; i < p_.width; ++i) placed_weight_[context_.rows->place(i, p_.width)] = weight_[i];
+      context_.placed_weight = placed_weight_.data();
     }
     if (p_.shared_sum != nullptr) context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
@@ -228,7 +231,7 @@ class Call {
 
   const AngleParams& p_;
   CallContext context_{};
-  std::vector<float> weight_;
+  std::vector<float> weight_, placed_weight_;
   std::int64_t tile_rows_ = 1;
   std::vector<std::vector<Partial>> tiles_;
   std::vector<Joined> joined_;

@@ -10,18 +10,31 @@ namespace gainrl {
 // How many rows of one role are added to the sum at once.
 constexpr int kRowBatch = 8;
 
+// `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:
+// within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
+// are).  Sums and weights are in that order too, until `natural` puts a sum right.
 struct RowOperations {
-  // Sum of squares of the n elements of a row, each times weight[i] where weight is not null.
+  // Sum of squares of the n elements of a row, each times weight[i] (placed) where weight is not null.
   float (*square)(const void* row, const float* weight, std::int64_t n);
-  // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}, each element times weight[i] where
-  // weight is not null; `first` overwrites sum.  1 <= count <= kRowBatch.
+  // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}, each element times weight[i] (placed)
+  // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.
   void (*add)(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
               std::int64_t n);
-  // Dot product of a row (times weight) with a vector.
+  // Dot product of a row (times weight) with a vector; all three as they are, not placed.
   float (*dot)(const void* row, const float* weight, const float* vector, std::int64_t n);
   // total[i] (+)= block[i]; `first` overwrites total.
   void (*add_to_total)(const float* block, double* total, bool first, std::int64_t n);
-  void (*round_total)(const double* total, float* out, std::int64_t n);
+  // Puts a placed sum into its natural order, in place, or from the total.
+  void (*natural)(float* sum, std::int64_t n);
+  void (*natural_total)(const double* total, float* out, std::int64_t n);
+  std::int64_t group;
+
+  // Where element i of a row of n lies in the placed order.
+  std::int64_t place(std::int64_t i, std::int64_t n) const {
+    const std::int64_t start = i - i % group;
+    if (group == 1 || start + group > n) return i;
+    return start + (i % 2) * (group / 2) + (i % group) / 2;
+  }
 };
 
 struct RowTable {

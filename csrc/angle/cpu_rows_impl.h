@@ -7,7 +7,7 @@
 namespace gainrl {
 namespace {
 
-constexpr int kLanes = Vector::kLanes;
+constexpr int kLanes = Vector::kLanes, kPair = 2 * kLanes;
 
 // Four independent sums hide the latency of the multiply-add.
 constexpr int kUnroll = 4;
@@ -27,19 +27,30 @@ float element(const T* row, const float* weight, std::int64_t i) {
 }
 
 template <typename T, bool kWeighted>
+Pair pair_weighted(const T* row, const float* weight, std::int64_t i) {
+  Pair x = load_pair(row + i);
+  if constexpr (kWeighted) {
+    x.low = x.low * Vector::load(weight + i);
+    x.high = x.high * Vector::load(weight + i + kLanes);
+  }
+  return x;
+}
+
+template <typename T, bool kWeighted>
 float square(const T* row, const float* weight, std::int64_t n) {
   Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
   std::int64_t i = 0;
-  for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const Vector x = load_weighted<T, kWeighted>(row, weight, i + u * kLanes);
-      sums[u] = Vector::fma(x, x, sums[u]);
-    }
+  const auto add = [&](Vector& low, Vector& high) {
+    const Pair x = pair_weighted<T, kWeighted>(row, weight, i);
+    low = Vector::fma(x.low, x.low, low);
+    high = Vector::fma(x.high, x.high, high);
+    i += kPair;
+  };
+  while (i + 2 * kPair <= n) {
+    add(sums[0], sums[1]);
+    add(sums[2], sums[3]);
   }
-  for (; i + kLanes <= n; i += kLanes) {
-    const Vector x = load_weighted<T, kWeighted>(row, weight, i);
-    sums[0] = Vector::fma(x, x, sums[0]);
-  }
+  if (i + kPair <= n) add(sums[0], sums[1]);
   float total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
   for (; i < n; ++i) {
     const float x = element<T, kWeighted>(row, weight, i);
@@ -86,41 +97,26 @@ float dot(const T* row, const float* weight, const float* vector, std::int64_t n
   return total;
 }
 
-// `ahead` is where the rows to come are expected: they are asked for, 64 bytes per row at a time, while these rows are
-// being added, for the memory would rest meanwhile.  Where they are elsewhere, the hint is wasted, no more.
 template <typename T, int kCount, bool kWeighted>
-void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first, std::int64_t n,
-              const char* ahead) {
+void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
+              std::int64_t n) {
   const T* row[kCount];
   Vector scale[kCount];
   for (int r = 0; r < kCount; ++r) {
     row[r] = static_cast<const T*>(rows[r]);
     scale[r] = Vector::all(scales[r]);
   }
-  constexpr int kLine = 64 / static_cast<int>(sizeof(T));
   std::int64_t i = 0;
-  for (; i + kLine <= n; i += kLine) {
-    if constexpr (kCount >= 4) {
-      for (int line = 0; line < kCount; ++line) __builtin_prefetch(ahead + line * 64, 0, 2);
-      ahead += kCount * 64;
+  for (; i + kPair <= n; i += kPair) {
+    Vector low = first ? Vector::zero() : Vector::load(sum + i);
+    Vector high = first ? Vector::zero() : Vector::load(sum + i + kLanes);
+    for (int r = 0; r < kCount; ++r) {
+      const Pair x = pair_weighted<T, kWeighted>(row[r], weight, i);
+      low = Vector::fma(x.low, scale[r], low);
+      high = Vector::fma(x.high, scale[r], high);
     }
-    for (int j = 0; j < kLine; j += 2 * kLanes) {
-      if constexpr (2 * kLanes <= kLine) {
-        Vector low = first ? Vector::zero() : Vector::load(sum + i + j);
-        Vector high = first ? Vector::zero() : Vector::load(sum + i + j + kLanes);
-        for (int r = 0; r < kCount; ++r) {
-          low = Vector::fma(load_weighted<T, kWeighted>(row[r], weight, i + j), scale[r], low);
-          high = Vector::fma(load_weighted<T, kWeighted>(row[r], weight, i + j + kLanes), scale[r], high);
-        }
-        low.store(sum + i + j);
-        high.store(sum + i + j + kLanes);
-      } else {
-        Vector total = first ? Vector::zero() : Vector::load(sum + i + j);
-        for (int r = 0; r < kCount; ++r)
-          total = Vector::fma(load_weighted<T, kWeighted>(row[r], weight, i + j), scale[r], total);
-        total.store(sum + i + j);
-      }
-    }
+    low.store(sum + i);
+    high.store(sum + i + kLanes);
   }
   for (; i < n; ++i) {
     float total = first ? 0.0F : sum[i];
@@ -141,18 +137,11 @@ void add_count(const void* const* rows, const float* scales, int count, const fl
   int done = 0;
   const auto some = [&](auto size) {
     constexpr int kCount = decltype(size)::value;
-    const auto* last = static_cast<const T*>(rows[count - 1]);
-    add_rows<T, kCount, kWeighted>(
-        rows + done, scales + done, weight, sum, first && done == 0, n,
-        reinterpret_cast<const char*>(last) + (1 + done) * n * static_cast<std::int64_t>(sizeof(T)));
+    add_rows<T, kCount, kWeighted>(rows + done, scales + done, weight, sum, first && done == 0, n);
     done += kCount;
   };
-  // Rows whose starts differ by a multiple of 4 KB share one set of the level-1 cache, which has 8 places: four rows at
-  // a time and the sum still fit.
-  const auto address = [&](int r) { return reinterpret_cast<std::uintptr_t>(rows[r]); };
-  if (count == 8 && (address(1) - address(0)) % 4096 != 0) return some(Count<8>{});
-  if (count == 8) some(Count<4>{});
-  if ((count & 4) != 0 || count == 8) some(Count<4>{});
+  if (count & 8) some(Count<8>{});
+  if (count & 4) some(Count<4>{});
   if (count & 2) some(Count<2>{});
   if (count & 1) some(Count<1>{});
 }
@@ -165,8 +154,24 @@ void add_to_total(const float* block, double* total, bool first, std::int64_t n)
   }
 }
 
-void round_total(const double* total, float* out, std::int64_t n) {
+template <typename T>
+void natural(float* sum, std::int64_t n) {
+  if constexpr (kSplit<T>) {
+    for (std::int64_t i = 0; i + kPair <= n; i += kPair) {
+      float group[kPair];
+      std::memcpy(group, sum + i, sizeof group);
+      for (int j = 0; j < kLanes; ++j) {
+        sum[i + 2 * j] = group[j];
+        sum[i + 2 * j + 1] = group[kLanes + j];
+      }
+    }
+  }
+}
+
+template <typename T>
+void natural_total(const double* total, float* out, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) out[i] = static_cast<float>(total[i]);
+  natural<T>(out, n);
 }
 
 template <typename T>
@@ -187,7 +192,9 @@ RowOperations operations() {
                                  : dot<T, false>(elements, weight, vector, n);
       },
       add_to_total,
-      round_total,
+      natural<T>,
+      natural_total<T>,
+      kSplit<T> ? kPair : 1,
   };
 }
 

@@ -31,11 +31,11 @@ double CallContext::dot(const float* a, const float* b) const {
 }
 
 float CallContext::square(const void* row) const {
-  if (params->width <= kColumnBlock) return rows->square(row, weight, params->width);
+  if (params->width <= kColumnBlock) return rows->square(row, placed_weight, params->width);
   double sum = 0.0;
   const auto* bytes = static_cast<const unsigned char*>(row);
   for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
-    sum += rows->square(bytes + i * element_size(params->dtype), weight ? weight + i : nullptr,
+    sum += rows->square(bytes + i * element_size(params->dtype), placed_weight ? placed_weight + i : nullptr,
                         std::min(kColumnBlock, params->width - i));
   return static_cast<float>(sum);
 }
@@ -67,7 +67,7 @@ void RoleSum::add(const void* row, float scale) {
 
 void RoleSum::take_pending() {
   if (pending_ == 0) return;
-  call_->rows->add(rows_, scales_, pending_, call_->weight, block_.data(), !block_used_, width_);
+  call_->rows->add(rows_, scales_, pending_, call_->placed_weight, block_.data(), !block_used_, width_);
   block_used_ = true;
   in_block_ += pending_;
   pending_ = 0;
@@ -77,7 +77,7 @@ void RoleSum::take_pending() {
 void RoleSum::add_unit(const double* unit) {
   take_pending();
   if (!block_used_) std::fill(block_.begin(), block_.end(), 0.0F);
-  for (std::int64_t i = 0; i < width_; ++i) block_[i] += static_cast<float>(unit[i]);
+  for (std::int64_t i = 0; i < width_; ++i) block_[call_->rows->place(i, width_)] += static_cast<float>(unit[i]);
   block_used_ = true;
   ++count;
   if (++in_block_ >= kRowsPerBlock) close_block();
@@ -105,8 +105,10 @@ const float* RoleSum::rounded() {
     take_pending();
     if (total_used_) {
       close_block();
-      call_->rows->round_total(total_.data(), block_.data(), width_);
+      call_->rows->natural_total(total_.data(), block_.data(), width_);
       block_used_ = true;
+    } else if (block_used_) {
+      call_->rows->natural(block_.data(), width_);
     }
     rounded_ = true;
   }

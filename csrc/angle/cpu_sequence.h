@@ -31,6 +31,7 @@ struct CallContext {
   const RowOperations* rows;    // for hidden's dtype
   const RowOperations* floats;  // for float32
   const float* weight;          // (D) float32 with the offset added, or null
+  const float* placed_weight;   // the same in the placed order of `rows`
   double shared_square;         // |shared_sum|^2
 
   double dot(const float* a, const float* b) const;

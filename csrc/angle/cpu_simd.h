@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if defined(__AVX2__)
 #include <immintrin.h>
@@ -112,6 +113,41 @@ struct Vector {
   float total() const { return (v[0] + v[1]) + (v[2] + v[3]); }
 };
 
+#endif
+
+// Two vectors of consecutive elements.  The elements of a Pair of bfloat16 come in the order of `kSplit`: the even ones
+// in `low`, the odd ones in `high`, for a shift and a mask then do what takes two loads and two shuffles otherwise.
+struct Pair {
+  Vector low, high;
+};
+
+#if defined(__AVX2__)
+template <typename T>
+constexpr bool kSplit = std::is_same_v<T, BFloat>;
+#else
+template <typename T>
+constexpr bool kSplit = false;
+#endif
+
+template <typename T>
+inline Pair load_pair(const T* p) {
+  return {Vector::load(p), Vector::load(p + Vector::kLanes)};
+}
+
+#if defined(__AVX512F__)
+template <>
+inline Pair load_pair<BFloat>(const BFloat* p) {
+  const __m512i both = _mm512_loadu_si512(p);
+  return {{_mm512_castsi512_ps(_mm512_slli_epi32(both, 16))},
+          {_mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int>(0xffff0000U))))}};
+}
+#elif defined(__AVX2__)
+template <>
+inline Pair load_pair<BFloat>(const BFloat* p) {
+  const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return {{_mm256_castsi256_ps(_mm256_slli_epi32(both, 16))},
+          {_mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int>(0xffff0000U))))}};
+}
 #endif
 
 }  // namespace

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from gainrl.angle import call
 from gainrl.angle.backends import choose, native_module, unavailable
+from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall, Outputs
 from gainrl.angle.checks import check_call, raise_on_bad_values
 from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
 from gainrl.errors import UserError
@@ -99,7 +99,7 @@ def angle_concentration_arrays(
     check: bool | None,
 ) -> AngleConcentration:
     """`gainrl.angle_concentration` for arrays; arguments as there."""
-    wanted = call.DIRECTIONS * return_directions + call.CONTRIBUTIONS * return_contributions
+    wanted = DIRECTIONS * return_directions + CONTRIBUTIONS * return_contributions
     named = {"hidden": hidden, "cu_seqlens": cu_seqlens, "token_role": token_role, "norm_weight": norm_weight}
     present = {name: array for name, array in named.items() if array is not None}
     host = [on_host(array, name) for name, array in present.items()]
@@ -119,14 +119,11 @@ def angle_concentration_arrays(
     if shared_prefix is not None:
         shared = replace(shared_prefix, sum=host_array(shared_prefix.sum))
     check_call(rows, offsets, roles, shared, weight)
-    values, counts, directions, contributions, _ = _native(
-        rows, offsets, roles, shared, weight, norm_offset, diagonal, wanted
-    )
+    sum_, tokens = (None, 0) if shared is None else (shared.sum, shared.tokens)
+    outputs = _native(AngleCall(rows, offsets, roles, sum_, tokens, weight, float(norm_offset), bool(diagonal), wanted))
     if check is None or check:
-        raise_on_bad_values(counts[0], roles)
-    return AngleConcentration(
-        values, counts, directions if return_directions else None, contributions if return_contributions else None
-    )
+        raise_on_bad_values(outputs.counts[0], roles)
+    return AngleConcentration(outputs.values, outputs.counts, outputs.directions, outputs.contributions)
 
 
 def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, backend: str) -> SharedPrefix:
@@ -145,8 +142,8 @@ def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, back
     roles = host_array(np.ones((1, rows.shape[0]), dtype=np.int8))
     weight = None if norm_weight is None else host_array(norm_weight)
     check_call(padded, None, roles, None, weight)
-    _, counts, _, _, sums = _native(padded, None, roles, None, weight, norm_offset, True, call.SUMS)
-    return finished_prefix(sums[0], int(counts[0, 0]), int(counts[2, 0]))
+    outputs = _native(AngleCall(padded, None, roles, None, 0, weight, float(norm_offset), True, SUMS))
+    return finished_prefix(outputs.sums[0], int(outputs.counts[0, 0]), int(outputs.counts[2, 0]))
 
 
 def _native_serves(backend: str) -> bool:
@@ -155,25 +152,28 @@ def _native_serves(backend: str) -> bool:
     return backend == "native" and choose("native", "cpu") == "native"
 
 
-def _native(
-    hidden: HostArray,
-    offsets: HostArray | None,
-    roles: HostArray,
-    shared: SharedPrefix | None,
-    weight: HostArray | None,
-    norm_offset: float,
-    diagonal: bool,
-    wanted: int,
-) -> tuple[Any, Any, Any, Any, Any]:
+def _native(call: AngleCall) -> Outputs:
+    """The compiled CPU kernels on a call whose arrays are `HostArray`."""
     module: Any = native_module()
-    padded = offsets is None
-    sequences = roles.shape[0] if offsets is None else offsets.shape[0] - 1
-    width = hidden.shape[-1]
-    values = np.empty((4, sequences), dtype=np.float32)
-    counts = np.empty((3, sequences), dtype=np.int32)
-    directions = np.empty((sequences if wanted & call.DIRECTIONS else 0, width), dtype=np.float32)
-    sums = np.empty((sequences if wanted & call.SUMS else 0, width), dtype=np.float32)
-    contributions = np.empty(roles.shape if wanted & call.CONTRIBUTIONS else (0,), dtype=np.float32)
+    hidden, offsets, roles, weight = call.hidden, call.cu_seqlens, call.token_role, call.norm_weight
+    sequences, width, wanted, padded = call.sequences, call.width, call.wanted, call.padded
+
+    def floats(bit: int, shape: tuple[int, ...]) -> Any:
+        return np.empty(shape, dtype=np.float32) if wanted & bit else None
+
+    def address(array: Any) -> int:
+        return 0 if array is None else int(array.ctypes.data)
+
+    def packed(array: HostArray | None, name: str) -> int:
+        return 0 if array is None else _packed(array, name).address
+
+    outputs = Outputs(
+        np.empty((4, sequences), dtype=np.float32),
+        np.empty((3, sequences), dtype=np.int32),
+        floats(DIRECTIONS, (sequences, width)),
+        floats(CONTRIBUTIONS, roles.shape),
+        floats(SUMS, (sequences, width)),
+    )
     params = module.AngleParams(
         hidden.address,
         _DTYPES[hidden.dtype],
@@ -184,26 +184,26 @@ def _native(
         sequences,
         int(np.prod(roles.shape)),
         roles.shape[1] if padded else 0,
-        0 if offsets is None else _packed(offsets, "cu_seqlens").address,
+        packed(offsets, "cu_seqlens"),
         offsets is not None and offsets.dtype == "int64",
         roles.address,
         roles.strides[-1],
         roles.strides[0] if padded else 0,
         2 if roles.dtype == "bool" else 1,
-        0 if shared is None else _packed(shared.sum, "shared_prefix.sum").address,
-        0 if shared is None else shared.tokens,
-        0 if weight is None else _packed(weight, "norm_weight").address,
+        packed(call.shared_sum, "shared_prefix.sum"),
+        call.shared_tokens,
+        packed(weight, "norm_weight"),
         0 if weight is None else _DTYPES[weight.dtype],
-        float(norm_offset),
-        bool(diagonal),
-        values.ctypes.data,
-        counts.ctypes.data,
-        directions.ctypes.data if wanted & call.DIRECTIONS else 0,
-        sums.ctypes.data if wanted & call.SUMS else 0,
-        contributions.ctypes.data if wanted & call.CONTRIBUTIONS else 0,
+        call.norm_offset,
+        call.diagonal,
+        address(outputs.values),
+        address(outputs.counts),
+        address(outputs.directions),
+        address(outputs.sums),
+        address(outputs.contributions),
     )
     module.angle_cpu(params, threads())
-    return values, counts, directions, contributions, sums
+    return outputs
 
 
 def _torch() -> Any:

@@ -8,37 +8,31 @@ import torch
 from torch import Tensor
 
 from gainrl.angle.backends import native_module
-from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, Outputs
+from gainrl.angle.call import CONTRIBUTIONS, SUMS, AngleCall, Outputs
 from gainrl.angle.library import empty_outputs
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
-def angle(
-    hidden: Tensor,
-    cu_seqlens: Tensor | None,
-    token_role: Tensor,
-    shared_sum: Tensor | None,
-    shared_tokens: int,
-    norm_weight: Tensor | None,
-    norm_offset: float,
-    diagonal: bool,
-    wanted: int,
-) -> Outputs:
-    """Arguments and results as in `gainrl.angle.call`."""
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def _contiguous(tensor: Tensor | None) -> Tensor | None:
+    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
+
+
+def angle(call: AngleCall) -> Outputs:
+    """The op on the compiled kernels."""
     module: Any = native_module()
-    outputs = empty_outputs(hidden, cu_seqlens, token_role, wanted)
-    values, counts, directions, contributions, sums = outputs
-    if hidden.is_cuda and wanted & CONTRIBUTIONS and not wanted & SUMS:  # the third kernel reads the sums
-        sums = torch.empty(values.shape[1], hidden.shape[-1], dtype=torch.float32, device=hidden.device)
-    if cu_seqlens is not None and not cu_seqlens.is_contiguous():
-        cu_seqlens = cu_seqlens.contiguous()
-    if shared_sum is not None and not shared_sum.is_contiguous():
-        shared_sum = shared_sum.contiguous()
-    if norm_weight is not None and not norm_weight.is_contiguous():
-        norm_weight = norm_weight.contiguous()
-    padded = cu_seqlens is None
-    strides, role_strides = hidden.stride(), token_role.stride()
+    hidden, roles, offsets = call.hidden, call.token_role, _contiguous(call.cu_seqlens)
+    shared, weight = _contiguous(call.shared_sum), _contiguous(call.norm_weight)
+    outputs = empty_outputs(call)
+    sums = outputs.sums
+    if hidden.is_cuda and call.wanted & CONTRIBUTIONS and not call.wanted & SUMS:  # the third kernel reads the sums
+        sums = torch.empty(call.sequences, call.width, dtype=torch.float32, device=hidden.device)
+    strides, role_strides = hidden.stride(), roles.stride()
+    padded = offsets is None
     params = module.AngleParams(
         hidden.data_ptr(),
         _DTYPES[hidden.dtype],
@@ -46,26 +40,26 @@ def angle(
         strides[-2],
         strides[0] if padded else 0,
         strides[-1],
-        values.shape[1],
-        token_role.numel(),
-        token_role.shape[1] if padded else 0,
-        0 if cu_seqlens is None else cu_seqlens.data_ptr(),
-        cu_seqlens is not None and cu_seqlens.dtype == torch.int64,
-        token_role.data_ptr(),
+        outputs.values.shape[1],
+        roles.numel(),
+        roles.shape[1] if padded else 0,
+        _address(offsets),
+        offsets is not None and offsets.dtype == torch.int64,
+        roles.data_ptr(),
         role_strides[-1],
         role_strides[0] if padded else 0,
-        2 if token_role.dtype == torch.bool else 1,
-        0 if shared_sum is None else shared_sum.data_ptr(),
-        shared_tokens,
-        0 if norm_weight is None else norm_weight.data_ptr(),
-        0 if norm_weight is None else _DTYPES[norm_weight.dtype],
-        norm_offset,
-        diagonal,
-        values.data_ptr(),
-        counts.data_ptr(),
-        directions.data_ptr() if wanted & DIRECTIONS else 0,
-        sums.data_ptr() if sums.numel() else 0,
-        contributions.data_ptr() if wanted & CONTRIBUTIONS else 0,
+        2 if roles.dtype == torch.bool else 1,
+        _address(shared),
+        call.shared_tokens,
+        _address(weight),
+        0 if weight is None else _DTYPES[weight.dtype],
+        call.norm_offset,
+        call.diagonal,
+        outputs.values.data_ptr(),
+        outputs.counts.data_ptr(),
+        _address(outputs.directions),
+        _address(sums),
+        _address(outputs.contributions),
     )
     if hidden.device.type == "cpu":
         module.angle_cpu(params, torch.get_num_threads())

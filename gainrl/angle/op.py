@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from gainrl.angle import call
+from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall
 from gainrl.angle.checks import check_backend, check_call
 from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
 from gainrl.errors import UserError
@@ -67,18 +67,16 @@ def angle_concentration(
         )  # fmt: skip
         return of_arrays
     check_call(hidden, cu_seqlens, token_role, shared_prefix, norm_weight)
-    wanted = call.DIRECTIONS * bool(return_directions) + call.CONTRIBUTIONS * bool(return_contributions)
+    wanted = DIRECTIONS * bool(return_directions) + CONTRIBUTIONS * bool(return_contributions)
     from gainrl.angle.library import run
 
-    values, counts, directions, contributions, _ = run(
+    call = AngleCall(
         hidden, cu_seqlens, token_role,
         None if shared_prefix is None else shared_prefix.sum, 0 if shared_prefix is None else shared_prefix.tokens,
-        norm_weight, float(norm_offset), bool(diagonal), wanted, backend,
-        hidden.device.type == "cpu" if check is None else bool(check),
+        norm_weight, float(norm_offset), bool(diagonal), wanted,
     )  # fmt: skip
-    return AngleConcentration(
-        values, counts, directions if return_directions else None, contributions if return_contributions else None
-    )
+    outputs = run(call, backend, hidden.device.type == "cpu" if check is None else bool(check))
+    return AngleConcentration(outputs.values, outputs.counts, outputs.directions, outputs.contributions)
 
 
 def shared_prefix(
@@ -111,12 +109,11 @@ def shared_prefix(
     rows = hidden.shape[0]
     roles = torch.ones(1, rows, dtype=torch.int8, device=hidden.device)
     check_call(hidden[None], None, roles, None, norm_weight)
-    _, counts, _, _, sums = run(
-        hidden[None], None, roles, None, 0, norm_weight, float(norm_offset), True, call.SUMS,
-        backend, False,
-    )  # fmt: skip
-    status, _, tokens = counts[:, 0].tolist()
-    return finished_prefix(sums[0], status, tokens)
+    outputs = run(
+        AngleCall(hidden[None], None, roles, None, 0, norm_weight, float(norm_offset), True, SUMS), backend, False
+    )
+    status, _, tokens = outputs.counts[:, 0].tolist()
+    return finished_prefix(outputs.sums[0], status, tokens)
 
 
 def _all_torch(arguments: list[Any]) -> bool:

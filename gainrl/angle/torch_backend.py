@@ -13,44 +13,32 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gainrl.angle.call import BAD, CONTRIBUTIONS, DIRECTIONS, SUMS, Outputs
+from gainrl.angle.call import BAD, CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall, Outputs
 from gainrl.angle.result import Status
 
 GROUP_ELEMENTS = 1 << 21
 
 
-def angle(
-    hidden: Tensor,
-    cu_seqlens: Tensor | None,
-    token_role: Tensor,
-    shared_sum: Tensor | None,
-    shared_tokens: int,
-    norm_weight: Tensor | None,
-    norm_offset: float,
-    diagonal: bool,
-    wanted: int,
-) -> Outputs:
-    """Arguments and results as in `gainrl.angle.call`."""
-    device, width = hidden.device, hidden.shape[-1]
-    batch = token_role.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+def angle(call: AngleCall) -> Outputs:
+    """The op in plain PyTorch."""
+    device, batch, width = call.hidden.device, call.sequences, call.width
     with torch.no_grad():
         numbers = torch.zeros(4, batch, dtype=torch.float64, device=device)  # ‖U_q‖², U_q·U_p, ‖U_p+U_q‖², ‖·‖
         counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
-        directions = torch.zeros(batch if wanted & DIRECTIONS else 0, width, device=device)
-        sums = torch.zeros(batch if wanted & SUMS else 0, width, device=device)
-        contributions = torch.full(token_role.shape if wanted & CONTRIBUTIONS else (0,), torch.nan, device=device)
-        weight = None if norm_weight is None else norm_weight.float() + norm_offset
-        offsets = _host_offsets(cu_seqlens, token_role)
-        if _ordered(offsets, token_role.numel()):
-            _Pass(
-                hidden, token_role, shared_sum, shared_tokens, weight, cu_seqlens is None,
-                numbers, counts, directions, sums, contributions,
-            ).run(offsets)  # fmt: skip
-            values = finish(numbers[0], numbers[1], numbers[2], counts, diagonal)
+        outputs = Outputs(
+            numbers, counts,
+            torch.zeros(batch, width, device=device) if call.wanted & DIRECTIONS else None,
+            torch.full(call.token_role.shape, torch.nan, device=device) if call.wanted & CONTRIBUTIONS else None,
+            torch.zeros(batch, width, device=device) if call.wanted & SUMS else None,
+        )  # fmt: skip
+        offsets = _host_offsets(call.cu_seqlens, call.token_role)
+        if _ordered(offsets, call.token_role.numel()):
+            _Pass(call, outputs).run(offsets)
+            values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
         else:
             counts[0] = int(Status.INVALID_OFFSETS)
             values = torch.full((4, batch), torch.nan, device=device)
-    return values, counts, directions, contributions, sums
+    return outputs._replace(values=values)
 
 
 def finish(question: Tensor, cross: Tensor, whole: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
@@ -96,17 +84,13 @@ def _groups(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
 
 
 class _Pass:
-    """One pass over the activations; holds the call's tensors so that its three steps stay readable."""
+    """One pass over the activations; `outputs.values` collects the products (4, B) in float64."""
 
-    def __init__(
-        self, hidden: Tensor, roles: Tensor, shared_sum: Tensor | None, shared_tokens: int, weight: Tensor | None,
-        padded: bool, numbers: Tensor, counts: Tensor, directions: Tensor, sums: Tensor, contributions: Tensor,
-    ) -> None:  # fmt: skip
-        self.hidden, self.roles, self.padded, self.weight = hidden, roles, padded, weight
-        self.shared_sum, self.shared_tokens = shared_sum, shared_tokens
-        self.numbers, self.counts = numbers, counts
-        self.directions, self.sums, self.contributions = directions, sums, contributions
-        self.width = hidden.shape[-1]
+    def __init__(self, call: AngleCall, outputs: Outputs) -> None:
+        self.hidden, self.roles, self.padded, self.width = call.hidden, call.token_role, call.padded, call.width
+        self.weight = None if call.norm_weight is None else call.norm_weight.float() + call.norm_offset
+        self.shared_sum, self.shared_tokens = call.shared_sum, call.shared_tokens
+        self.numbers, self.counts, self.directions, self.contributions, self.sums = outputs
 
     def run(self, offsets: list[int]) -> None:
         most = max(1, GROUP_ELEMENTS // max(1, self.width))
@@ -116,7 +100,7 @@ class _Pass:
             for rows, roles, owner in pieces:
                 self._add(rows, roles, owner, first, sums)
             totals = self._close(first, last, sums.view(2, last - first, self.width))
-            if self.contributions.numel():
+            if self.contributions is not None:
                 written = [self._cosines(rows, roles, owner - first, totals) for rows, roles, owner in pieces]
                 start, stop = offsets[first], offsets[last]
                 self.contributions.view(-1)[start:stop] = torch.cat(written) if written else torch.nan
@@ -176,9 +160,9 @@ class _Pass:
         numbers[1] = (question * prefix).sum(dim=1)
         numbers[2] = (whole * whole).sum(dim=1)
         good = ((self.counts[0, first:last] & BAD) == 0)[:, None]
-        if self.directions.numel():
+        if self.directions is not None:
             self.directions[first:last] = torch.where(good, _normalised(question), 0.0).float()
-        if self.sums.numel():
+        if self.sums is not None:
             self.sums[first:last] = whole.float()
         return torch.where(good, _normalised(whole), torch.nan).float()
 

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 import triton
-from torch import Tensor
 
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, Outputs
+from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, AngleCall, Outputs
 from gainrl.angle.result import Status
 from gainrl.angle.torch_backend import finish
 from gainrl.errors import UserError
@@ -21,29 +20,19 @@ PROGRAMS_PER_PROCESSOR = 8
 MOST_CHUNK_ROWS = 512
 
 
-def angle(
-    hidden: Tensor,
-    cu_seqlens: Tensor | None,
-    token_role: Tensor,
-    shared_sum: Tensor | None,
-    shared_tokens: int,
-    norm_weight: Tensor | None,
-    norm_offset: float,
-    diagonal: bool,
-    wanted: int,
-) -> Outputs:
-    """Arguments and results as in `gainrl.angle.call`."""
-    device, width = hidden.device, hidden.shape[-1]
+def angle(call: AngleCall) -> Outputs:
+    """The op in Triton."""
+    hidden, cu_seqlens, token_role, wanted = call.hidden, call.cu_seqlens, call.token_role, call.wanted
+    device, width, batch, padded = hidden.device, call.width, call.sequences, call.padded
     if width > TRITON_WIDEST:
         raise UserError(
             f"backend 'triton' serves widths up to {TRITON_WIDEST}, not {width}; use backend 'native' or 'torch'"
         )
-    padded = cu_seqlens is None
-    batch = token_role.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
     rows, length = token_role.numel(), token_role.shape[1] if padded else 0
     offsets = None if cu_seqlens is None else cu_seqlens.contiguous()
-    shared = None if shared_sum is None else shared_sum.contiguous()
-    weight = None if norm_weight is None else norm_weight.contiguous()
+    shared = None if call.shared_sum is None else call.shared_sum.contiguous()
+    weight = None if call.norm_weight is None else call.norm_weight.contiguous()
+    shared_tokens, norm_offset = call.shared_tokens, call.norm_offset
     want_directions, want_contributions = bool(wanted & DIRECTIONS), bool(wanted & CONTRIBUTIONS)
     want_sums = bool(wanted & SUMS) or want_contributions
 
@@ -79,7 +68,7 @@ def angle(
             where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
             chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=want_directions, SUMS=want_sums, **tile,
         )  # fmt: skip
-    values = finish(numbers[0], numbers[1], numbers[2], counts, diagonal)
+    values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
     if offsets is not None:
         ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
         values = torch.where(ordered, values, torch.nan)
@@ -91,7 +80,13 @@ def angle(
             hidden, roles, where, scale, norm_offset, counts, sums, contributions, rows, batch, width, length,
             *rows_layout, *roles_layout, PADDED=padded, WEIGHTED=weight is not None, **tile,
         )  # fmt: skip
-    return values, counts, directions, contributions, sums if wanted & SUMS else sums[:0]
+    return Outputs(
+        values,
+        counts,
+        directions if want_directions else None,
+        contributions if want_contributions else None,
+        sums if wanted & SUMS else None,
+    )
 
 
 def _chunks(rows: int, device: torch.device) -> tuple[int, int]:
