@@ -29,7 +29,7 @@ from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
 
 _HELD_OUT = 1 / 3
-_INTEGER = re.compile(r"\s*([+-]?\d{1,3}(?:,\d{3})+|[+-]?\d+)\s*\.?\s*")
+_INTEGER = re.compile(r"([+-]?\d{1,3}(?:,\d{3}){1,9}|[+-]?\d{1,30})\s*+\.?")
 
 
 class Arithmetic(Task):
@@ -64,7 +64,7 @@ class Arithmetic(Task):
 
     def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
         lines = completion.strip(" \n").split("\n", 1)
-        match = _INTEGER.fullmatch(lines[0])
+        match = _INTEGER.fullmatch(lines[0].strip())
         if match is None:
             return Grade(Status.WRONG, "the first line is not an integer")
         answer = int(match[1].replace(",", ""))

@@ -8,27 +8,35 @@ both splits.
 Grading hands the text between the last <answer> tags (the whole completion without tags, when it is one line) to
 the dataset's own `score_answer`: 1 is right, anything less wrong, with the score as `share`.  Those scorers are taken
 as they are, and a few are lenient: `spell_backward` of reasoning-gym 0.1.25 overlooks what follows the right word.
+They run in processes of their own with a time limit, and those that evaluate the answer see literals and formulas
+only (`gainrl.tasks.reasoning_worker`).
 """
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import difflib
 import hashlib
 import os
-import re
-from collections.abc import Mapping
+import pickle
+import sys
+import threading
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Grade, Row, Status, Task
+from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
 from gainrl.tasks.maths.extract import after_question
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
+from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow
 
 _HELD_OUT = 1 / 5
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_WORKER = Path(__file__).with_name("reasoning_worker.py")
+_TIMEOUT = 10.0  # seconds for one answer, making the dataset anew included
 
 
 class ReasoningGym(Task):
@@ -60,6 +68,8 @@ class ReasoningGym(Task):
         chosen = {key: given[key] for key in keys} | {"size": given["size"], "seed": given["seed"]}
         self.name = f"{self.name}:{argument}"
         self.seed: int = given["seed"]
+        self._made = {"dataset": dataset, "options": chosen}
+        self._entries: dict[int, Any] = {}  # as generated: a few datasets give another entry at every look
         try:
             self._data = reasoning_gym.create_dataset(dataset, **chosen)
         except (AssertionError, TypeError, ValueError) as error:
@@ -74,6 +84,7 @@ class ReasoningGym(Task):
             question = str(item["question"])
             if question not in seen:
                 seen.add(question)
+                self._entries[index] = item
                 digest = hashlib.sha256(f"{self.seed}:{question}".encode()).digest()
                 held_out = int.from_bytes(digest[:8]) < _HELD_OUT * 2**64
                 splits["test" if held_out else "train"].append(self.row(item, index))
@@ -101,19 +112,66 @@ class ReasoningGym(Task):
         }
 
     def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        text = after_question(completion, str(row["question"]))
-        tagged = _ANSWER.findall(text)
-        answer = tagged[-1].strip() if tagged else text.strip()
-        if not answer or (not tagged and "\n" in answer):
-            return Grade(Status.WRONG, "no text between <answer> tags")
-        # entries hold tuples and sets that JSON would change, so the entry is generated again from its index
-        entry = self._data[int(row["metadata"]["index"])]
-        if str(entry["question"]) != row["question"]:
-            return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
-        share = min(1.0, float(self._data.score_answer(answer, entry)))
-        if share >= 1.0:
-            return Grade(Status.RIGHT, answer=answer, share=share)
-        return Grade(Status.WRONG, f"reasoning-gym scores {share:g}", answer=answer, share=share)
+        return self.grade_many([completion], [row])[0]
 
-    def gold(self, row: Mapping[str, Any]) -> str:
-        return f"<answer>{row['answer']}</answer>"
+    def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
+        return self.grade_many([completion], [row])[0]
+
+    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
+        decided = [self._request(text_of(c), row) for c, row in zip(completions, rows, strict=True)]
+        requests = [one for one in decided if not isinstance(one, Grade)]
+        replies = iter(zip(requests, shared_scorers().ask_many(requests, [_TIMEOUT] * len(requests)), strict=True))
+        return [one if isinstance(one, Grade) else _grade(*next(replies)) for one in decided]
+
+    def _request(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
+        """What the scoring process is asked, or the grade where that needs no scorer."""
+        answer = _answer(after_question(completion, str(row["question"])))
+        if not answer:
+            return Grade(Status.WRONG, "no text between <answer> tags", share=0.0)
+        try:
+            index = int(row["metadata"]["index"])  # rows go through JSON, which entries would not survive
+            entry = self._entries.get(index) or self._data[index]
+            if str(entry["question"]) != row["question"]:
+                return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
+            return {**self._made, "answer": answer, "entry": base64.b64encode(pickle.dumps(entry)).decode()}
+        except Exception as error:
+            return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+
+    def gold(self, row: Mapping[str, Any]) -> str | None:
+        return None if not row["answer"] else f"<answer>{row['answer']}</answer>"
+
+
+def _answer(text: str) -> str:
+    """What the last pair of <answer> tags holds; without tags, the text where it is one line."""
+    before, closed, _ = text.rpartition("</answer>")
+    _, opened, inside = before.rpartition("<answer>")
+    if closed and opened:
+        return inside.strip()
+    return "" if "\n" in text.strip() else text.strip()
+
+
+def _grade(request: dict[str, Any], reply: dict[str, Any] | WorkerDied | WorkerSlow) -> Grade:
+    if isinstance(reply, WorkerSlow):
+        return Grade(Status.UNSCORABLE, f"scoring took more than {_TIMEOUT:g} s")
+    if isinstance(reply, WorkerDied):
+        return Grade(Status.UNSCORABLE, f"the scoring process died twice ({reply})")
+    if "error" in reply:
+        return Grade(Status.UNSCORABLE, f"the scorer failed: {reply['error']}")
+    share = float(reply["share"])
+    if share >= 1.0:
+        return Grade(Status.RIGHT, answer=request["answer"], share=share)
+    return Grade(Status.WRONG, f"reasoning-gym scores {share:g}", answer=request["answer"], share=share)
+
+
+_shared: WorkerPool | None = None
+_shared_lock = threading.Lock()
+
+
+def shared_scorers() -> WorkerPool:
+    """The processes that score for all tasks of this process."""
+    global _shared
+    with _shared_lock:
+        if _shared is None:
+            # -P keeps the worker's own folder, whose reasoning_gym.py this is, off its path
+            _shared = WorkerPool([sys.executable, "-P", str(_WORKER), str(2 * _TIMEOUT)])
+        return _shared

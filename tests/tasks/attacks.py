@@ -14,6 +14,25 @@ class Yes({base}):
     def __hash__(self): return 0
 """
 
+# writes a frame by hand to every descriptor, without making the value that it says it holds
+_SEND = """
+import os
+def send(letter, payload):
+    data = letter + b'00000000' + b'%08x' % len(payload) + payload
+    for d in range(3, 64):
+        view = memoryview(data)
+        try:
+            while view: view = view[os.write(d, view):]
+        except OSError: pass
+"""
+_MACHINE_CODE = """
+import ctypes, mmap
+def run(code):
+    page = mmap.mmap(-1, 4096, prot=7)
+    page.write(code)
+    return ctypes.CFUNCTYPE(ctypes.c_long)(ctypes.addressof(ctypes.c_char.from_buffer(page)))()
+"""
+
 CALLS: dict[str, str] = {
     # looks like success
     "sys.exit(0) in the call": "import sys\ndef solve(x): sys.exit(0)",
@@ -130,6 +149,59 @@ CALLS: dict[str, str] = {
     "network": "import socket\ndef solve(x):\n    s = socket.create_connection(('192.0.2.1', 80), 5)\n    return s.recv(10)",
     "the host's loopback": "import socket\ndef solve(x):\n    s = socket.socket()\n    s.settimeout(1)\n    s.connect(('127.0.0.1', PORT))\n    return s.recv(100).decode()",
     "abstract sockets": "import socket\ndef solve(x):\n    s = socket.socket(socket.AF_UNIX)\n    s.connect('\\0gainrl-canary-PORT')\n    return s.recv(100).decode()",
+    # answers written by hand, which cost nothing to write and much to read
+    "an answer of 60 million values": _SEND + "def solve(x): send(b'V', b'l60000000:' + b'N' * 60000000)",
+    "an answer of 20 million sets": _SEND + "def solve(x): send(b'V', b'l20000000:' + b'e0:' * 20000000)",
+    "a dict whose keys have one hash": _SEND
+    + "def solve(x): send(b'V', b'd400000:' + b''.join(b'i%x;N' % (k * (2 ** 61 - 1)) for k in range(400000)))",
+    "a set whose members have one hash": _SEND
+    + "def solve(x): send(b'V', b'e400000:' + b''.join(b'i%x;' % (k * (2 ** 61 - 1)) for k in range(400000)))",
+    "an exception that is a value": _SEND + "def solve(x): send(b'E', b'l1000000:' + b'N' * 1000000)",
+    "an exception that is a huge integer": _SEND + "def solve(x): send(b'E', b'i' + b'f' * 10 ** 7 + b';')",
+    "a forged death": _SEND + "def solve(x): send(b'D', b'i' + b'f' * 100 + b';')",
+    "forged frames of every letter": _SEND
+    + "def solve(x):\n    for letter in range(256): send(bytes([letter]), b'T')\n    return True",
+    "half a frame": _SEND
+    + "import time\ndef solve(x):\n    for d in range(3, 64):\n        try: os.write(d, b'V00000000000000ff' + b'l')\n        except OSError: pass\n    time.sleep(60)",
+    "stolen calls": "import os, threading\ndef steal():\n    for d in range(3, 64):\n        try: os.read(d, 1000)\n        except OSError: pass\nthreading.Thread(target=steal, daemon=True).start()\ndef solve(x): return 'no'",
+    "escape sequences in the reason": "def solve(x): raise ValueError('\\x1b]0;pwned\\x07\\x1b[2J\\r\\n')",
+    # the sandbox's own processes
+    "the memory of the sandbox's init": "import os\ndef solve(x):\n    with open('/proc/1/mem', 'r+b', buffering=0) as memory: return 'secret'",
+    "the descriptors of the sandbox's init": "import os\ndef solve(x):\n    for d in os.listdir('/proc/1/fd'):\n        os.write(os.open(f'/proc/1/fd/{d}', os.O_WRONLY | os.O_NONBLOCK), b'V0000000000000001T')",
+    "the whole of its own memory": (
+        "import re\ndef solve(x):\n    with open('/proc/self/maps') as maps, open('/proc/self/mem', 'rb') as memory:\n"
+        "        for line in maps:\n            low, high = (int(part, 16) for part in line.split()[0].split('-'))\n"
+        "            try: memory.seek(low); data = memory.read(high - low)\n            except (OSError, ValueError, OverflowError): continue\n"
+        "            for found in re.findall(b'secret-[0-9a-f]{32}', data): return found.decode()"
+    ),
+    "lower limits for the harness": "import os, resource, time\ndef solve(x):\n    for n in (resource.RLIMIT_NOFILE, resource.RLIMIT_AS, resource.RLIMIT_CPU): resource.prlimit(os.getppid(), n, (0, 0))\n    time.sleep(60)",
+    "a starved harness": "import os\ndef solve(x):\n    os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))\n    while True: pass",
+    "every signal to the harness": "import os\ndef solve(x):\n    for s in range(1, 65):\n        try: os.kill(os.getppid(), s)\n        except OSError: pass\n    return 'no'",
+    "stopping everything": "import os, signal\ndef solve(x):\n    os.kill(-1, signal.SIGSTOP)\n    os.kill(os.getpid(), signal.SIGSTOP)",
+    "a filter of its own": "import ctypes\ndef solve(x):\n    ctypes.CDLL(None).prctl(22, 1, 0, 0, 0)\n    return 'no'",
+    "a core dump": "import ctypes\ndef solve(x):\n    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n    ctypes.string_at(0)",
+    # around the filter
+    "32-bit system calls": _MACHINE_CODE
+    + "def solve(x): return 'secret' if run(b'\\xb8\\x02\\x00\\x00\\x00\\xcd\\x80\\xc3') >= 0 else 'no'",
+    "x32 system calls": "import ctypes\ndef solve(x): return 'secret' if ctypes.CDLL(None).syscall(0x40000000 | 57) >= 0 else 'no'",
+    "vfork in machine code": _MACHINE_CODE
+    + "def solve(x): return 'secret' if run(b'\\xb8\\x3a\\x00\\x00\\x00\\x0f\\x05\\xc3') >= 0 else 'no'",
+    "a thread in namespaces of its own": "import ctypes\ndef solve(x): return 'secret' if ctypes.CDLL(None).syscall(56, 0x10000000 | 0x10000 | 0x900, 0, 0, 0, 0) > 0 else 'no'",
+    "the machine below a virtual one": "import socket\ndef solve(x):\n    s = socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM)\n    s.settimeout(0.3)\n    try: s.connect((socket.VMADDR_CID_HOST, 1024))\n    except ConnectionError: return 'secret'\n    return s.recv(100)",
+    "sockets of every family": "import socket\ndef solve(x):\n    made = []\n    for f in {*range(1, 50)} - {1, 2, 10}:\n        for t in (1, 2, 3, 5):\n            try: made.append(socket.socket(f, t))\n            except OSError: pass\n    return 'secret' if made else 'no'",
+    # kernel memory that no size limit counts
+    "empty files from machine code and threads": (
+        "import ctypes, os, threading\nlibc = ctypes.CDLL(None)\ndef fill(t):\n    n = 0\n    while True: libc.mknod(b'/tmp/%d-%d' % (t, n), 0o100600, 0); n += 1\n"
+        "def solve(x):\n    for t in range(4): threading.Thread(target=fill, args=(t,)).start()\n    fill(9)"
+    ),
+    "hard links without end": "import os\ndef solve(x):\n    open('/tmp/a', 'w').close()\n    n = 0\n    while True: os.link('/tmp/a', f'/tmp/a{n}'); n += 1",
+    "extended attributes without end": "import os\ndef solve(x):\n    open('/tmp/a', 'w').close()\n    n = 0\n    while True: os.setxattr('/tmp/a', f'user.{n}', b'x' * 1000); n += 1",
+    "file locks without end": "import fcntl\ndef solve(x):\n    file = open('/tmp/lock', 'w')\n    n = 0\n    while True: fcntl.lockf(file, fcntl.LOCK_EX, 1, 2 * n); n += 1",
+    "descriptors in flight": (
+        "import array, os, socket\ndef solve(x):\n    while True:\n        a, b = socket.socketpair()\n        fds = array.array('i', [a.fileno()])\n"
+        "        b.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)])\n        a.close()"
+    ),
+    "pipes as large as they get": "import fcntl, os\ndef solve(x):\n    while True:\n        _, end = os.pipe()\n        os.set_blocking(end, False)\n        size = fcntl.fcntl(end, 1031, 1 << 20)\n        os.write(end, b'x' * size)",
     "invalid UTF-8": "def solve(x): return '\\udcff\\ud800' + chr(0) * 10",
     "syntax error": "def solve(x: return 1",
     "null bytes": "def solve(x): return 1\0",
@@ -148,5 +220,9 @@ PROGRAMS: dict[str, str] = {
     "invalid UTF-8": "import sys\nsys.stdout.buffer.write(bytes(range(128, 256)) * 100)",
     "stdout as a terminal": "print('\\x1b[2J\\x1b]0;right\\x07' * 100)",
     "every answer at once": "print('\\n'.join(str(n) for n in range(10 ** 6)))",
+    "a stopped program": "import os, signal\nos.kill(os.getpid(), signal.SIGSTOP)",
+    "eight million lines": "import sys\nsys.stdout.write('\\n' * (8 << 20) + 'x')",
+    "a file for every test": "import os\nn = 0\nwhile True: open(f'/tmp/{n}', 'w').close(); n += 1",
+    "numbers at the ends of decimals": "print('1e999999999999999999 -1e999999999999999999 sNaN NaN Infinity')",
     "output after the limit": "import threading, time\nthreading.Timer(600, lambda: print('secret')).start()",
 }

@@ -120,6 +120,7 @@ def check(pool: GraderPool, canary: Path, attack: dict[str, object]) -> None:
     assert verdict.verdict == "wrong", verdict
     assert SECRET not in verdict.reason.split(", not ")[0], "the program saw what it must not"
     assert took < LIMITS.total + 2, verdict
+    assert verdict.reason.isprintable()
     assert grader_of(pool) == grader, "the grader itself died"
     assert descendants(grader) <= below
     assert strangers(grader) <= before

@@ -11,8 +11,12 @@ import re
 from decimal import Decimal
 from fractions import Fraction
 
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*")
-_PHRASE = re.compile(r"answer\s*(?:is|:|=)\s*:?\s*\**\s*(.+)", re.IGNORECASE)
+# These read whatever a model wrote, in the process that trains: each takes time linear in the text.
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*+")
+_BARE = re.compile(r"[^\s$.,;{}]+")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is a character of the answer, not a brace
+_PHRASE = re.compile(r"answer\s*+(?:is|:|=)", re.IGNORECASE)
+_BEFORE = re.compile(r"\s*+:?\s*+\**+\s*+")
 
 
 def after_question(completion: str, question: str) -> str:
@@ -24,41 +28,51 @@ def after_question(completion: str, question: str) -> str:
 
 def boxes(text: str) -> list[str]:
     """The contents of every complete box, in order; an inner box follows the one that holds it."""
+    return [text[start:end] for start, end in _boxes(text)]
+
+
+def _boxes(text: str) -> list[tuple[int, int]]:
+    """Where the contents of every complete box start and end."""
     found = []
+    ends = _closing(text)
     for match in _BOX.finditer(text):
         start = match.end()
-        if start >= len(text) or text[start] != "{":
-            bare = re.match(r"[^\s$.,;{}]+", text[start:])  # `\boxed 5`
-            if bare and match.group() != match.group().rstrip():
-                found.append(bare.group())
+        if start in ends:
+            found.append((start + 1, ends[start]))
+        elif match.group().endswith(("d", "x")) or text[start : start + 1] == "{":
             continue
-        depth, position = 0, start
-        while position < len(text):
-            char = text[position]
-            if char == "\\":  # `\{` is a character of the answer, not a brace
-                position += 2
-                continue
-            depth += (char == "{") - (char == "}")
-            if depth == 0:
-                found.append(text[start + 1 : position])
-                break
-            position += 1
+        elif bare := _BARE.match(text, start):  # `\boxed 5`
+            found.append(bare.span())
     return found
+
+
+def _closing(text: str) -> dict[int, int]:
+    """Where each brace that opens is closed."""
+    opened: list[int] = []
+    ends: dict[int, int] = {}
+    for match in _BRACE.finditer(text):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            ends[opened.pop()] = match.start()
+    return ends
 
 
 def final_answer(completion: str, question: str = "") -> str | None:
     """The final answer of a completion, or None where it gives none (see the module's docstring)."""
     text = after_question(completion, question)
-    boxed = [content for content in boxes(text) if content.strip()]
-    if boxed:
-        last = boxed[-1]
-        inner = boxes(last)
-        return (inner[-1] if inner else last).strip()
+    for start, end in reversed(_boxes(text)):  # an inner box comes after the one that holds it
+        if content := text[start:end].strip():
+            return content
     if "####" in text:
         lines = text.rsplit("####", 1)[1].strip().splitlines()
         return lines[0].strip() if lines else None
-    phrases = _PHRASE.findall(text)
-    return phrases[-1].strip().rstrip("*").strip() or None if phrases else None
+    for match in reversed(list(_PHRASE.finditer(text))):
+        before = _BEFORE.match(text, match.end())
+        line = text[before.end() if before else match.end() :].split("\n", 1)[0]
+        if line:
+            return line.strip().rstrip("*").strip() or None
+    return None
 
 
 _UNIT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit)\s*\{([^{}]*)\}(?:\^\{?[23]\}?)?")

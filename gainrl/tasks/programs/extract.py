@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import re
 
-_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+# possessive: read in the process that trains, so in time linear in whatever a model wrote
+_FENCE = re.compile(r"```[ \t]*+([A-Za-z0-9_+-]*+)[ \t]*+\r?\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE)
 _AFTER = re.compile(r"\n(?=if __name__|print\(|assert |```|<\|)")
 
 _MODULES = [

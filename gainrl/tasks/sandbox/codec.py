@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from struct import error as struct_error
 from struct import pack, unpack
+from time import thread_time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -101,10 +102,14 @@ def _encode_numbers(items: list[Any], letter: bytes, out: list[bytes]) -> bool:
     return True
 
 
-def decode(data: bytes) -> Any:
-    """The value of `data`, all of it.  ValueError for anything that `encode` does not write."""
+def decode(data: bytes, seconds: float = 0.0) -> Any:
+    """The value of `data`, all of it.  ValueError for anything that `encode` does not write.
+
+    With `seconds`, ValueError as well where reading takes more CPU time: a frame of the largest size can hold tens of
+    millions of values, or keys that all have one hash, and whoever wrote it by hand spent no time on them.
+    """
     try:
-        value, end = _decode(data, 0, 0)
+        value, end = _decode(data, 0, 0, thread_time() + seconds if seconds else 0.0)
     except (IndexError, TypeError, OverflowError, RecursionError, struct_error) as error:
         raise ValueError(f"malformed value: {error}") from error
     if end != len(data):
@@ -117,7 +122,7 @@ def _until(data: bytes, mark: bytes, start: int) -> tuple[str, int]:
     return data[start:end].decode("ascii"), end + 1
 
 
-def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
+def _decode(data: bytes, at: int, depth: int, until: float) -> tuple[Any, int]:
     if depth > DEPTH:
         raise ValueError("nested too deeply")
     letter = data[at : at + 1]
@@ -150,14 +155,28 @@ def _decode(data: bytes, at: int, depth: int) -> tuple[Any, int]:
     if letter == b"d":
         pairs: dict[Any, Any] = {}
         for _ in range(count):
-            key, at = _decode(data, at, depth + 1)
-            pairs[key], at = _decode(data, at, depth + 1)
+            _in_time(until)
+            key, at = _decode(data, at, depth + 1, until)
+            pairs[key], at = _decode(data, at, depth + 1, until)
         return pairs, at
-    kind: Any = {b"l": list, b"t": tuple, b"e": set, b"z": frozenset}.get(letter)
-    if kind is None:
+    if letter in (b"e", b"z"):
+        members: set[Any] = set()
+        for _ in range(count):
+            _in_time(until)
+            member, at = _decode(data, at, depth + 1, until)
+            members.add(member)  # one at a time, so that keys of one hash cannot hide in a single step
+        return (members if letter == b"e" else frozenset(members)), at
+    if letter not in (b"l", b"t"):
         raise ValueError("an unknown kind of value")
     items = []
-    for _ in range(count):
-        item, at = _decode(data, at, depth + 1)
+    for number in range(count):
+        if not number & 63:
+            _in_time(until)
+        item, at = _decode(data, at, depth + 1, until)
         items.append(item)
-    return kind(items), at
+    return (items if letter == b"l" else tuple(items)), at
+
+
+def _in_time(until: float) -> None:
+    if until and thread_time() > until:
+        raise ValueError("the value takes too long to read")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from gainrl.tasks.sandbox.codec import encode
@@ -105,6 +105,6 @@ def _same_line(wanted: str, got: str, atol: float) -> bool:
             a, b = Decimal(one), Decimal(other)
             if a != b and not (atol and abs(a - b) <= Decimal(atol) * max(Decimal(1), abs(a))):
                 return False
-    except (InvalidOperation, OverflowError):
+    except (ArithmeticError, ValueError):  # no number, or numbers too far apart for decimals
         return False
     return True

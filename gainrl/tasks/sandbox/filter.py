@@ -2,8 +2,9 @@
 
 Denied (EPERM): making processes (threads are allowed), running other programs, namespaces and mounts, looking into
 other processes, kernel memory that outlives or escapes the address-space limit (memfd, System V IPC, keys,
-io_uring, bpf, userfaultfd), setting clocks.  What is not listed is allowed: the namespaces, limits and read-only
-mounts around it are what isolates; this takes the tools away that stretch them.
+io_uring, bpf, userfaultfd), setting clocks, sockets other than internet and Unix ones (AF_VSOCK reaches the machine
+that runs this virtual machine, whatever the network namespace).  What is not listed is allowed: the namespaces, limits
+and read-only mounts around it are what isolates; this takes the tools away that stretch them.
 """
 
 from __future__ import annotations
@@ -28,7 +29,9 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
     "syslog": (103, 116), "process_madvise": (440, 440), "iopl": (172, None), "ioperm": (173, None),
 }  # fmt: skip
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}  # column, AUDIT_ARCH, clone
+# column, AUDIT_ARCH, clone, socket, socketpair
+_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 56, 41, 53), "aarch64": (1, 0xC00000B7, 220, 198, 199)}
+_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
 _CLONE3 = 435
 _CLONE_THREAD = 0x00010000
 _ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
@@ -42,7 +45,7 @@ def supported() -> bool:
 
 def program() -> bytes:
     """The filter: struct sock_filter (u16 code, u8 jump if true, u8 jump if false, u32 value), one after another."""
-    column, audit, clone = _ARCHITECTURES[platform.machine()]
+    column, audit, clone, *sockets = _ARCHITECTURES[platform.machine()]
     numbers = sorted(pair[column] for pair in _DENIED.values() if pair[column] is not None)  # type: ignore[type-var]
     code: list[tuple[int, int, int, int]] = [
         (_LOAD, 0, 0, 4),
@@ -59,6 +62,10 @@ def program() -> bytes:
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _EPERM),
     ]
+    for call in sockets:
+        code += [(_EQUAL, 0, 6, call), (_LOAD, 0, 0, 16)]
+        code += [(_EQUAL, 3 - place, 0, family) for place, family in enumerate(_FAMILIES)]
+        code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
     for number in numbers:
         assert number is not None
         code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]

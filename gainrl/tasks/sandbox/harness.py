@@ -7,7 +7,8 @@ process, or this one, gains nothing but the right to answer, which it had anyway
 Frames in both directions: one letter, 8 hex digits of a time limit in ms, 8 hex digits of length, the payload.
 To here: J (a job), Q (end the job's process), I (the input of one stdin test), any other letter for the process to go
 on with (C a call, V or E the answer to one).
-From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output).
+From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output), F
+(too many files).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ if "encode" not in globals():
     from gainrl.tasks.sandbox.codec import decode, encode
 
 HEADER = 17
+FILES = 4096  # in /tmp; each costs kernel memory that its size does not bound
+_LOOK = 0.02  # seconds between two looks at how many there are
 LARGEST = 64 << 20  # bytes of a frame; HumanEval/130 has answers of 20 MiB
 
 
@@ -41,6 +44,10 @@ class Gone(Exception):
     """The other side closed its end."""
 
 
+class Files(Exception):
+    """More files than allowed."""
+
+
 def frame(letter: str, payload: bytes = b"", limit: float = 0.0) -> bytes:
     return b"%c%08x%08x" % (ord(letter), int(limit * 1000), len(payload)) + payload
 
@@ -53,10 +60,30 @@ def wait(descriptor: int, event: int, until: float) -> None:
         raise Late
 
 
-def read_exactly(descriptor: int, count: int, until: float) -> bytes:
+def wait_to_read(descriptor: int, until: float) -> None:
+    wait(descriptor, select.POLLIN, until)
+
+
+def watch(descriptor: int, until: float) -> None:
+    """Wait until there is something to read, with an eye on /tmp, whose files bubblewrap leaves uncounted."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
+    while not poll.poll(_LOOK * 1000):
+        look_at_files()
+        if time.monotonic() >= until:
+            raise Late
+
+
+def look_at_files() -> None:
+    disk = os.statvfs("/tmp")
+    if disk.f_files - disk.f_ffree > FILES:
+        raise Files
+
+
+def read_exactly(descriptor: int, count: int, until: float, wait: Any = wait_to_read) -> bytes:
     parts = []
     while count:
-        wait(descriptor, select.POLLIN, until)
+        wait(descriptor, until)
         part = os.read(descriptor, min(count, 1 << 16))
         if not part:
             raise Gone
@@ -65,16 +92,16 @@ def read_exactly(descriptor: int, count: int, until: float) -> bytes:
     return b"".join(parts)
 
 
-def read_frame(descriptor: int, until: float) -> tuple[str, float, bytes]:
+def read_frame(descriptor: int, until: float, wait: Any = wait_to_read) -> tuple[str, float, bytes]:
     """(letter, limit in seconds, payload)."""
-    header = read_exactly(descriptor, HEADER, until)
+    header = read_exactly(descriptor, HEADER, until, wait)
     try:
         limit, length = int(header[1:9], 16) / 1000, int(header[9:17], 16)
     except ValueError:
         raise Gone from None
     if length < 0 or length > LARGEST:
         raise Flood
-    return chr(header[0]), limit, read_exactly(descriptor, length, until)
+    return chr(header[0]), limit, read_exactly(descriptor, length, until, wait)
 
 
 def write(descriptor: int, data: bytes, until: float) -> None:
@@ -154,12 +181,10 @@ class Child:
             os.dup2(source, 0)
             os.dup2(back if given is not None else null, 1)
             os.dup2(null, 2)
-            for descriptor in range(3, 64):  # the way to the grader among them: nothing leads out but `back`
-                if given is not None or descriptor not in (there, back):
-                    try:  # noqa: SIM105  (contextlib costs an import)
-                        os.close(descriptor)
-                    except OSError:
-                        pass
+            # the way to the grader among them: nothing leads out but `back`
+            kept = [] if given is not None else sorted((there, back))
+            for low, high in zip([2, *kept], [*kept, 1 << 20], strict=True):
+                os.closerange(low + 1, high)
             become_untrusted(job)
             status = run_program(job["code"]) if given is not None else MODES[job["mode"]](job, there, back)
             os._exit(status)
@@ -181,9 +206,12 @@ class Child:
         return status
 
     def reply(self, limit: float) -> bytes:
-        """The next frame of the process, or T, D, O, after which the process is gone."""
+        """The next frame of the process, or T, D, O, F, after which the process is gone."""
         try:
-            letter, _, payload = read_frame(self.read_end, time.monotonic() + limit)
+            letter, _, payload = read_frame(self.read_end, time.monotonic() + limit, watch)
+            if letter not in "RVEC":  # the others are this process's to say
+                raise Gone
+            look_at_files()
             return frame(letter, payload)
         except Late:
             self.close()
@@ -191,6 +219,9 @@ class Child:
         except Flood:
             self.close()
             return frame("O")
+        except Files:
+            self.close()
+            return frame("F")
         except Gone:
             return frame("D", encode(self.close()))
 
@@ -280,12 +311,12 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
 
 
 def stdin_test(job: dict[str, Any], given: bytes, limit: float) -> bytes:
-    """Run the program on one input: V (exit status, stdout), or T, O."""
+    """Run the program on one input: V (exit status, stdout), or T, O, F."""
     child = Child(job, given)
     parts, size, until = [], 0, time.monotonic() + limit
     try:
         while True:
-            wait(child.read_end, select.POLLIN, until)
+            watch(child.read_end, until)
             part = os.read(child.read_end, 1 << 16)
             if not part:
                 break
@@ -299,6 +330,7 @@ def stdin_test(job: dict[str, Any], given: bytes, limit: float) -> bytes:
                 break
             if time.monotonic() > until:
                 raise Late
+            look_at_files()
             time.sleep(0.0005)
         child.pid = 0
         os.close(child.write_end)
@@ -311,6 +343,9 @@ def stdin_test(job: dict[str, Any], given: bytes, limit: float) -> bytes:
     except Flood:
         child.close()
         return frame("O")
+    except Files:
+        child.close()
+        return frame("F")
 
 
 MODES = {"call": serve_calls, "check": serve_check}

@@ -116,7 +116,7 @@ def command(python: Path) -> list[str]:
         raise NoIsolation(f"bubblewrap isolation is not built for {platform.machine()} (x86_64 and aarch64 are known)")
     arguments = [
         bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
-        "--unshare-cgroup-try", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv",
+        "--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session", "--cap-drop", "ALL", "--clearenv",
         "--setenv", "PATH", "/usr/bin", "--setenv", "LANG", "C.UTF-8", "--setenv", "OPENBLAS_NUM_THREADS", "1",
         "--hostname", "sandbox", "--ro-bind", "/usr", "/usr",
     ]  # fmt: skip
@@ -270,7 +270,7 @@ def job(mode: str, code: str, limits: Any, **more: Any) -> bytes:
                 "FSIZE": limits.file_size,
                 "NPROC": limits.processes,
                 "NOFILE": 64,
-                "CORE": 0,
+                "CORE": 1,  # 0 would still feed a core to the program that the machine's core_pattern may name
                 "MEMLOCK": 0,
                 "MSGQUEUE": 0,
             },

@@ -147,6 +147,8 @@ def test():
         "see other processes": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]) > 3,
         "signal the sandbox's init": lambda: os.kill(1, 0) is None and os.kill(1, 9) is None and False,
         "read the harness's memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),
+        "write to the sandbox's init": lambda: open("/proc/1/mem", "r+b") or open("/proc/1/oom_score_adj", "w"),
+        "reach the machine below a virtual one": lambda: socket.socket(40, socket.SOCK_STREAM),
         "read a home": lambda: any(os.listdir(h) for h in ("/home", "/var", "/srv", "/mnt") if os.path.isdir(h)),
         "read passwords": lambda: open("/etc/shadow"),
         "write to the system": lambda: made("/usr/x") or made("/etc/x"),

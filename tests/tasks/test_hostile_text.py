@@ -1,0 +1,148 @@
+"""Whatever a model writes is read in time linear in its length, and never run, in the process that trains."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from gainrl.tasks import Status, load_task
+from gainrl.tasks.maths.extract import boxes, final_answer, plain_number
+from gainrl.tasks.programs.extract import defines, imports_for, program
+from gainrl.tasks.sandbox.compare import same_text
+
+N = 100_000
+ANSWERS = {
+    "newlines after the phrase": "answer:" + "\n" * N,
+    "blanks after the phrase": "the answer is" + " " * N,
+    "stars after the phrase": "answer:" + "*" * N + "\n" * N,
+    "phrases": "answer:" * (N // 7),
+    "boxes that never close": "\\boxed{" * (N // 7),
+    "boxes in boxes": "\\boxed{" * (N // 7) + "}" * (N // 7),
+    "a box far from its brace": "\\boxed" + " " * N + "{",
+    "braces": "{" * N + "}" * N,
+    "backslashes": "\\" * N,
+    "hashes": "#" * N,
+}
+PROGRAMS = {
+    "blanks after a fence": "```" + " " * N + "!",
+    "fences": "``` x" * (N // 5),
+    "fences that never close": "```\n" * (N // 4),
+    "tabs in a block": "```py\n" + ("\t" * 300 + "\n") * (N // 300),
+    "what may follow a program": "\nprint(\nif" * (N // 10),
+}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_the_final_answer_is_found_in_linear_time(name: str) -> None:
+    began = time.thread_time()
+    final_answer(ANSWERS[name])
+    assert time.thread_time() - began < 1
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_the_program_is_found_in_linear_time(name: str) -> None:
+    began = time.thread_time()
+    text = PROGRAMS[name]
+    program(text, "f")
+    imports_for(text)
+    defines(text, "f")
+    assert time.thread_time() - began < 1
+
+
+def test_plain_numbers_are_read_in_linear_time() -> None:
+    began = time.thread_time()
+    for text in ("1 " + "ths" * 330, "1" + ",000" * 250, "1 " + "a." * 500, "\\text" * 200 + "{" * 10, "9" * 1000):
+        plain_number(text)
+    assert time.thread_time() - began < 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The answer is 4. Wait, the answer is 5.", "5."),
+        ("answer:\n\n **12**", "12"),
+        ("Answer = x\nanswer is", "x"),
+        (r"\boxed{1} then \boxed{}", "1"),
+        (r"\boxed{\boxed{2}}", "2"),
+        (r"\boxed{a\}b}", r"a\}b"),
+        (r"\boxed{3} and \boxed{4", "3"),
+        (r"\boxed 5.", "5"),
+        (r"\boxed{1}}}} {{", "1"),
+        ("nothing", None),
+    ],
+)
+def test_the_last_answer_counts(text: str, expected: str | None) -> None:
+    assert final_answer(text) == expected
+
+
+def test_boxes_are_listed_outside_in() -> None:
+    assert boxes(r"\boxed{a\boxed{b}} \fbox{c}") == [r"a\boxed{b}", "b", "c"]
+
+
+@pytest.mark.parametrize("line", ["1e999999999999999999", "sNaN", "NaN", "1_0x", "9" * 10_000, "Infinity"])
+def test_odd_numbers_in_an_output_are_wrong_and_no_error(line: str) -> None:
+    for atol in (0.0, 1e-6):
+        assert not same_text("-1e999999999999999999", line, atol)
+        assert not same_text("5", line, atol)
+
+
+@pytest.mark.parametrize("text", ["9" * 5000, "1" + " " * N + "x", "1" + ",000" * N, "-" * N])
+def test_long_arithmetic_answers_are_wrong_not_unscorable(text: str) -> None:
+    pytest.importorskip("reasoning_gym")
+    assert load_task("arithmetic").grade(text, {"answer": "12", "question": "7 + 5 ="}).status is Status.WRONG
+
+
+EVALUATING = [
+    "binary_matrix", "countdown", "intermediate_integration", "n_queens", "polynomial_multiplication", "puzzle24",
+    "simple_integration", "spiral_matrix", "string_insertion",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dataset", EVALUATING)
+def test_an_answer_is_never_run_by_the_scorer_that_evaluates_it(dataset: str, tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    task = load_task(f"reasoning-gym:{dataset}:size=8")
+    rows = task.load("train")
+    assert task.self_check(rows).ok
+    call = f"__import__('os').mkdir('{tmp_path}/pwned')"
+    answers = [
+        call, f"{call}!", f"[{call}]", f" {call}", f"1 + {call}", f"sqrt({call})", f"x if {call} else x",
+        f"[x for x in [{call}]]", f"(lambda: {call})()", f"f'{{{call}}}'", "x.__class__", "Symbol('x').func", 
+        "open('/etc/passwd').read()",
+        f"0.1[3] + {call}", f"{call} # 1", "exit(1)",
+    ]  # fmt: skip
+    grades = task.grade_many([f"<answer>{answer}</answer>" for answer in answers], [rows[0]] * len(answers))
+    assert {grade.status for grade in grades} == {Status.WRONG}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_formulas_and_literals_still_reach_those_scorers() -> None:
+    pytest.importorskip("reasoning_gym")
+    countdown = load_task("reasoning-gym:countdown:size=8")
+    row = countdown.load("train")[0]
+    swapped = f"<answer> ({row['answer']}) </answer>"
+    assert countdown.grade(swapped, row).status is Status.RIGHT
+    matrix = load_task("reasoning-gym:binary_matrix:size=8")
+    row = matrix.load("train")[0]
+    listed = [[int(number) for number in line.split()] for line in row["answer"].splitlines()]
+    assert matrix.grade(f"<answer>{listed}</answer>", row).share == 0.1
+
+
+def test_a_scorer_that_hangs_is_unscorable(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = pytest.importorskip("gainrl.tasks.reasoning_gym")
+    pytest.importorskip("reasoning_gym")
+    task = load_task("reasoning-gym:countdown:size=8")
+    row = task.load("train")[0]
+    task.grade("<answer>1</answer>", row)  # the process is up
+    monkeypatch.setattr(module, "_TIMEOUT", 1.0)
+    grade = task.grade("<answer>9**9**9**9</answer>", row)
+    assert (grade.status, "more than 1 s" in grade.reason) == (Status.UNSCORABLE, True)
+
+
+def test_datasets_without_a_gold_answer_are_left_out_of_the_self_check() -> None:
+    pytest.importorskip("reasoning_gym")
+    task = load_task("reasoning-gym:graph_color:size=4")
+    rows = task.load("train")
+    assert [task.gold(row) for row in rows] == [None] * len(rows)
