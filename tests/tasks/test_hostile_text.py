@@ -109,7 +109,7 @@ def test_an_answer_is_never_run_by_the_scorer_that_evaluates_it(dataset: str, tm
     call = f"__import__('os').mkdir('{tmp_path}/pwned')"
     answers = [
         call, f"{call}!", f"[{call}]", f" {call}", f"1 + {call}", f"sqrt({call})", f"x if {call} else x",
-        f"[x for x in [{call}]]", f"(lambda: {call})()", f"f'{{{call}}}'", "x.__class__", "Symbol('x').func", 
+        f"[x for x in [{call}]]", f"(lambda: {call})()", f"f'{{{call}}}'", "x.__class__", "Symbol('x').func",
         "open('/etc/passwd').read()",
         f"0.1[3] + {call}", f"{call} # 1", "exit(1)",
     ]  # fmt: skip
