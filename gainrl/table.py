@@ -5,11 +5,13 @@
     status           string   ok | undefined | skipped | failed
     reason           string   why the status is not ok; for an ok row null, or that its question was truncated
     intra, inter     float32  C_intra and C_inter (design, part 2); NaN where undefined
-    score            float32  C = C_intra + C_inter, or C_intra where no prompt of the dataset has a prefix
+    score            float32  C = C_intra + w·C_inter (metadata: definition), or C_intra where no prompt has a prefix
     rank             int64    0 for the highest score; ties by id; rows without a score last, by id
     prefix_tokens, question_tokens   int32   p and q: the tokens that entered the two means
     prompt           string   the prompt itself (plain text, or a chat as JSON), for reports; optional
     direction        list<float32>   U_q / ‖U_q‖, the prompt's embedding; optional
+    nll              float32  mean negative log-likelihood of the question's tokens, nats per token; optional
+    residual         float32  score minus what length predicts; there, and what is ranked by, with control = length
 
 Rows are in dataset order.  The metadata is one JSON object under the Parquet key `gainrl`.  Needs pyarrow and
 NumPy only.
@@ -30,13 +32,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from gainrl.correlation import length_correlations
+from gainrl.correlation import spearman as spearman  # part of this module's face
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2 added `control`, `control_fit`, and formulas with a weight; tables of version 1 are read as they are."""
 METADATA_KEY = b"gainrl"
 
 Message = Mapping[str, Any]
@@ -58,6 +62,8 @@ SCHEMA = pa.schema(
 )
 PROMPT_FIELD = pa.field("prompt", pa.string())
 DIRECTION_FIELD = pa.field("direction", pa.list_(pa.float32()))
+NLL_FIELD = pa.field("nll", pa.float32())
+RESIDUAL_FIELD = pa.field("residual", pa.float32(), nullable=False)
 STATUSES = ("ok", "undefined", "skipped", "failed")
 
 
@@ -75,6 +81,12 @@ def prompt_text(prompt: Prompt) -> str:
     return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
 
 
+def content_digest(prompt: Prompt) -> bytes:
+    """The first 8 bytes of the SHA-256 of a prompt and its kind: the part of an id that occurrences share."""
+    kind = b"text\0" if isinstance(prompt, str) else b"chat\0"
+    return hashlib.sha256(kind + prompt_text(prompt).encode("utf-8", "surrogatepass")).digest()[:8]
+
+
 class ContentIds:
     """Ids for prompts seen one after another: `<first 16 hex digits of SHA-256>-<occurrence, from 0>`.
 
@@ -87,8 +99,7 @@ class ContentIds:
 
     def next(self, prompt: Prompt) -> str:
         """The id of the next prompt."""
-        kind = b"text\0" if isinstance(prompt, str) else b"chat\0"
-        digest = hashlib.sha256(kind + prompt_text(prompt).encode("utf-8", "surrogatepass")).digest()[:8]
+        digest = content_digest(prompt)
         occurrence = self._seen[digest]
         self._seen[digest] += 1
         return f"{digest.hex()}-{occurrence}"
@@ -149,15 +160,28 @@ class TableMetadata:
     dtype: str = "float32"
     tap: str = "final"
     definition: str = "intra+inter"
-    """`intra` where no prompt of the dataset has a prefix: the score is then C_intra alone."""
+    """`intra+inter`, `intra+W*inter`, or `intra`, also where no prompt of the dataset has a prefix."""
     diagonal: bool = True
+    """Whether C_intra includes each token's cosine with itself."""
+    control: str = "none"
+    """`none`, or `length`: ranked by `residual`, the score minus `b0 + b1 x + b2 x²`, x = ln(question_tokens)."""
+    control_fit: list[float] | None = None
+    """With control = length: b0, b1, b2 by ordinary least squares over the rows that have a score."""
     format_version: int = FORMAT_VERSION
     gainrl_version: str = ""
 
+    @property
+    def inter_weight(self) -> float:
+        """The weight of C_inter in the score; 0 where the score is C_intra alone."""
+        _, plus, term = self.definition.partition("+")
+        weight, times, _ = term.partition("*")
+        return 0.0 if not plus else float(weight) if times else 1.0
+
     def differences(self, other: TableMetadata) -> dict[str, tuple[Any, Any]]:
-        """Fields in which the two differ (the writer's version aside): name -> (this, other)."""
+        """Fields in which the two differ (format and writer's version aside): name -> (this, other)."""
         mine, theirs = dataclasses.asdict(self), dataclasses.asdict(other)
-        return {key: (mine[key], theirs[key]) for key in mine if key != "gainrl_version" and mine[key] != theirs[key]}
+        aside = ("gainrl_version", "format_version")
+        return {key: (mine[key], theirs[key]) for key in mine if key not in aside and mine[key] != theirs[key]}
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> TableMetadata:
@@ -190,8 +214,10 @@ class ScoreTable:
     metadata: TableMetadata
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str], columns: Sequence[str] | None = None) -> ScoreTable:
-        """Read a table (or only some `columns`).
+    def read(
+        cls, path: str | os.PathLike[str], columns: Sequence[str] | None = None, *, leave: Sequence[str] = ()
+    ) -> ScoreTable:
+        """Read a table (or only some `columns`, or all but those in `leave`).
 
         Raises UserError if the file is missing, is no Parquet, or is no score table of a version known here.
         """
@@ -211,10 +237,17 @@ class ScoreTable:
                 ]
                 if wrong:
                     raise UserError(f"{source}: columns missing or of another type: {wrong}")
-                table = file.read(columns=None if columns is None else list(columns))
+                chosen = [name for name in (columns or schema.names) if name not in leave]
+                table = file.read(columns=chosen)
         except pa.ArrowInvalid as error:
             raise UserError(f"{source} is not a readable Parquet file: {error}") from error
         return cls(table.replace_schema_metadata(None), TableMetadata.from_json(raw, source))
+
+    @staticmethod
+    def column_names(path: str | os.PathLike[str]) -> list[str]:
+        """The columns of the table at `path`."""
+        names: list[str] = pq.read_schema(path).names
+        return names
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all (zstd-compressed)."""
@@ -233,13 +266,25 @@ class ScoreTable:
 
     @property
     def scores(self) -> npt.NDArray[np.float64]:
-        """(N,) float64 scores in dataset order; NaN where there is none."""
-        return self.column("score").astype(np.float64)
+        """(N,) float64 values that the table is ranked by, in dataset order; NaN where there is none.
+
+        The column `score`; with control = length the column `residual`.
+        """
+        return self.column("residual" if self.metadata.control == "length" else "score").astype(np.float64)
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """A numeric column as a NumPy array, in dataset order."""
+        """A column as a NumPy array (text as objects), in dataset order."""
         values: npt.NDArray[Any] = self.columns[name].to_numpy()
         return values
+
+    def length_correlations(self) -> list[dict[str, Any]]:
+        """How much of the order is only length, with and without the diagonal (`gainrl.correlation`)."""
+        ok = self.column("status") == "ok"
+        columns = (self.column(name).astype(np.float64) for name in ("intra", "inter", "question_tokens"))
+        return length_correlations(
+            *(np.where(ok, values, np.nan) for values in columns),
+            diagonal=self.metadata.diagonal, inter_weight=self.metadata.inter_weight,
+        )  # fmt: skip
 
     def status_counts(self) -> dict[str, int]:
         """How many rows have each status; statuses that no row has are left out."""
@@ -298,18 +343,3 @@ def iter_rows(table: ScoreTable) -> Iterator[dict[str, Any]]:
     """The rows as dictionaries, in dataset order."""
     for batch in table.columns.to_batches(max_chunksize=4096):
         yield from batch.to_pylist()
-
-
-def spearman(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
-    """Spearman's rank correlation of two (N,) samples, ties by average rank; NaN if fewer than 3 pairs or constant.
-
-    Pairs in which either value is not finite are left out.
-    """
-    a, b = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    both = np.isfinite(a) & np.isfinite(b)
-    if both.sum() < 3:
-        return float("nan")
-    first, second = (pc.rank_quantile(pa.array(values[both])).to_numpy() for values in (a, b))
-    if np.ptp(first) == 0 or np.ptp(second) == 0:
-        return float("nan")
-    return float(np.corrcoef(first, second)[0, 1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -147,6 +148,24 @@ def test_a_table_for_another_dataset_is_refused_with_what_differs():
         table.require_dataset(["a-0", "b-0"], "mine")
     with pytest.raises(UserError, match="repeated ids"):
         make(["a-0", "a-0"], [0.1, 0.2]).require_dataset(["a-0", "a-0"], "mine")
+
+
+def test_a_table_written_by_the_first_version_still_loads():
+    """Format 1, written before definitions with a weight, controls and likelihoods."""
+    table = ScoreTable.read(Path(__file__).parent / "golden" / "score_table_v1.parquet")
+    assert table.metadata.format_version == 1
+    assert (table.metadata.definition, table.metadata.inter_weight, table.metadata.control) == (
+        "intra+inter",
+        1,
+        "none",
+    )
+    assert table.column("rank").tolist() == [3, 0, 2, 5, 1, 4]
+    assert table.scores[1] == pytest.approx(0.40703725814819336)
+    assert table.status_counts() == {"ok": 5, "undefined": 1}
+    assert [row["diagonal"] for row in table.length_correlations()] == [True, False]
+    prompts = [f"2 + 2 = 4\nWhat is {n} + {n * n % 7}?" for n in range(6)]
+    prompts[3], prompts[5] = "", prompts[0]
+    table.require_dataset(content_ids(prompts), "the golden dataset")
 
 
 def test_spearman_agrees_with_scipy_ties_and_missing_values_included():

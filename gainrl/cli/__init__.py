@@ -19,6 +19,7 @@ VERBS = {
     "score": "gainrl.cli.score",
     "train": "gainrl.cli.train",
     "eval": "gainrl.cli.eval",
+    "compare": "gainrl.cli.compare",
     "report": "gainrl.cli.report",
     "doctor": "gainrl.cli.doctor",
 }

@@ -36,8 +36,26 @@ def score(
     backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
     tokens_per_batch: Annotated[
         int | None,
-        typer.Option(help="Tokens of one forward pass (default: 2048 on a CPU, 32768 on a GPU)."),
+        typer.Option(help="Tokens of one forward pass (default: found from the memory at hand)."),
     ] = None,
+    tap: Annotated[
+        str,
+        typer.Option(help="Hidden states: final, layer:K, layer:K.mlp-input, .mlp-output, .attention-input, ..."),
+    ] = "final",
+    definition: Annotated[
+        str,
+        typer.Option(help="intra+inter (published), intra, or intra+W*inter; add ,no-diagonal to leave i = j out."),
+    ] = "intra+inter",
+    control: Annotated[
+        str,
+        typer.Option(help="length: rank by what is left of the score after length is regressed out."),
+    ] = "none",
+    nll: Annotated[
+        bool, typer.Option("--nll", help="Also store each question's mean negative log-likelihood per token.")
+    ] = False,
+    max_failed: Annotated[
+        float, typer.Option(help="Stop once more than this share of the rows failed (they are named in the table).")
+    ] = 1.0,
     directions: Annotated[bool, typer.Option(help="Also store each prompt's direction U_q / |U_q|.")] = False,
     prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
@@ -51,8 +69,11 @@ def score(
     if backend != "auto" and (why := available_backends().get(backend, "no such backend")) != "ok":
         raise UserError(f"--backend {backend!r}: {why}; available here: {_usable()}")
     from gainrl.scoring.run import check_output
+    from gainrl.scoring.team import join
 
-    check_output(output, overwrite=overwrite, resume=resume)
+    team, leave = join()
+    if team.leads:
+        check_output(output, overwrite=overwrite, resume=resume)
     rows, source = _rows(dataset, task, split, limit)
 
     from tqdm.auto import tqdm
@@ -62,15 +83,18 @@ def score(
 
     scorer = AngleScorer(
         model,
-        device=device,
+        device=team.device(device),
         dtype=dtype,
         backend=backend,
         tokens_per_batch=tokens_per_batch,
         question_after=question_after,
         too_long=too_long,
+        tap=tap,
+        definition=definition,
         directions=directions,
+        nll=nll,
     )
-    with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1) as bar:
+    with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:
         tokens = 0
 
         def progress(finished: int, new_tokens: int) -> None:
@@ -90,13 +114,18 @@ def score(
                 overwrite=overwrite,
                 resume=resume,
                 keep_prompts=prompts,
+                control=control,
+                max_failed=max_failed,
+                team=team,
                 progress=progress,
             )
         except KeyboardInterrupt:
             bar.close()
             print(f"\ninterrupted: finished rows are kept beside {output}; go on with --resume", file=sys.stderr)
             raise typer.Exit(130) from None
-    print(summary(run, output))
+    if team.leads:
+        print(summary(run, output))
+    leave()
 
 
 def _usable() -> str:

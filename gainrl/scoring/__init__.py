@@ -4,13 +4,16 @@
 """
 
 from gainrl.scoring.data import open_rows, scoring_prompts
+from gainrl.scoring.definition import Definition
 from gainrl.scoring.models import load_model, load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import ScoringPrompt
+from gainrl.scoring.results import Scores
 from gainrl.scoring.run import Run, Source, score_dataset
-from gainrl.scoring.scorer import AngleScorer, Scores
+from gainrl.scoring.scorer import AngleScorer
 
 __all__ = [
     "AngleScorer",
+    "Definition",
     "Run",
     "Scores",
     "ScoringPrompt",

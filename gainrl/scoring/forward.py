@@ -16,17 +16,18 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from gainrl.scoring.taps import decoder_of, evaluating, first_device
+from gainrl.scoring.phases import NO_CLOCK, Clock
+from gainrl.scoring.taps import FINAL, Reached, Tap, decoder_of, evaluating, first_device
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,9 @@ class Prefix:
 
     tokens: Tokens
     hidden: Tensor
-    """(P, D) final hidden states."""
+    """(P, D) hidden states at the tap."""
+    final: Tensor | None = None
+    """(P, D) final hidden states, where asked for."""
     keys_values: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
     """Per layer: keys and values, each (heads, P, head_dim), positions applied."""
 
@@ -48,22 +51,31 @@ class Prefix:
         return len(self.tokens)
 
 
+class States(NamedTuple):
+    """What a forward pass yields."""
+
+    hidden: Tensor
+    """(rows, D) hidden states at the tap."""
+    starts: npt.NDArray[np.int64]
+    """(B,) int64: for each prompt the row at which its tokens start; its rows are contiguous."""
+    final: Tensor | None
+    """(rows, D) final hidden states, where asked for (`keep_final`) or tapped."""
+
+
 class Forward(Protocol):
-    """Token ids to final hidden states."""
+    """Token ids to hidden states at a tap.  `keep_final`: also the final ones, whatever the tap."""
 
     shares_prefix: bool
+    keep_final: bool
+    clock: Clock
     alone_beyond: int | None
     """Longer prompts must be forwarded alone: the model's position code looks at the longest of a batch."""
 
     def prefix(self, tokens: Tokens) -> Prefix:
         """Forward the tokens that a group of prompts shares."""
 
-    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
-        """Forward what follows the prefix of each prompt.
-
-        Returns hidden states (rows, D) and, for each prompt, the row at which its tokens start, (B,) int64; its
-        rows are contiguous.
-        """
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> States:
+        """Forward what follows the prefix of each prompt."""
 
 
 @dataclass(frozen=True)
@@ -214,29 +226,49 @@ def _attention(decoder: nn.Module, name: str) -> Iterator[None]:
             config._attn_implementation = old
 
 
-class PackedForward:
+class _Runner:
+    """The decoder up to the tap; what both forms share."""
+
+    def __init__(self, model: nn.Module, tap: str = FINAL) -> None:
+        self.decoder: Any = decoder_of(model)
+        self.device = first_device(model)
+        self.tap = Tap(self.decoder, tap)
+        self.keep_final = False
+        self.clock: Clock = NO_CLOCK
+        self.alone_beyond = _position_limit(self.decoder.config)
+
+    def _forward(self, **inputs: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
+        """Hidden states at the tap (batch, L, D), and the final ones where they were computed."""
+        with self.clock("transfer"):
+            there = {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in inputs.items()}
+        final: Tensor | None = None
+        with self.clock("forward"), self.tap.caught(stop=not self.keep_final) as caught:
+            with suppress(Reached):
+                final = self.decoder(**{"attention_mask": None, **there}, use_cache=False).last_hidden_state
+            hidden = final if self.tap.final else caught[0]
+        assert hidden is not None
+        return hidden, final
+
+
+class PackedForward(_Runner):
     """One row without padding for many prompts; see the module's docstring."""
 
     shares_prefix = True
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, tap: str = FINAL) -> None:
+        super().__init__(model, tap)
         _register()
         self.windows: set[int] = set()
-        self.decoder = decoder_of(model)
-        self.device = first_device(model)
-        self.alone_beyond = _position_limit(self.decoder.config)
 
     def prefix(self, tokens: Tokens) -> Prefix:
         prefix = Prefix(tokens, torch.empty(0))
-        prefix.hidden = self._run([tokens], None, record=prefix)[0]
+        prefix.hidden, _, prefix.final = self._run([tokens], None, record=prefix)
         return prefix
 
-    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> States:
         return self._run(sequences, prefix, None)
 
-    def _run(
-        self, sequences: Sequence[Tokens], prefix: Prefix | None, record: Prefix | None
-    ) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    def _run(self, sequences: Sequence[Tokens], prefix: Prefix | None, record: Prefix | None) -> States:
         lengths = [len(sequence) for sequence in sequences]
         starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
         groups: list[_Group] = []
@@ -246,39 +278,30 @@ class PackedForward:
             else:
                 groups.append(_Group(start, 1, length))
         offset = len(prefix) if prefix is not None else 0
-        ids = torch.from_numpy(np.concatenate(sequences).astype(np.int64))
-        positions = torch.from_numpy(np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths]))
+        ids = np.concatenate(sequences).astype(np.int64)
+        positions = np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths])
         layout = _Layout(groups, prefix, record)
         token = _layout.set(layout)
         try:
             with _attention(self.decoder, _NAME):
-                result = self.decoder(
-                    input_ids=ids[None].to(self.device, non_blocking=True),
-                    position_ids=positions[None].to(self.device, non_blocking=True),
-                    attention_mask=None,
-                    use_cache=False,
-                )
+                hidden, final = self._forward(input_ids=ids[None], position_ids=positions[None])
         finally:
             _layout.reset(token)
         self.windows |= layout.windows
-        hidden: Tensor = result.last_hidden_state[0]
-        return hidden, starts
+        if hidden.shape[:-1] != (1, len(ids)):
+            raise Unsupported(f"hidden states of shape {tuple(hidden.shape)} for {len(ids)} tokens")
+        return States(hidden[0], starts, None if final is None else final[0])
 
 
-class PaddedForward:
+class PaddedForward(_Runner):
     """A right-padded batch of whole prompts; causal attention keeps the padding from reaching real tokens."""
 
     shares_prefix = False
 
-    def __init__(self, model: nn.Module) -> None:
-        self.decoder = decoder_of(model)
-        self.device = first_device(model)
-        self.alone_beyond = _position_limit(self.decoder.config)
-
     def prefix(self, tokens: Tokens) -> Prefix:
         raise Unsupported("the padded form shares no prefix")
 
-    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> tuple[Tensor, npt.NDArray[np.int64]]:
+    def __call__(self, sequences: Sequence[Tokens], prefix: Prefix | None) -> States:
         if prefix is not None:
             raise Unsupported("the padded form shares no prefix")
         longest = max(len(sequence) for sequence in sequences)
@@ -287,13 +310,10 @@ class PaddedForward:
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        result = self.decoder(
-            input_ids=torch.from_numpy(ids).to(self.device, non_blocking=True),
-            attention_mask=torch.from_numpy(mask).to(self.device, non_blocking=True),
-            use_cache=False,
-        )
-        hidden: Tensor = result.last_hidden_state
-        return hidden.flatten(0, 1), np.arange(len(sequences), dtype=np.int64) * longest
+        hidden, final = self._forward(input_ids=ids, attention_mask=mask)
+        starts = np.arange(len(sequences), dtype=np.int64) * longest
+        flat = hidden.reshape(len(sequences) * longest, hidden.shape[-1])
+        return States(flat, starts, None if final is None else final.flatten(0, 1))
 
 
 def _position_limit(config: Any) -> int | None:
@@ -317,32 +337,32 @@ def _has_window(config: Any, layer_types: set[str]) -> bool:
 _PLAIN_LAYERS = {"full_attention", "sliding_attention"}
 
 
-def choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
+def choose_forward(model: nn.Module, tap: str = FINAL) -> PackedForward | PaddedForward:
     """The packed form if this model gives the same hidden states with it as one prompt at a time, else the padded one.
 
     Decided by running a few short prompts both ways: the packed result may differ from the single one by no more than
     8 times what padding changes, or 8 rounding steps of the model's dtype, relative to the norm.
     """
     with torch.inference_mode(), evaluating(model):
-        return _choose_forward(model)
+        return _choose_forward(model, tap)
 
 
-def _choose_forward(model: nn.Module) -> PackedForward | PaddedForward:
+def _choose_forward(model: nn.Module, tap: str) -> PackedForward | PaddedForward:
     decoder = decoder_of(model)
-    padded = PaddedForward(model)
+    padded = PaddedForward(model, tap)
     config: Any = decoder.config
     layer_types = set(getattr(config, "layer_types", None) or [])
     if not layer_types <= _PLAIN_LAYERS:
         logger.info("layers %s mix tokens in their own way: padded batches", sorted(layer_types - _PLAIN_LAYERS))
         return padded
-    packed = PackedForward(model)
+    packed = PackedForward(model, tap)
     generator = np.random.Generator(np.random.PCG64(0))
     vocabulary = int(config.vocab_size)
     shared = generator.integers(0, vocabulary, 5, dtype=np.int32)
     own = [generator.integers(0, vocabulary, n, dtype=np.int32) for n in (4, 7, 7, 9)]
     whole = [np.concatenate([shared, tokens]) for tokens in own]
     single = torch.cat([padded([tokens], None)[0][len(shared) :] for tokens in whole]).float()
-    batch, starts = padded(whole, None)
+    batch, starts, _ = padded(whole, None)
     rows = [range(start + len(shared), start + len(w)) for start, w in zip(starts.tolist(), whole, strict=True)]
     together = batch[[row for span in rows for row in span]].float()
     try:

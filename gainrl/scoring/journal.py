@@ -1,10 +1,14 @@
 """The scoring pass's journal: finished batches on disk, so that a killed run loses only the batch in flight.
 
-`<output>.partial` is a sequence of frames: length, CRC-32 (both little-endian uint32), then that many bytes.  The
-first frame is an Arrow schema whose metadata holds the run's settings; every other one is a record batch with the
-results of one batch, written before the next batch begins.  Whatever follows the last whole frame (a torn write,
-blocks of zeros after a power cut) is owed work: it is cut off when the journal is opened again.  The file is
+`<output>.partial` (and `.partial-1`, ... of the other processes of one run) is a sequence of frames: length, CRC-32
+(both little-endian uint32), then that many bytes.  The first frame is an Arrow schema whose metadata holds the
+run's settings; every other one is a record batch with the results of one batch, written before the next batch begins.
+Whatever follows the last whole frame (a torn write, blocks of zeros after a power cut) is owed work: it is cut
+off when the journal is opened again.  The file is
 locked while a run writes to it; a second writer is refused.
+
+In memory there are 24 bytes per batch (where its frame is and which window of the dataset it belongs to); rows are
+read back a window at a time.
 """
 
 from __future__ import annotations
@@ -15,14 +19,17 @@ import os
 import struct
 import time
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
+from glob import escape as glob_escape
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 
 from gainrl.errors import UserError
-from gainrl.scoring.scorer import RowResult
+from gainrl.scoring.results import RowResult
 from gainrl.table import Prompt, prompt_text
 
 _FRAME = struct.Struct("<II")
@@ -32,7 +39,7 @@ _SYNC_SECONDS = 1.0
 
 _FIELDS = [
     pa.field("row", pa.int64(), nullable=False),
-    pa.field("id", pa.string(), nullable=False),
+    pa.field("digest", pa.binary(8), nullable=False),
     pa.field("prompt", pa.string()),
     pa.field("status", pa.string(), nullable=False),
     pa.field("reason", pa.string()),
@@ -41,6 +48,7 @@ _FIELDS = [
     pa.field("prefix_tokens", pa.int32(), nullable=False),
     pa.field("question_tokens", pa.int32(), nullable=False),
     pa.field("direction", pa.list_(pa.float32())),
+    pa.field("nll", pa.float32()),
 ]
 
 
@@ -48,25 +56,33 @@ class Journal:
     """Open `path` for appending: a new journal, or what an interrupted run with the same settings left.
 
     `settings` is what must agree for results to be continued (model, tokenizer, dataset name, dtype, batch plan,
-    columns, ...).  `fresh=True` drops what is there, once nobody else writes to it.  Raises UserError if another
-    process writes to it, or if it was made with other settings (all differences named).
+    columns, ...); `window` is the number of dataset rows in a window.  `fresh=True` drops what is there, once nobody
+    else writes to it.  `reading=True` opens the journal of a process that is no more, without changing it.  Raises
+    UserError if another process writes to it, or if it was made with other settings (all differences named).
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any], *, fresh: bool = False) -> None:
+    def __init__(
+        self, path: Path, settings: dict[str, Any], *, window: int, fresh: bool = False, reading: bool = False
+    ) -> None:
         self.path = path
         self.schema = pa.schema(_FIELDS, metadata={_SETTINGS_KEY: json.dumps(settings, sort_keys=True).encode()})
-        self._file = _locked(path)
+        self.rows = 0
+        self.kept = 0
+        """Rows that were there when the journal was opened."""
+        self._window = window
+        self._file = _locked(path) if not reading else open(path, "rb", buffering=0)  # noqa: SIM115
+        self._reading = reading
         self._synced = time.monotonic()
-        self._written = 0
         self._end = 0
-        self.done: dict[int, str] = {}
-        """Row -> id of the results that were there when the journal was opened."""
+        self._frames = array("q")  # (window, offset, length) of each batch, flat
         try:
             if not fresh:
                 self._recover(settings)
-            self._file.truncate(self._end)
-            if self._end == 0:
-                self._write(self.schema.serialize().to_pybytes())
+            self.kept = self.rows
+            if not reading:
+                self._file.truncate(self._end)
+                if self._end == 0:
+                    self._write(self.schema.serialize().to_pybytes())
         except BaseException:
             self.close()
             raise
@@ -77,7 +93,7 @@ class Journal:
         header = next(frames, None)
         if header is None:
             return
-        before = json.loads((pa.ipc.read_schema(pa.py_buffer(header)).metadata or {}).get(_SETTINGS_KEY, b"{}"))
+        before = _settings_in(header)
         if before != settings:
             differences = ", ".join(
                 f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now"
@@ -91,17 +107,38 @@ class Journal:
         self._end = _FRAME.size + len(header)
         for frame in frames:
             batch = pa.ipc.read_record_batch(pa.py_buffer(frame), self.schema)
-            self.done.update(zip(batch["row"].to_pylist(), batch["id"].to_pylist(), strict=True))
+            self._note(batch["row"][0].as_py(), len(frame), batch.num_rows)
             self._end += _FRAME.size + len(frame)
 
+    def _note(self, first_row: int, length: int, rows: int) -> None:
+        self._frames.extend((first_row // self._window, self._end + _FRAME.size, length))
+        self.rows += rows
+
+    def window(self, number: int) -> list[pa.RecordBatch]:
+        """The results of one window of the dataset, in the order of writing."""
+        index = np.frombuffer(self._frames, dtype=np.int64).reshape(-1, 3)
+        places = index[index[:, 0] == number].tolist()
+        del index  # a view would keep the array from growing
+        read = [os.pread(self._file.fileno(), length, offset) for _, offset, length in places]
+        return [pa.ipc.read_record_batch(pa.py_buffer(content), self.schema) for content in read]
+
+    @property
+    def last_window(self) -> int:
+        """The number of the last window of which there are results; -1 if there are none."""
+        return max(self._frames[::3], default=-1)
+
     def append(
-        self, rows: Sequence[int], ids: Sequence[str], prompts: Sequence[Prompt] | None, results: Sequence[RowResult]
+        self,
+        rows: Sequence[int],
+        digests: Sequence[bytes],
+        prompts: Sequence[Prompt] | None,
+        results: Sequence[RowResult],
     ) -> None:
-        """Write the results of one batch; they are kept from here on."""
+        """Write the results of one batch, all of one window; they are kept from here on."""
         texts = [None] * len(rows) if prompts is None else [_storable(prompt_text(prompt)) for prompt in prompts]
         columns = [
             pa.array(rows, pa.int64()),
-            pa.array(ids, pa.string()),
+            pa.array(digests, pa.binary(8)),
             pa.array(texts, pa.string()),
             pa.array([result.status for result in results], pa.string()),
             pa.array([None if result.reason is None else _storable(result.reason) for result in results], pa.string()),
@@ -110,9 +147,14 @@ class Journal:
             pa.array([result.prefix_tokens for result in results], pa.int32()),
             pa.array([result.question_tokens for result in results], pa.int32()),
             pa.array([result.direction for result in results], pa.list_(pa.float32())),
+            pa.array([result.nll for result in results], pa.float32()),
         ]
-        self._write(pa.record_batch(columns, schema=self.schema).serialize().to_pybytes())
-        self._written += len(rows)
+        content = pa.record_batch(columns, schema=self.schema).serialize().to_pybytes()
+        begin = self._end
+        self._write(content)
+        end, self._end = self._end, begin
+        self._note(rows[0], len(content), len(rows))
+        self._end = end
         if time.monotonic() - self._synced > _SYNC_SECONDS:
             os.fsync(self._file.fileno())
             self._synced = time.monotonic()
@@ -131,23 +173,15 @@ class Journal:
         self._end += len(frame)
 
     def __len__(self) -> int:
-        return len(self.done) + self._written
-
-    def batches(self) -> Iterator[pa.RecordBatch]:
-        """All results written so far, in the order of writing."""
-        with open(self.path, "rb") as file:
-            frames = _frames(file)
-            next(frames)
-            for frame in frames:
-                yield pa.ipc.read_record_batch(pa.py_buffer(frame), self.schema)
+        return self.rows
 
     def close(self) -> None:
         """Let go of the journal, for a later --resume; one without results is removed."""
         if self._file.closed:
             return
-        if len(self) == 0:
+        if len(self) == 0 and not self._reading:
             self.path.unlink(missing_ok=True)
-        else:
+        elif not self._reading:
             os.fsync(self._file.fileno())
         self._file.close()  # and with it the lock
 
@@ -155,6 +189,29 @@ class Journal:
         """The table is written, or nothing here is worth keeping: remove the journal, still under its lock."""
         self.path.unlink(missing_ok=True)
         self._file.close()
+
+
+def journal_paths(output: Path) -> list[Path]:
+    """The journals of an unfinished run that lie beside `output`, that of the first process first."""
+    first = output.with_name(output.name + ".partial")
+    others = sorted(first.parent.glob(f"{glob_escape(first.name)}-*"))
+    return [*([first] if first.exists() else []), *others]
+
+
+def stored_settings(path: Path) -> dict[str, Any] | None:
+    """The settings of an unfinished run, from its journal's header; None if there is no whole header."""
+    try:
+        with open(path, "rb") as file:
+            header = next(_frames(file), None)
+    except FileNotFoundError:
+        return None
+    return None if header is None else _settings_in(header)
+
+
+def _settings_in(header: bytes) -> dict[str, Any]:
+    metadata = pa.ipc.read_schema(pa.py_buffer(header)).metadata or {}
+    settings: dict[str, Any] = json.loads(metadata.get(_SETTINGS_KEY, b"{}"))
+    return settings
 
 
 def _locked(path: Path) -> IO[bytes]:

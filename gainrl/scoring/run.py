@@ -5,34 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from gainrl import __version__
 from gainrl.errors import UserError
-from gainrl.files import atomic_path
-from gainrl.scoring.journal import Journal
+from gainrl.scoring.finish import CONTROLS, Columns, write_table
+from gainrl.scoring.journal import Journal, journal_paths, stored_settings
+from gainrl.scoring.ordering import Occurrences, on_disk, texts_of_ids
 from gainrl.scoring.prompts import ScoringPrompt, template_hash, tokenizer_hash
-from gainrl.scoring.scorer import WINDOW, AngleScorer, RowResult, settle
-from gainrl.table import (
-    DIRECTION_FIELD,
-    METADATA_KEY,
-    PROMPT_FIELD,
-    SCHEMA,
-    ContentIds,
-    Fingerprint,
-    ScoreTable,
-    TableMetadata,
-    ranks,
-)
+from gainrl.scoring.scorer import WINDOW, AngleScorer
+from gainrl.scoring.team import ALONE, Team
+from gainrl.table import Fingerprint, ScoreTable, TableMetadata, content_digest
 
 
 @dataclass(frozen=True)
@@ -50,14 +41,19 @@ class Source:
 class Run:
     """What a scoring run did."""
 
-    table: ScoreTable
+    output: Path
     seconds: float = 0.0
     scored: int = 0
-    """Rows scored by this run (not those taken from the journal)."""
+    """Rows scored by this run (not those taken from the journal); of this process alone, under torchrun."""
     tokens: int = 0
     """Question and prefix tokens of the rows scored by this run, shared prefixes counted for each row."""
     kept: int = 0
     """Rows taken from the journal of an earlier run."""
+
+    @cached_property
+    def table(self) -> ScoreTable:
+        """The table without prompts and directions, read when first asked for."""
+        return ScoreTable.read(self.output, leave=("prompt", "direction"))
 
 
 Progress = Callable[[int, int], None]
@@ -78,20 +74,19 @@ def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
         raise UserError(f"--output {output}: the folder {output.parent} cannot be written to")
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a .parquet file")
-    partial = journal_path(output)
     if overwrite or resume:
         return
-    if partial.exists():
+    if partial := journal_paths(output):
         raise UserError(
-            f"{partial} holds the results of an interrupted run: use --resume to go on, or --overwrite to start anew"
+            f"{partial[0]} holds the results of an interrupted run: use --resume to go on, or --overwrite to start anew"
         )
     if output.exists():
         raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
 
 
-def journal_path(output: Path) -> Path:
-    """Where the results of an unfinished run lie."""
-    return output.with_name(output.name + ".partial")
+def journal_path(output: Path, rank: int = 0) -> Path:
+    """Where the results of an unfinished run lie (those of process `rank`)."""
+    return output.with_name(f"{output.name}.partial{f'-{rank}' * (rank > 0)}")
 
 
 def score_dataset(
@@ -105,43 +100,69 @@ def score_dataset(
     overwrite: bool = False,
     resume: bool = False,
     keep_prompts: bool = True,
+    control: str = "none",
+    max_failed: float = 1.0,
+    team: Team = ALONE,
     progress: Progress | None = None,
 ) -> Run:
     """Score `prompts` and write the score table to `output`.
 
     Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes
     on from there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.
-    Memory holds one window of prompts and, per row, its id and score.
+    `control="length"` ranks by what is left of the score after length is regressed out (`gainrl.table`).  Memory holds
+    one window of prompts, whatever the size of the dataset.
 
-    Raises UserError if the dataset is empty or is not the one that was begun, or if every row of the first window
-    fails; the finished rows are kept in the journal.
+    Raises UserError if the dataset is empty or is not the one that was begun, if every row of the first window
+    fails, or if after some window more than the share `max_failed` of the rows failed; finished rows are kept in
+    the journal.
     """
-    check_output(output, overwrite=overwrite, resume=resume)
-    settings = _settings(scorer, source, model_name, model_hash)
-    if resume and output.exists() and not journal_path(output).exists():
-        return _finished(output, settings, prompts, prompt=keep_prompts, direction=scorer.directions)
+    if control not in CONTROLS:
+        raise UserError(f"--control {control!r}: choose {' or '.join(CONTROLS)}")
+    if not 0 <= max_failed <= 1:
+        raise UserError(f"--max-failed {max_failed}: give a share of the rows, from 0 to 1")
+    if team.leads:
+        check_output(output, overwrite=overwrite, resume=resume)
+    columns = Columns(keep_prompts, scorer.directions, scorer.nll)
+    _agree_on_budget(scorer, output, resume, team)
+    settings = _settings(scorer, source, model_name, model_hash, control)
+    if resume and output.exists() and not journal_paths(output):
+        team.barrier()
+        return _finished(output, settings, scorer, prompts, columns)
     started = time.perf_counter()
-    journal: Journal | None = None
+    pass_ = _Pass(scorer, output, {**settings, **_plan_settings(scorer, columns)}, team)
     try:
-        plan = _plan_settings(scorer, keep_prompts)
-        journal = Journal(journal_path(output), {**settings, **plan}, fresh=overwrite)
+        pass_.open(fresh=overwrite)
         with scorer.weights_fixed():
-            run = _score_rows(scorer, prompts, source, journal, keep_prompts, progress)
-        metadata = TableMetadata(**settings, **run.identity, gainrl_version=__version__)
-        table = _write_table(journal, output, metadata, keep_prompts, scorer.directions)
-        journal.remove()
+            pass_.score(prompts, source, keep_prompts, max_failed, progress)
+        team.barrier()
+        if team.leads:
+            metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
+            pass_.finish(metadata, columns)
+        team.barrier()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        kept = f"{len(journal)} finished rows are kept in {journal.path}: " if journal else ""
+        kept = f"{pass_.held} finished rows are kept in {pass_.own.path}: " if pass_.own else ""
         raise UserError(f"the disk of {output.parent} is full; {kept}make room and go on with --resume") from error
     finally:
-        if journal is not None:
-            journal.close()
-    return Run(table, time.perf_counter() - started, scored=run.scored, tokens=run.tokens, kept=run.kept)
+        pass_.close()
+    return Run(output, time.perf_counter() - started, scored=pass_.scored, tokens=pass_.tokens, kept=pass_.kept)
 
 
-def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: str) -> dict[str, Any]:
+def _agree_on_budget(scorer: AngleScorer, output: Path, resume: bool, team: Team) -> None:
+    """A budget found from the memory at hand must be the one of the run that is resumed, and everybody's."""
+    if not scorer.budget_chosen:
+        stored = None
+        if resume:
+            paths = journal_paths(output)
+            before = stored_settings(paths[0]) if paths else None
+            if before is None and output.exists():
+                before = asdict(ScoreTable.read(output, columns=["row"]).metadata)
+            stored = (before or {}).get("tokens_per_batch")
+        scorer.tokens_per_batch = min(team.gather(stored or scorer.tokens_per_batch))
+
+
+def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: str, control: str) -> dict[str, Any]:
     """The fields of the metadata that are known before the first row: what must agree to go on after a kill."""
     renderer = scorer.renderer
     return {
@@ -158,10 +179,14 @@ def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: 
         "too_long": renderer.too_long,
         "dtype": str(next(scorer.model.parameters()).dtype).removeprefix("torch."),
         "tokens_per_batch": scorer.tokens_per_batch,
+        "tap": str(scorer.forward.tap),
+        "definition": scorer.definition.formula,
+        "diagonal": scorer.definition.diagonal,
+        "control": control,
     }
 
 
-def _plan_settings(scorer: AngleScorer, keep_prompts: bool) -> dict[str, Any]:
+def _plan_settings(scorer: AngleScorer, columns: Columns) -> dict[str, Any]:
     """What else must agree to go on: all that shapes batches, columns and rounding."""
     import torch
     import transformers
@@ -171,173 +196,209 @@ def _plan_settings(scorer: AngleScorer, keep_prompts: bool) -> dict[str, Any]:
         "form": type(scorer.forward).__name__,
         "device": scorer.device.type,
         "window": WINDOW,
-        "directions": scorer.directions,
-        "prompts": keep_prompts,
+        "directions": columns.direction,
+        "prompts": columns.prompt,
+        "nll": columns.nll,
         "gainrl": __version__,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def _finished(output: Path, settings: dict[str, Any], prompts: Iterable[ScoringPrompt], **columns: bool) -> Run:
+def _finished(
+    output: Path, settings: dict[str, Any], scorer: AngleScorer, prompts: Iterable[ScoringPrompt], columns: Columns
+) -> Run:
     """--resume on a table that is already whole: nothing to do, if it was made the same way, of the same dataset."""
-    table = ScoreTable.read(output)
+    run = Run(output)
+    table = ScoreTable.read(output, columns=["status", "prefix_tokens"])
+    there = ScoreTable.column_names(output)
     made = asdict(table.metadata)
+    if not ((table.column("status") == "ok") & (table.column("prefix_tokens") > 0)).any():
+        settings = {**settings, "definition": "intra"}  # what it comes to without prefixes
     differs = [key for key, value in settings.items() if made[key] != value]
-    differs += [name for name, wanted in columns.items() if wanted != (name in table.columns.column_names)]
-    ids, rolling = ContentIds(), Fingerprint()
-    rolling.update(ids.next(row.prompt) for row in prompts)
-    if rolling.hexdigest() != made["fingerprint"]:
+    differs += [name for name, wanted in asdict(columns).items() if wanted != (name in there)]
+    if _fingerprint(prompts, table.metadata.rows, output.parent) != made["fingerprint"]:
         differs.append("the dataset's rows")
     if differs:
         raise UserError(
             f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace "
             "it"
         )
-    return Run(table, kept=len(table))
+    run.kept = len(table)
+    return run
+
+
+def _fingerprint(prompts: Iterable[ScoringPrompt], rows: int, folder: Path) -> str | None:
+    """The fingerprint of a dataset that should have `rows` rows; None if it has another number of them."""
+    occurrences, kept = Occurrences(folder, rows), on_disk(folder, rows, np.uint64)
+    given, first = iter(prompts), 0
+    while part := list(islice(given, WINDOW)):
+        if first + len(part) > rows:
+            return None
+        digests = np.frombuffer(b"".join(content_digest(row.prompt) for row in part), dtype=np.uint8).reshape(-1, 8)
+        occurrences.put(first, digests)
+        kept[first : first + len(part)] = digests.view(np.uint64)[:, 0]
+        first += len(part)
+    if first != rows:
+        return None
+    occurrences.number()
+    rolling = Fingerprint()
+    for start in range(0, rows, WINDOW):
+        span = slice(start, start + WINDOW)
+        rolling.update(texts_of_ids(np.array(kept[span]).view(np.uint8).reshape(-1, 8), occurrences[span]))
+    return rolling.hexdigest()
 
 
 @dataclass
-class _Progressed:
+class _Pass:
+    """One pass over a dataset: what is open, and what was counted."""
+
+    scorer: AngleScorer
+    output: Path
+    settings: dict[str, Any]
+    team: Team
+    own: Journal | None = None
+    others: list[Journal] = field(default_factory=list)
+    rows: int = 0
     scored: int = 0
     tokens: int = 0
     kept: int = 0
-    identity: dict[str, Any] = field(default_factory=dict)
+    failed: int = 0
+    """Rows that this process found wanting."""
+    failed_before: int = 0
+    """Failed rows in the journals as they were at the start."""
+    first_failures: list[str] = field(default_factory=list)
 
+    def open(self, fresh: bool) -> None:
+        """Open this process's journal, and those of the others as they were at the start."""
+        path = journal_path(self.output, self.team.rank)
+        self.own = Journal(path, self.settings, window=WINDOW, fresh=fresh)
+        self.team.barrier()
+        if self.team.leads and fresh:
+            for left in self._beside()[self.team.size - 1 :]:
+                left.unlink(missing_ok=True)
+        self.team.barrier()
+        self.others = [Journal(p, self.settings, window=WINDOW, reading=True) for p in self._beside()]
+        self.team.barrier()
 
-def _score_rows(
-    scorer: AngleScorer,
-    prompts: Iterable[ScoringPrompt],
-    source: Source,
-    journal: Journal,
-    keep_prompts: bool,
-    progress: Progress | None,
-) -> _Progressed:
-    rows = iter(prompts)
-    ids, rolling = ContentIds(), Fingerprint()
-    state = _Progressed()
-    first_row = 0
-    while window := list(islice(rows, WINDOW)):
-        names = [ids.next(row.prompt) for row in window]
-        rolling.update(names)
-        done = _done(journal, first_row, names)
-        state.kept += len(done)
-        if done and progress:
-            progress(len(done), 0)
-        failures: list[RowResult] = []
-        for members, results in scorer.score_window(window, done):
-            journal.append(
-                [first_row + i for i in members],
-                [names[i] for i in members],
-                [window[i].prompt for i in members] if keep_prompts else None,
-                results,
+    def _beside(self) -> list[Path]:
+        assert self.own is not None
+        taken = {journal_path(self.output, rank) for rank in range(self.team.size)}
+        paths = [path for path in journal_paths(self.output) if path != self.own.path]
+        return sorted(paths, key=lambda path: (path not in taken, path))
+
+    @property
+    def held(self) -> int:
+        """Finished rows on disk, as far as this process knows."""
+        return len(self.own or []) + sum(map(len, self.others))
+
+    def score(
+        self,
+        prompts: Iterable[ScoringPrompt],
+        source: Source,
+        keep_prompts: bool,
+        max_failed: float,
+        progress: Progress | None,
+    ) -> None:
+        """Score what is owed, a window at a time."""
+        assert self.own is not None
+        scorer, team = self.scorer, self.team
+        rows = iter(prompts)
+        loads = [0] * team.size
+        number = 0
+        while window := list(islice(rows, WINDOW)):
+            digests = [content_digest(row.prompt) for row in window]
+            done = self._done(number, digests)
+            self.kept += len(done)
+            if done and progress:
+                progress(len(done), 0)
+            prepared = scorer.prepare(window)
+            share = partial(team.share, rendered=prepared.rendered, loads=loads)
+            for members, results in scorer.score_window(prepared, done, share, without_tokens=team.leads):
+                with scorer.clock("write"):
+                    self.own.append(
+                        [self.rows + i for i in members],
+                        [digests[i] for i in members],
+                        [window[i].prompt for i in members] if keep_prompts else None,
+                        results,
+                    )
+                tokens = sum(result.prefix_tokens + result.question_tokens for result in results)
+                self.scored += len(members)
+                self.tokens += tokens
+                for i, result in zip(members, results, strict=True):
+                    if result.status == "failed":
+                        self.failed += 1
+                        self._remember(self.rows + i, str(result.reason))
+                if progress:
+                    progress(len(members), tokens)
+            self.rows += len(window)
+            self._check_failures(self.failed_before + self.failed, max_failed)
+            number += 1
+        self._check_failures(self.failed_before + sum(team.gather(self.failed)), max_failed)
+        if self.rows == 0:
+            raise UserError(f"dataset {source.name!r} is empty")
+        if any(journal.last_window >= number for journal in (self.own, *self.others)):
+            raise self._changed()
+
+    def _done(self, number: int, digests: Sequence[bytes]) -> frozenset[int]:
+        """Positions of a window that the journals hold, after checking that they are still the same prompts."""
+        assert self.own is not None
+        done: set[int] = set()
+        for journal in (self.own, *self.others):
+            for batch in journal.window(number):
+                positions = (batch["row"].to_numpy() - number * WINDOW).tolist()
+                for i, digest in zip(positions, batch["digest"].to_pylist(), strict=True):
+                    if i >= len(digests) or digests[i] != digest:
+                        raise self._changed()
+                done.update(positions)
+                words, reasons = batch["status"].to_pylist(), batch["reason"].to_pylist()
+                for i, status, reason in zip(positions, words, reasons, strict=True):
+                    if status == "failed":
+                        self.failed_before += 1
+                        self._remember(number * WINDOW + i, reason)
+        return frozenset(done)
+
+    def _remember(self, row: int, reason: str) -> None:
+        if len(self.first_failures) < 3:
+            self.first_failures.append(f"row {row}: {reason}")
+
+    def _check_failures(self, failed: int, max_failed: float) -> None:
+        """`failed` of the rows so far."""
+        if self.rows and failed == self.rows <= WINDOW:
+            assert self.own is not None
+            self.own.remove()  # failures alone are worth no resuming
+            first = self.first_failures[0].partition(": ")[2]
+            raise UserError(f"none of the first {self.rows} rows can be scored; one says: {first}")
+        if failed > max_failed * self.rows:
+            raise UserError(
+                f"{failed} of the first {self.rows} rows failed, more than --max-failed {max_failed:g} allows "
+                f"({'; '.join(self.first_failures)}); finished rows are kept: go on with --resume and a larger share"
             )
-            tokens = sum(result.prefix_tokens + result.question_tokens for result in results)
-            failures += [result for result in results if result.status == "failed"]
-            state.scored += len(members)
-            state.tokens += tokens
-            if progress:
-                progress(len(members), tokens)
-        if first_row == 0 and len(failures) == len(window):
-            journal.remove()  # failures alone are worth no resuming
-            raise UserError(f"none of the first {len(window)} rows can be scored; one says: {failures[0].reason}")
-        first_row += len(window)
-    if first_row == 0:
-        raise UserError(f"dataset {source.name!r} is empty")
-    if journal.done and max(journal.done) >= first_row:
-        raise _changed(journal)
-    state.identity = {"fingerprint": rolling.hexdigest(), "rows": first_row}
-    return state
 
+    def _changed(self) -> UserError:
+        assert self.own is not None
+        return UserError(
+            f"the dataset is not the one that {self.own.path} was begun with: rows changed since; its {self.held} "
+            "results are kept there. Give the same dataset, or start anew with --overwrite"
+        )
 
-def _done(journal: Journal, first_row: int, names: Sequence[str]) -> frozenset[int]:
-    """Positions of the window that the journal holds, after checking that they are still the same prompts."""
-    if not journal.done:
-        return frozenset()
-    positions = frozenset(i for i in range(len(names)) if first_row + i in journal.done)
-    if any(journal.done[first_row + i] != names[i] for i in positions):
-        raise _changed(journal)
-    return positions
+    def finish(self, metadata: TableMetadata, columns: Columns) -> None:
+        """Write the table from all journals, and remove them."""
+        assert self.own is not None
+        for journal in self.others:
+            journal.close()
+        self.others = [Journal(p, self.settings, window=WINDOW, reading=True) for p in self._beside()]
+        with ExitStack() as stack:
+            for journal in self.others:
+                stack.callback(journal.close)
+            journals = [self.own, *self.others]
+            with self.scorer.clock("write"):
+                write_table(journals, self.output, metadata, self.scorer.definition, columns, window=WINDOW)
+            for journal in (*self.others, self.own):
+                journal.remove()
 
-
-def _changed(journal: Journal) -> UserError:
-    return UserError(
-        f"the dataset is not the one that {journal.path} was begun with: rows changed since; its {len(journal)} "
-        "results are kept there. Give the same dataset, or start anew with --overwrite"
-    )
-
-
-def _write_table(
-    journal: Journal, output: Path, metadata: TableMetadata, keep_prompts: bool, directions: bool
-) -> ScoreTable:
-    """The journal as a table in dataset order: ids and scores first, for the ranks, then window by window."""
-    names: list[str] = [""] * metadata.rows
-    scores = np.full(metadata.rows, np.nan)
-    any_prefix = any(_any_prefix(batch) for batch in journal.batches())
-    seen = np.zeros(metadata.rows, dtype=bool)
-    for batch in journal.batches():
-        at = batch["row"].to_numpy()
-        if seen[at].any() or len(np.unique(at)) < len(at):
-            raise RuntimeError(f"{journal.path} holds a row twice: a bug in gainrl, please report it")
-        seen[at] = True
-        for row, name in zip(at.tolist(), batch["id"].to_pylist(), strict=True):
-            names[row] = name
-        scores[at] = [settle(result, any_prefix)[1] for result in _results(batch)]
-    if not seen.all():
-        raise RuntimeError(f"{journal.path} lacks row {int(np.argmin(seen))}: a bug in gainrl, please report it")
-    scores = scores.astype(np.float32).astype(np.float64)  # ranks are those of the scores as stored
-    rank = ranks(names, scores)
-    if not any_prefix:
-        metadata = TableMetadata(**{**asdict(metadata), "definition": "intra"})
-    fields = [*SCHEMA, *([PROMPT_FIELD] if keep_prompts else []), *([DIRECTION_FIELD] if directions else [])]
-    schema = pa.schema(fields, metadata={METADATA_KEY: metadata.to_json().encode()})
-    with atomic_path(output) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for window in _windows(journal):
-            writer.write_table(_finish_window(window, schema, scores, rank, any_prefix))
-    return ScoreTable.read(output, columns=[name for name in schema.names if name not in ("prompt", "direction")])
-
-
-def _any_prefix(batch: pa.RecordBatch) -> bool:
-    ok = np.asarray(batch["status"].to_pylist(), dtype=object) == "ok"
-    return bool((ok & (batch["prefix_tokens"].to_numpy() > 0)).any())
-
-
-def _results(batch: pa.RecordBatch | pa.Table) -> list[RowResult]:
-    names = ("status", "reason", "intra", "inter", "prefix_tokens", "question_tokens")
-    columns = [batch[name].to_pylist() for name in names]
-    return [RowResult(*values) for values in zip(*columns, strict=True)]
-
-
-def _windows(journal: Journal) -> Iterator[pa.Table]:
-    """The journal's results, all of one window at a time, in row order."""
-    held: list[pa.RecordBatch] = []
-    current = 0
-    for batch in journal.batches():
-        window = int(batch["row"][0].as_py()) // WINDOW
-        if held and window != current:
-            yield pa.Table.from_batches(held).sort_by("row")
-            held = []
-        current = window
-        held.append(batch)
-    if held:
-        yield pa.Table.from_batches(held).sort_by("row")
-
-
-def _finish_window(
-    window: pa.Table,
-    schema: pa.Schema,
-    scores: npt.NDArray[np.float64],
-    rank: npt.NDArray[np.int64],
-    any_prefix: bool,
-) -> pa.Table:
-    rows = window["row"].to_numpy()
-    settled = [settle(result, any_prefix)[0] for result in _results(window)]
-    values: dict[str, pa.Array | pa.ChunkedArray] = {
-        "status": pa.array([result.status for result in settled], pa.string()),
-        "reason": pa.array([result.reason for result in settled], pa.string()),
-        "inter": pa.array([result.inter for result in settled], pa.float32()),
-        "score": pa.array(scores[rows], pa.float32()),
-        "rank": pa.array(rank[rows], pa.int64()),
-    }
-    return pa.table([values.get(name, window[name] if name in window.column_names else None) for name in schema.names],
-                    schema=schema)  # fmt: skip
+    def close(self) -> None:
+        """Let go of the journals; they stay for a later --resume unless the table is written."""
+        for journal in (self.own, *self.others):
+            if journal is not None:
+                journal.close()

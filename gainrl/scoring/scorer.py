@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -22,13 +22,18 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from gainrl.angle import SharedPrefix, Status, angle_concentration, shared_prefix
+from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
 from gainrl.scoring.batching import Batch, plan
+from gainrl.scoring.budget import out_of_memory, tokens_per_batch
+from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.forward import Prefix, choose_forward
 from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
+from gainrl.scoring.nll import LikelihoodHead
+from gainrl.scoring.phases import NO_CLOCK, Clock
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.taps import context_length, evaluating
+from gainrl.scoring.results import RowResult, Scores, collect, failed, not_finite, row_result
+from gainrl.scoring.taps import FINAL, context_length, evaluating
 from gainrl.table import Prompt
 
 if TYPE_CHECKING:
@@ -38,43 +43,24 @@ logger = logging.getLogger(__name__)
 
 WINDOW = 4096
 """Prompts that are rendered, sorted and batched together; what bounds the memory that prompts take."""
-DEFAULT_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768}
 
 
 @dataclass(frozen=True)
-class RowResult:
-    """The scores of one prompt."""
+class Prepared:
+    """A window of prompts as tokens, and its batches."""
 
-    status: str
-    reason: str | None
-    intra: float = float("nan")
-    inter: float = float("nan")
-    prefix_tokens: int = 0
-    question_tokens: int = 0
-    direction: npt.NDArray[np.float32] | None = None
-
-
-@dataclass
-class Scores:
-    """The scores of N prompts, in their order; see the score table for the fields (`gainrl.table`)."""
-
-    status: list[str] = field(default_factory=list)
-    reasons: list[str | None] = field(default_factory=list)
-    intra: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    inter: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    score: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    prefix_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    question_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
-    directions: npt.NDArray[np.float32] | None = None
-    """(N, D) unit vectors U_q / ‖U_q‖, where asked for; zero rows where undefined."""
+    rendered: Sequence[Rendered]
+    batches: Sequence[Batch]
 
 
 class AngleScorer:
-    """Scores prompts by the angle concentration of their final hidden states (design, part 2; arXiv 2506.02281).
+    """Scores prompts by the angle concentration of their hidden states (design, part 2; arXiv 2506.02281).
 
     `model` is a name (hub id, local directory, `smollm2-135m`) or a loaded causal language model, which is used where
     it is, without a copy and without changing it; then `tokenizer` must be given too.  `tokens_per_batch` bounds the
-    tokens of one forward pass.  `backend` is that of `gainrl.angle_concentration`.
+    tokens of one forward pass; by default it is found from the memory at hand when it is first needed.  A batch that
+    does not fit after all is split.  `backend` is that of `gainrl.angle_concentration`, `tap` a name of
+    `gainrl.scoring.taps`, `definition` one of `Definition.parse`.  `directions` and `nll` ask for these outputs too.
     """
 
     def __init__(
@@ -90,10 +76,14 @@ class AngleScorer:
         question_after: str | None = None,
         too_long: str = "skip",
         date: datetime.date = DEFAULT_DATE,
+        tap: str = FINAL,
+        definition: str | Definition = PUBLISHED,
         directions: bool = False,
+        nll: bool = False,
     ) -> None:
         if tokens_per_batch is not None and tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
+        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
         self.model: Any
         if isinstance(model, str):
             tokenizer = tokenizer or load_tokenizer(model, revision=revision)
@@ -110,19 +100,46 @@ class AngleScorer:
             too_long=too_long,
             date=date,
         )
-        self.forward = choose_forward(self.model)
+        self.forward = choose_forward(self.model, tap)
         self.device = self.forward.device
         self.backend = backend
         self.directions = directions
-        self.tokens_per_batch = tokens_per_batch or DEFAULT_TOKENS_PER_BATCH.get(
-            self.device.type, DEFAULT_TOKENS_PER_BATCH["cuda"]
-        )
+        self.clock: Clock = NO_CLOCK
+        self._likelihood = LikelihoodHead(self.model) if nll else None
+        self.forward.keep_final = nll
+        self._budget = tokens_per_batch
+        self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[bytes, Prefix, SharedPrefix] | None = None
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer that renders and splits the prompts."""
         return self.renderer.tokenizer
+
+    @property
+    def nll(self) -> bool:
+        """Whether the questions' negative log-likelihood is computed too."""
+        return self._likelihood is not None
+
+    @property
+    def budget_chosen(self) -> bool:
+        """Whether the token budget stands already (given, or found before)."""
+        return self._budget is not None
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The token budget of one forward pass; found from the memory at hand if none was given."""
+        if self._budget is None:
+            self._budget = tokens_per_batch(self.model, self.forward)
+        return self._budget
+
+    @tokens_per_batch.setter
+    def tokens_per_batch(self, tokens: int) -> None:
+        self._budget = tokens
+
+    def measure(self, clock: Clock) -> None:
+        """Time the phases of the passes to come (`gainrl.scoring.phases`)."""
+        self.clock = self.forward.clock = clock
 
     # -- in memory -------------------------------------------------------------------------------------------
 
@@ -137,10 +154,10 @@ class AngleScorer:
         with self.weights_fixed():
             while window := list(islice(rows, WINDOW)):
                 in_window: dict[int, RowResult] = {}
-                for members, batch_results in self.score_window(window):
+                for members, batch_results in self.score_window(self.prepare(window)):
                     in_window.update(zip(members, batch_results, strict=True))
                 results += [in_window[i] for i in range(len(window))]
-        return _collect(results, self.directions)
+        return collect(results, self.definition, directions=self.directions, nll=self.nll)
 
     @contextmanager
     def weights_fixed(self) -> Iterator[None]:
@@ -153,60 +170,116 @@ class AngleScorer:
 
     # -- one window at a time --------------------------------------------------------------------------------
 
+    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
+        """Render and tokenise a window of at most `WINDOW` prompts and plan its batches.
+
+        Raises UserError if prompts of the first row's kind can never be scored with this model.
+        """
+        with self.clock("tokenise"):
+            for row in rows[:1]:
+                self.renderer.require_usable(row.prompt)
+            vocabulary = self.model.get_input_embeddings().weight.shape[0]
+            rendered = [_within(prompt, vocabulary) for prompt in self.renderer(rows)]
+            padded = not self.forward.shares_prefix
+            share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
+            batches = plan(
+                rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond
+            )
+            return Prepared(rendered, list(batches))
+
     def score_window(
-        self, rows: Sequence[ScoringPrompt], done: frozenset[int] = frozenset()
+        self,
+        prepared: Prepared,
+        done: frozenset[int] = frozenset(),
+        mine: Callable[[Sequence[Batch]], Iterable[Batch]] = lambda batches: batches,
+        *,
+        without_tokens: bool = True,
     ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        """Score a window of at most `WINDOW` prompts, batch by batch.
+        """Score a window, batch by batch.
 
         Yields (positions in the window, their results), none of them in `done`; first the rows that have no
-        tokens.  Batches whose positions are all in `done` are passed over: a resumed run makes the batches that it
-        would have made.
+        tokens, unless these are somebody else's.  Batches whose positions are all in `done` are passed over: a
+        resumed run makes the batches that it would have made.  `mine` chooses among the batches still owed.
         """
-        for row in rows[:1]:
-            self.renderer.require_usable(row.prompt)
-        rendered = self.renderer(rows)
+        rendered = prepared.rendered
         without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens) and i not in done)
-        if without:
+        if without and without_tokens:
             yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
-        padded = not self.forward.shares_prefix
-        share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
-        alone_beyond = self.forward.alone_beyond
-        for batch in plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=alone_beyond):
-            if done.issuperset(batch.members):
-                continue
+        for batch in mine([batch for batch in prepared.batches if not done.issuperset(batch.members)]):
             results = self._score_batch(batch, [rendered[i] for i in batch.members])
             owed = [(i, result) for i, result in zip(batch.members, results, strict=True) if i not in done]
             yield tuple(i for i, _ in owed), [result for _, result in owed]
 
-    @torch.inference_mode()
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        """Score a batch whole; in halves if that fails, so that a row that cannot be scored is found and named."""
+        if self._fits is not None and len(prompts) > 1 and _tokens(batch, prompts) > self._fits:
+            return self._halves(batch, prompts)
+        try:
+            return self._attempt(batch, prompts)
+        except _NonFinitePrefix:
+            return [not_finite(prompt) for prompt in prompts]
+        except UserError:
+            raise
+        except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+            memory = out_of_memory(error)
+            if not memory and "CUDA error" in str(error):
+                raise  # the device is lost: nothing after this would be right
+            logger.info("a batch of %d prompts failed: %s", len(prompts), error)
+            reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
+        # outside the handler: the traceback, which held the batch's tensors, is gone
+        self._prefix = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(prompts) > 1:
+            if memory:
+                self._fits = _tokens(batch, prompts) // 2
+                logger.warning("out of memory with %d tokens at once: going on with %d", 2 * self._fits, self._fits)
+            return self._halves(batch, prompts)
+        count = len(prompts[0].tokens)
+        return [
+            failed(f"out of memory for its {count} tokens" if memory else f"the model fails ({reason})", prompts[0])
+        ]
+
+    def _halves(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        middle = len(prompts) // 2
+        parts = ((batch.members[:middle], prompts[:middle]), (batch.members[middle:], prompts[middle:]))
+        return [row for members, part in parts for row in self._score_batch(Batch(batch.shared, members), part)]
+
+    @torch.inference_mode()
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
         skip = len(batch.shared)
         own = [prompt.tokens[skip:] for prompt in prompts]
         with evaluating(self.model):
-            try:
-                prefix, shared = self._shared(batch.shared)
-            except _NonFinitePrefix:
-                return [_not_finite(prompt) for prompt in prompts]
-            hidden, starts = self.forward(own, prefix)
+            prefix, shared = self._shared(batch.shared)
+            states = self.forward(own, prefix)
+            hidden, starts = states.hidden, states.starts
+            nll: Sequence[float | None] = [None] * len(prompts)
+            if self._likelihood is not None:
+                with self.clock("nll"):
+                    nll = self._likelihood(states, prefix, own, prompts)
         role = np.zeros(len(hidden), dtype=np.int8)
         for start, tokens, prompt in zip(starts.tolist(), own, prompts, strict=True):
             role[start : start + prompt.prefix - skip] = 1
             role[start + prompt.prefix - skip : start + len(tokens)] = 2
-        offsets = np.append(starts, len(hidden))
-        result = angle_concentration(
-            hidden,
-            torch.from_numpy(offsets).to(hidden.device, non_blocking=True),
-            torch.from_numpy(role).to(hidden.device, non_blocking=True),
-            shared_prefix=shared,
-            return_directions=self.directions,
-            backend=self.backend,
-            check=False,
-        )
+        with self.clock("transfer"):
+            offsets = torch.from_numpy(np.append(starts, len(hidden))).to(hidden.device, non_blocking=True)
+            roles = torch.from_numpy(role).to(hidden.device, non_blocking=True)
+        with self.clock("score"):
+            result = angle_concentration(
+                hidden,
+                offsets,
+                roles,
+                shared_prefix=shared,
+                diagonal=self.definition.diagonal,
+                return_directions=self.directions,
+                backend=self.backend,
+                check=False,
+            )
         intra, inter = result.values[:2].cpu().tolist()  # the one point where a GPU is waited for
         status, question_tokens, prefix_tokens = result.counts.cpu().tolist()
         directions = result.directions.cpu().numpy() if self.directions else [None] * len(prompts)
-        columns = (prompts, status, intra, inter, prefix_tokens, question_tokens, directions)
-        return [_row_result(*row) for row in zip(*columns, strict=True)]
+        columns = (prompts, status, intra, inter, prefix_tokens, question_tokens, directions, nll)
+        return [row_result(*row) for row in zip(*columns, strict=True)]
 
     def _shared(self, tokens: npt.NDArray[np.int32]) -> tuple[Prefix | None, SharedPrefix | None]:
         """Keys, values and U_p of the shared tokens; the last ones used are kept."""
@@ -218,7 +291,8 @@ class AngleScorer:
             prefix = self.forward.prefix(tokens)
             if not bool(torch.isfinite(prefix.hidden).all()):
                 raise _NonFinitePrefix
-            self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
+            with self.clock("score"):
+                self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
         return self._prefix[1], self._prefix[2]
 
 
@@ -226,60 +300,13 @@ class _NonFinitePrefix(Exception):
     """The hidden states of the shared tokens are not finite, so neither is anything after them."""
 
 
-def _not_finite(prompt: Rendered) -> RowResult:
-    return RowResult("failed", "the model's hidden states are not finite", prefix_tokens=prompt.prefix)
+def _tokens(batch: Batch, prompts: Sequence[Rendered]) -> int:
+    return sum(len(prompt.tokens) - len(batch.shared) for prompt in prompts)
 
 
-def _row_result(
-    prompt: Rendered,
-    status: int,
-    intra: float,
-    inter: float,
-    prefix_tokens: int,
-    question_tokens: int,
-    direction: npt.NDArray[np.float32] | None,
-) -> RowResult:
-    """One sequence's result as a row; an absent prefix is settled later, when the whole dataset is known."""
-    flags = Status(status)
-    if flags & Status.NON_FINITE:
-        return _not_finite(prompt)
-    if flags & Status.EMPTY_QUESTION:
-        return RowResult("undefined", "every hidden state of the question is zero", prefix_tokens=prefix_tokens)
-    return RowResult("ok", prompt.reason, intra, inter, prefix_tokens, question_tokens, direction)
-
-
-def settle(result: RowResult, any_prefix: bool) -> tuple[RowResult, float]:
-    """The row and its score, once it is known whether any prompt of the dataset has a prefix.
-
-    With prefixes about, a prompt without one has no C_inter: undefined.  Without any, the score is C_intra alone.
-    """
-    if result.status != "ok":
-        return result, float("nan")
-    if not any_prefix:
-        return result, result.intra
-    if result.prefix_tokens == 0:
-        reason = "the prompt has no prefix, others of the dataset have one"
-        counts = (result.prefix_tokens, result.question_tokens)
-        return RowResult("undefined", reason, result.intra, float("nan"), *counts, result.direction), float("nan")
-    return result, result.intra + result.inter
-
-
-def _collect(results: Sequence[RowResult], directions: bool) -> Scores:
-    any_prefix = any(result.prefix_tokens > 0 for result in results if result.status == "ok")
-    settled = [settle(result, any_prefix) for result in results]
-    scores = Scores(
-        status=[row.status for row, _ in settled],
-        reasons=[row.reason for row, _ in settled],
-        intra=np.array([row.intra for row, _ in settled]),
-        inter=np.array([row.inter for row, _ in settled]),
-        score=np.array([score for _, score in settled]),
-        prefix_tokens=np.array([row.prefix_tokens for row, _ in settled], dtype=np.int64),
-        question_tokens=np.array([row.question_tokens for row, _ in settled], dtype=np.int64),
-    )
-    if directions:
-        width = next((len(row.direction) for row, _ in settled if row.direction is not None), 0)
-        zero = np.zeros(width, dtype=np.float32)
-        scores.directions = np.array(
-            [zero if row.direction is None else row.direction for row, _ in settled], dtype=np.float32
-        ).reshape(len(settled), width)
-    return scores
+def _within(prompt: Rendered, vocabulary: int) -> Rendered:
+    """The prompt, or why the model cannot take its tokens (on a GPU it would bring the process down)."""
+    if len(prompt.tokens) and (largest := int(prompt.tokens.max())) >= vocabulary:
+        reason = f"token {largest} is not in the model's vocabulary of {vocabulary}"
+        return Rendered(prompt.tokens[:0], 0, "failed", reason)
+    return prompt

@@ -1,19 +1,25 @@
-"""Where a model's final hidden states come from, found by structure.
+"""Where a model's hidden states are taken from, found by structure.
 
-The final hidden state is the vector that enters the classification layer: the output of the decoder's final norm, which
-transformers calls `last_hidden_state`.  The decoder runs alone, so no logits are ever computed.
+`final`, the default, is the vector that enters the classification layer: the output of the decoder's final norm, which
+transformers calls `last_hidden_state`.  `layer:K` is the output of block K (from 0; negative from the end), before any
+later norm; `layer:K.attention-input`, `.attention-output`, `.mlp-input` and `.mlp-output` are what enters and leaves
+the two halves of a block.  The decoder runs alone, so no logits are ever computed, and not beyond the tap.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gainrl.errors import UserError
+
+FINAL = "final"
+_FORM = re.compile(r"layer:(?P<layer>-?\d+)(?:\.(?P<half>attention|mlp)-(?P<end>input|output))?")
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
@@ -64,3 +70,100 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def first_device(model: nn.Module) -> torch.device:
     """The device of the input embeddings, where token ids go."""
     return next(model.parameters()).device
+
+
+class Reached(Exception):
+    """The tapped activation is at hand: the rest of the forward pass is not needed."""
+
+
+class Tap:
+    """One place in a decoder, by name; `str()` is its canonical name (the layer counted from 0).
+
+    Raises UserError for a name that is none, a layer that the model lacks, or a block whose halves cannot be told.
+    """
+
+    def __init__(self, decoder: nn.Module, name: str = FINAL) -> None:
+        self._module: nn.Module | None = None
+        self._name = name
+        self._entering = False
+        if name == FINAL:
+            return
+        found = _FORM.fullmatch(name)
+        if found is None:
+            raise UserError(
+                f"tap {name!r}: give final, layer:K (K from 0, or negative from the end), or layer:K followed by "
+                ".attention-input, .attention-output, .mlp-input or .mlp-output"
+            )
+        blocks = blocks_of(decoder)
+        layer = int(found["layer"])
+        if not -len(blocks) <= layer < len(blocks):
+            raise UserError(f"tap {name!r}: the model has {len(blocks)} layers, 0 to {len(blocks) - 1}")
+        layer %= len(blocks)
+        self._module, self._name = blocks[layer], f"layer:{layer}"
+        if found["half"]:
+            self._module = _half(blocks[layer], found["half"], name)
+            self._name += f".{found['half']}-{found['end']}"
+            self._entering = found["end"] == "input"
+
+    def __str__(self) -> str:
+        return self._name
+
+    @property
+    def final(self) -> bool:
+        """Whether this is the output of the decoder as a whole."""
+        return self._module is None
+
+    @contextmanager
+    def caught(self, *, stop: bool) -> Iterator[list[Tensor]]:
+        """While inside, each forward puts the tapped activation into the list; `stop` raises `Reached` then."""
+        seen: list[Tensor] = []
+        if self._module is None:
+            yield seen
+            return
+
+        def take(value: Any) -> None:
+            state = value[0] if isinstance(value, tuple | list) else value
+            if not isinstance(state, Tensor):
+                raise UserError(f"tap {self._name!r}: the module gives a {type(state).__name__}, not hidden states")
+            seen.append(state)
+            if stop:
+                raise Reached
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            take(args[0] if args else kwargs["hidden_states"])
+
+        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            take(output)
+
+        handle = (
+            self._module.register_forward_pre_hook(before, with_kwargs=True)
+            if self._entering
+            else self._module.register_forward_hook(after)
+        )
+        try:
+            yield seen
+        finally:
+            handle.remove()
+
+
+def blocks_of(decoder: nn.Module) -> nn.ModuleList:
+    """The decoder's blocks: the list of modules that has as many entries as the configuration says there are layers."""
+    config: Any = getattr(decoder, "config", None)
+    count = getattr(config, "num_hidden_layers", None)
+    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count and count]
+    if not found:
+        raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
+    return found[0]
+
+
+def _half(block: nn.Module, half: str, tap: str) -> nn.Module:
+    """A block's attention (the child that holds a layer's index, which its key-value cache needs) or its MLP."""
+    children = {name: child for name, child in block.named_children() if any(p.ndim > 1 for p in child.parameters())}
+    attention = [n for n, child in children.items() if any(hasattr(m, "layer_idx") for m in child.modules())]
+    names = attention if half == "attention" else [name for name in children if name not in attention]
+    if len(names) != 1:
+        raise UserError(
+            f"tap {tap!r}: cannot tell the {half} of {type(block).__name__} from its parts {sorted(children)}: use "
+            "layer:K"
+        )
+    return children[names[0]]

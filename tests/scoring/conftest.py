@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +14,10 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the helper module scoring_runs
+
+from scoring_runs import gainrl_score
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
@@ -69,6 +76,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Mixtral": {"num_local_experts": 4},
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     "Phi3": {},
+    "Cohere": {"logit_scale": 0.25},
     "Bloom": {"n_layer": 2, "n_head": 4},
 }
 
@@ -107,3 +115,41 @@ def oracle() -> Callable[..., Any]:
         return float(result.intra[0]), float(result.inter[0])
 
     return score
+
+
+@pytest.fixture(scope="session")
+def model_directory(make_model, tokenizer, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    make_model().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def dataset(tmp_path_factory) -> Path:
+    """200 chats of a few words, every tenth one a repeat, one of them empty, one without a user turn."""
+    random = np.random.default_rng(3)
+    path = tmp_path_factory.mktemp("data") / "prompts.jsonl"
+    system = {"role": "system", "content": "Answer the question step by step."}
+    rows = []
+    for n in range(200):
+        question = " ".join(random.choice(["tom", "buys", "3", "apples", "at", "noon"], random.integers(1, 9)))
+        rows.append([system, {"role": "user", "content": "repeat me" if n % 10 == 0 else f"{n} {question}"}])
+    rows[17] = [system, {"role": "user", "content": ""}]
+    rows[18] = [system]
+    path.write_text("".join(json.dumps({"prompt": row}) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="session")
+def whole(model_directory, dataset, tmp_path_factory) -> Path:
+    """The table of one uninterrupted run of the command."""
+    output = tmp_path_factory.mktemp("whole") / "scores.parquet"
+    done = gainrl_score(model_directory, dataset, output)
+    assert done.returncode == 0, done.stderr
+    assert "prompts/s" in done.stdout
+    assert "1 undefined, 1 failed" in done.stdout
+    assert "row 17 (" in done.stdout
+    assert "failed: the chat has no user message" in done.stdout
+    assert "Spearman" in done.stdout
+    return output

@@ -1,0 +1,102 @@
+"""Mean negative log-likelihood of each question's tokens, from final hidden states that are there anyway.
+
+    nll_b = -(1/n_b) Σ_t log softmax(head(h_{t-1}))[token_t]      over question tokens t that have a token before them
+
+in nats per token.  The logits of a chunk of rows at a time are computed and dropped; all of them are never stored.
+What a model does to its head's output (a soft cap, a scale) is found by comparing with its own logits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gainrl.errors import UserError
+from gainrl.scoring.forward import Prefix, States
+from gainrl.scoring.prompts import Rendered
+from gainrl.scoring.taps import decoder_of, evaluating, first_device
+
+CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}
+"""Float32 logits held at once."""
+
+
+class LikelihoodHead:
+    """The classification layer of `model`; UserError if it has none or does something to its logits that is unknown."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._head, self._shape = _find(model)
+        self._rows = 0
+
+    def __call__(
+        self, states: States, prefix: Prefix | None, tokens: Sequence[Any], prompts: Sequence[Rendered]
+    ) -> list[float]:
+        """Means of the prompts, NaN where a question has no token with a token before it.
+
+        `tokens` are those of each prompt that follow the shared prefix, `states` the final hidden states of them.
+        """
+        assert states.final is not None
+        final, skip = states.final, 0 if prefix is None else len(prefix)
+        before, targets, owners = [], [], []
+        for index, (start, own, prompt) in enumerate(zip(states.starts.tolist(), tokens, prompts, strict=True)):
+            first = max(prompt.prefix, 1) - skip  # the first token to predict, among the prompt's own
+            before.append(np.arange(start + first - 1, start + len(own) - 1))
+            if first == 0:
+                before[-1][0] = -1  # predicted by the last token of the shared prefix
+            targets.append(own[first:])
+            owners.append(np.full(len(own) - first, index))
+        rows = torch.from_numpy(np.concatenate(before)).to(final.device)
+        wanted = torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(final.device)
+        owner = torch.from_numpy(np.concatenate(owners)).to(final.device)
+        total = torch.zeros(len(prompts), dtype=torch.float64, device=final.device)
+        if not self._rows:
+            width = self._logits(final[:1]).shape[-1]
+            self._rows = max(16, CHUNK_BYTES.get(final.device.type, 1 << 28) // (4 * width))
+        for first in range(0, len(rows), self._rows):
+            chunk = rows[first : first + self._rows]
+            hidden = final[chunk]
+            if prefix is not None:
+                assert prefix.final is not None
+                hidden = torch.where((chunk < 0)[:, None], prefix.final[-1], hidden)
+            logits = self._logits(hidden)
+            right = logits.gather(1, wanted[first : first + self._rows, None])[:, 0]
+            loss = torch.logsumexp(logits, dim=1) - right
+            total.index_add_(0, owner[first : first + self._rows], loss.double())
+        counts = torch.bincount(owner, minlength=len(prompts))
+        means: list[float] = (total / counts).cpu().tolist()
+        return means
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        logits: Tensor = self._shape(self._head(hidden).float())
+        return logits
+
+
+def _find(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The head, and what the model does to its output."""
+    inner: Any = getattr(model, "module", model)
+    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    if head is None:
+        raise UserError(f"--nll: {type(inner).__name__} has no language-model head")
+    config: Any = decoder_of(model).config
+    cap, scale = (getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale"))
+    divisor = getattr(config, "logits_scaling", None)
+    shapes: list[Callable[[Tensor], Tensor]] = [lambda x: x]
+    if cap:
+        shapes.append(lambda x: torch.tanh(x / cap) * cap)
+    if scale:
+        shapes.append(lambda x: x * scale)
+    if divisor:
+        shapes.append(lambda x: x / divisor)
+    ids = torch.arange(3, 9, device=first_device(model))[None]
+    with torch.inference_mode(), evaluating(model):
+        hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
+        own, raw = inner(input_ids=ids, use_cache=False).logits.float(), head(hidden).float()
+    allowed = 16 * torch.finfo(hidden.dtype).eps * own.abs().max()
+    for shape in shapes:
+        if bool((shape(raw) - own).abs().max() <= allowed):
+            return head, shape
+    raise UserError(f"--nll: {type(inner).__name__} changes its head's logits in a way that is not known here")

@@ -1,0 +1,118 @@
+"""What scoring says of one prompt, and of many in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from gainrl.angle import Status
+from gainrl.scoring.definition import Definition
+from gainrl.scoring.prompts import Rendered
+
+NO_PREFIX = "the prompt has no prefix, others of the dataset have one"
+
+
+@dataclass(frozen=True)
+class RowResult:
+    """The scores of one prompt."""
+
+    status: str
+    reason: str | None
+    intra: float = float("nan")
+    inter: float = float("nan")
+    prefix_tokens: int = 0
+    question_tokens: int = 0
+    direction: npt.NDArray[np.float32] | None = None
+    nll: float | None = None
+    """Mean negative log-likelihood of the question's tokens, nats per token; None where not asked for or undefined."""
+
+
+@dataclass
+class Scores:
+    """The scores of N prompts, in their order; see the score table for the fields (`gainrl.table`)."""
+
+    status: list[str] = field(default_factory=list)
+    reasons: list[str | None] = field(default_factory=list)
+    intra: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    inter: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    score: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    prefix_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    question_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    directions: npt.NDArray[np.float32] | None = None
+    """(N, D) unit vectors U_q / ‖U_q‖, where asked for; zero rows where undefined."""
+    nll: npt.NDArray[np.float64] | None = None
+    """(N,) mean negative log-likelihoods, where asked for; NaN where undefined."""
+
+
+def failed(reason: str, prompt: Rendered | None = None) -> RowResult:
+    """A row that has no score because something went wrong."""
+    return RowResult("failed", reason, prefix_tokens=prompt.prefix if prompt is not None else 0)
+
+
+def not_finite(prompt: Rendered) -> RowResult:
+    """A row whose hidden states hold NaN or infinity."""
+    return failed("the model's hidden states are not finite", prompt)
+
+
+def row_result(
+    prompt: Rendered,
+    status: int,
+    intra: float,
+    inter: float,
+    prefix_tokens: int,
+    question_tokens: int,
+    direction: npt.NDArray[np.float32] | None,
+    nll: float | None,
+) -> RowResult:
+    """One sequence's result as a row; an absent prefix is settled later, when the whole dataset is known."""
+    flags = Status(status)
+    if flags & Status.NON_FINITE:
+        return not_finite(prompt)
+    if flags & Status.EMPTY_QUESTION:
+        return RowResult("undefined", "every hidden state of the question is zero", prefix_tokens=prefix_tokens)
+    nll = None if nll is None or not np.isfinite(nll) else nll
+    row = RowResult("ok", prompt.reason, intra, inter, prefix_tokens, question_tokens, direction, nll)
+    if np.isnan(intra):
+        return replace(row, status="undefined", reason="one question token: C_intra without the diagonal needs two")
+    return row
+
+
+def settle(result: RowResult, any_prefix: bool, definition: Definition) -> tuple[RowResult, float]:
+    """The row and its score, once it is known whether any prompt of the dataset has a prefix.
+
+    With prefixes about, a prompt without one has no C_inter: undefined.  Without any, the score is C_intra alone.
+    """
+    if result.status != "ok":
+        return result, float("nan")
+    if not any_prefix or not definition.inter_weight:
+        return result, result.intra
+    if result.prefix_tokens == 0:
+        return replace(result, status="undefined", reason=NO_PREFIX, inter=float("nan")), float("nan")
+    return result, result.intra + definition.inter_weight * result.inter
+
+
+def collect(results: Sequence[RowResult], definition: Definition, *, directions: bool, nll: bool) -> Scores:
+    """Results in memory as columns, settled among themselves."""
+    any_prefix = any(result.prefix_tokens > 0 for result in results if result.status == "ok")
+    settled = [settle(result, any_prefix, definition) for result in results]
+    scores = Scores(
+        status=[row.status for row, _ in settled],
+        reasons=[row.reason for row, _ in settled],
+        intra=np.array([row.intra for row, _ in settled]),
+        inter=np.array([row.inter for row, _ in settled]),
+        score=np.array([score for _, score in settled]),
+        prefix_tokens=np.array([row.prefix_tokens for row, _ in settled], dtype=np.int64),
+        question_tokens=np.array([row.question_tokens for row, _ in settled], dtype=np.int64),
+    )
+    if directions:
+        width = next((len(row.direction) for row, _ in settled if row.direction is not None), 0)
+        zero = np.zeros(width, dtype=np.float32)
+        scores.directions = np.array(
+            [zero if row.direction is None else row.direction for row, _ in settled], dtype=np.float32
+        ).reshape(len(settled), width)
+    if nll:
+        scores.nll = np.array([np.nan if row.nll is None else row.nll for row, _ in settled])
+    return scores

@@ -1,0 +1,228 @@
+"""Runs that end early: kills, torn journals, full disks, datasets and settings that changed, second writers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from scoring_runs import command, gainrl_score, run, stop_after
+
+from gainrl.errors import UserError
+from gainrl.scoring import AngleScorer, ScoringPrompt
+from gainrl.scoring.run import journal_path
+
+
+def kill_and_resume(model: Path, dataset: Path, output: Path, batches: int) -> None:
+    """Start, SIGKILL once about `batches` batches are in the journal, resume to the end."""
+    process = subprocess.Popen(
+        command(model, dataset, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
+    )
+    partial = journal_path(output)
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline and process.poll() is None:
+        if partial.exists() and partial.stat().st_size > 1200 * (batches + 1):  # its header alone has 1.2 kB or more
+            break
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not output.exists()
+    assert partial.exists()
+    again = gainrl_score(model, dataset, output)
+    assert again.returncode == 2
+    assert "--resume" in again.stderr
+    done = gainrl_score(model, dataset, output, "--resume")
+    assert done.returncode == 0, done.stderr
+    assert "taken from an earlier run" in done.stdout
+    assert not partial.exists()
+
+
+@pytest.mark.parametrize(
+    "batches", [3, *(pytest.param(n, marks=pytest.mark.full) for n in (1, 2, 5, 9, 14, 20, 27, 35, 44, 54))]
+)
+def test_a_killed_run_resumes_to_the_same_table_to_the_bit(model_directory, dataset, whole, tmp_path, batches):
+    output = tmp_path / "scores.parquet"
+    kill_and_resume(model_directory, dataset, output, batches)
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_ctrl_c_ends_with_one_line_and_keeps_the_finished_rows(model_directory, dataset, whole, tmp_path):
+    output = tmp_path / "scores.parquet"
+    arguments = command(model_directory, dataset, output)
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd="/")
+    while process.poll() is None and not (journal_path(output).exists() and journal_path(output).stat().st_size > 5000):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "go on with --resume" in error
+    assert "Traceback" not in error
+    assert gainrl_score(model_directory, dataset, output, "--resume").returncode == 0
+    assert output.read_bytes() == whole.read_bytes()
+
+
+def test_a_finished_table_resumes_to_itself_and_is_kept_without_overwrite(model_directory, dataset, whole):
+    before = whole.read_bytes()
+    kept = gainrl_score(model_directory, dataset, whole)
+    assert kept.returncode == 2
+    assert "exists and is kept" in kept.stderr
+    assert gainrl_score(model_directory, dataset, whole, "--resume").returncode == 0
+    other = gainrl_score(model_directory, dataset, whole, "--resume", "--too-long", "truncate")
+    assert other.returncode == 2
+    assert "too_long" in other.stderr
+    assert whole.read_bytes() == before
+
+
+def test_a_dataset_that_changed_since_is_refused_and_the_journal_kept(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+
+    with pytest.raises(KeyboardInterrupt):
+        run(scorer, rows, output, progress=stop_after(10))
+    kept = journal_path(output).read_bytes()
+    changed = [ScoringPrompt("another question"), *rows[1:]]
+    with pytest.raises(UserError, match="not the one that"):
+        run(scorer, changed, output, resume=True)
+    with pytest.raises(UserError, match="not the one that"):
+        run(scorer, rows[:5], output, resume=True)
+    assert journal_path(output).read_bytes() == kept
+    assert len(run(scorer, rows, output, resume=True).table) == 20
+
+
+def test_a_second_writer_on_the_same_output_is_refused(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+    seen = []
+
+    def intrude(*_):
+        if not seen:
+            with pytest.raises(UserError, match="another gainrl score") as refusal:
+                run(scorer, rows, output, resume=True)
+            seen.append(refusal)
+
+    assert len(run(scorer, rows, output, progress=intrude).table) == 20
+    assert seen
+
+
+def test_a_full_disk_while_the_table_is_written_keeps_the_finished_rows(make_model, tokenizer, tmp_path, monkeypatch):
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+
+    class Full:
+        def __init__(self, *_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gainrl.scoring.finish.pq.ParquetWriter", Full)
+        with pytest.raises(UserError, match=r"disk .* is full; 20 finished rows are kept"):
+            run(scorer, rows, output)
+    assert not output.exists()
+    assert not [p for p in tmp_path.iterdir() if p.suffix == ".tmp"]
+    resumed = run(scorer, rows, output, resume=True)
+    assert (resumed.kept, resumed.scored) == (20, 0)
+
+
+ON_A_SMALL_DISK = """
+import errno, sys
+from pathlib import Path
+from gainrl.scoring.journal import Journal
+from gainrl.scoring.results import RowResult
+journal = Journal(Path(sys.argv[1]) / "j", {}, window=64)
+try:
+    for row in range(100_000):
+        journal.append([row], [bytes(8)], None, [RowResult("ok", None)])
+except OSError as error:
+    assert error.errno == errno.ENOSPC, error
+    kept = len(journal)
+    journal.close()
+    assert len(Journal(Path(sys.argv[1]) / "j", {}, window=64)) == kept > 10
+    print("kept", kept)
+"""
+
+
+def test_a_journal_on_a_disk_that_fills_keeps_every_whole_batch(tmp_path):
+    if shutil.which("bwrap") is None:
+        pytest.skip("bubblewrap is not installed: no small file system to fill")
+    jail = ["bwrap", "--dev-bind", "/", "/", "--size", "65536", "--tmpfs", str(tmp_path)]
+    done = subprocess.run(
+        [*jail, sys.executable, "-c", ON_A_SMALL_DISK, str(tmp_path)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("kept"), done.stderr
+
+
+def test_a_torn_journal_loses_only_what_is_torn(make_model, tokenizer, tmp_path):
+    """Whatever a power cut leaves behind: any cut, and blocks of zeros after it."""
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=12)
+    rows = [ScoringPrompt(f"question {n}") for n in range(12)]
+    output = tmp_path / "scores.parquet"
+    run(scorer, rows, output)
+    expected = output.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        run(scorer, rows, output, overwrite=True, progress=stop_after(12))
+    journal = journal_path(output).read_bytes()
+    output.unlink()
+    for cut in range(1, len(journal), max(1, len(journal) // 40)):
+        for tail in (b"", bytes(64)):
+            journal_path(output).write_bytes(journal[:cut] + tail)
+            run(scorer, rows, output, resume=True)
+            assert output.read_bytes() == expected, f"cut at {cut}, {len(tail)} zeros after it"
+            output.unlink()
+
+
+def test_overwrite_is_refused_while_another_run_writes_and_harms_nothing(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=8)
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+    refusals = []
+
+    def intrude(*_):
+        with pytest.raises(UserError, match="another gainrl score") as refusal:
+            run(scorer, rows, output, overwrite=True)
+        refusals.append(refusal)
+
+    assert len(run(scorer, rows, output, progress=intrude).table) == 20
+    assert refusals
+    assert os.listdir(tmp_path) == ["scores.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "options", "words"),
+    [
+        ({}, {"backend": "torch"}, {}, "backend"),
+        ({}, {"directions": True}, {}, "directions"),
+        ({}, {"tokens_per_batch": 9}, {}, "tokens_per_batch"),
+        ({}, {}, {"keep_prompts": False}, "prompts"),
+    ],
+)
+def test_resuming_with_another_plan_or_other_columns_is_refused_by_name(
+    make_model, tokenizer, tmp_path, then, now, options, words
+):
+    rows = [ScoringPrompt(f"question {n}") for n in range(20)]
+    output = tmp_path / "scores.parquet"
+    first = AngleScorer(make_model(), tokenizer, **{"tokens_per_batch": 8, **then})
+    with pytest.raises(KeyboardInterrupt):
+        run(first, rows, output, progress=stop_after(7))
+    second = AngleScorer(make_model(), tokenizer, **{"tokens_per_batch": 8, **now})
+    with pytest.raises(UserError, match=words):
+        run(second, rows, output, resume=True, **options)
+    run(first, rows, output, resume=True)
+
+
+def test_a_finished_table_is_not_resumed_for_another_dataset_or_other_columns(make_model, tokenizer, tmp_path):
+    scorer = AngleScorer(make_model(), tokenizer)
+    rows = [ScoringPrompt(f"question {n}") for n in range(5)]
+    output = tmp_path / "scores.parquet"
+    run(scorer, rows, output)
+    with pytest.raises(UserError, match="the dataset's rows"):
+        run(scorer, [*rows, ScoringPrompt("one more")], output, resume=True)
+    with pytest.raises(UserError, match="direction"):
+        run(AngleScorer(scorer.model, tokenizer, directions=True), rows, output, resume=True)
