@@ -1,10 +1,14 @@
 """LeetCode-style problems: a method of `class Solution`, tested by calls.
 
-No hub id of its own; `source` names a file with the columns `problem` (with the class's head), `solutions` and
-`tests`, an object (or its Python literal) whose `functional` holds `def check(candidate)` with lines `assert
-candidate(...) == ...` and the call `check(Solution().method)`. The tests are read as literals and never run. A
-tenth of the problems, chosen by a hash of the text, is the held-out split `test`; a file is taken whole with
-`all`.
+Hub: `newfacade/LeetCodeDataset` (Xia et al. 2025, arXiv 2504.14655), splits `train` and `test`, and `all` for both.
+Columns: `problem_description`, `starter_code`, `prompt` (imports that programs may rely on), `completion`,
+`entry_point` and `test`.  A local file may also have rLLM's schema: `problem` (with the class's head), `solutions`
+and `tests`, an object (or its Python literal) whose `functional` holds the tests and the call
+`check(Solution().method)`; of such a file, which has no splits, a tenth, chosen by a hash of the text, is `test`.
+
+The tests are lines `assert candidate(...) == ...`, with `list_node` and `tree_node` around linked lists and trees and
+`is_same_list` or `is_same_tree` in place of `==`.  They are read as literals and never run; a row with any other kind
+of test is unscorable.
 """
 
 from __future__ import annotations
@@ -15,77 +19,141 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from gainrl.errors import UserError
 from gainrl.tasks.base import Row
-from gainrl.tasks.loading import read_rows
+from gainrl.tasks.loading import Source, is_path, read_rows
+from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.sandbox.pool import packed
 
 _HELD_OUT = 1 / 10
+_HUB = ("problem_description", "starter_code", "completion", "entry_point", "test")
+_RLLM = ("problem", "tests")
+_NODES = ("list_node", "tree_node")
+_METHOD = "Complete this class:\n```python\n{starter}\n```"
 
 
 class LeetCode(CodeTask):
     """See the module's docstring."""
 
     name = "leetcode"
+    source = Source("newfacade/LeetCodeDataset", splits={"all": "train+test"})
     splits = ("train", "all", "test")
-    columns = ("problem", "tests")
+    columns = _HUB
     template = "program"
 
     def load(
         self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
     ) -> list[Row]:
         split = self._check(split, limit)
-        raw = read_rows(source, self.source, split="train", columns=self.columns, task=self.name)
-        if split != "all":
-            raw = [item for item in raw if _held_out(str(item["problem"])) == (split == "test")]
+        with_splits = source is None or not is_path(source)
+        columns = _HUB if with_splits else ()
+        raw = read_rows(source, self.source, split=split, columns=columns, task=self.name)
+        if raw and "problem" in raw[0] and split != "all":
+            raw = [item for item in raw if _held_out(str(item.get("problem"))) == (split == "test")]
         return [self.row(item, index) for index, item in enumerate(raw[:limit])]
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
-        question = str(item["problem"])
+        wanted = _RLLM if "problem" in item else _HUB
+        missing = [column for column in wanted if column not in item]
+        if missing:
+            raise UserError(
+                f"task {self.name!r}, row {index}: missing the fields {', '.join(missing)} "
+                f"(it reads {', '.join(_HUB)}, or {', '.join(_RLLM)}; the row has {', '.join(map(str, item))})"
+            )
+        if wanted is _RLLM:
+            question, asked, gold, before = str(item["problem"]), str(item["problem"]), item.get("solutions"), ""
+        else:
+            question, gold, before = str(item["problem_description"]), item["completion"], str(item.get("prompt") or "")
+            asked = f"{question}\n\n{_METHOD.replace('{starter}', str(item['starter_code']).rstrip())}"
         try:
-            entry, tests = read_tests(item["tests"])
+            entry, tests = read_tests(item["tests"]) if wanted is _RLLM else read_hub_tests(item)
             why = ""
         except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError) as error:
             entry, tests, why = "", [], f"the row's tests cannot be read: {error}"
-        return {
-            "prompt": self.prompt.render(question),
+        row: Row = {
+            "prompt": self.prompt.render(asked),
             "question": question,
-            "answer": str(item.get("solutions") or ""),
-            "metadata": {"entry": entry, "tests": packed(tests), "why": why},
+            "answer": str(gold or ""),
+            "metadata": {"entry": entry, "tests": packed(tests), "why": why, "before": before},
         }
+        if item.get("task_id") is not None:
+            row["id"] = str(item["task_id"])
+        return row
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
         if about["why"]:
             raise Unscorable(about["why"])
         code = program(completion, about["entry"].partition(".")[0])
-        return {"kind": "calls", "code": imports_for(code) + code, "entry": about["entry"], "tests": about["tests"]}
+        # the dataset's own imports hold names like inf that programs take for granted
+        code = f"{about['before']}\n{imports_for(code)}{code}"
+        if nodes.ENTRY in about["entry"]:
+            entry = about["entry"].removesuffix(f":{nodes.ENTRY}")
+            return {"kind": "calls", "code": nodes.adapted(code, entry), "entry": nodes.ENTRY, "tests": about["tests"]}
+        return {"kind": "calls", "code": code, "entry": about["entry"], "tests": about["tests"]}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return f"```python\n{row['answer']}\n```" if row["answer"] else None
 
 
-def read_tests(tests: Any) -> tuple[str, list[tuple[list[Any], dict[str, Any], Any]]]:
-    """(entry, [(args, kwargs, expected)]) of a row's tests, read as literals."""
+Tests = list[tuple[list[Any], dict[str, Any], Any]]
+
+
+def read_tests(tests: Any) -> tuple[str, Tests]:
+    """(entry, [(args, kwargs, expected)]) of rLLM's tests, read as literals."""
     if isinstance(tests, str):
         tests = ast.literal_eval(tests)
-    entry, found = "", []
-    for node in ast.walk(ast.parse(tests["functional"])):
-        if isinstance(node, ast.Assert):
-            test = node.test
-            if not (isinstance(test, ast.Compare) and isinstance(test.left, ast.Call) and len(test.ops) == 1):
-                raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
-            if not isinstance(test.ops[0], ast.Eq) or ast.unparse(test.left.func) != "candidate":
-                raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
-            args = [ast.literal_eval(value) for value in test.left.args]
-            kwargs = {str(key.arg): ast.literal_eval(key.value) for key in test.left.keywords}
-            found.append((args, kwargs, ast.literal_eval(test.comparators[0])))
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "check":
-            entry = ast.unparse(node.args[0]).replace("()", "")
+    tree = ast.parse(tests["functional"])
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "check"]
+    return _read(tree, ast.unparse(calls[-1].args[0]) if calls else "")
+
+
+def read_hub_tests(item: Mapping[str, Any]) -> tuple[str, Tests]:
+    """(entry, [(args, kwargs, expected)]) of the hub's tests, read as literals."""
+    return _read(ast.parse(str(item["test"])), str(item["entry_point"]))
+
+
+def _read(tree: ast.Module, entry: str) -> tuple[str, Tests]:
+    found = [_assertion(node) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    entry = entry.replace("()", "")
     if not entry or not found:
         raise ValueError("no call of check, or no assertion")
+    if any(isinstance(node, ast.Name) and node.id in _NODES for node in ast.walk(tree)):
+        entry = f"{entry}:{nodes.ENTRY}"
     return entry, found
+
+
+def _assertion(node: ast.Assert) -> tuple[list[Any], dict[str, Any], Any]:
+    test = node.test
+    if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
+        call, expected = test.left, test.comparators[0]
+    elif isinstance(test, ast.Call) and ast.unparse(test.func) in ("is_same_list", "is_same_tree"):
+        call, expected = test.args
+    else:
+        raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "candidate":
+        raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
+    kwargs = {str(key.arg): _literal(key.value) for key in call.keywords}
+    return [_literal(value) for value in call.args], kwargs, _literal(expected)
+
+
+def _literal(node: ast.expr) -> Any:
+    """A literal, or linked lists and trees of literals as plain values."""
+    if (
+        isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in _NODES
+        and len(node.args) == 1
+    ):
+        values = list(ast.literal_eval(node.args[0]))
+        while node.func.id == "tree_node" and values and values[-1] is None:
+            values.pop()
+        return {node.func.id: values} if values else None
+    if isinstance(node, ast.List):
+        return [_literal(item) for item in node.elts]
+    return ast.literal_eval(node)
 
 
 def _held_out(problem: str) -> bool:
