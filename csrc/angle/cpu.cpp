@@ -43,12 +43,13 @@ const RowTable& rows() noexcept {
   return chosen;
 }
 
-// A tile is a range of rows that one thread takes at a time.  Tiles depend on the input alone, never on the number of
-// threads, and their partial sums are added in order: that is what makes the result reproducible.
+// A tile is a range of rows that one thread takes at a time: the sequences that start in it, and its piece of a
+// sequence that is longer than a tile.  Tiles depend on the input alone, never on the number of threads, and their
+// partial sums are added in order: that is what makes the result reproducible.
 constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileBytes = std::int64_t{1} << 24;
 constexpr std::int64_t kTilesWanted = 64;
 
-// A sequence that does not lie in one tile leaves one of these per tile.
+// A sequence longer than a tile leaves one of these per tile.
 struct Partial {
   std::int64_t sequence = 0, first = 0, last = 0, question_rows = 0, prefix_rows = 0;
   std::int32_t flags = 0;
@@ -147,17 +148,24 @@ class Call {
     }
     if (bad) bad_offsets_ = true;
     const std::int64_t low = tile * tile_rows_, high = std::min(p_.rows, low + tile_rows_);
-    if (p_.contributions != nullptr)
-      std::fill(p_.contributions + low, p_.contributions + high, std::numeric_limits<float>::quiet_NaN());
-    if (sequences == 0 || low >= high || bad_offsets_) return;
+    if (sequences == 0 || low >= high || bad_offsets_) return ignore(low, high);
+    ignore(low, std::min(high, start(0)));
+    ignore(std::max(low, start(sequences)), high);
     bool prefix = false;
     std::int64_t t = std::max(low, start(0));
     for (std::int64_t b = t < high ? sequence_at(t) : sequences; b < sequences && t < high; ++b) {
-      const std::int64_t end = std::min(start(b + 1), high);
+      const std::int64_t first = start(b), last = start(b + 1);
+      const bool whole = last - first <= tile_rows_;
+      const std::int64_t end = whole ? last : std::min(last, high);
       if (end <= t) continue;
+      if (whole && first < low) {  // of the tile before
+        t = end;
+        continue;
+      }
+      ignore(t, end);
       sum.clear();
       sum.add_rows(b, t, end);
-      if (start(b) >= low && start(b + 1) <= high) {
+      if (whole) {
         prefix |= sum.finish(b);
         if (p_.contributions != nullptr)
           sum.contributions(b, t, end, sum.total(), sum.whole_square, (sum.flags & kBad) != 0);
@@ -169,7 +177,14 @@ class Call {
     if (prefix) any_prefix_ = true;
   }
 
+  // Marks rows [low, high) as without a contribution, which those that count overwrite.
+  void ignore(std::int64_t low, std::int64_t high) const {
+    if (p_.contributions != nullptr && low < high)
+      std::fill(p_.contributions + low, p_.contributions + high, std::numeric_limits<float>::quiet_NaN());
+  }
+
   void keep(SequenceSum& sum, std::int64_t tile, std::int64_t b, std::int64_t first, std::int64_t last) {
+    sum.settle();
     Partial partial{b, first, last, sum.question.count, sum.prefix.count, sum.flags, {}, {}};
     for (auto [role, out] : {std::pair{&sum.question, &partial.question}, std::pair{&sum.prefix, &partial.prefix}}) {
       if (role->count == 0) continue;

@@ -14,8 +14,8 @@ constexpr int kRowBatch = 8;
 // within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
 // are).  Sums and weights are in that order too, until `natural` puts a sum right.
 struct RowOperations {
-  // Sum of squares of the n elements of a row, each times weight[i] (placed) where weight is not null.
-  float (*square)(const void* row, const float* weight, std::int64_t n);
+  // squares[r] = sum of squares of the n elements of row r, each times weight[i] (placed) where weight is not null.
+  void (*square)(const void* const* rows, int count, const float* weight, std::int64_t n, float* squares);
   // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}, each element times weight[i] (placed)
   // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.
   void (*add)(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,

@@ -177,9 +177,11 @@ void natural_total(const double* total, float* out, std::int64_t n) {
 template <typename T>
 RowOperations operations() {
   return {
-      [](const void* row, const float* weight, std::int64_t n) {
-        const T* elements = static_cast<const T*>(row);
-        return weight != nullptr ? square<T, true>(elements, weight, n) : square<T, false>(elements, weight, n);
+      [](const void* const* rows, int count, const float* weight, std::int64_t n, float* squares) {
+        for (int r = 0; r < count; ++r) {
+          const T* row = static_cast<const T*>(rows[r]);
+          squares[r] = weight != nullptr ? square<T, true>(row, weight, n) : square<T, false>(row, weight, n);
+        }
       },
       [](const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
          std::int64_t n) {

@@ -30,14 +30,35 @@ double CallContext::dot(const float* a, const float* b) const {
   return sum;
 }
 
-float CallContext::square(const void* row) const {
-  if (params->width <= kColumnBlock) return rows->square(row, placed_weight, params->width);
-  double sum = 0.0;
-  const auto* bytes = static_cast<const unsigned char*>(row);
-  for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
-    sum += rows->square(bytes + i * element_size(params->dtype), placed_weight ? placed_weight + i : nullptr,
-                        std::min(kColumnBlock, params->width - i));
-  return static_cast<float>(sum);
+void CallContext::square(const void* const* from, int count, float* squares) const {
+  if (params->width <= kColumnBlock) return rows->square(from, count, placed_weight, params->width, squares);
+  for (int r = 0; r < count; ++r) {
+    double sum = 0.0;
+    const auto* bytes = static_cast<const unsigned char*>(from[r]);
+    for (std::int64_t i = 0; i < params->width; i += kColumnBlock) {
+      const void* part = bytes + i * element_size(params->dtype);
+      float square;
+      rows->square(&part, 1, placed_weight ? placed_weight + i : nullptr, std::min(kColumnBlock, params->width - i),
+                   &square);
+      sum += square;
+    }
+    squares[r] = static_cast<float>(sum);
+  }
+}
+
+double CallContext::unusual_unit(const void* row, std::vector<double>& unit) const {
+  unit.resize(static_cast<std::size_t>(params->width));
+  double square = 0.0;
+  for (std::int64_t i = 0; i < params->width; ++i) {
+    unit[i] = element_as_float(row, params->dtype, i);
+    if (weight != nullptr) unit[i] *= weight[i];
+    square += unit[i] * unit[i];
+  }
+  if (square > 0.0 && square <= std::numeric_limits<double>::max()) {
+    const double scale = 1.0 / std::sqrt(square);
+    for (double& x : unit) x *= scale;
+  }
+  return square;
 }
 
 float CallContext::row_dot(const void* row, const float* vector) const {
@@ -54,32 +75,60 @@ RoleSum::RoleSum(const CallContext& call)
 
 void RoleSum::clear() {
   count = 0;
-  pending_ = in_block_ = 0;
+  flags = 0;
+  waiting_ = measured_ = in_block_ = 0;
   block_used_ = total_used_ = rounded_ = false;
 }
 
-void RoleSum::add(const void* row, float scale) {
-  rows_[pending_] = row;
-  scales_[pending_] = scale;
-  ++count;
-  if (++pending_ == kRowBatch) take_pending();
+void RoleSum::add(const void* row, std::int64_t index) {
+  rows_[waiting_] = row;
+  index_[waiting_] = index;
+  if (++waiting_ < kRowBatch) return;
+  settle();
+  take_measured();
 }
 
-void RoleSum::take_pending() {
-  if (pending_ == 0) return;
-  call_->rows->add(rows_, scales_, pending_, call_->placed_weight, block_.data(), !block_used_, width_);
+void RoleSum::settle() {
+  if (measured_ == waiting_) return;
+  float squares[kRowBatch];
+  call_->square(rows_ + measured_, waiting_ - measured_, squares);
+  const int first = measured_;
+  for (int r = first; r < waiting_; ++r) {
+    const float square = squares[r - first];
+    if (!(square > kSmallestSquare && square < kLargestSquare)) {
+      add_unusual(rows_[r], index_[r]);
+      continue;
+    }
+    rows_[measured_] = rows_[r];
+    scales_[measured_] = 1.0F / std::sqrt(square);
+    if (call_->params->contributions != nullptr) call_->params->contributions[index_[r]] = scales_[measured_];
+    ++measured_;
+    ++count;
+  }
+  waiting_ = measured_;
+}
+
+void RoleSum::take_measured() {
+  if (measured_ == 0) return;
+  call_->rows->add(rows_, scales_, measured_, call_->placed_weight, block_.data(), !block_used_, width_);
   block_used_ = true;
-  in_block_ += pending_;
-  pending_ = 0;
+  in_block_ += measured_;
+  waiting_ = measured_ = 0;
   if (in_block_ >= kRowsPerBlock) close_block();
 }
 
-void RoleSum::add_unit(const double* unit) {
-  take_pending();
+void RoleSum::add_unusual(const void* row, std::int64_t index) {
+  const double square = call_->unusual_unit(row, unit_);
+  if (!(square <= std::numeric_limits<double>::max())) {
+    flags |= kNonFinite;
+    return;
+  }
+  if (square == 0.0) return;  // a zero row has no direction and does not count
   if (!block_used_) std::fill(block_.begin(), block_.end(), 0.0F);
-  for (std::int64_t i = 0; i < width_; ++i) block_[call_->rows->place(i, width_)] += static_cast<float>(unit[i]);
+  for (std::int64_t i = 0; i < width_; ++i) block_[call_->rows->place(i, width_)] += static_cast<float>(unit_[i]);
   block_used_ = true;
   ++count;
+  if (call_->params->contributions != nullptr) call_->params->contributions[index] = kUnusual;
   if (++in_block_ >= kRowsPerBlock) close_block();
 }
 
@@ -102,7 +151,8 @@ void RoleSum::add_total(const double* total, std::int64_t rows) {
 
 const float* RoleSum::rounded() {
   if (!rounded_) {
-    take_pending();
+    settle();
+    take_measured();
     if (total_used_) {
       close_block();
       call_->rows->natural_total(total_.data(), block_.data(), width_);
@@ -116,7 +166,8 @@ const float* RoleSum::rounded() {
 }
 
 void RoleSum::store(double* out) {
-  take_pending();
+  settle();
+  take_measured();
   close_block();
   std::copy(total_.begin(), total_.end(), out);
 }
@@ -124,7 +175,7 @@ void RoleSum::store(double* out) {
 void* RoleSum::scratch() {
   const std::size_t bytes = static_cast<std::size_t>(width_ * element_size(call_->params->dtype));
   if (gathered_.empty()) gathered_.resize(bytes * kRowBatch);
-  return gathered_.data() + bytes * static_cast<std::size_t>(pending_);
+  return gathered_.data() + bytes * static_cast<std::size_t>(waiting_);
 }
 
 void SequenceSum::clear() {
@@ -171,42 +222,14 @@ void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last
       gather(elements, copy, p);
       elements = copy;
     }
-    const float square = call_->square(elements);
-    if (square > kSmallestSquare && square < kLargestSquare) {
-      const float scale = 1.0F / std::sqrt(square);
-      sum.add(elements, scale);
-      if (p.contributions != nullptr) p.contributions[t] = scale;
-    } else {
-      add_unusual(elements, sum, t);
-    }
+    sum.add(elements, t);
   }
 }
 
-double SequenceSum::unusual_unit(const void* row) {
-  const AngleParams& p = *call_->params;
-  unit_.resize(static_cast<std::size_t>(p.width));
-  double square = 0.0;
-  for (std::int64_t i = 0; i < p.width; ++i) {
-    unit_[i] = element_as_float(row, p.dtype, i);
-    if (call_->weight != nullptr) unit_[i] *= call_->weight[i];
-    square += unit_[i] * unit_[i];
-  }
-  if (square > 0.0 && square <= std::numeric_limits<double>::max()) {
-    const double scale = 1.0 / std::sqrt(square);
-    for (double& x : unit_) x *= scale;
-  }
-  return square;
-}
-
-void SequenceSum::add_unusual(const void* row, RoleSum& sum, std::int64_t index) {
-  const double square = unusual_unit(row);
-  if (!(square <= std::numeric_limits<double>::max())) {
-    flags |= kNonFinite;
-    return;
-  }
-  if (square == 0.0) return;  // a zero row has no direction and does not count
-  sum.add_unit(unit_.data());
-  if (call_->params->contributions != nullptr) call_->params->contributions[index] = kUnusual;
+void SequenceSum::settle() {
+  question.settle();
+  prefix.settle();
+  flags |= question.flags | prefix.flags;
 }
 
 const float* SequenceSum::total() {
@@ -223,6 +246,7 @@ const float* SequenceSum::total() {
 
 bool SequenceSum::finish(std::int64_t b) {
   const AngleParams& p = *call_->params;
+  settle();
   Products products{0.0, 0.0, p.shared_sum ? call_->shared_square : 0.0};
   const bool outputs = p.directions != nullptr || p.sums != nullptr || p.contributions != nullptr;
   const float* q = nullptr;
@@ -279,7 +303,7 @@ void SequenceSum::contributions(std::int64_t b, std::int64_t first, std::int64_t
       elements = gathered_.data();
     }
     if (out == kUnusual) {
-      unusual_unit(elements);
+      call_->unusual_unit(elements, unit_);
       double sum = 0.0;
       for (std::int64_t i = 0; i < p.width; ++i) sum += unit_[i] * total[i];
       out = static_cast<float>(sum * scale);

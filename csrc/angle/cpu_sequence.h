@@ -35,39 +35,48 @@ struct CallContext {
   double shared_square;         // |shared_sum|^2
 
   double dot(const float* a, const float* b) const;
-  float square(const void* row) const;
+  // A row of any magnitude in float64: its unit vector (if it has one) goes to `unit`.  Returns the squared norm.
+  double unusual_unit(const void* row, std::vector<double>& unit) const;
+  void square(const void* const* rows, int count, float* squares) const;
   float row_dot(const void* row, const float* vector) const;
 };
 
-// The unit rows of one role, summed: batches of pending rows go into a float32 block, blocks into a float64 total.
+// The unit rows of one role, summed.  Rows wait until there is a batch of them: then their norms are taken, one row
+// after the other as memory delivers them, and while the batch is still in the cache it is added into a float32 block,
+// blocks into a float64 total.
 class RoleSum {
  public:
-  RoleSum(const CallContext& call);
+  explicit RoleSum(const CallContext& call);
   void clear();
-  void add(const void* row, float scale);
-  void add_unit(const double* unit);                       // a row whose norm needed float64
+  void add(const void* row, std::int64_t index);           // index: its place in `contributions`
   void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
-  std::int64_t count = 0;
+  void settle();  // measures all rows that wait: afterwards `count` and `flags` are those of all rows
 
-  bool single() const { return count == 1 && pending_ == 1; }
+  std::int64_t count = 0;  // rows that have a direction
+  std::int32_t flags = 0;  // found in the rows
+
+  // After settle(): whether the sum is that of one row that was measured and not yet added.
+  bool single() const { return count == 1 && measured_ == 1; }
   const void* single_row() const { return rows_[0]; }
   float single_scale() const { return scales_[0]; }
 
   const float* rounded();   // (D) the sum as float32, or null if it is empty; then no more rows
   void store(double* out);  // (D) the sum as float64
-  void* scratch();          // room for the next pending row, where columns are strided
+  void* scratch();          // room for the next row, where columns are strided
 
  private:
-  void take_pending();
+  void take_measured();
+  void add_unusual(const void* row, std::int64_t index);
   void close_block();
   const CallContext* call_;
   std::int64_t width_;
   std::vector<float> block_;
-  std::vector<double> total_;
+  std::vector<double> total_, unit_;
   std::vector<unsigned char> gathered_;
   const void* rows_[kRowBatch];
-  float scales_[kRowBatch];
-  int pending_ = 0, in_block_ = 0;
+  std::int64_t index_[kRowBatch];
+  float scales_[kRowBatch];  // of the first `measured_` rows
+  int waiting_ = 0, measured_ = 0, in_block_ = 0;
   bool block_used_ = false, total_used_ = false, rounded_ = false;
 };
 
@@ -80,6 +89,9 @@ class SequenceSum {
   // Adds rows [first, last) (indices as in `roles`, flattened) of sequence b; their scales go to `contributions`.
   void add_rows(std::int64_t b, std::int64_t first, std::int64_t last);
 
+  // Measures all rows that wait, so that counts and flags are complete.
+  void settle();
+
   // Writes every per-sequence result of sequence b.  Returns whether it has a prefix row.
   bool finish(std::int64_t b);
 
@@ -89,13 +101,11 @@ class SequenceSum {
   const float* total();  // (D) question + prefix + shared
 
   RoleSum question, prefix;
-  std::int32_t flags = 0;
+  std::int32_t flags = 0;     // after settle()
   double whole_square = 0.0;  // |U_p + U_q|^2, after finish()
 
  private:
   const void* row(std::int64_t b, std::int64_t index) const;
-  void add_unusual(const void* row, RoleSum& sum, std::int64_t index);
-  double unusual_unit(const void* row);  // fills unit_; returns the squared norm
   const CallContext* call_;
   std::vector<double> unit_;
   std::vector<float> total_;

@@ -205,7 +205,7 @@ class AnyChunkSum {
 };
 
 template <typename T>
-__global__ void __launch_bounds__(kAnyThreads) angle_sum_any(const __grid_constant__ KernelArguments k) {
+__global__ void __launch_bounds__(kAnyThreads, 2) angle_sum_any(const __grid_constant__ KernelArguments k) {
   AnyChunkSum<T> sum(k);
   sum.run();
 }

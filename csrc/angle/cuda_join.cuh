@@ -161,7 +161,7 @@ class Join {
   bool any_prefix = false;
 };
 
-__global__ void __launch_bounds__(kJoinThreads) angle_join(const __grid_constant__ KernelArguments k) {
+__global__ void __launch_bounds__(kJoinThreads, 2) angle_join(const __grid_constant__ KernelArguments k) {
   Join join(k);
   join.run();
 }
