@@ -77,6 +77,26 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
     "Phi3": {},
     "Cohere": {"logit_scale": 0.25},
+    "Cohere2": {"logit_scale": 0.25, "sliding_window": 12, "sliding_window_pattern": 2},
+    "Gemma3": {"head_dim": 8, "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
+    "Olmo": {},
+    "Olmo2": {},
+    "Olmo3": {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
+    "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2},
+    "Granite": {"logits_scaling": 3.0},
+    "GptOss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12},
+    "Qwen3Next": {
+        "head_dim": 8,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 16,
+        "shared_expert_intermediate_size": 16,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
     "Bloom": {"n_layer": 2, "n_head": 4},
 }
 
@@ -87,7 +107,8 @@ def make_model() -> Callable[..., Any]:
 
     def make(family: str = "Llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
         torch.manual_seed(7)
-        config = getattr(transformers, f"{family}Config")(**{**_SMALL, **FAMILIES[family], **changes})
+        kind = f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
+        config = getattr(transformers, kind)(**{**_SMALL, **FAMILIES[family], **changes})
         model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
         with torch.no_grad():
             for parameter in model.parameters():

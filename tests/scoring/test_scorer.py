@@ -11,7 +11,11 @@ from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.scoring.forward import PackedForward, PaddedForward, choose_forward
 
 WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "or", "sixty")
-PACKED = ("Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Phi", "Mistral", "GPTNeoX", "Mixtral")
+PACKED = (
+    "Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Gemma3", "Phi", "Mistral", "GPTNeoX", "Mixtral", "Qwen3Moe",
+    "Olmo", "Olmo2", "Olmo3", "Cohere", "Cohere2", "Granite",
+)  # fmt: skip
+PADDED = ("Bloom", "GptOss", "Qwen3Next")
 
 
 def prompts(count: int, *, chats: bool = True, seed: int = 0) -> list[ScoringPrompt]:
@@ -33,12 +37,12 @@ def assert_matches_oracle(model, tokenizer, scorer, rows, oracle, tolerance=5e-6
         assert scores.score[i] == pytest.approx(intra + inter, abs=2 * tolerance)
 
 
-@pytest.mark.parametrize("family", [*PACKED, "Bloom"])
+@pytest.mark.parametrize("family", [*PACKED, *PADDED])
 @pytest.mark.parametrize("count", [1, 13])
 def test_fp32_scores_are_the_definition_for_every_family(make_model, tokenizer, oracle, family, count):
     model = make_model(family)
     scorer = AngleScorer(model, tokenizer, tokens_per_batch=64)
-    assert isinstance(scorer.forward, PaddedForward if family == "Bloom" else PackedForward)
+    assert isinstance(scorer.forward, PaddedForward if family in PADDED else PackedForward)
     assert_matches_oracle(model, tokenizer, scorer, prompts(count), oracle)
 
 
