@@ -1,4 +1,7 @@
-"""From rewards to the share of correct rollouts, whatever the rewards' scale.
+"""From rewards to how correct each rollout is, from 0 to 1, whatever the rewards' scale.
+
+A reward with a declared range [low, high] gives partial credit, (r − low)/(high − low), or with a threshold right or
+wrong; one without is 0 or 1.
 
 A reward that is None or NaN is unscored: the rollout is counted, left out of accuracy, never wrong.  The same holds
 for a row whose reward function raises: the function is called again row by row, and only the rows that fail are lost.
@@ -26,12 +29,16 @@ class Accuracy:
     """Reads correctness from the rewards that the user names.
 
     `names` are all reward functions in TRL's order, `chosen` those that say what is correct (None: the only one
-    there is).  `given_range` is the config's `accuracy_range`; a rollout is correct from `threshold` of the range
-    on.  Raises UserError for names that do not exist.
+    there is).  `given_range` is the config's `accuracy_range`; with a `threshold`, a rollout is correct from that
+    share of the range on and wrong below it.  Raises UserError for names that do not exist.
     """
 
     def __init__(
-        self, names: Sequence[str], chosen: Sequence[str] | None, given_range: Any = None, threshold: float = 1.0
+        self,
+        names: Sequence[str],
+        chosen: Sequence[str] | None,
+        given_range: Any = None,
+        threshold: float | None = None,
     ) -> None:
         if chosen is None and len(names) != 1:
             raise UserError(
@@ -48,7 +55,7 @@ class Accuracy:
         self._columns = [list(names).index(name) for name in chosen]
 
     def __call__(self, rewards: Tensor) -> Tensor:
-        """(R,) float64: 1 correct, 0 not, NaN unscored, from (R, F) rewards with NaN where there is none.
+        """(R,) float64: from 0 (wrong) to 1 (correct), NaN unscored, from (R, F) rewards with NaN where there is none.
 
         Where several named rewards score a rollout, the mean of their shares counts.  Raises UserError for a
         reward outside its range.
@@ -57,8 +64,11 @@ class Accuracy:
             self._share(rewards[:, column].double(), name, self.ranges[name])
             for column, name in zip(self._columns, self.names, strict=True)
         ]
-        share = torch.stack(shares, dim=1).nanmean(dim=1)
-        return (share >= self.threshold - 1e-9).double().masked_fill(share.isnan(), math.nan)
+        share: Tensor = torch.stack(shares, dim=1).nanmean(dim=1)
+        if self.threshold is None:
+            return share
+        correct: Tensor = (share >= self.threshold - 1e-6).double()
+        return correct.masked_fill(share.isnan(), math.nan)
 
     @staticmethod
     def _share(values: Tensor, name: str, bounds: Range | None) -> Tensor:
@@ -71,20 +81,26 @@ class Accuracy:
                     "declare its range with accuracy_range=[low, high], or name another reward in accuracy_rewards"
                 )
             return values
-        low, high = bounds
+        low, high = torch.tensor(bounds, dtype=torch.float32).tolist()  # rewards come as float32, and 0.1 is not 0.1f
         odd = scored[(scored < low) | (scored > high)]
         if odd.numel():
             raise UserError(
                 f"reward {name!r} returned {odd[0].item():g}, outside its declared accuracy_range [{low:g}, {high:g}]"
             )
-        return (values - low) / (high - low)
+        share: Tensor = (values - low) / (high - low)
+        return share
 
 
 class RewardGuard:
-    """Makes reward functions that raise cost only the rows they fail on; `errors` counts those rows."""
+    """Makes reward functions that raise cost only the rows they fail on."""
 
     def __init__(self) -> None:
-        self.errors = 0
+        self._errors = 0
+
+    def take_errors(self) -> int:
+        """Rows that failed in this process since this was last asked."""
+        errors, self._errors = self._errors, 0
+        return errors
 
     def wrap(self, reward_funcs: Any) -> Any:
         """The same reward functions, guarded; reward models and names of models are left as they are."""
@@ -158,7 +174,7 @@ class RewardGuard:
     ) -> list[float | None]:
         if len(failures) == len(rewards):  # no row works: a mistake in the function, not in the data
             raise error
-        self.errors += len(failures)
+        self._errors += len(failures)
         logger.warning(
             "reward %r raised %s: %s; called again row by row, %d of %d rows fail and count as unscored",
             name,

@@ -20,7 +20,7 @@ from gainrl.errors import UserError
 from gainrl.files import write_text
 
 STATE_NAME = "curriculum_state.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _FIELDS = {"format_version", "gainrl_version", "settings", "progress", "navigator", "resumable", "files"}
 _CHECKPOINT = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
 

@@ -90,13 +90,27 @@ class CurriculumArguments:
     accuracy_range: Any = field(
         default=None,
         metadata={
-            "help": "[low, high] of those rewards (or one such pair for each name): low counts 0, high 1. "
-            "Without it a reward must be 0 or 1."
+            "help": "[low, high] of those rewards (or one such pair for each name): low counts 0, high 1, what lies "
+            "between by its share. Without it a reward must be 0 or 1."
         },
     )
-    accuracy_threshold: float = field(
-        default=1.0,
-        metadata={"help": "Share of that range from which a rollout counts as correct; 1: only at its top."},
+    accuracy_threshold: float | None = field(
+        default=None,
+        metadata={
+            "help": "Share of that range from which a rollout counts as correct, and below it as wrong (1: only at its "
+            "top). Without it the share itself is the credit."
+        },
+    )
+    backfill: bool = field(
+        default=False,
+        metadata={
+            "help": "Put spare prompts of the epoch in the place of groups whose rewards are all equal, before the "
+            "batch is trained on."
+        },
+    )
+    rerank_every: int | None = field(
+        default=None,
+        metadata={"help": "Score the dataset again with the current policy after this many epochs, and so on."},
     )
     run_dir: str | None = field(
         default=None, metadata={"help": "Where epochs.jsonl is kept; `output_dir` where it is not given."}
@@ -131,8 +145,13 @@ class CurriculumArguments:
                 raise UserError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
         if self.shuffle_dataset:
             raise UserError("shuffle_dataset=True would undo the curriculum's order; use curriculum_order='shuffled'")
-        if not 0 < self.accuracy_threshold <= 1:
+        if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
             raise UserError(f"accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
+        every = self.rerank_every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise UserError(f"rerank_every={every!r}: give a number of epochs, 1 or more, or leave it out")
+        if not isinstance(self.backfill, bool):
+            raise UserError(f"backfill={self.backfill!r} must be true or false")
         if getattr(self, "ignore_data_skip", False):
             raise UserError("ignore_data_skip=True would train prompts twice after a resume: leave it False")
         accelerator = getattr(self, "accelerator_config", None)
@@ -153,6 +172,30 @@ class CurriculumArguments:
                 f"use {nearest_multiples(self.prompts_per_epoch, held)}"
             )
         self._check_saves()
+        if self.backfill:
+            self._check_backfill()
+
+    def _check_backfill(self) -> None:
+        """Back-filling works on whole groups of one process, with advantages that are made group by group."""
+        args: Any = self
+        own, group = args.per_device_train_batch_size * args.steps_per_generation, args.num_generations
+        if own % group:
+            raise UserError(
+                f"backfill: true needs whole groups in every process, but {own} rollouts a generation batch "
+                f"(per_device_train_batch_size × steps_per_generation) are not a multiple of num_generations={group}: "
+                f"use {nearest_multiples(own, group)}"
+            )
+        mixing = {
+            "scale_rewards": ("batch",),
+            "multi_objective_aggregation": ("normalize_then_sum",),
+            "normalize_advantages": (True,),
+        }
+        for name, values in mixing.items():
+            if getattr(args, name, None) in values:
+                raise UserError(
+                    f"backfill: true cannot be combined with {name}={getattr(args, name)!r}, which makes advantages "
+                    "over the whole batch: leave one of them out"
+                )
 
     def _check_saves(self) -> None:
         """Saves wait for the end of a generation batch; what names a checkpoint by its step cannot wait."""

@@ -43,8 +43,11 @@ class ScoredDataset:
             raise UserError("the score table has no usable prompt: every row is skipped or failed")
         self.usable = usable
         """Rows that can be drawn: skipped prompts do not fit the model's context, failed ones cannot be rendered."""
-        ids = [self.ids[row] for row in usable]
-        self.ranking = Ranking(ids, self.table.scores[usable], self.table.metadata.fingerprint)
+        self.ranking = self.ranked(self.table.scores[usable])
+
+    def ranked(self, scores: Any) -> Ranking:
+        """The ranking by `scores` (N,) floating, one for each of the `usable` rows, NaN where undefined."""
+        return Ranking([self.ids[row] for row in self.usable], scores, self.table.metadata.fingerprint)
 
     def with_rows(self) -> Dataset:
         """The dataset with its row numbers as a column of its own."""

@@ -3,13 +3,12 @@
 What is taken over from TRL, and where (tests/integrations/trl/test_contract.py pins each of these):
 
     _get_train_sampler               n prompts drawn when the sampler is iterated, in TRL's repeat order
-    _generate_and_score_completions  the dataset row of each rollout travels with it through TRL's shuffle and split
-    _calculate_rewards               accuracy, from the rewards that the user names
+    _generate_and_score_completions  each rollout's number travels with it through TRL's shuffle and split; back-filling
+    _calculate_rewards               accuracy, from the rewards that the user names; groups without variance
     _compute_loss                    angle concentration, from the loss's own forward pass
     training_step                    the rollouts of a finished pass are gathered over ranks and observed
-    _maybe_log_save_evaluate         a save inside a generation batch waits for the batch's end
-    _save_checkpoint, _push_from_checkpoint   state into the checkpoint, before older ones rotate away
-    train, evaluate                  resume; evaluation leaves the training's random numbers alone
+    evaluate                         leaves the training's random numbers alone
+    _maybe_log_save_evaluate, _save_checkpoint, _push_from_checkpoint, train      see gainrl.integrations.trl.saving
 
 Every rank holds the same navigator and feeds it the same records, so that nothing needs to be sent before a draw.
 """
@@ -17,34 +16,30 @@ Every rank holds the same navigator and feeds it the same records, so that nothi
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.data import Sampler
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-import gainrl
 from gainrl.errors import UserError
 from gainrl.integrations.trl.accuracy import Accuracy, RewardGuard
-from gainrl.integrations.trl.checkpoints import last_complete, read_state, require_settings, seal, step_of, unseal
+from gainrl.integrations.trl.backfill import backfill
 from gainrl.integrations.trl.config import CurriculumArguments
 from gainrl.integrations.trl.data import ROW, ScoredDataset
+from gainrl.integrations.trl.groups import EpochCounts, zero_variance
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.random_state import preserved_random_state
 from gainrl.integrations.trl.records import EpochLog
-from gainrl.integrations.trl.rollouts import RolloutBatch
+from gainrl.integrations.trl.reranking import require_whole_model, rerank
+from gainrl.integrations.trl.rollouts import RolloutBatch, rollout_numbers
 from gainrl.integrations.trl.sampler import EpochSampler
+from gainrl.integrations.trl.saving import SavingMixin
 from gainrl.integrations.trl.tap import AngleTap, PromptRoles
 from gainrl.table import ScoreTable
-
-logger = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     _Trainer: Any
@@ -55,7 +50,7 @@ ROLLOUT = "curriculum_rollout"
 ROLES = "curriculum_roles"
 
 
-class GainRLMixin(_Trainer):  # type: ignore[misc]
+class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
     """Goes in front of a TRL trainer class: `class MyTrainer(GainRLMixin, GRPOTrainer)`.
 
     Takes what that class takes, with `args` a config that has `CurriculumArguments`, and `scores`: the dataset's
@@ -74,6 +69,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._data = ScoredDataset(given.get("train_dataset"), scores if scores is not None else config.scores)
         self.navigator = build_navigator(config, self._data)
         given["train_dataset"] = self._data.with_rows()
+        if config.backfill:
+            _require_plain_rollouts(given, self._data)
         self._guard = RewardGuard()
         given["reward_funcs"] = self._guard.wrap(given.get("reward_funcs"))
 
@@ -83,27 +80,33 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._epoch_seconds = 0.0  # of the epoch under way, up to the last save
         self._epoch_started = time.monotonic()
         self._rollouts: RolloutBatch | None = None
+        self._backfilled = 0  # groups of the batch under way
+        self._counts = EpochCounts()
+        self._scores = None  # of the ranking under way, where it is not the score table's
+        self._reranked = None
         self._save_deferred = False
         self._stop_requested = False
         self._saved_step = -1
         self.curriculum_seconds = 0.0
-        """Seconds spent drawing, gathering and observing so far; measuring is in `angle_tap.seconds`."""
+        """Seconds spent drawing, gathering and observing so far; measuring is in `angle_tap.seconds`, ranking again in
+        the epoch records."""
 
         super().__init__(**given)
 
+        if config.rerank_every is not None:
+            require_whole_model(self.accelerator, config.rerank_every)
         self._accuracy = Accuracy(
             self.reward_func_names, config.accuracy_rewards, config.accuracy_range, config.accuracy_threshold
         )
         self.angle_tap = AngleTap(self.model)
         self._prompt_roles: PromptRoles | None = None
+        self._angle_of: dict[str, Any] = {}
         if config.curriculum_angle == "prompt":
             table = self._data.table.metadata
             self._prompt_roles = PromptRoles(
                 self._tokenizer, question_after=table.question_after, date=table.template_date
             )
-            self._angle_field = table.definition
-        else:
-            self._angle_field = "whole"
+            self._angle_of = {"inter_weight": table.inter_weight, "diagonal": table.diagonal}
         self._epoch_log = EpochLog(config.run_dir or self.args.output_dir)
         self._initial_navigator = self.navigator.state_dict()
 
@@ -148,13 +151,24 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if 0 < self._batches_done < self._batches_per_epoch:
             ids = self.navigator.ids
         else:
+            ranking_seconds = self._rerank_if_due()
             ids = self.navigator.draw()  # completes the pending move, if there is one
             self._batches_done = 0
+            self._counts = EpochCounts()
             self._epoch_seconds = 0.0
             self._epoch_started = time.monotonic()
+            started += ranking_seconds
         rows = [self._data.row_of[name] for name in ids]
         self.curriculum_seconds += time.perf_counter() - started
         return rows
+
+    def _rerank_if_due(self) -> float:
+        """Rank the dataset again if the epoch that begins asks for it; seconds that it took."""
+        every, finished = self.args.rerank_every, self.epochs_finished
+        if every is None or finished % every or not self.navigator.totals.rollouts:
+            return 0.0
+        self._scores, self._reranked = rerank(self, self._data, self.navigator)
+        return self._reranked.seconds
 
     def num_examples(self, dataloader: Any) -> int:
         """Prompts per epoch, for HF's throughput figures (the dataset itself is larger than a draw)."""
@@ -178,12 +192,32 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             return output
         if ROW not in inputs[0]:
             raise UserError("the training dataset has a transform that drops columns it does not know: remove it")
+        self._rollouts = RolloutBatch()
+        output = self._generated(inputs)
+        self._backfilled = 0
+        if self.args.backfill:
+            output, self._backfilled = backfill(
+                output,
+                self._rollouts.flat_groups(self.num_generations),
+                self._spare_rows(),
+                lambda rows: self._generated_spares(rows, inputs[0]),
+                group=self.num_generations,
+                pad_token=self._tokenizer.pad_token_id,
+                accelerator=self.accelerator,
+            )
+        return output
+
+    def _generated(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        """Rollouts of these rows as TRL makes them, each with its number."""
+        assert self._rollouts is not None
+        start = len(self._rollouts)
         self._row_numbers = [row[ROW] for row in inputs]
-        output = super()._generate_and_score_completions(
+        output: dict[str, Any] = super()._generate_and_score_completions(
             [{key: value for key, value in row.items() if key != ROW} for row in inputs]
         )
         prompt_ids = output["prompt_ids"]
-        output[ROLLOUT] = torch.arange(len(inputs), device=prompt_ids.device)
+        rank = self.accelerator.process_index
+        output[ROLLOUT] = rollout_numbers(rank, start, len(inputs), prompt_ids.device)
         if self._prompt_roles is not None:
             roles = self._prompt_roles(inputs, prompt_ids, output["prompt_mask"])
             if not roles.any():
@@ -194,15 +228,39 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             output[ROLES] = roles
         return output
 
+    def _generated_spares(self, rows: Sequence[int], like: dict[str, Any]) -> tuple[dict[str, Any], list[bool]]:
+        """A group for each of these dataset rows, with the columns of `like`, and which have no variance."""
+        examples = [self.train_dataset[row] for row in rows]
+        output = self._generated([
+            {key: example[key] for key in like} for example in examples for _ in range(self.num_generations)
+        ])  # fmt: skip
+        assert self._rollouts is not None
+        return output, self._rollouts.flat_groups(self.num_generations)
+
+    def _spare_rows(self) -> list[int]:
+        """Dataset rows that may take places in the generation batch under way: its share of the epoch's spares."""
+        spares = self.navigator.spares
+        share = len(spares) // self._batches_per_epoch
+        mine = spares[self._batches_done * share : (self._batches_done + 1) * share]
+        return [self._data.row_of[name] for name in mine]
+
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
+            assert self._rollouts is not None
             first = self.accelerator.process_index * len(prompts)
-            mine = rewards[first : first + len(prompts)].double()
-            weights = self.reward_weights.to(mine)
-            total = (mine * weights).nansum(dim=1).masked_fill(mine.isnan().all(dim=1), math.nan)
-            self._rollouts = RolloutBatch(
-                self._row_numbers, self._accuracy(mine), total, [len(ids) for ids in completion_ids_list]
+            own = slice(first, first + len(prompts))
+            weighted = rewards.double() * self.reward_weights.to(rewards.device)
+            total = weighted.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), math.nan)
+            apart = getattr(self, "multi_objective_aggregation", "") == "normalize_then_sum"
+            flat = zero_variance(weighted if apart else total, self.num_generations)
+            self._rollouts.add(
+                self._row_numbers,
+                self._accuracy(rewards[own].double()),
+                total[own],
+                [len(ids) for ids in completion_ids_list],
+                flat.repeat_interleave(self.num_generations)[own],
+                self._guard.take_errors(),
             )
         return rewards
 
@@ -219,7 +277,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             roles = torch.cat([inputs["prompt_mask"], completion_mask], dim=1).bool()
             # a completion masked out of the loss (mask_truncated_completions) was not seen by the model
             roles = roles & completion_mask.any(dim=1, keepdim=True)
-        with self.angle_tap.listening(roles, self._angle_field) as measured:
+        with self.angle_tap.listening(roles, **self._angle_of) as measured:
             loss = super()._compute_loss(model, inputs)
         assert self._rollouts is not None
         self._rollouts.add_angles(inputs[ROLLOUT], torch.cat(measured))
@@ -240,173 +298,43 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         """Hand the rollouts of one generation batch, of all ranks, to the navigator and to the logs."""
         started = time.perf_counter()
         assert self._rollouts is not None
-        records = self._rollouts.records(self._data.ids, self.accelerator)
+        gathered = self._rollouts.gather(self._data.ids, self.accelerator)
         self._rollouts = None
-        self.navigator.observe(records)
-        metrics = self.navigator.metrics()
+        self.navigator.observe(gathered.records)
+        self._counts.add(
+            reward_errors=gathered.reward_errors,
+            groups=len(gathered.records) // self.num_generations,
+            zero_variance=gathered.flat // self.num_generations,
+            backfilled=self._backfilled,
+        )
+        metrics = self._epoch_metrics()
         metrics["unscored"] = metrics["rollouts"] - metrics["scored"]
-        metrics["reward_errors"] = self._guard.errors
         for name, value in metrics.items():  # of the epoch so far; TRL logs the latest ones
             if isinstance(value, int | float):
                 self._metrics["train"][f"curriculum/{name}"] = [float(value)]
         self.curriculum_seconds += time.perf_counter() - started
 
+    def _epoch_metrics(self) -> dict[str, Any]:
+        """The navigator's metrics of the epoch under way, and what was counted besides."""
+        metrics = {**self.navigator.metrics(), **self._counts.as_dict()}
+        if self.args.rerank_every is not None:
+            made = self._reranked if self._reranked and self._reranked.epoch == metrics["epoch"] else None
+            metrics["rerank_correlation"] = made.correlation if made else None
+            metrics["rerank_seconds"] = made.seconds if made else None
+        return metrics
+
     def _finish_epoch(self) -> None:
         if self.is_world_process_zero():
-            self._epoch_log.append({**self.navigator.metrics(), "seconds": self._seconds()})
+            self._epoch_log.append({**self._epoch_metrics(), "seconds": self._seconds()})
 
     def _seconds(self) -> float:
         """Wall-clock seconds of the epoch under way, over all the processes that worked on it."""
-        return self._epoch_seconds + time.monotonic() - self._epoch_started
+        return float(self._epoch_seconds + time.monotonic() - self._epoch_started)
 
     @property
     def epochs_finished(self) -> int:
         """Epochs whose every rollout has been observed."""
-        return int(self.navigator.epoch) + (self._batches_done == self._batches_per_epoch)
-
-    # -- checkpoints -----------------------------------------------------------------------------------------
-
-    @property
-    def stopped_early(self) -> bool:
-        """Whether the run was asked to stop."""
-        return self._stop_requested
-
-    def request_stop(self) -> None:
-        """Save and stop at the end of the generation batch under way."""
-        self._stop_requested = True
-
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        inside = self.inside_generation_batch
-        if inside and self.control.should_save and not self.control.should_training_stop:
-            self.control.should_save, self._save_deferred = False, True
-        if not inside:
-            if self._stop_agreed():
-                self.control.should_save = self.control.should_training_stop = True
-            self.control.should_save |= self._save_deferred
-            self._save_deferred = False
-        super()._maybe_log_save_evaluate(*args, **kwargs)
-
-    def _stop_agreed(self) -> bool:
-        """Whether any rank was asked to stop: signals reach ranks at different steps, which must stop together."""
-        if self.accelerator.num_processes == 1:
-            return self._stop_requested
-        asked = torch.tensor([float(self._stop_requested)], device=self.accelerator.device)
-        return bool(self.accelerator.reduce(asked, reduction="sum").item())
-
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if self._saved_step == self.state.global_step:
-            return  # whole already: writing it again would only open a gap in which it is not
-        directory = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        if self.args.should_save:
-            unseal(directory)
-        self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation comes after the seal
-        try:
-            super()._save_checkpoint(model, trial)
-            self._seal(directory)
-        except BaseException:
-            if self.args.should_save:
-                shutil.rmtree(directory, ignore_errors=True)  # gives the room back if the disk was full
-            raise
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                output_dir=str(directory.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
-            )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        self._seal(Path(checkpoint_folder))  # what is pushed is whole, too
-        super()._push_from_checkpoint(checkpoint_folder)
-
-    def _seal(self, directory: Path) -> None:
-        if self._saved_step == self.state.global_step:
-            return
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            seal(directory, self._state())
-        self._saved_step = self.state.global_step
-
-    def _state(self) -> dict[str, Any]:
-        return {
-            "gainrl_version": gainrl.__version__,
-            "settings": self._settings(),
-            "progress": {
-                "micro_steps": self._step,
-                "batches_done": self._batches_done,
-                "seconds": self._seconds(),
-                "reward_errors": self._guard.errors,
-            },
-            "navigator": self.navigator.state_dict(),
-            "resumable": not (self.inside_generation_batch or self.args.save_only_model),
-        }
-
-    def _settings(self) -> dict[str, Any]:
-        """What a resumed run must share with the one that saved."""
-        args = self.args
-        return {
-            "dataset": self._data.ranking.fingerprint,
-            "prompts_per_epoch": args.prompts_per_epoch,
-            "generation_batch_size": args.generation_batch_size,
-            "num_generations": self.num_generations,
-            "num_iterations": self._iterations,
-            "rollouts_per_optimizer_step": self._train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "curriculum_angle": args.curriculum_angle,
-            "accuracy_rewards": self._accuracy.names,
-            "accuracy_ranges": [
-                list(r) if (r := self._accuracy.ranges[name]) else None for name in self._accuracy.names
-            ],
-            "accuracy_threshold": self._accuracy.threshold,
-        }
-
-    # -- runs ------------------------------------------------------------------------------------------------
-
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
-        """TRL's `train`; `True` resumes from the last whole checkpoint, passing over incomplete ones.
-
-        Raises UserError if there is none, or if the checkpoint was saved under other settings.
-        """
-        self._step, self._buffered_inputs = 0, None
-        self._save_deferred = self._stop_requested = False
-        self._saved_step = -1
-        if resume_from_checkpoint:
-            directory = self._resume_directory(resume_from_checkpoint)
-            self._restore(directory)
-            return super().train(resume_from_checkpoint=str(directory), **kwargs)
-        if self.is_world_process_zero():
-            self._epoch_log.begin()
-        self.navigator.load_state_dict(self._initial_navigator)
-        self._batches_done = self._batches_per_epoch
-        return super().train(resume_from_checkpoint=None, **kwargs)
-
-    def _resume_directory(self, wanted: str | bool) -> Path:
-        if wanted is not True:
-            return Path(str(wanted))
-        found, passed = last_complete(self.args.output_dir)
-        for name, why in passed.items():
-            logger.warning("passing over %s: %s", name, why)
-        if found is None:
-            raise UserError(f"no checkpoint to resume from in {self.args.output_dir}{_listed(passed)}")
-        return found
-
-    def _restore(self, directory: Path) -> None:
-        state = read_state(directory)
-        require_settings(state["settings"], self._settings(), directory)
-        self.navigator.load_state_dict(state["navigator"])
-        progress = state["progress"]
-        self._step = progress["micro_steps"]
-        self._batches_done = progress["batches_done"]
-        self._guard.errors = progress["reward_errors"]
-        self._epoch_seconds, self._epoch_started = progress["seconds"], time.monotonic()
-        self._saved_step = step_of(directory)
-        if self.is_world_process_zero():
-            self._epoch_log.keep(self.epochs_finished)
-
-    def forget_epochs(self) -> None:
-        """Drop the epoch records of a run that begins anew."""
-        if self.is_world_process_zero():
-            self._epoch_log.keep(0)
+        return int(self.navigator.epoch + (self._batches_done == self._batches_per_epoch))
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's `evaluate`, which samples: the training's random numbers go on as if it had not been called."""
@@ -414,5 +342,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             return super().evaluate(*args, **kwargs)
 
 
-def _listed(passed: dict[str, str]) -> str:
-    return "".join(f"; {name}: {why}" for name, why in passed.items())
+def _require_plain_rollouts(given: dict[str, Any], data: ScoredDataset) -> None:
+    """UserError if rollouts are more than a prompt and a completion, which back-filling could not put together."""
+    extras = [name for name in ("tools", "environment_factory", "rollout_func") if given.get(name)]
+    extras += [f"the column {name!r}" for name in ("image", "images") if name in data.dataset.column_names]
+    if extras:
+        raise UserError(f"backfill: true cannot be combined with {extras[0]}: leave one of them out")

@@ -10,6 +10,7 @@ from gainrl.curriculum import (
     GaussianNavigator,
     Navigator,
     PosteriorNavigator,
+    Ranking,
     ShortestFirstNavigator,
     TargetNavigator,
     UniformNavigator,
@@ -18,15 +19,32 @@ from gainrl.curriculum import (
 from gainrl.errors import UserError
 from gainrl.integrations.trl.config import CurriculumArguments
 from gainrl.integrations.trl.data import ScoredDataset
+from gainrl.integrations.trl.reranking import require_rerankable
 
 
-def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigator:
-    """The navigator that `config.curriculum_navigator` names; UserError if a setting does not fit the dataset."""
+def build_navigator(config: CurriculumArguments, data: ScoredDataset, ranking: Ranking | None = None) -> Navigator:
+    """The navigator that `config.curriculum_navigator` names; UserError if a setting does not fit the dataset.
+
+    It draws from `ranking`, or from that of the score table.
+    """
+    ranking = data.ranking if ranking is None else ranking
+    navigator = _of_kind(config, data, ranking)
+    if config.rerank_every is not None:
+        require_rerankable(data, navigator, config.rerank_every)
+    if config.backfill and navigator.n == len(ranking):
+        raise UserError(
+            f"backfill: true needs prompts beyond the epoch's own, but prompts_per_epoch={navigator.n} are all there "
+            "are: lower it, or leave backfill out"
+        )
+    return navigator
+
+
+def _of_kind(config: CurriculumArguments, data: ScoredDataset, ranking: Ranking) -> Navigator:
     kind = config.curriculum_navigator
     if kind not in NAVIGATORS:
         near = difflib.get_close_matches(kind, NAVIGATORS, n=1, cutoff=0.0)[0]
         raise UserError(f"curriculum_navigator={kind!r}: the nearest name is {near!r} (of {', '.join(NAVIGATORS)})")
-    size, n = len(data.ranking), config.prompts_per_epoch
+    size, n = len(ranking), config.prompts_per_epoch
     if n > size:
         held = config.prompts_per_generation
         fits = size // held * held
@@ -43,12 +61,12 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigat
     rest: dict[str, Any] = {"skip_mastered": config.skip_mastered, "mastered_rest": config.mastered_rest}
     if kind in (GaussianNavigator.kind, TargetNavigator.kind):
         window = GaussianNavigator if kind == GaussianNavigator.kind else TargetNavigator
-        return window(data.ranking, n, config.window(), order=order, seed=seed, **rest)
+        return window(ranking, n, config.window(), order=order, seed=seed, **rest)
     if kind == UniformNavigator.kind:
-        return UniformNavigator(data.ranking, n, order=order, seed=seed, **rest)
+        return UniformNavigator(ranking, n, order=order, seed=seed, **rest)
     if kind == PosteriorNavigator.kind:
         return PosteriorNavigator(
-            data.ranking,
+            ranking,
             n,
             target=config.curriculum_beta,
             prior_strength=config.curriculum_prior_strength,
@@ -59,6 +77,6 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset) -> Navigat
     if kind == ShortestFirstNavigator.kind:
         tokens = data.table.column("question_tokens")[data.usable].tolist()
         ids = [data.ids[row] for row in data.usable]
-        ranking = shortest_first_ranking(ids, tokens, data.ranking.fingerprint)
-        return ShortestFirstNavigator(ranking, n, order=order, seed=seed)
-    return NAVIGATORS[kind](data.ranking, n, order=order, seed=seed)
+        by_length = shortest_first_ranking(ids, tokens, ranking.fingerprint)
+        return ShortestFirstNavigator(by_length, n, order=order, seed=seed)
+    return NAVIGATORS[kind](ranking, n, order=order, seed=seed)

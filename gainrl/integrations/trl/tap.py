@@ -37,22 +37,26 @@ class AngleTap:
 
     def __init__(self, model: nn.Module) -> None:
         self._roles: Tensor | None = None
-        self._field = "whole"
+        self._weight: float | None = None
+        self._diagonal = True
         self._measured: list[Tensor] = []
         self._done = 0
         self.seconds = 0.0
         self.handle = decoder_of(model).register_forward_hook(self._read)
 
     @contextmanager
-    def listening(self, roles: Tensor, field: str) -> Iterator[list[Tensor]]:
+    def listening(
+        self, roles: Tensor, *, inter_weight: float | None = None, diagonal: bool = True
+    ) -> Iterator[list[Tensor]]:
         """Measure the forward passes inside the `with` block.
 
         `roles` is (B, S) bool (True: part of the sequence) or int8 roles (0 ignored, 1 prefix, 2 question) for the
-        rows in the order in which they are forwarded, in one pass or several.  `field` is what to measure: `whole`
-        (‖U‖²/L²), `intra` or `intra+inter` (the prompt's score C).  The list that it yields holds float32 tensors,
-        (B,) in all, when the block ends.
+        rows in the order in which they are forwarded, in one pass or several.  Measured is the whole sequence
+        (‖U‖²/L²), or with `inter_weight` w the prompt's score, C_intra + w·C_inter (w = 0: C_intra alone), with or
+        without the `diagonal`.  The list that it yields holds float32 tensors, (B,) in all, when the block ends.
         """
-        self._roles, self._field, self._measured, self._done = roles, field, [], 0
+        self._roles, self._measured, self._done = roles, [], 0
+        self._weight, self._diagonal = inter_weight, diagonal
         try:
             yield self._measured
         finally:
@@ -71,9 +75,12 @@ class AngleTap:
                 "in another way than the one supported here"
             )
         with torch.no_grad():
-            result = angle_concentration(hidden.detach(), None, roles)
-            fields = {"whole": result.whole, "intra": result.intra, "intra+inter": result.intra + result.inter}
-        self._measured.append(fields[self._field])
+            result = angle_concentration(hidden.detach(), None, roles, diagonal=self._diagonal)
+            if self._weight is None:
+                measured = result.whole
+            else:
+                measured = result.intra + self._weight * result.inter if self._weight else result.intra
+        self._measured.append(measured)
         self._done += hidden.shape[0]
         self.seconds += time.perf_counter() - started
 

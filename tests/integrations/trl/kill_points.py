@@ -25,7 +25,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from trl_support import epoch_records, losses, make_trainer, recorded
 
-from gainrl.integrations.trl import GainRLTrainer, mixin
+from gainrl.integrations.trl import GainRLTrainer, saving
 from gainrl.integrations.trl.checkpoints import last_complete
 from gainrl.integrations.trl.records import EpochLog
 
@@ -37,8 +37,8 @@ MOMENTS = {
     "weights": (GainRLTrainer, "save_model"),
     "optimizer": (GainRLTrainer, "_save_optimizer_and_scheduler"),
     "random state": (GainRLTrainer, "_save_rng_state"),
-    "seal": (mixin, "seal"),
-    "rotation": (mixin, "rotate_checkpoints"),
+    "seal": (saving, "seal"),
+    "rotation": (saving, "rotate_checkpoints"),
     "flow": (GainRLTrainer, "_maybe_log_save_evaluate"),
 }
 

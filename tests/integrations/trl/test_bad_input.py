@@ -91,6 +91,27 @@ def test_a_navigator_that_does_not_exist(tmp_path: Path) -> None:
         build(tmp_path, args=make_config(tmp_path, curriculum_navigator="gausian"))
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (
+            {"skip_mastered": 2, "curriculum_navigator": "fixed"},
+            "skip_mastered=2 works with .*gaussian, target, uniform",
+        ),
+        ({"skip_mastered": 2, "curriculum_navigator": "posterior"}, "not with 'posterior'"),
+        ({"skip_mastered": 0}, "skip_mastered must be an integer from 1 to 255, got 0"),
+        ({"skip_mastered": 1, "mastered_rest": -1}, "mastered_rest must be an integer from 1 to 65535, got -1"),
+        ({"curriculum_navigator": "posterior", "curriculum_beta": 1.0}, r"must lie in \(0, 1\), got 1.0"),
+        ({"curriculum_navigator": "posterior", "curriculum_memory": 300}, "memory must be .* got 300"),
+        ({"curriculum_navigator": "target", "curriculum_at_end": "uniform"}, "leave at_end at 'stay'"),
+    ],
+    ids=str,
+)
+def test_options_that_a_navigator_does_not_have(tmp_path: Path, settings: dict, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        build(tmp_path, args=make_config(tmp_path, **settings))
+
+
 def test_a_config_without_a_curriculum(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"args is a GRPOConfig, which has no curriculum: use gainrl\.GainRLConfig"):
         build(tmp_path, args=GRPOConfig(output_dir=str(tmp_path), use_cpu=True, activation_checkpointing=False))

@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from gainrl.integrations.trl import CurriculumArguments, GainRLMixin, GainRLTrainer
+from gainrl.integrations.trl.saving import SavingMixin
 
 TRAINERS = [GRPOTrainer, RLOOTrainer]
 
@@ -56,7 +57,8 @@ def test_override_points_keep_their_parameters(trainer: Any, name: str) -> None:
 
 
 def test_overridden_names_exist_in_trl_or_transformers() -> None:
-    own = {name for name, value in vars(GainRLMixin).items() if inspect.isfunction(value)}
+    halves = (GainRLMixin, SavingMixin)
+    own = {name for half in halves for name, value in vars(half).items() if inspect.isfunction(value)}
     taken = {name for name in own if hasattr(Trainer, name) or hasattr(GRPOTrainer, name)} - {"__init__"}
     assert taken == {
         "_calculate_rewards", "_compute_loss", "_generate_and_score_completions", "_get_train_sampler",

@@ -108,7 +108,7 @@ def test_weighted_rewards_and_one_that_says_what_is_correct(model: str, tmp_path
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("navigator", ["uniform", "fixed", "shortest-first"])
+@pytest.mark.parametrize("navigator", ["target", "posterior", "uniform", "fixed", "shortest-first"])
 def test_navigators_are_chosen_by_name(model: str, tmp_path: Path, navigator: str) -> None:
     trainer = make_trainer(model, tmp_path, curriculum_navigator=navigator)
     trainer.train()

@@ -74,6 +74,18 @@ def test_resuming_repeats_the_uninterrupted_run(model: str, tmp_path: Path, shap
     check_resumes(model, tmp_path, shape, every=False)
 
 
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"curriculum_navigator": "posterior"},
+        {"curriculum_navigator": "target", "skip_mastered": 1, "mastered_rest": 1, "num_train_epochs": 4},
+    ],
+    ids=str,
+)
+def test_what_is_remembered_of_prompts_is_resumed(model: str, tmp_path: Path, option: dict) -> None:
+    check_resumes(model, tmp_path, {**SHAPES[0], **option}, every=False)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("shape", [{**shape, "prompts_per_epoch": 16} for shape in SHAPES], ids=str)
 def test_resuming_from_any_checkpoint_repeats_the_uninterrupted_run(model: str, tmp_path: Path, shape: dict) -> None:
@@ -173,16 +185,16 @@ def test_a_failing_save_leaves_the_previous_checkpoint_whole(
 def test_old_checkpoints_rotate_only_once_the_new_one_is_whole(
     model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gainrl.integrations.trl import mixin
+    from gainrl.integrations.trl import saving
 
     at_rotation: list[tuple[list[str], Path | None]] = []
-    plain = mixin.rotate_checkpoints
+    plain = saving.rotate_checkpoints
 
     def watched(output_dir: str, **limits: Any) -> None:
         at_rotation.append(([d.name for d in checkpoints(output_dir)], last_complete(output_dir)[0]))
         plain(output_dir, **limits)
 
-    monkeypatch.setattr(mixin, "rotate_checkpoints", watched)
+    monkeypatch.setattr(saving, "rotate_checkpoints", watched)
     run(model, tmp_path, save_total_limit=1, **SHAPES[0])
     assert [names[0] for names, _ in at_rotation] == [str(whole.name) for _, whole in at_rotation if whole]
     assert [names for names, _ in at_rotation][1] == ["checkpoint-2", "checkpoint-1"]
@@ -202,6 +214,10 @@ def test_the_state_is_small(saved: tuple[Any, Path]) -> None:
         ({"curriculum_seed": 3}, "seed was 7 and is now 3"),
         ({"curriculum_navigator": "uniform"}, "'gaussian', this run uses 'uniform'"),
         ({"curriculum_angle": "prompt"}, "curriculum_angle: 'sequence' in the checkpoint, 'prompt' now"),
+        ({"skip_mastered": 2}, "skip_mastered was None and is now 2"),
+        ({"backfill": True}, "backfill: False in the checkpoint, True now"),
+        ({"rerank_every": 3}, "rerank_every: None in the checkpoint, 3 now"),
+        ({"accuracy_threshold": 0.5}, "accuracy_threshold: None in the checkpoint, 0.5 now"),
     ],
     ids=str,
 )

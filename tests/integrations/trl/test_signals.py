@@ -119,7 +119,7 @@ def test_losses_with_and_without_measurement_are_equal_to_the_bit(
 
 def _angles_of(measured: Any, plain: Any) -> list[dict[str, Any]]:
     """The rollouts of an unmeasured trainer with the mean angle that the measured one saw, so that both draw alike."""
-    records = plain._rollouts.records(plain._data.ids, plain.accelerator)
+    records = plain._rollouts.gather(plain._data.ids, plain.accelerator).records
     angle = epoch_records(measured.args.output_dir)[plain.navigator.epoch]["angle"]
     return [{**record, "angle": angle} for record in records]
 
@@ -190,7 +190,8 @@ def test_a_reward_that_raises_costs_only_its_rows(model: str, tmp_path: Path, st
     trainer.train()
     zeros = {name for name, row in zip(trainer._data.ids, problems(), strict=True) if "0" in row["question"]}
     assert {record["id"] for record in records if not record["scored"]} == {r["id"] for r in records} & zeros
-    assert trainer._guard.errors == sum(not record["scored"] for record in records) > 0
+    errors = sum(record["reward_errors"] for record in epoch_records(tmp_path))
+    assert errors == sum(not record["scored"] for record in records) > 0
 
 
 def test_a_reward_that_raises_on_every_row_is_a_mistake_and_stops_the_run(model: str, tmp_path: Path) -> None:
@@ -224,10 +225,38 @@ def test_accuracy_reads_the_named_rewards_only() -> None:
     rewards = torch.tensor([[1.0, 0.3, 10.0], [0.0, 0.9, 10.0], [math.nan, 0.1, 5.0], [math.nan, 0.5, math.nan]])
     assert Accuracy(["a", "b", "c"], ["a"])(rewards).tolist()[:2] == [1.0, 0.0]
     both = Accuracy(["a", "b", "c"], ["a", "c"], {"c": [0, 10]})(rewards)
-    assert both.tolist()[:3] == [1.0, 0.0, 0.0]
+    assert both.tolist()[:3] == [1.0, 0.5, 0.5]
     assert math.isnan(both[3])
-    partial = Accuracy(["a", "b", "c"], ["b"], [0, 1], threshold=0.5)(rewards)
-    assert partial.tolist() == [0.0, 1.0, 0.0, 1.0]
+    strict = Accuracy(["a", "b", "c"], ["b"], [0, 1], threshold=0.5)(rewards)
+    assert strict.tolist() == [0.0, 1.0, 0.0, 1.0]
+
+
+def test_a_declared_range_gives_partial_credit() -> None:
+    rewards = torch.tensor([[-1.0], [0.5], [3.0], [math.nan]])
+    assert Accuracy(["a"], None, [-1, 3])(rewards).tolist()[:3] == [0.0, 0.375, 1.0]
+    assert Accuracy(["a"], None, [-1, 3])(rewards)[3].isnan()
+
+
+@pytest.mark.parametrize("bounds", [[0, 0.9], [0.1, 0.7], [-0.3, 1e-3]], ids=str)
+def test_the_ends_of_a_range_are_in_it_although_rewards_are_float32(bounds: list[float]) -> None:
+    rewards = torch.tensor(bounds, dtype=torch.float32)[:, None].double()
+    assert Accuracy(["a"], None, bounds)(rewards).tolist() == [0.0, 1.0]
+    assert Accuracy(["a"], None, bounds, threshold=1.0)(rewards).tolist() == [0.0, 1.0]
+
+
+def test_partial_credit_moves_the_mean_and_is_recorded(model: str, tmp_path: Path) -> None:
+    def share(completions: list[str], **columns: Any) -> list[float]:
+        return [[-2.0, -1.0, 0.5, 2.0][i % 4] for i in range(len(completions))]
+
+    trainer = make_trainer(model, tmp_path, reward=share, accuracy_range=[-2, 2])
+    records = observing(trainer)
+    trainer.train()
+    assert [record["correct"] for record in records[:4]] == [0.0, 0.25, 0.625, 1.0]
+    first, second = epoch_records(tmp_path)
+    assert first["accuracy"] == 1.875 / 4
+    assert second["mean"] == pytest.approx(
+        4 * (math.tanh(2 * (1.875 / 4 - 0.5)) + math.tanh(2 * first["angle"])), rel=1e-9
+    )
 
 
 def test_several_rewards_without_a_name_are_refused() -> None:

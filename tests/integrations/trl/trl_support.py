@@ -180,7 +180,9 @@ def losses(trainer: Any) -> dict[int, float]:
     return {entry["step"]: entry["loss"] for entry in trainer.state.log_history if "loss" in entry}
 
 
-def epoch_records(directory: Path | str, *, without: tuple[str, ...] = ("seconds",)) -> list[dict[str, Any]]:
+def epoch_records(
+    directory: Path | str, *, without: tuple[str, ...] = ("seconds", "rerank_seconds")
+) -> list[dict[str, Any]]:
     """The lines of epochs.jsonl, timing left out."""
     lines = (Path(directory) / "epochs.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
