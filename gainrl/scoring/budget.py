@@ -29,8 +29,13 @@ _PROBE = 64
 def tokens_per_batch(model: nn.Module, forward: PackedForward | PaddedForward) -> int:
     """A power of two between LEAST and MOST: what fits into the SHARE of the memory that is free now."""
     kind = forward.device.type if forward.device.type in MOST else "cuda"
-    with torch.inference_mode(), evaluating(model):
-        per_token = bytes_per_token(forward)
+    try:
+        with torch.inference_mode(), evaluating(model):
+            per_token = bytes_per_token(forward)
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        return LEAST
     free = free_memory(forward.device)
     if free is None:
         return MOST[kind]

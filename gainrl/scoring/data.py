@@ -148,11 +148,14 @@ def _hub(dataset: str, split: str | None, limit: int | None) -> Rows:
 
 
 def scoring_prompts(rows: Iterable[Row]) -> Iterator[ScoringPrompt]:
-    """Rows to prompts.  Raises UserError at the first row that lacks the column `prompt`."""
+    """Rows to prompts.  Raises UserError if the first row lacks the column `prompt`; later ones are named as failed."""
     for number, row in enumerate(rows):
-        if "prompt" not in row:
+        if "prompt" in row:
+            yield ScoringPrompt(row["prompt"], row.get("question"))
+        elif number:
+            yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
+        else:
             raise UserError(
-                f"row {number} of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name "
-                "the task that maps this dataset's own columns with --task"
+                f"row 0 of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name the task "
+                "that maps this dataset's own columns with --task"
             )
-        yield ScoringPrompt(row["prompt"], row.get("question"))

@@ -42,6 +42,8 @@ class ScoringPrompt:
     prompt: Prompt
     question: str | None = None
     """Plain text only: the question's text inside `prompt`."""
+    problem: str | None = None
+    """Why the dataset's row is no prompt at all."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ class PromptRenderer:
     def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
         """The rendered text and the question's character span in it."""
         messages: Any = row.prompt
+        if row.problem is not None:
+            raise _RowError("failed", row.problem)
         if isinstance(messages, str):
             located = self._locate_in_text(messages, row.question)
         elif isinstance(messages, Sequence) and not isinstance(messages, bytes):
@@ -256,24 +260,42 @@ class PromptRenderer:
     # -- tokens ----------------------------------------------------------------------------------------------
 
     def _encode(self, texts: Sequence[str], chats: Sequence[bool]) -> list[Any]:
-        """Token ids and character offsets; a rendered chat already holds its special tokens, plain text does not."""
+        """Token ids and character offsets, or what the tokenizer raised.
+
+        A rendered chat already holds its special tokens, plain text does not.
+        """
         encoded: list[Any] = [None] * len(texts)
         for is_chat in (True, False):
             chosen = [i for i, chat in enumerate(chats) if chat is is_chat]
             if not chosen:
                 continue
-            batch = self.tokenizer(
-                [texts[i] for i in chosen],
-                add_special_tokens=not is_chat,
-                return_offsets_mapping=True,
-                return_attention_mask=False,
-                verbose=False,
-            )
-            for i, ids, offsets in zip(chosen, batch["input_ids"], batch["offset_mapping"], strict=True):
-                encoded[i] = (ids, offsets)
+            try:
+                pairs: list[Any] = self._tokenise([texts[i] for i in chosen], is_chat)
+            except Exception:  # one text of many: find it
+                pairs = [self._alone(texts[i], is_chat) for i in chosen]
+            for i, pair in zip(chosen, pairs, strict=True):
+                encoded[i] = pair
         return encoded
 
-    def _roles(self, encoded: tuple[list[int], list[tuple[int, int]]], span: tuple[int, int]) -> Rendered:
+    def _tokenise(self, texts: list[str], is_chat: bool) -> list[Any]:
+        batch = self.tokenizer(
+            texts,
+            add_special_tokens=not is_chat,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
+
+    def _alone(self, text: str, is_chat: bool) -> Any:
+        try:
+            return self._tokenise([text], is_chat)[0]
+        except Exception as error:  # tokenizers raise bare Exceptions
+            return error
+
+    def _roles(self, encoded: Any, span: tuple[int, int]) -> Rendered:
+        if isinstance(encoded, Exception):
+            return _without("failed", f"the tokenizer refuses the text: {encoded}")
         ids, offsets = encoded
         start, end = span
         bounds = np.asarray(offsets, dtype=np.int64).reshape(-1, 2)

@@ -48,9 +48,15 @@ def test_questions_of_plain_text_come_along():
     assert (prompt.prompt, prompt.question) == ("Q: a A:", "a")
 
 
-def test_a_row_without_a_prompt_names_its_columns_and_the_task_option():
-    with pytest.raises(UserError, match=r"row 1 .*'problem'.*--task"):
-        list(scoring_prompts([{"prompt": "x"}, {"problem": "y"}]))
+def test_a_dataset_without_prompts_names_its_columns_and_the_task_option():
+    with pytest.raises(UserError, match=r"row 0 .*'problem'.*--task"):
+        list(scoring_prompts([{"problem": "y"}, {"prompt": "x"}]))
+
+
+def test_a_later_row_without_a_prompt_is_a_row_with_a_problem():
+    first, second = scoring_prompts([{"prompt": "x"}, {"problem": "y"}])
+    assert first.problem is None
+    assert "no column 'prompt', only ['problem']" in second.problem
 
 
 @pytest.mark.parametrize(
