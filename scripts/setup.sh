@@ -33,5 +33,14 @@ echo "setting up $venv with gainrl[$extras] and $torch"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" "$torch"  # first and alone: gainrl's own range then leaves it as it is
-if [ -n "$wheel" ]; then "${pip[@]}" "$wheel[$extras]"; else "${pip[@]}" -e ".[$extras]"; fi
+built="$venv/.gainrl-built"
+if [ -n "$wheel" ]; then
+  "${pip[@]}" "$wheel[$extras]"
+elif [ "$(cat "$built" 2>/dev/null)" = "$wanted" ]; then
+  "${pip[@]}" "gainrl[$extras]"  # built and installed already, for other extras: only their packages are missing
+else
+  rm -f "$venv"/.gainrl-*
+  "${pip[@]}" -e ".[$extras]"
+  echo "$wanted" >"$built"
+fi
 echo "$wanted" >"$stamp"
