@@ -10,9 +10,9 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-CHAT_TEMPLATE = (
-    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+CHAT_TEMPLATE = (  # ChatML, as Qwen writes it
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 KINDS: dict[str, Any] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 
@@ -45,9 +45,10 @@ def make_model(directory: Path, kind: str = "qwen2", *, texts: Iterable[str] = (
             pad_token_id=fast.pad_token_id,
             eos_token_id=fast.eos_token_id,
             bos_token_id=None,
-            tie_word_embeddings=True,
+            tie_word_embeddings=False,
         )
     )
+    made.generation_config.do_sample = True  # as released chat models have it; servers take it from here
     made.save_pretrained(directory)
     fast.save_pretrained(directory)
     return str(directory)

@@ -21,7 +21,9 @@ def eval(
     temperature: Annotated[float | None, typer.Option(help="0: greedy. Default 0 for one sample, else 1.")] = None,
     top_p: Annotated[float, typer.Option(help="Nucleus.")] = 1.0,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of a completion; the task's default.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Sequences at a time.")] = 32,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Sequences at a time; 32 with transformers, 1024 with vllm or a server.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
@@ -56,6 +58,16 @@ def eval(
         raise UserError(f"--engine is {engine!r}; it must be auto, transformers, vllm or server")
     if engine == "server" and server is None:
         raise UserError("--engine server needs --server ADDRESS")
+    if server is not None:
+        engine = "server"
+    if engine == "auto":
+        engine = _engine(checkpoint)
+    if engine == "vllm" and _is_adapter(checkpoint):
+        raise UserError(
+            f"{checkpoint!r} holds an adapter, which --engine vllm does not take here: merge it into the model, or use "
+            "--engine transformers"
+        )
+    batch_size = batch_size or (32 if engine == "transformers" else 1024)
     heat = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
     weights = checkpoint or model
     settings = {
@@ -76,22 +88,17 @@ def eval(
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
 
     generator: Engine
-    if server is not None:
+    if engine == "server":
+        assert server is not None
         from gainrl.evaluation.engines import ServerEngine
 
         generator = ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
     else:
-        import importlib.util
-
-        import torch
-
         from gainrl.evaluation import TransformersEngine
         from gainrl.scoring.models import load_tokenizer, resolve_model
 
         own = checkpoint is not None and (Path(checkpoint) / "tokenizer_config.json").is_file()
         tokenizer = load_tokenizer(weights if own else model)
-        if engine == "auto":
-            engine = "vllm" if torch.cuda.is_available() and importlib.util.find_spec("vllm") else "transformers"
         if engine == "vllm":
             from gainrl.evaluation.engines import VLLMEngine
 
@@ -122,6 +129,23 @@ def eval(
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")
 
 
+def _engine(checkpoint: str | None) -> str:
+    """The engine of `auto`: vLLM where it is installed and has a GPU, except for adapters."""
+    import importlib.util
+
+    if importlib.util.find_spec("vllm") is None or _is_adapter(checkpoint):
+        return "transformers"
+    import torch
+
+    return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def _is_adapter(checkpoint: str | None) -> bool:
+    """Whether a checkpoint holds a PEFT adapter and no model."""
+    folder = Path(checkpoint or "")
+    return bool(checkpoint) and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def _step(checkpoint: str | None) -> int | None:
     """The training step of a checkpoint of a run; None for other weights."""
     state = Path(checkpoint or "") / "trainer_state.json"
@@ -137,8 +161,7 @@ def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
 
     if checkpoint is None:
         return load_model(model, device=device, dtype=dtype)
-    folder = Path(checkpoint)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+    if _is_adapter(checkpoint):
         try:
             from peft import PeftModel
         except ImportError as error:

@@ -14,7 +14,11 @@ from gainrl.evaluation.generation import Completed, Prompt, Sampling, cut, encod
 
 
 class VLLMEngine:
-    """vLLM in this process.  Raises `UserError` where vLLM is not installed."""
+    """vLLM in this process, by the interface of vLLM 0.22 to 0.31.  Raises `UserError` where it is not installed.
+
+    Each sequence has a seed of its own.  vLLM's results also depend on what else is in the batch, so equal seeds give
+    equal completions only for equal batches on equal hardware.
+    """
 
     def __init__(self, model: str, tokenizer: Any, **options: Any):
         try:

@@ -61,3 +61,21 @@ def test_intervals_are_reproducible_and_empty_ones_are_nan() -> None:
     assert mean_interval(values) == mean_interval(values)
     assert mean_interval(values)[0] == pytest.approx(2 / 3)
     assert all(math.isnan(value) for value in mean_interval(np.array([math.nan])))
+
+
+def test_the_interval_is_scipys_percentile_bootstrap() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(1).random(60) ** 3
+    mean, low, high = mean_interval(values, resamples=20_000)
+    found = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    assert mean == pytest.approx(values.mean(), abs=1e-12)
+    assert (low, high) == pytest.approx((found.low, found.high), abs=0.005 * (high - low) + 1e-3)
+
+
+def test_majority_is_what_voting_with_ties_broken_at_random_comes_to() -> None:
+    generator = np.random.default_rng(3)
+    for _ in range(50):
+        ballots = [(str(answer), bool(answer == 0)) for answer in generator.integers(0, 4, generator.integers(1, 9))]
+        counts = {answer: sum(one == answer for one, _ in ballots) for answer, _ in ballots}
+        winners = [answer for answer, count in counts.items() if count == max(counts.values())]
+        assert majority_at_k([ballots])[0] == pytest.approx(winners.count("0") / len(winners))
