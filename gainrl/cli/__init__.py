@@ -20,6 +20,7 @@ VERBS = {
     "train": "gainrl.cli.train",
     "eval": "gainrl.cli.eval",
     "compare": "gainrl.cli.compare",
+    "profile": "gainrl.cli.profile",
     "report": "gainrl.cli.report",
     "doctor": "gainrl.cli.doctor",
 }

@@ -74,7 +74,7 @@ def score(
     team, leave = join()
     if team.leads:
         check_output(output, overwrite=overwrite, resume=resume)
-    rows, source = _rows(dataset, task, split, limit)
+    rows, source = prompts_of(dataset, task, split, limit)
 
     from tqdm.auto import tqdm
 
@@ -134,7 +134,7 @@ def _usable() -> str:
     return ", ".join(name for name, why in available_backends().items() if why == "ok")
 
 
-def _rows(dataset: str | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]
+def prompts_of(dataset: str | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]
     """The prompts and where they come from: a task's rows, or a dataset that has a column `prompt`."""
     from gainrl.scoring import ScoringPrompt, Source, open_rows, scoring_prompts
 

@@ -122,6 +122,7 @@ def score_dataset(
         raise UserError(f"--max-failed {max_failed}: give a share of the rows, from 0 to 1")
     if team.leads:
         check_output(output, overwrite=overwrite, resume=resume)
+    team.barrier()  # nobody's journal is there yet when that is checked
     columns = Columns(keep_prompts, scorer.directions, scorer.nll)
     _agree_on_budget(scorer, output, resume, team)
     settings = _settings(scorer, source, model_name, model_hash, control)
