@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -17,11 +18,18 @@ def train(
     output: Annotated[str | None, typer.Option(help="Run directory, instead of the config's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
+    report: Annotated[bool, typer.Option(help="Keep report.html in the run directory up to date.")] = True,
 ) -> None:
     """Train a model with the curriculum: rank the dataset if there is no score table yet, then draw, train, move on."""
     from gainrl.integrations.trl.run_config import RunConfig
 
-    run = RunConfig.read(config)
+    main = os.environ.get("RANK", "0") == "0"
+    try:
+        run = RunConfig.read(config)
+    except UserError:
+        if main:
+            raise
+        raise typer.Exit(2) from None  # the first process says it
     if output is not None:
         import dataclasses
 
@@ -36,7 +44,11 @@ def train(
 
     again = f"gainrl train --config {config}{f' --output {output}' if output else ''} --resume"
     try:
-        result = train_run(run, resume=resume, overwrite=overwrite)
+        result = train_run(run, resume=resume, overwrite=overwrite, report=report)
+    except UserError as error:
+        if main or not getattr(error, "on_every_rank", False):
+            raise
+        raise typer.Exit(2) from None
     except KeyboardInterrupt:
         print(f"\nstopped at once; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None

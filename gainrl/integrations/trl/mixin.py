@@ -334,7 +334,8 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
     @property
     def epochs_finished(self) -> int:
         """Epochs whose every rollout has been observed."""
-        return int(self.navigator.epoch + (self._batches_done == self._batches_per_epoch))
+        over = self._batches_done == self._batches_per_epoch and self.navigator.totals.rollouts > 0
+        return int(self.navigator.epoch + over)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """TRL's `evaluate`, which samples: the training's random numbers go on as if it had not been called."""

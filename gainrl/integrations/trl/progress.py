@@ -1,4 +1,4 @@
-"""Live progress of a run in a terminal: a bar over optimizer steps and one line for each finished epoch."""
+"""Live progress of a run in a terminal: a bar over optimizer steps with the time left, a line per finished epoch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class RunProgress(TrainerCallback):
         self._trainer = trainer
         self._bar: Any = None
         self._epochs = 0
-        self._started = 0.0
+        self._started = self._begun = 0.0
 
     @classmethod
     def attach(cls, trainer: Any) -> None:
@@ -30,6 +30,7 @@ class RunProgress(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self._epochs, self._started = self._trainer.epochs_finished, time.monotonic()
+            self._begun = self._started
             self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="training", unit="step")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -43,7 +44,14 @@ class RunProgress(TrainerCallback):
             self._epochs, seconds = self._trainer.epochs_finished, time.monotonic() - self._started
             self._started = time.monotonic()
             line = "  ".join(f"{name} {_text(metrics.get(name), form)}" for name, form in COLUMNS)
-            self._bar.write(f"{line}  next mean {_text(metrics.get('next_mean'), '.1f')}  {seconds:.1f} s")
+            left = tqdm.format_interval(self._seconds_left())
+            mean = _text(metrics.get("next_mean"), ".1f")
+            self._bar.write(f"{line}  next mean {mean}  {seconds:.1f} s  time left {left}")
+
+    def _seconds_left(self) -> float:
+        """At the pace of this process so far (a resumed run does not count the steps before)."""
+        done = self._bar.n - self._bar.initial
+        return float((self._bar.total - self._bar.n) * (time.monotonic() - self._begun) / max(done, 1))
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:

@@ -5,13 +5,12 @@ Everything that can be wrong with the config, the dataset, the table and the out
 
 from __future__ import annotations
 
-import errno
 import importlib
 import logging
 import os
 import shutil
-import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +26,8 @@ from gainrl.files import atomic_path, write_text
 from gainrl.integrations.trl.checkpoints import last_complete
 from gainrl.integrations.trl.config import GainRLConfig
 from gainrl.integrations.trl.data import ScoredDataset, require_dataset
+from gainrl.integrations.trl.endings import failure_explained, graceful
+from gainrl.integrations.trl.live_report import LiveReport
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.progress import RunProgress
 from gainrl.integrations.trl.run_config import RunConfig
@@ -63,27 +64,17 @@ class TrainingRun:
     """Whether this is the process that speaks for all."""
 
 
-def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> TrainingRun:
-    """Run the training that `config` describes; `progress` shows a bar and a line per epoch.
+def train(
+    config: RunConfig, *, resume: bool = False, overwrite: bool = False, progress: bool = True, report: bool = False
+) -> TrainingRun:
+    """Run the training that `config` describes; `progress` shows a bar and a line per epoch, `report` keeps report.html
+    in the run directory up to date.
 
     The first Ctrl-C (or SIGTERM) saves at the end of the generation batch under way and returns, a second one raises
     KeyboardInterrupt.  Raises UserError for everything that the user can mend.
     """
-    check_output(config, resume=resume, overwrite=overwrite)
-    rows, rewards, stop = load_rows(config)
-    settings = _trainer_config(config)
-    if settings.accuracy_rewards is None and config.task is not None:
-        settings.accuracy_rewards = [rewards[0].__name__]
-    dataset = require_dataset(Dataset.from_list(rows))
-    tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
-    data = _scored(config, dataset, tokenizer, overwrite=overwrite)
-    if data is not None:
-        build_navigator(settings, data)
-    elif settings.prompts_per_epoch > len(dataset):
-        raise UserError(
-            f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
-        )
-
+    with same_on_every_rank():
+        rows, rewards, stop, settings, dataset, tokenizer, data = _checked(config, resume=resume, overwrite=overwrite)
     main, everyone = settings.process_index == 0, PartialState().wait_for_everyone
     everyone()  # all have looked at the output before anybody changes it
     if main:
@@ -97,6 +88,8 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, p
     model = _load_model(config)
     if data is None and main:
         _score(config, rows, model, tokenizer, progress=progress)
+    while not main and not config.table_path.is_file():
+        time.sleep(1.0)  # ranking can take longer than a barrier waits (ddp_timeout)
     everyone()
     table = ScoreTable.read(config.table_path) if data is None else data.table
     kept = config.directory / "scores.parquet"
@@ -116,14 +109,45 @@ def train(config: RunConfig, *, resume: bool = False, overwrite: bool = False, p
         )
     if progress:
         RunProgress.attach(trainer)
+    if report and main:
+        trainer.add_callback(LiveReport(trainer, config.directory))
     checkpoint = _checkpoint(settings, trainer) if resume else None
-    with _graceful(trainer), _full_disk_explained(settings):
+    with failure_explained(settings), graceful(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     found, _ = last_complete(str(settings.output_dir))
     return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found, main)
 
 
 # -- checks, before anything is loaded -----------------------------------------------------------------------
+
+
+@contextmanager
+def same_on_every_rank() -> Iterator[None]:
+    """Marks errors that every process of a run raises alike, so that one of them can speak for all."""
+    try:
+        yield
+    except UserError as error:
+        error.on_every_rank = True  # type: ignore[attr-defined]
+        raise
+
+
+def _checked(config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Any, ...]:
+    """Rows, rewards, stop texts, settings, dataset, tokenizer and, if there is a table, the scored dataset."""
+    check_output(config, resume=resume, overwrite=overwrite)
+    rows, rewards, stop = load_rows(config)
+    settings = _trainer_config(config)
+    if settings.accuracy_rewards is None and config.task is not None:
+        settings.accuracy_rewards = [rewards[0].__name__]
+    dataset = require_dataset(Dataset.from_list(rows))
+    tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
+    data = _scored(config, dataset, tokenizer, overwrite=overwrite)
+    if data is not None:
+        build_navigator(settings, data)
+    elif settings.prompts_per_epoch > len(dataset):
+        raise UserError(
+            f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
+        )
+    return rows, rewards, stop, settings, dataset, tokenizer, data
 
 
 def check_output(config: RunConfig, *, resume: bool, overwrite: bool) -> None:
@@ -339,41 +363,6 @@ def _checkpoint(settings: GainRLConfig, trainer: GainRLTrainer) -> Path | None:
         trainer.forget_epochs()
         logger.warning("no whole checkpoint yet: the run starts from the beginning")
     return found
-
-
-@contextmanager
-def _graceful(trainer: GainRLTrainer) -> Iterator[None]:
-    """SIGINT and SIGTERM end the run at the next point from which it can be resumed."""
-
-    def stop(number: int, frame: Any) -> None:
-        if trainer.stopped_early:
-            raise KeyboardInterrupt
-        print("\nstopping at the end of this generation batch (again to stop at once)", file=sys.stderr)
-        trainer.request_stop()
-
-    try:
-        before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: the host program handles signals
-        before = {}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _full_disk_explained(settings: GainRLConfig) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-        # safetensors and torch wrap what the system says in errors of their own
-        if not full and not any(text in str(error) for text in ("No space left", "PytorchStreamWriter failed")):
-            raise
-        found, _ = last_complete(str(settings.output_dir))
-        whole = f"{found.name} is whole; make room and go on with --resume" if found else "no checkpoint was saved yet"
-        raise UserError(f"the disk of {settings.output_dir} is full: {whole}") from error
 
 
 def _clear(directory: Path) -> None:
