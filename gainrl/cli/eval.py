@@ -125,7 +125,8 @@ def eval(
     if store is not None:
         typer.echo(f"  generations: {store.merge(evaluation.generations, evaluation.seconds)}")
     if run is not None:
-        append_record(run, evaluation.record(stage, _step(checkpoint), model=model, checkpoint=checkpoint))
+        step, epoch = _place(checkpoint)
+        append_record(run, evaluation.record(stage, step, epoch=epoch, model=model, checkpoint=checkpoint))
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")
 
 
@@ -146,12 +147,13 @@ def _is_adapter(checkpoint: str | None) -> bool:
     return bool(checkpoint) and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def _step(checkpoint: str | None) -> int | None:
-    """The training step of a checkpoint of a run; None for other weights."""
+def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
+    """The training step and epoch of a checkpoint of a run; None for other weights."""
     state = Path(checkpoint or "") / "trainer_state.json"
     if checkpoint is None or not state.is_file():
-        return None
-    return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+        return None, None
+    found = json.loads(state.read_text(encoding="utf-8"))
+    return int(found["global_step"]), found.get("epoch")
 
 
 def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:

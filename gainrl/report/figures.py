@@ -80,7 +80,7 @@ def score_distribution(columns: Mapping[str, Floats]) -> Figure | None:
         f"{np.quantile(values, 0.25):.3f} to {np.quantile(values, 0.75):.3f}"
         for name, values in finite.items()
     ]
-    return _render(draw, 3.15 * len(finite) + 0.3, 2.7, "Histograms of the scores: " + "; ".join(parts) + ".")
+    return render_figure(draw, 3.15 * len(finite) + 0.3, 2.7, "Histograms of the scores: " + "; ".join(parts) + ".")
 
 
 def score_against_length(scores: Floats, tokens: Floats, correlation: float) -> Figure | None:
@@ -115,7 +115,7 @@ def score_against_length(scores: Floats, tokens: Floats, correlation: float) -> 
         f"Score C of {int(both.sum())} prompts against their question tokens ({int(tokens[both].min())} to "
         f"{int(tokens[both].max())}); Spearman's rank correlation is {said}."
     )
-    return _render(draw, 9.6, 3.3, alt)
+    return render_figure(draw, 9.6, 3.3, alt)
 
 
 def window(epochs: Sequence[Record], size: int | None) -> Figure | None:
@@ -173,7 +173,7 @@ def window(epochs: Sequence[Record], size: int | None) -> Figure | None:
     medians = drawn["median"][np.isfinite(drawn["median"])]
     if len(medians):
         alt += f"; the median rank drawn goes from {medians[0]:.0f} to {medians[-1]:.0f}"
-    return _render(draw, 9.6, 3.7, alt + ".")
+    return render_figure(draw, 9.6, 3.7, alt + ".")
 
 
 def signals(epochs: Sequence[Record], beta: float | None) -> Figure | None:
@@ -205,7 +205,7 @@ def evaluations(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
                 f"{row['accuracy']:.1%}", (row["accuracy"], place), xytext=(0, 8), textcoords="offset points",
                 ha="center", color=theme.ink, fontsize=9,
             )  # fmt: skip
-        axis.set_yticks(range(len(rows)), [_plain(row["label"]) for row in rows])
+        axis.set_yticks(range(len(rows)), [plain(row["label"]) for row in rows])
         axis.set_ylim(len(rows) - 0.4, -0.7)
         axis.set_xlim(left=0)
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
@@ -217,7 +217,7 @@ def evaluations(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         + (f" (interval {row['low']:.1%} to {row['high']:.1%})" if row["low"] is not None else "")
         for row in rows
     ]
-    return _render(draw, 9.6, 0.9 + 0.52 * len(rows), "Evaluation accuracy: " + "; ".join(said) + ".")
+    return render_figure(draw, 9.6, 0.9 + 0.52 * len(rows), "Evaluation accuracy: " + "; ".join(said) + ".")
 
 
 def _per_epoch(
@@ -261,7 +261,7 @@ def _per_epoch(
             f"{columns[name]} from {known[0]:.4g} to {known[-1]:.4g} "
             f"(lowest {known.min():.4g}, highest {known.max():.4g})"
         )
-    return _render(draw, 9.6, 2.6, f"Per epoch, over {len(epochs)} epochs: " + "; ".join(said) + ".")
+    return render_figure(draw, 9.6, 2.6, f"Per epoch, over {len(epochs)} epochs: " + "; ".join(said) + ".")
 
 
 def _series(records: Sequence[Mapping[str, Any]], name: str) -> Floats:
@@ -286,13 +286,13 @@ def _epoch_axis(axis: Axes, numbers: Floats) -> None:
     axis.set_xlim(numbers[0] - 0.6, numbers[-1] + 0.6)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """A label that the plots' font can draw, 60 characters at most; the tables print it in full."""
     drawn = "".join(letter if letter.isprintable() and ord(letter) < 0x250 else "?" for letter in text)
     return drawn if len(drawn) <= 60 else f"{drawn[:59]}…"
 
 
-def _render(draw: Callable[[Canvas, Theme], None], width: float, height: float, alt: str) -> Figure:
+def render_figure(draw: Callable[[Canvas, Theme], None], width: float, height: float, alt: str) -> Figure:
     """Draw once; the dark version is the light one with its colours exchanged.
 
     width and height are in inches, 100 CSS pixels each.

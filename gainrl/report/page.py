@@ -49,16 +49,6 @@ def write_report(
 
 def render(records: RunRecords, *, prompts: int = 5) -> str:
     """The report as HTML."""
-    source = importlib.resources.files("gainrl.report").joinpath("template.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["num"] = _num
-    environment.filters["percent"] = lambda value: "–" if number(value) is None else f"{float(value):.1%}"
-    environment.filters["signed"] = lambda value: "–" if number(value) is None else _signed(float(value), 3)
-    environment.filters["whole"] = lambda value: "–" if number(value) is None else f"{float(value):,.0f}"
-    environment.filters["span"] = _duration
-    environment.filters["visible"] = visible
     context: dict[str, Any] = {
         "name": records.name,
         "notes": records.notes,
@@ -77,7 +67,27 @@ def render(records: RunRecords, *, prompts: int = 5) -> str:
     context["facts"] = _facts(records)
     context["highlights"] = _highlights(records, context)
     context["progress"] = _progress(records)
-    return environment.from_string(source).render(context)
+    return rendered("template.html", context)
+
+
+def rendered(template: str, context: Mapping[str, Any]) -> str:
+    """One of the packaged templates, everything in `context` escaped."""
+    folder = importlib.resources.files("gainrl.report")
+    environment = jinja2.Environment(
+        loader=jinja2.FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8")),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["num"] = _num
+    environment.filters["percent"] = lambda value: "–" if number(value) is None else f"{float(value):.1%}"
+    environment.filters["signed"] = lambda value: "–" if number(value) is None else _signed(float(value), 3)
+    environment.filters["whole"] = lambda value: "–" if number(value) is None else f"{float(value):,.0f}"
+    environment.filters["short"] = lambda value: "–" if number(value) is None else _short(float(value))
+    environment.filters["span"] = _duration
+    environment.filters["visible"] = visible
+    return environment.get_template(template).render(context)
 
 
 def visible(text: object) -> str:
