@@ -1,10 +1,10 @@
 """Does the scoring pass's memory grow with the number of prompts?
 
-    python benchmarks/scoring_memory.py [--rows 4000 16000 64000]
+    python benchmarks/scoring_memory.py [--rows 10000 100000 1000000]
 
-A tiny random Llama scores datasets of short prompts that are generated as they are read, through the whole path:
-journal, table, ranks.  Each size runs in a process of its own; reported is the peak of its private memory (RssAnon,
-read after every batch and after the table is written) over that of the first 4096 rows, and the growth per row.
+A tiny random Llama scores datasets of short prompts, read as they are needed from a JSONL file of that many rows,
+through the whole path: journal, table, ranks, summary.  Each size runs in a process of its own; reported is the
+peak of its private memory (RssAnon, sampled every 5 ms from the first batch to the end), over that of the first size.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
 from pathlib import Path
 
 from harness import table, write_result
@@ -25,14 +26,27 @@ def private_bytes() -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
 
 
-def measure(rows: int) -> dict[str, int]:
-    """Score `rows` prompts; peak private memory, and that at the end of the first window."""
+class Sampler(threading.Thread):
+    """The largest private memory seen while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak = 0
+        self.over = threading.Event()
+
+    def run(self) -> None:
+        while not self.over.wait(0.005):
+            self.peak = max(self.peak, private_bytes())
+
+
+def measure(rows: int) -> dict[str, float]:
+    """Score `rows` prompts; peak private memory in bytes, and seconds."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    from gainrl.scoring import AngleScorer, ScoringPrompt, Source, score_dataset
-    from gainrl.scoring.scorer import WINDOW
+    from gainrl.scoring import AngleScorer, Source, open_rows, score_dataset, scoring_prompts
+    from gainrl.scoring.summary import summary
 
     torch.manual_seed(0)
     torch.set_num_threads(1)
@@ -52,38 +66,41 @@ def measure(rows: int) -> dict[str, int]:
     )
     scorer = AngleScorer(model.eval(), PreTrainedTokenizerFast(tokenizer_object=backend), tokens_per_batch=4096)
 
-    def prompts() -> Iterator[ScoringPrompt]:
-        for n in range(rows):
-            yield ScoringPrompt(f"What is {n} + {n * n % 97}?", f"{n} + {n * n % 97}?")
-
-    seen = {"rows": 0, "first": 0, "peak": 0}
+    sampler = Sampler()
 
     def progress(finished: int, tokens: int) -> None:
-        seen["rows"] += finished
-        now = private_bytes()
-        seen["peak"] = max(seen["peak"], now)
-        if seen["rows"] <= WINDOW:
-            seen["first"] = max(seen["first"], now)
+        if not sampler.is_alive():
+            sampler.start()  # after the imports and the model, whose memory is no matter of the dataset
 
     with tempfile.TemporaryDirectory() as folder:
-        score_dataset(
-            scorer, prompts(), Path(folder) / "scores.parquet", Source("generated"), model_name="tiny",
+        data, output = Path(folder) / "data.jsonl", Path(folder) / "scores.parquet"
+        with open(data, "w", encoding="utf-8") as file:
+            for n in range(rows):
+                question = f"{n} + {n * n % 97}?"
+                file.write(json.dumps({"prompt": f"What is {question}", "question": question}) + "\n")
+        opened = open_rows(str(data))
+        start = time.perf_counter()
+        run = score_dataset(
+            scorer, scoring_prompts(opened), output, Source("generated", size=opened.size), model_name="tiny",
             model_hash="weights:0", progress=progress,
         )  # fmt: skip
-        seen["peak"] = max(seen["peak"], private_bytes())
-    return seen
+        summary(run, output)
+        seconds = time.perf_counter() - start
+    sampler.over.set()
+    sampler.join()
+    return {"peak": sampler.peak, "seconds": seconds}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, nargs="+", default=[4000, 16000, 64000])
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(measure(options.measure)))
         return
-    results = []
+    results: list[dict[str, float]] = []
     for rows in options.rows:
         child = [sys.executable, __file__, "--measure", str(rows)]
         seen = json.loads(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
@@ -91,9 +108,9 @@ def main() -> None:
             {
                 "rows": rows,
                 "peak_mib": seen["peak"] / 2**20,
-                "first_window_mib": seen["first"] / 2**20,
-                "grown_mib": (seen["peak"] - seen["first"]) / 2**20,
-                "grown_bytes_per_row": (seen["peak"] - seen["first"]) / rows,
+                "over_first": seen["peak"] / 2**20 / results[0]["peak_mib"] if results else 1.0,
+                "seconds": seen["seconds"],
+                "prompts_per_s": rows / seen["seconds"],
             }
         )
     print(table(results))

@@ -116,6 +116,7 @@ class _Windows:
                 path = self._journals[0].path
                 raise RuntimeError(f"{path} lacks or repeats rows from {first} on: a bug in gainrl, please report it")
             yield first, table
+            pa.default_memory_pool().release_unused()  # else the pool keeps what the largest window took, several times
 
 
 @dataclass(frozen=True)
