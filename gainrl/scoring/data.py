@@ -93,7 +93,8 @@ def _json(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
 
 def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
     def rows() -> Iterator[Row]:
-        with pq.ParquetFile(path) as file:
+        # read in pieces: by default a whole row group would be fetched at once
+        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
 

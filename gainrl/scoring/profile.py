@@ -25,7 +25,8 @@ from torch import nn
 from gainrl.errors import UserError
 from gainrl.scoring.phases import NO_CLOCK, PhaseClock
 from gainrl.scoring.prompts import ScoringPrompt
-from gainrl.scoring.run import Source, score_dataset
+from gainrl.scoring.provenance import Source
+from gainrl.scoring.run import score_dataset
 from gainrl.scoring.scorer import AngleScorer, Prepared
 from gainrl.scoring.taps import blocks_of, decoder_of
 

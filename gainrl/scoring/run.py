@@ -13,28 +13,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from gainrl import __version__
 from gainrl.errors import UserError
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
 from gainrl.scoring.journal import Journal, journal_paths, stored_settings
-from gainrl.scoring.ordering import Occurrences, on_disk, texts_of_ids
-from gainrl.scoring.prompts import ScoringPrompt, template_hash, tokenizer_hash
+from gainrl.scoring.prompts import ScoringPrompt
+from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
 from gainrl.scoring.scorer import WINDOW, AngleScorer
 from gainrl.scoring.team import ALONE, Team
-from gainrl.table import Fingerprint, ScoreTable, TableMetadata, content_digest
-
-
-@dataclass(frozen=True)
-class Source:
-    """Where a dataset's prompts come from: what the table's provenance says of them."""
-
-    name: str
-    split: str | None = None
-    limit: int | None = None
-    size: int | None = None
-    task: str | None = None
+from gainrl.table import ScoreTable, TableMetadata, content_digest
 
 
 @dataclass
@@ -125,12 +112,12 @@ def score_dataset(
     team.barrier()  # nobody's journal is there yet when that is checked
     columns = Columns(keep_prompts, scorer.directions, scorer.nll)
     _agree_on_budget(scorer, output, resume, team)
-    settings = _settings(scorer, source, model_name, model_hash, control)
+    settings = table_settings(scorer, source, model_name, model_hash, control)
     if resume and output.exists() and not journal_paths(output):
         team.barrier()
         return _finished(output, settings, scorer, prompts, columns)
     started = time.perf_counter()
-    pass_ = _Pass(scorer, output, {**settings, **_plan_settings(scorer, columns)}, team)
+    pass_ = _Pass(scorer, output, {**settings, **plan_settings(scorer, columns, WINDOW)}, team)
     try:
         pass_.open(fresh=overwrite)
         with scorer.weights_fixed():
@@ -163,49 +150,6 @@ def _agree_on_budget(scorer: AngleScorer, output: Path, resume: bool, team: Team
         scorer.tokens_per_batch = min(team.gather(stored or scorer.tokens_per_batch))
 
 
-def _settings(scorer: AngleScorer, source: Source, model_name: str, model_hash: str, control: str) -> dict[str, Any]:
-    """The fields of the metadata that are known before the first row: what must agree to go on after a kill."""
-    renderer = scorer.renderer
-    return {
-        "model": model_name,
-        "model_hash": model_hash,
-        "tokenizer_hash": tokenizer_hash(scorer.tokenizer),
-        "chat_template_hash": template_hash(scorer.tokenizer),
-        "template_date": renderer.date.isoformat() if template_hash(scorer.tokenizer) else "",
-        "dataset": source.name,
-        "split": source.split,
-        "limit": source.limit,
-        "task": source.task,
-        "question_after": renderer.question_after,
-        "too_long": renderer.too_long,
-        "dtype": str(next(scorer.model.parameters()).dtype).removeprefix("torch."),
-        "tokens_per_batch": scorer.tokens_per_batch,
-        "tap": str(scorer.forward.tap),
-        "definition": scorer.definition.formula,
-        "diagonal": scorer.definition.diagonal,
-        "control": control,
-    }
-
-
-def _plan_settings(scorer: AngleScorer, columns: Columns) -> dict[str, Any]:
-    """What else must agree to go on: all that shapes batches, columns and rounding."""
-    import torch
-    import transformers
-
-    return {
-        "backend": scorer.backend,
-        "form": type(scorer.forward).__name__,
-        "device": scorer.device.type,
-        "window": WINDOW,
-        "directions": columns.direction,
-        "prompts": columns.prompt,
-        "nll": columns.nll,
-        "gainrl": __version__,
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
 def _finished(
     output: Path, settings: dict[str, Any], scorer: AngleScorer, prompts: Iterable[ScoringPrompt], columns: Columns
 ) -> Run:
@@ -218,7 +162,7 @@ def _finished(
         settings = {**settings, "definition": "intra"}  # what it comes to without prefixes
     differs = [key for key, value in settings.items() if made[key] != value]
     differs += [name for name, wanted in asdict(columns).items() if wanted != (name in there)]
-    if _fingerprint(prompts, table.metadata.rows, output.parent) != made["fingerprint"]:
+    if dataset_fingerprint(prompts, table.metadata.rows, output.parent) != made["fingerprint"]:
         differs.append("the dataset's rows")
     if differs:
         raise UserError(
@@ -227,27 +171,6 @@ def _finished(
         )
     run.kept = len(table)
     return run
-
-
-def _fingerprint(prompts: Iterable[ScoringPrompt], rows: int, folder: Path) -> str | None:
-    """The fingerprint of a dataset that should have `rows` rows; None if it has another number of them."""
-    occurrences, kept = Occurrences(folder, rows), on_disk(folder, rows, np.uint64)
-    given, first = iter(prompts), 0
-    while part := list(islice(given, WINDOW)):
-        if first + len(part) > rows:
-            return None
-        digests = np.frombuffer(b"".join(content_digest(row.prompt) for row in part), dtype=np.uint8).reshape(-1, 8)
-        occurrences.put(first, digests)
-        kept[first : first + len(part)] = digests.view(np.uint64)[:, 0]
-        first += len(part)
-    if first != rows:
-        return None
-    occurrences.number()
-    rolling = Fingerprint()
-    for start in range(0, rows, WINDOW):
-        span = slice(start, start + WINDOW)
-        rolling.update(texts_of_ids(np.array(kept[span]).view(np.uint8).reshape(-1, 8), occurrences[span]))
-    return rolling.hexdigest()
 
 
 @dataclass
