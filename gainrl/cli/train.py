@@ -14,7 +14,10 @@ from gainrl.errors import UserError
 
 
 def train(
-    config: Annotated[Path, typer.Option(help="YAML file that describes the run (see examples/).")],
+    config: Annotated[
+        list[Path],
+        typer.Option(help="YAML file that describes the run (see examples/); of several, later ones win name by name."),
+    ],
     output: Annotated[str | None, typer.Option(help="Run directory, instead of the config's.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
@@ -25,7 +28,7 @@ def train(
 
     main = os.environ.get("RANK", "0") == "0"
     try:
-        run = RunConfig.read(config)
+        run = RunConfig.read(*config)
     except UserError:
         if main:
             raise
@@ -42,7 +45,8 @@ def train(
         raise UserError("gainrl train needs TRL: pip install 'gainrl[trl]'") from None
     from gainrl.integrations.trl.run import train as train_run
 
-    again = f"gainrl train --config {config}{f' --output {output}' if output else ''} --resume"
+    named = "".join(f" --config {path}" for path in config)
+    again = f"gainrl train{named}{f' --output {output}' if output else ''} --resume"
     try:
         result = train_run(run, resume=resume, overwrite=overwrite, report=report)
     except UserError as error:

@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from gainrl.errors import UserError
+from gainrl.integrations.trl.layers import read_layers
 
 _PREFIX = "curriculum_"
 _MANAGED = {
@@ -79,17 +80,9 @@ class RunConfig:
         return Path(self.scores).expanduser() if self.scores else self.directory / "scores.parquet"
 
     @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> RunConfig:
-        """Read a YAML file; UserError for a missing file, no YAML, or a name that does not exist."""
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot read the config {os.fspath(path)!r}: {error.strerror}") from error
-        try:
-            given = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"the config {os.fspath(path)!r} is not YAML: {error}") from error
-        return cls.from_dict(given, os.fspath(path))
+    def read(cls, *paths: str | os.PathLike[str]) -> RunConfig:
+        """Read YAML files, later ones on top; UserError for a missing file, no YAML, or a name that does not exist."""
+        return cls.from_dict(*read_layers(paths))
 
     @classmethod
     def from_dict(cls, given: Any, source: str = "the config") -> RunConfig:
