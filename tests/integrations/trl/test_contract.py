@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import textwrap
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from trl.trainer.utils import RepeatSampler, shuffle_sequence_dict, split_tensor_dict
 
 from gainrl.integrations.trl import CurriculumArguments, GainRLMixin, GainRLTrainer
+from gainrl.integrations.trl.backfill import _PER_ROLLOUT
 from gainrl.integrations.trl.saving import SavingMixin
 
 TRAINERS = [GRPOTrainer, RLOOTrainer]
@@ -48,6 +49,8 @@ def calls(function: Any) -> set[str]:
 
 def test_the_release_of_trl_is_in_the_supported_range() -> None:
     assert Version("1.16") <= Version(version("trl")) < Version("1.17")
+    pinned = [text for text in requires("gainrl") or [] if text.startswith("trl")]
+    assert pinned == ['trl<1.17,>=1.16; extra == "trl"'], "what is tested here is what may be installed"
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
@@ -96,6 +99,58 @@ def test_the_loss_makes_one_forward_of_the_whole_sequence(trainer: Any) -> None:
     assert text.count("self._get_per_token_logps_and_entropies(") == 1
     assert "torch.cat([prompt_ids, completion_ids], dim=1)" in text
     assert "torch.cat([prompt_mask, completion_mask], dim=1)" in text
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_the_loss_goes_through_the_decoder_whatever_head_follows(trainer: Any) -> None:
+    """The fused head replaces the classification layer's forward, not the decoder that the tap listens to."""
+    text = source(trainer._get_per_token_logps_and_entropies)
+    assert "outputs = model(**model_inputs, labels=labels, fused_lm_head=True)" in text
+    assert "for start in range(0, input_ids.size(0), batch_size):" in text, "in the batch's order"
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_rewards_are_those_of_all_ranks_and_groups_lie_one_after_another(trainer: Any) -> None:
+    assert "rewards_per_func = gather(rewards_per_func)" in source(trainer._calculate_rewards)
+    text = source(trainer._generate_and_score_completions)
+    assert "view(-1, num_generations)" in text
+    assert "self.accelerator.process_index * len(prompts)" in text
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_back_filling_knows_every_key_that_a_batch_of_text_has(trainer: Any) -> None:
+    text = source(trainer._generate_and_score_completions)
+    tree = ast.parse(text)
+    keys = {
+        node.value
+        for assign in ast.walk(tree)
+        if isinstance(assign, ast.Assign) and isinstance(assign.targets[0], ast.Name)
+        if assign.targets[0].id == "output" and isinstance(assign.value, ast.Dict)
+        for node in assign.value.keys
+        if isinstance(node, ast.Constant)
+    }
+    added = {
+        assign.targets[0].slice.value
+        for assign in ast.walk(tree)
+        if isinstance(assign, ast.Assign) and isinstance(assign.targets[0], ast.Subscript)
+        if isinstance(assign.targets[0].value, ast.Name) and assign.targets[0].value.id == "output"
+        if isinstance(assign.targets[0].slice, ast.Constant)
+    }
+    pictures_and_tools = {
+        "pixel_values", "image_grid_thw", "pixel_attention_mask", "spatial_shapes", "image_sizes", "token_type_ids",
+        "mm_token_type_ids", "image_position_ids", "num_images", "num_tiles", "tool_mask",
+    }  # fmt: skip
+    assert keys >= {"prompt_ids", "prompt_mask", "completion_ids", "completion_mask", "advantages"}
+    assert (keys | added) - pictures_and_tools <= _PER_ROLLOUT | {"num_items_in_batch"}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_nothing_of_the_curriculum_hides_an_attribute_of_trl(trainer: Any) -> None:
+    """Attributes that the mixin sets must not be ones that a release of TRL begins to use."""
+    own = {"_data", "_guard", "_rollouts", "_counts", "_scores", "_reranked", "_accuracy", "_prompt_roles",
+           "_epoch_log", "_saved_step", "_save_deferred", "_batches_done", "navigator", "angle_tap"}  # fmt: skip
+    text = inspect.getsource(inspect.getmodule(trainer)) + inspect.getsource(inspect.getmodule(Trainer))
+    assert not [name for name in own if f"self.{name} " in text or f"self.{name}." in text]
 
 
 def test_rotation_is_the_last_act_of_a_save() -> None:

@@ -23,14 +23,20 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def launch(model: str, directory: Path, *, processes: int = 2, resume: bool = False, **settings: Any) -> list[Any]:
-    """Train with this many processes; what each rank wrote."""
-    script = Path(__file__).with_name("distributed_run.py")
+def torchrun(script: str, *arguments: str, processes: int = 2) -> str:
+    """Run a script of this folder in this many processes; what they printed."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-    command += [str(script), model, str(directory), json.dumps({**SETTINGS, **settings}), "resume" if resume else "new"]
+    command += [str(Path(__file__).with_name(script)), *arguments]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+def launch(model: str, directory: Path, *, processes: int = 2, resume: bool = False, **settings: Any) -> list[Any]:
+    """Train with this many processes; what each rank wrote."""
+    given = [str(directory), json.dumps({**SETTINGS, **settings}), "resume" if resume else "new"]
+    torchrun("distributed_run.py", model, *given, processes=processes)
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in range(processes)]
 
 
@@ -97,3 +103,49 @@ def test_another_number_of_processes_goes_on_with_the_same_prompts(
     (alone,) = launch(model, directory, processes=1, resume=True, per_device_train_batch_size=8)
     expected = [record["id"] for record in ranks[0]["observed"][16:32]]
     assert [record["id"] for record in alone["observed"]][:16] == expected
+
+
+EVERYTHING: dict[str, Any] = {"curriculum_navigator": "posterior", "backfill": True, "rerank_every": 1}
+
+
+@pytest.fixture(scope="module")
+def everything(model: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Path]:
+    directory = tmp_path_factory.mktemp("two, with everything") / "run"
+    return launch(model, directory, **EVERYTHING), directory
+
+
+def test_ranks_fill_rank_again_and_remember_alike(everything: tuple[list[Any], Path]) -> None:
+    (first, second), directory = everything
+    for name in ("draws", "observed", "navigator"):
+        assert first[name] == second[name]
+    records = epoch_records(directory)
+    assert records[0]["rerank_correlation"] is None
+    assert records[1]["rerank_correlation"] is not None
+    assert sum(record["backfilled"] for record in records) >= 2
+    measured = [record for record in first["observed"] if record["angle"] is not None]
+    assert len(measured) == 2 * 16 * 2, "what is trained on is measured, wherever it was generated"
+    generated = {record["id"] for record in first["observed"][: records[0]["rollouts"]]}
+    assert len(generated) == records[0]["groups"] == records[0]["rollouts"] // 2
+
+
+@pytest.mark.full
+def test_with_everything_two_processes_resume_as_if_nothing_had_happened(
+    model: str, everything: tuple[list[Any], Path], tmp_path: Path
+) -> None:
+    ranks, source = everything
+    for step in (2, 4, 6):
+        directory = shutil.copytree(source, tmp_path / f"cut-{step}")
+        for checkpoint in checkpoints(directory):
+            if step_of(checkpoint) > step:
+                shutil.rmtree(checkpoint)
+        resumed = launch(model, directory, resume=True, **EVERYTHING)
+        for before, after in zip(ranks, resumed, strict=True):
+            assert after["seen"] == [batch for batch in before["seen"] if batch["step"] >= step]
+            assert after["navigator"] == before["navigator"]
+            assert after["losses"] == before["losses"]
+        assert epoch_records(directory) == epoch_records(source)
+
+
+@pytest.mark.parametrize("kind", ["fsdp2", pytest.param("fsdp1", marks=pytest.mark.full)])
+def test_a_sharded_model_is_measured_as_the_whole_one_to_the_bit(model: str, kind: str) -> None:
+    assert torchrun("sharded_tap.py", model, kind).count("EQUAL") == 2

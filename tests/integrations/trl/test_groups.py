@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,7 +18,9 @@ from trl_support import DEFAULTS, epoch_records, losses, make_config, make_train
 
 from gainrl.errors import UserError
 from gainrl.integrations.trl import CurriculumArguments, GainRLTrainer
+from gainrl.integrations.trl import backfill as backfilling
 from gainrl.integrations.trl.groups import zero_variance
+from gainrl.integrations.trl.rollouts import rollout_numbers
 
 NAN = math.nan
 
@@ -152,6 +156,72 @@ def test_a_back_filled_batch_is_whole_groups_with_their_own_advantages(model: st
     angles = sum(record["angle"] is not None for record in records)
     assert angles == 2 * 8 * 2, "what was replaced is observed without an angle"
     assert len(records) > angles
+
+
+def test_a_group_that_has_no_place_on_its_own_rank_moves_with_all_that_belongs_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Two ranks as threads: rank 0 has two flat groups of three, rank 1 none; each generates one spare."""
+    ranks, group = 2, 2
+    meeting = threading.Barrier(ranks)
+    shared: dict[int, list[Any]] = {}
+    here = threading.local()
+
+    def gather_object(own: list[Any]) -> list[Any]:
+        shared[here.rank] = own
+        meeting.wait()
+        everything = [item for rank in range(ranks) for item in shared[rank]]
+        meeting.wait()
+        return everything
+
+    monkeypatch.setattr(backfilling, "gather_object", gather_object)
+    made: dict[int, list[int]] = {0: [], 1: []}
+
+    def output(rank: int, first: int, groups: int, width: int) -> dict[str, Any]:
+        rows = group * groups
+        return {
+            "prompt_ids": torch.full((rows, width), 10 * rank + first),
+            "prompt_mask": torch.ones(rows, width, dtype=torch.long),
+            "completion_ids": torch.full((rows, width + 1), 100 + 10 * rank + first),
+            "completion_mask": torch.ones(rows, width + 1, dtype=torch.long),
+            "advantages": torch.arange(rows) + 10.0 * rank,
+            "num_items_in_batch": torch.tensor(-1),
+            "curriculum_rollout": rollout_numbers(rank, first, rows, torch.device("cpu")),
+        }
+
+    results: dict[int, tuple[dict[str, Any], int]] = {}
+
+    def work(rank: int) -> None:
+        here.rank = rank
+
+        def generate(rows: Any) -> tuple[dict[str, Any], list[bool]]:
+            made[rank] += rows
+            return output(rank, 6, len(rows), width=3 + rank), [False] * len(rows)
+
+        accelerator: Any = SimpleNamespace(
+            num_processes=ranks, process_index=rank, device=torch.device("cpu"), gather=lambda tensor: tensor
+        )
+        results[rank] = backfilling.backfill(
+            output(rank, 0, 3, width=3), [rank == 0, False, rank == 0], [70, 71, 72, 73], generate,
+            group=group, pad_token=5, accelerator=accelerator,
+        )  # fmt: skip
+
+    threads = [threading.Thread(target=work, args=(rank,)) for rank in range(ranks)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+    assert made == {0: [70], 1: [71]}, "no more than there are places"
+    (first, filled), (second, same) = results[0], results[1]
+    assert filled == same == 2
+    whole = 2**32
+    assert first["curriculum_rollout"].tolist() == [6, 7, 2, 3, whole + 6, whole + 7]
+    assert first["prompt_ids"].tolist()[::2] == [[5, 6, 6, 6], [5, 0, 0, 0], [16, 16, 16, 16]], "padded on the left"
+    assert first["prompt_mask"].tolist()[0] == [0, 1, 1, 1]
+    assert first["completion_ids"].tolist()[0] == [106, 106, 106, 106, 5], "padded on the right"
+    assert first["advantages"].tolist() == [0, 1, 2, 3, 10, 11]
+    assert first["num_items_in_batch"] == first["completion_mask"].sum() == 4 * 2 + 4 * 2 + 5 * 2
+    assert second["curriculum_rollout"].tolist() == [whole + i for i in range(6)]
 
 
 def test_back_filling_resumes_as_if_nothing_had_happened(model: str, tmp_path: Path) -> None:
