@@ -1,10 +1,12 @@
 """What share of a training step do the angle measurement and the curriculum take?
 
     python benchmarks/train_step.py [--model smollm2-135m] [--steps 4] [--rollouts 16] [--completion 5]
+                                    [--navigator gaussian] [--rerank-every K]
 
 A real GRPO training of the model on graded arithmetic (plain text behind four worked examples).  `measure` is the
 time inside the hook that reads the loss's activations, `curriculum` that of drawing, gathering and observing; both are
 given per optimizer step and as shares of the time of all steps (generation, rewards, loss, backward, update).
+`rerank` is the time of one pass that ranks the whole dataset again between epochs, where that is asked for.
 The step is timed around `training_step` plus the optimizer, from one step's begin to the next one's.
 
 Times on a shared machine drift; the shares do not, because both sides slow down together.
@@ -13,6 +15,7 @@ Times on a shared machine drift; the shares do not, because both sides slow down
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 import time
@@ -61,7 +64,7 @@ def table_of(rows: list[dict[str, Any]]) -> ScoreTable:
 
 
 def measure(
-    model_name: str, steps: int, rollouts: int, completion: int, bf16: bool
+    model_name: str, steps: int, rollouts: int, completion: int, bf16: bool, navigator: str, rerank_every: int | None
 ) -> tuple[list[dict[str, float]], dict[str, float]]:
     """Seconds of each step, and of the two kinds of work over the whole run (draws lie between the steps)."""
     task = load_task("arithmetic")
@@ -77,7 +80,7 @@ def measure(
                 output_dir=directory, prompts_per_epoch=rollouts // 4, num_generations=4, bf16=bf16, use_cpu=True,
                 per_device_train_batch_size=rollouts, num_train_epochs=steps, max_completion_length=completion,
                 activation_checkpointing=False, save_strategy="no", report_to=[], disable_tqdm=True,
-                dataloader_pin_memory=False,
+                dataloader_pin_memory=False, curriculum_navigator=navigator, rerank_every=rerank_every,
             ),
             train_dataset=Dataset.from_list(rows),
             processing_class=tokenizer,
@@ -86,8 +89,13 @@ def measure(
         )  # fmt: skip
         clock.trainer = trainer
         trainer.train()
-        assert Path(directory, "epochs.jsonl").is_file()
-        shares = {"measure": trainer.angle_tap.seconds, "curriculum": trainer.curriculum_seconds}
+        records = [json.loads(line) for line in Path(directory, "epochs.jsonl").read_text().splitlines()]
+        reranks = [record["rerank_seconds"] for record in records if record.get("rerank_seconds")]
+        shares = {
+            "measure": trainer.angle_tap.seconds,
+            "curriculum": trainer.curriculum_seconds,
+            "rerank_s": statistics.median(reranks) if reranks else 0.0,
+        }
     return clock.rows, shares
 
 
@@ -97,21 +105,26 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--rollouts", type=int, default=16, help="of one step; a multiple of 4")
     parser.add_argument("--completion", type=int, default=5, help="most tokens of a completion")
+    parser.add_argument("--navigator", default="gaussian")
+    parser.add_argument("--rerank-every", type=int)
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     arguments = parser.parse_args()
     results = []
-    for dtype in ("float32", "bfloat16"):
+    for dtype in arguments.dtype:
         rows, whole = measure(
-            arguments.model, arguments.steps, arguments.rollouts, arguments.completion, bf16=dtype == "bfloat16"
-        )
+            arguments.model, arguments.steps, arguments.rollouts, arguments.completion, dtype == "bfloat16",
+            arguments.navigator, arguments.rerank_every,
+        )  # fmt: skip
         total = sum(row["step_s"] for row in rows)
         results.append(
             {
-                "case": f"{arguments.model} {dtype}, {arguments.rollouts} rollouts",
+                "case": f"{arguments.model} {dtype}, {arguments.rollouts} rollouts, {arguments.navigator}",
                 "step_s": statistics.median(row["step_s"] for row in rows),
                 "measure_s": statistics.median(row["measure_s"] for row in rows),
                 "curriculum_s": statistics.median(row["curriculum_s"] for row in rows),
                 "measure_share": whole["measure"] / total,
                 "curriculum_share": whole["curriculum"] / total,
+                "rerank_s": whole["rerank_s"],
                 "steps": len(rows),
             }
         )
