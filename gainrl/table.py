@@ -221,33 +221,35 @@ class ScoreTable:
 
         Raises UserError if the file is missing, is no Parquet, or is no score table of a version known here.
         """
+        metadata, names = cls.describe(path)
+        chosen = [name for name in (columns or names) if name not in leave]
+        with pq.ParquetFile(path) as file:
+            table = file.read(columns=chosen)
+        return cls(table.replace_schema_metadata(None), metadata)
+
+    @staticmethod
+    def describe(path: str | os.PathLike[str]) -> tuple[TableMetadata, list[str]]:
+        """The metadata of the table at `path` and the names of its columns, without reading rows; as `read`."""
         source = f"score table {os.fspath(path)!r}"
         if not Path(path).is_file():
             raise UserError(f"{source}: no such file (make one with: gainrl score --output {os.fspath(path)} ...)")
         try:
-            with pq.ParquetFile(path) as file:
-                schema = file.schema_arrow
-                raw = (schema.metadata or {}).get(METADATA_KEY)
-                if raw is None:
-                    raise UserError(f"{source} was not written by gainrl score: it has no gainrl metadata")
-                wrong = [
-                    field.name
-                    for field in SCHEMA
-                    if field.name not in schema.names or schema.field(field.name).type != field.type
-                ]
-                if wrong:
-                    raise UserError(f"{source}: columns missing or of another type: {wrong}")
-                chosen = [name for name in (columns or schema.names) if name not in leave]
-                table = file.read(columns=chosen)
+            schema = pq.read_schema(path)
         except pa.ArrowInvalid as error:
             raise UserError(f"{source} is not a readable Parquet file: {error}") from error
-        return cls(table.replace_schema_metadata(None), TableMetadata.from_json(raw, source))
+        raw = (schema.metadata or {}).get(METADATA_KEY)
+        if raw is None:
+            raise UserError(f"{source} was not written by gainrl score: it has no gainrl metadata")
+        wrong = [f.name for f in SCHEMA if f.name not in schema.names or schema.field(f.name).type != f.type]
+        if wrong:
+            raise UserError(f"{source}: columns missing or of another type: {wrong}")
+        return TableMetadata.from_json(raw, source), list(schema.names)
 
     @staticmethod
-    def column_names(path: str | os.PathLike[str]) -> list[str]:
-        """The columns of the table at `path`."""
-        names: list[str] = pq.read_schema(path).names
-        return names
+    def pieces(path: str | os.PathLike[str], columns: Sequence[str], rows: int = 4096) -> Iterator[pa.RecordBatch]:
+        """Some columns of the table at `path`, at most `rows` rows at a time; memory does not grow with the table."""
+        with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
+            yield from file.iter_batches(batch_size=rows, columns=list(columns))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all (zstd-compressed)."""

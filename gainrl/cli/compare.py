@@ -25,15 +25,12 @@ def compare(
         raise UserError(f"--movers {movers}: give 0 or more")
     from gainrl.table import ScoreTable
 
-    columns = ["id", "row", "rank", "score", "residual", "prompt", "intra"]
-    a, b = (ScoreTable.read(path, [n for n in columns if n in _names(path)]) for path in (first, second))
+    columns = ["id", "row", "rank", "score", "residual", "prompt"]
+    a, b = (
+        ScoreTable.read(path, [name for name in ScoreTable.describe(path)[1] if name in columns])
+        for path in (first, second)
+    )
     print("\n".join(comparison(a, b, (str(first), str(second)), top, movers)))
-
-
-def _names(path: Path) -> list[str]:
-    from gainrl.table import ScoreTable
-
-    return ScoreTable.column_names(path) if path.is_file() else ["id"]  # read() says what is wrong
 
 
 def comparison(a: Any, b: Any, names: tuple[str, str], top: list[int] | None, movers: int) -> list[str]:

@@ -145,7 +145,7 @@ def _agree_on_budget(scorer: AngleScorer, output: Path, resume: bool, team: Team
             paths = journal_paths(output)
             before = stored_settings(paths[0]) if paths else None
             if before is None and output.exists():
-                before = asdict(ScoreTable.read(output, columns=["row"]).metadata)
+                before = asdict(ScoreTable.describe(output)[0])
             stored = (before or {}).get("tokens_per_batch")
         scorer.tokens_per_batch = min(team.gather(stored or scorer.tokens_per_batch))
 
@@ -155,21 +155,21 @@ def _finished(
 ) -> Run:
     """--resume on a table that is already whole: nothing to do, if it was made the same way, of the same dataset."""
     run = Run(output)
-    table = ScoreTable.read(output, columns=["status", "prefix_tokens"])
-    there = ScoreTable.column_names(output)
-    made = asdict(table.metadata)
-    if not ((table.column("status") == "ok") & (table.column("prefix_tokens") > 0)).any():
+    metadata, there = ScoreTable.describe(output)
+    made = asdict(metadata)
+    pieces = ScoreTable.pieces(output, ["status", "prefix_tokens"])
+    if not any(((p["status"].to_numpy(False) == "ok") & (p["prefix_tokens"].to_numpy() > 0)).any() for p in pieces):
         settings = {**settings, "definition": "intra"}  # what it comes to without prefixes
     differs = [key for key, value in settings.items() if made[key] != value]
     differs += [name for name, wanted in asdict(columns).items() if wanted != (name in there)]
-    if dataset_fingerprint(prompts, table.metadata.rows, output.parent) != made["fingerprint"]:
+    if dataset_fingerprint(prompts, metadata.rows, output.parent) != made["fingerprint"]:
         differs.append("the dataset's rows")
     if differs:
         raise UserError(
             f"{output} is a finished table made with other settings ({', '.join(differs)}): use --overwrite to replace "
             "it"
         )
-    run.kept = len(table)
+    run.kept = metadata.rows
     return run
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from gainrl.correlation import length_correlations, spearman
 from gainrl.scoring.run import Run
@@ -21,7 +20,7 @@ from gainrl.table import STATUSES, ScoreTable, TableMetadata
 
 SHOWN = 5
 """Rows without a score that the summary names; the table names all of them."""
-SAMPLE = 50_000
+SAMPLE = 20_000
 
 
 @dataclass
@@ -42,26 +41,23 @@ class TableDigest:
 
 def digest(path: Path) -> TableDigest:
     """Read the table at `path` a piece at a time."""
-    found = TableDigest(ScoreTable.read(path, columns=["row"]).metadata)
-    numbers = ["intra", "inter", "score", "question_tokens"]
-    numbers += [name for name in ("residual",) if name in ScoreTable.column_names(path)]
-    with pq.ParquetFile(path) as file:
-        found.rows = file.metadata.num_rows
-        found.every = max(1, -(-found.rows // SAMPLE))
-        taken: dict[str, list[Any]] = {name: [] for name in numbers}
-        first = 0
-        for batch in file.iter_batches(batch_size=4096, columns=["id", "row", "status", "reason", *numbers]):
-            ok = pc.equal(batch["status"], "ok")
-            found.statuses.update(batch["status"].to_pylist())
-            found.truncated += int(pc.sum(pc.and_(ok, pc.is_valid(batch["reason"]))).as_py() or 0)
-            if len(found.named) < SHOWN:
-                found.named += batch.filter(pc.invert(ok)).slice(0, SHOWN - len(found.named)).to_pylist()
-            picked = slice(-first % found.every, None, found.every)
-            scored = np.asarray(batch["status"].to_pylist(), dtype=object)[picked] == "ok"
-            for name in numbers:
-                values = batch[name].to_numpy()[picked].astype(np.float32)
-                taken[name].append(np.where(scored, values, np.float32("nan")))
-            first += batch.num_rows
+    metadata, names = ScoreTable.describe(path)
+    found = TableDigest(metadata, rows=metadata.rows, every=max(1, -(-metadata.rows // SAMPLE)))
+    numbers = ["intra", "inter", "score", "question_tokens", *(name for name in ("residual",) if name in names)]
+    taken: dict[str, list[Any]] = {name: [] for name in numbers}
+    first = 0
+    for batch in ScoreTable.pieces(path, ["id", "row", "status", "reason", *numbers]):
+        ok = pc.equal(batch["status"], "ok")
+        found.statuses.update(batch["status"].to_pylist())
+        found.truncated += int(pc.sum(pc.and_(ok, pc.is_valid(batch["reason"]))).as_py() or 0)
+        if len(found.named) < SHOWN:
+            found.named += batch.filter(pc.invert(ok)).slice(0, SHOWN - len(found.named)).to_pylist()
+        picked = slice(-first % found.every, None, found.every)
+        scored = np.asarray(batch["status"].to_pylist(), dtype=object)[picked] == "ok"
+        for name in numbers:
+            values = batch[name].to_numpy()[picked].astype(np.float32)
+            taken[name].append(np.where(scored, values, np.float32("nan")))
+        first += batch.num_rows
     found.sample = {name: np.concatenate(parts) for name, parts in taken.items()}
     return found
 
