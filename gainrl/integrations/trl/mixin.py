@@ -245,6 +245,7 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
         return [self._data.row_of[name] for name in mine]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        self._guard.take_errors()  # those of an evaluation are none of the epoch's
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             assert self._rollouts is not None

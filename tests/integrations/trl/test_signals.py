@@ -194,6 +194,27 @@ def test_a_reward_that_raises_costs_only_its_rows(model: str, tmp_path: Path, st
     assert errors == sum(not record["scored"] for record in records) > 0
 
 
+def test_errors_while_evaluating_are_none_of_the_epochs(model: str, tmp_path: Path) -> None:
+    def fragile(completions: list[str], prompts: list[str], **columns: Any) -> list[float]:
+        if any("EVAL" in prompt for prompt in prompts[:1] + prompts[-1:]) and not all("EVAL" in p for p in prompts):
+            raise ZeroDivisionError
+        if "EVAL 0" in prompts[0]:
+            raise ZeroDivisionError
+        return [1.0] * len(completions)
+
+    held_out = [{**row, "prompt": f"EVAL {i % 2}\n{row['prompt']}"} for i, row in enumerate(problems(4, seed=5))]
+    trainer = make_trainer(
+        model, tmp_path, reward=fragile, trainer={"eval_dataset": Dataset.from_list(held_out)}, eval_strategy="steps",
+        eval_steps=1, per_device_eval_batch_size=4, num_train_epochs=1,
+    )  # fmt: skip
+    raised = []
+    plain = trainer._guard._finish
+    trainer._guard._finish = lambda *given: raised.append(len(given[2])) or plain(*given)
+    trainer.train()
+    assert sum(raised) > 0
+    assert epoch_records(tmp_path)[0]["reward_errors"] == 0
+
+
 def test_a_reward_that_raises_on_every_row_is_a_mistake_and_stops_the_run(model: str, tmp_path: Path) -> None:
     def broken(completions: list[str], **columns: Any) -> list[float]:
         raise KeyError("anwser")
