@@ -96,6 +96,8 @@ class Task(ABC):
     """Splits that `load` knows; the last one is held out."""
     columns: tuple[str, ...] = ("question", "answer")
     """Columns that a source must have."""
+    fields: str = ""
+    """What messages say that a source must have, where that is more than `columns`."""
     template: str = ""
     """Name of the packaged prompt template (`gainrl/tasks/prompts/<template>.json`)."""
     stop: tuple[str, ...] = ()
@@ -130,7 +132,15 @@ class Task(ABC):
         answer.
         """
         split = self._check(split, limit)
-        raw = read_rows(source, self.source, split=split, columns=self.columns, task=self.name, limit=limit)
+        raw = read_rows(
+            source,
+            self.source,
+            split=split,
+            columns=self.columns,
+            task=self.name,
+            limit=limit,
+            described=self.fields,
+        )
         return [self.row(item, index) for index, item in enumerate(raw)]
 
     def _check(self, split: str | None, limit: int | None) -> str:

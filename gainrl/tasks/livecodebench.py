@@ -1,8 +1,10 @@
 """LiveCodeBench: contest problems from LeetCode, AtCoder and Codeforces (Jain et al. 2024, arXiv 2403.07974).
 
-Hub: `livecodebench/code_generation_lite`, split `test`; give a local copy where the installed `datasets` no longer
-runs that dataset's loading script.  Two schemas are read: LiveCodeBench's own (`question_content`, `starter_code`,
-`public_test_cases`, `private_test_cases`, `metadata`) and rLLM's (`problem`, `starter_code`, `tests`).  Problems with
+Hub: `livecodebench/code_generation_lite`, split `test`, whose files are read as they are, since `datasets` no longer
+runs that dataset's loading script.  `livecodebench:release_v5` is the first five of them (up to `release_v6`, the
+default, 4.5 GB), `livecodebench:v6` what the sixth added.  Two schemas are read: LiveCodeBench's own
+(`question_content`, `starter_code`, `public_test_cases`, `private_test_cases`, `metadata`) and rLLM's (`problem`,
+`starter_code`, `tests`).  Problems with
 starter code are functional (a method called with JSON arguments), the others read stdin and write stdout.
 
 The private tests come as base64 of zlib of a pickle that holds one JSON string.  The pickle is never loaded: its one
@@ -14,7 +16,9 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import functools
 import json
+import os
 import pickletools
 import re
 import zlib
@@ -26,11 +30,14 @@ from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.extract import imports_for, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
+from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
 
+_FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
 _LARGEST = 1 << 30  # bytes of unpacked tests; the largest published problem has 0.2 GiB
 _HARMLESS = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
+_UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, RecursionError)
 _STDIN = "Read the input from standard input and print the answer to standard output."
 _METHOD = "Complete this class:\n```python\n{starter}\n```"
 
@@ -39,10 +46,21 @@ class LiveCodeBench(CodeTask):
     """See the module's docstring."""
 
     name = "livecodebench"
-    source = Source("livecodebench/code_generation_lite")
     splits = ("test",)
     columns = ("starter_code",)
+    fields = "question_content, starter_code, public_test_cases, private_test_cases, metadata"
     template = "program"
+
+    def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
+        super().__init__(prompt=prompt)
+        releases = {f"release_v{last}": _FILES[:last] for last in range(1, len(_FILES) + 1)}
+        additions = {f"v{number}": (name,) for number, name in enumerate(_FILES, 1)}
+        chosen = argument or f"release_v{len(_FILES)}"
+        files = (releases | additions).get(chosen)
+        if files is None:
+            raise UserError(f"task 'livecodebench' has no release {chosen!r}: {', '.join([*releases, *additions])}")
+        self.name = f"{self.name}:{argument}" if argument else self.name
+        self.source = Source("livecodebench/code_generation_lite", files=files)
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         problem = item.get("question_content", item.get("problem"))
@@ -52,17 +70,17 @@ class LiveCodeBench(CodeTask):
                 f"row {index} has {', '.join(map(str, item))}"
             )
         starter = str(item.get("starter_code") or "").rstrip()
+        # private tests stay packed: all of them unpacked would fill the memory of most machines
+        private = "" if "tests" in item else str(item.get("private_test_cases") or "")
+        metadata: dict[str, Any] = {"why": "", "kind": "stdin", "entry": "", "public": "[]", "private": private}
         try:
-            tests, why = _tests(item), ""
-        except (ValueError, SyntaxError, TypeError, KeyError) as error:
-            tests, why = [], f"the row's tests cannot be read: {error}"
-        functional = any(test["testtype"] == "functional" for test in tests)
-        metadata: dict[str, Any] = {"why": why, "kind": "calls" if functional else "stdin", "entry": "", "tests": ""}
-        if functional:
-            metadata["entry"] = _entry(item, starter)
-            metadata["tests"] = packed([_call(test) for test in tests])
-        else:
-            metadata["tests"] = json.dumps([[test["input"], test["output"]] for test in tests])
+            public = _public(item)
+            kinds = {test["testtype"] for test in _checked(public or unpacked(private))}
+            metadata["public"] = json.dumps(public)
+            if "functional" in kinds:
+                metadata |= {"kind": "calls", "entry": _entry(item, starter)}
+        except _UNREADABLE as error:
+            metadata["why"] = f"the row's tests cannot be read: {error}"
         asked = _METHOD.replace("{starter}", starter) if starter else _STDIN
         row: Row = {
             "prompt": self.prompt.render(f"{problem}\n\n{asked}"),
@@ -79,33 +97,49 @@ class LiveCodeBench(CodeTask):
         if about["why"]:
             raise Unscorable(about["why"])
         code = program(completion, about["entry"].partition(".")[0])
-        request = {"kind": about["kind"], "code": imports_for(code) + code, "entry": about["entry"]}
-        tests = about["tests"] if about["kind"] == "calls" else json.loads(about["tests"])
-        return {**request, "tests": tests}
+        try:
+            tests = _tests(about["kind"], about["public"], about["private"])
+        except _UNREADABLE as error:
+            raise Unscorable(f"the row's tests cannot be read: {error}") from error
+        return {"kind": about["kind"], "code": imports_for(code) + code, "entry": about["entry"], "tests": tests}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None
 
 
-def _tests(item: Mapping[str, Any]) -> list[dict[str, str]]:
-    """All tests of a record, public and private."""
-    if "tests" in item:
-        tests = item["tests"]
-        found = ast.literal_eval(tests) if isinstance(tests, str) else list(tests)
-    else:
-        found = json.loads(item["public_test_cases"])
-        private = item.get("private_test_cases") or "[]"
-        try:
-            found = found + json.loads(private)
-        except ValueError:
-            found = found + unpack(private)
-    if not found:
+@functools.lru_cache(maxsize=16)  # the samples of a problem follow each other
+def _tests(kind: str, public: str, private: str) -> Any:
+    """All tests of a row, public and private, as the grader takes them."""
+    tests = _checked([*json.loads(public), *unpacked(private)])
+    if not tests:
         raise ValueError("there are none")
-    for test in found:
+    if kind == "calls":
+        return packed([_call(test) for test in tests])
+    return [[test["input"], test["output"]] for test in tests]
+
+
+def _public(item: Mapping[str, Any]) -> list[dict[str, str]]:
+    """The tests of a record that are not packed."""
+    if "tests" not in item:
+        return list(json.loads(item["public_test_cases"]))
+    tests = item["tests"]
+    return list(ast.literal_eval(tests) if isinstance(tests, str) else tests)
+
+
+def _checked(tests: list[dict[str, str]]) -> list[dict[str, str]]:
+    for test in tests:
         missing = {"input", "output", "testtype"} - set(test)
         if missing:
             raise ValueError(f"a test without {', '.join(sorted(missing))}")
-    return list(found)
+    return tests
+
+
+def unpacked(private: str) -> list[dict[str, str]]:
+    """Private tests: none, JSON, or packed."""
+    try:
+        return list(json.loads(private or "[]"))
+    except ValueError:
+        return unpack(private)
 
 
 def unpack(packed_tests: str) -> list[dict[str, str]]:

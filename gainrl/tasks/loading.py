@@ -22,11 +22,15 @@ _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 
 @dataclass(frozen=True)
 class Source:
-    """A dataset on the hub: id, configuration, and the hub's name of each of the task's splits."""
+    """A dataset on the hub: id, configuration, and the hub's name of each of the task's splits.
+
+    `files` names JSONL files of the repository that hold the rows, where `datasets` cannot read it.
+    """
 
     hub: str
     config: str | None = None
     splits: Mapping[str, str] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.hub} ({self.config})" if self.config else self.hub
@@ -40,8 +44,12 @@ def read_rows(
     columns: Sequence[str],
     task: str,
     limit: int | None = None,
+    described: str = "",
 ) -> list[dict[str, Any]]:
-    """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`."""
+    """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`.
+
+    `described` says in messages what a source must have, where that is more than `columns`.
+    """
     if source is None and default is None:
         raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
     if source is not None and is_path(source):
@@ -50,7 +58,7 @@ def read_rows(
         assert default is not None or source is not None
         wanted = default if source is None else Source(os.fspath(source), None, default.splits if default else {})
         assert wanted is not None
-        records, origin = _hub(wanted, split, columns, task), str(wanted)
+        records, origin = _hub(wanted, split, described or ", ".join(columns), task), str(wanted)
     rows = list(islice(records, limit))
     if not rows:
         raise UserError(f"{origin!r} holds no rows")
@@ -127,11 +135,13 @@ def _object(item: Any, where: str) -> dict[str, Any]:
     return item
 
 
-def _hub(source: Source, split: str, columns: Sequence[str], task: str) -> Iterator[dict[str, Any]]:
+def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[str, Any]]:
     remedy = (
-        f"give a local copy with source=PATH (--source PATH): a .jsonl, .json or .parquet file "
-        f"with the fields {', '.join(columns)}"
+        f"give a local copy with source=PATH (--source PATH): a .jsonl, .json or .parquet file with the fields {fields}"
     )
+    if source.files:
+        yield from _files(source, task, remedy)
+        return
     try:
         import datasets
     except ImportError as error:
@@ -147,3 +157,24 @@ def _hub(source: Source, split: str, columns: Sequence[str], task: str) -> Itera
             f"the dataset {str(source)!r} of task {task!r} could not be loaded from the hub ({first}); {remedy}"
         ) from error
     yield from data
+
+
+def _files(source: Source, task: str, remedy: str) -> Iterator[dict[str, Any]]:
+    """Rows of the source's files, one file after another, each fetched when it is needed."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise UserError(
+            f"task {task!r} reads {str(source)!r} from the hub, which needs the package 'huggingface_hub' "
+            f"(pip install 'gainrl[tasks]'), or {remedy}"
+        ) from error
+    for name in source.files:
+        try:
+            path = hf_hub_download(source.hub, name, repo_type="dataset")
+        except Exception as error:  # as above: no network, no such file, no permission, ...
+            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise UserError(
+                f"{name} of the dataset {str(source)!r} of task {task!r} could not be loaded from the hub ({first}); "
+                f"{remedy}"
+            ) from error
+        yield from _local(Path(path))

@@ -80,3 +80,39 @@ def test_a_missing_datasets_package_says_how_to_install_it(monkeypatch: pytest.M
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(UserError, match=r"gainrl\[tasks\]"):
         load_task("gsm8k").load("test")
+
+
+def test_files_of_a_repository_are_read_one_after_another(monkeypatch: pytest.MonkeyPatch, shared_data: Path) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    asked: list[tuple[str, str, str]] = []
+
+    def download(repository: str, name: str, repo_type: str) -> str:
+        asked.append((repository, name, repo_type))
+        return str(shared_data / "livecodebench" / "lcb_1873_A_with_private.jsonl")
+
+    monkeypatch.setattr(hub, "hf_hub_download", download)
+    task = load_task("livecodebench:release_v2")
+    assert task.name == "livecodebench:release_v2"
+    assert [row["id"] for row in task.load("test")] == ["1873_A"] * 2
+    assert asked == [("livecodebench/code_generation_lite", name, "dataset") for name in ("test.jsonl", "test2.jsonl")]
+    asked.clear()
+    assert len(load_task("livecodebench:v6").load("test", limit=1)) == 1
+    assert [name for _, name, _ in asked] == ["test6.jsonl"]
+    asked.clear()
+    load_task("livecodebench").load("test", limit=1)
+    assert [name for _, name, _ in asked] == ["test.jsonl"], "a file that is not needed is not fetched"
+    with pytest.raises(UserError, match=r"no release 'v9': release_v1, .*v6"):
+        load_task("livecodebench:v9")
+
+
+def test_files_of_a_repository_that_is_out_of_reach_say_how_to_give_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(hub, "hf_hub_download", refuse)
+    with pytest.raises(
+        UserError, match=r"test6.jsonl of .*no route.*source=PATH.*question_content, starter_code, public"
+    ):
+        load_task("livecodebench:v6").load("test")

@@ -228,7 +228,9 @@ def test_livecodebench_solutions_are_right_and_their_variants_wrong(shared_data:
 def test_private_tests_are_read_and_used(shared_data: Path) -> None:
     task, rows = load(shared_data, "livecodebench", "livecodebench/lcb_1873_A_with_private.jsonl")
     assert rows[0]["id"] == "1873_A"
-    assert len(json.loads(rows[0]["metadata"]["tests"])) > 1
+    assert json.loads(rows[0]["metadata"]["public"])
+    assert task.request("pass", rows[0])["tests"][0] == [*json.loads(rows[0]["metadata"]["public"])[0].values()][:2]
+    assert len(task.request("pass", rows[0])["tests"]) > len(json.loads(rows[0]["metadata"]["public"]))
     line = "print('YES' if sum(a != b for a, b in zip(s, 'abc')) < {} else 'NO')"
     right = f"```python\nfor _ in range(int(input())):\n    s = input()\n    {line.format(3)}\n```"
     assert task.grade(right, rows[0]).status is Status.RIGHT
@@ -258,6 +260,18 @@ def test_packed_tests_are_read_without_unpickling(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             unpack(text)
     assert not (tmp_path / "pwned").exists()
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "change", [{"private_test_cases": "!!"}, {"public_test_cases": "{"}, {"public_test_cases": '[{"input": "1"}]'}]
+)
+def test_a_contest_row_whose_tests_cannot_be_read_is_unscorable(shared_data: Path, change: dict[str, str]) -> None:
+    item = json.loads((shared_data / "livecodebench" / "lcb_1873_A_with_private.jsonl").read_text().splitlines()[0])
+    task: Any = load_task("livecodebench")
+    grade = task.grade("```python\nprint(1)\n```", task.row({**item, **change}, 0))
+    assert grade.status is Status.UNSCORABLE
+    assert "cannot be read" in grade.reason
 
 
 def test_rows_whose_tests_cannot_be_read_are_unscorable() -> None:
