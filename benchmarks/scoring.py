@@ -10,6 +10,8 @@ roles and the same final hidden states as ours, so that the two compute the same
 The prompts are taken in blocks, and both procedures do each block in turn.  Reported with and without the prefix:
 prompts per second, the ratio (median over blocks), our share of a 4096x4096x4096 matrix product in the same dtype
 measured around each block, over the tokens really forwarded.
+The time inside the scorer is reported twice: as its share of the pass by the clock of `gainrl profile`, and as the
+median difference between the pass and the same forwards without the scorer, side by side.
 Then accuracy: the pass in float32 against the float64 quadratic definition on each prompt's own forward pass, and
 the pass in `--dtype` against the pass in float32.
 """
@@ -30,6 +32,7 @@ from harness import table, write_result
 
 from gainrl.angle.reference import angle_concentration_reference
 from gainrl.scoring import AngleScorer, ScoringPrompt
+from gainrl.scoring.phases import NO_CLOCK, PhaseClock
 from gainrl.scoring.prompts import Rendered
 from gainrl.scoring.taps import decoder_of
 
@@ -116,6 +119,41 @@ def speed(name: str, scorer: AngleScorer, rows: Sequence[ScoringPrompt], blocks:
         "blocks": len(ours_s),
         "ratios": [t / o for t, o in zip(theirs_s, ours_s, strict=True)],
         "form": type(scorer.forward).__name__,
+        **scorer_share(scorer, rows[:size], 5),
+    }
+
+
+def scorer_share(scorer: AngleScorer, rows: Sequence[ScoringPrompt], rounds: int) -> dict[str, Any]:
+    """Time inside the scorer as a share of the pass: by the clock, and by leaving the scorer out."""
+
+    @torch.inference_mode()
+    def forwards_alone() -> None:
+        prepared, kept = scorer.prepare(rows), (b"", None)
+        for batch in prepared.batches:
+            key = batch.shared.tobytes()
+            if key != kept[0]:
+                kept = (key, scorer.forward.prefix(batch.shared) if len(batch.shared) else None)
+            scorer.forward([prepared.rendered[i].tokens[len(batch.shared) :] for i in batch.members], kept[1])
+        if scorer.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    whole, alone, clocked = [], [], []
+    for _ in range(rounds):
+        clock = PhaseClock(scorer.device)
+        start = time.perf_counter()
+        scorer.score(rows)
+        middle = time.perf_counter()
+        forwards_alone()
+        alone.append(time.perf_counter() - middle)
+        whole.append(middle - start)
+        scorer.measure(clock)
+        start = time.perf_counter()
+        scorer.score(rows)
+        clocked.append(clock.seconds()["score"] / (time.perf_counter() - start))
+        scorer.measure(NO_CLOCK)
+    return {
+        "scorer_share_by_clock": statistics.median(clocked),
+        "scorer_share_side_by_side": statistics.median(1 - a / w for a, w in zip(alone, whole, strict=True)),
     }
 
 

@@ -94,7 +94,7 @@ def _spread(table: TableDigest) -> list[str]:
     sample, made = table.sample, table.metadata
     points = np.nanquantile(sample["score"].astype(np.float64), [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
     names = ("min", "5 %", "25 %", "median", "75 %", "95 %", "max")
-    among = f" (of every {table.every}th row)" if table.every > 1 else ""
+    among = f" (of one row in {table.every})" if table.every > 1 else ""
     spread = "  ".join(f"{name} {value:.4f}" for name, value in zip(names, points, strict=True))
     lines = [f"C{among}: {spread}", f"Spearman correlation with question tokens{among}:"]
     length = sample["question_tokens"]

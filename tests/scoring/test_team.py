@@ -39,6 +39,7 @@ def test_two_processes_write_the_table_of_one_to_the_bit(model_directory, datase
     assert os.listdir(tmp_path) == ["scores.parquet"]
 
 
+@pytest.mark.full
 def test_two_killed_processes_are_resumed_by_one(model_directory, dataset, whole, tmp_path):
     output = tmp_path / "scores.parquet"
     process = torchrun(2, model_directory, dataset, output)

@@ -188,3 +188,14 @@ def test_a_finished_table_is_not_resumed_with_another_definition(make_model, tok
             tmp_path / "s.parquet",
             resume=True,
         )
+
+
+def test_the_summary_of_a_long_table_samples_rows_and_says_so(make_model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr("gainrl.scoring.summary.SAMPLE", 15)
+    done = run(AngleScorer(make_model(), tokenizer), [*ROWS, ScoringPrompt("")], tmp_path / "s.parquet")
+    text = summary(done, tmp_path / "s.parquet")
+    q, c = done.table.column("question_tokens"), done.table.column("score")
+    assert "C (of one row in 3)" in text
+    expected = spearmanr(c[::3], q[::3], nan_policy="omit").statistic
+    assert f"with the diagonal (this table): score {expected:+.3f}" in text
+    assert "1 undefined" in text, "counts are of all rows"
