@@ -3,8 +3,8 @@
     python benchmarks/draw.py
 
 All cells are timed in turn, round after round; `ratio` is against N = 10 thousand at the same sigma and mean in the
-same rounds.  Also timed: the published way (propose ranks from the Gaussian, throw repeats away), in NumPy, with the
-number of proposals that it needed per prompt.
+same rounds.  Also timed: the draw of the posterior navigator, which looks at every prompt; and the published way
+(propose ranks from the Gaussian, throw repeats away), in NumPy, with the number of proposals that it needed per prompt.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from collections.abc import Callable
 import numpy as np
 from harness import side_by_side, table, write_result
 
-from gainrl.curriculum import draw_ranks
+from gainrl.curriculum import PosteriorNavigator, Ranking, draw_ranks
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 SIGMAS = (1.0, 250.0, 1000.0, math.inf)
+POSTERIOR_SIZES = (10_000, 100_000, 1_000_000)
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
 
 
@@ -29,6 +30,21 @@ def draws(n: int, size: int, mean: float, sigma: float) -> Callable[[], object]:
     """A call that draws the next epoch each time it is called."""
     epochs = itertools.count()
     return lambda: draw_ranks(n, size, mean, sigma, seed=0, epoch=next(epochs))
+
+
+def posterior_draws(n: int, size: int) -> Callable[[], object]:
+    """A call that draws the next epoch of a posterior navigator of which half of the prompts were tried."""
+    navigator = PosteriorNavigator(Ranking([f"{i:08d}" for i in range(size)], -np.arange(size), "benchmark"), n)
+    generator = np.random.default_rng(0)
+    navigator._tried = 8 * generator.integers(0, 2, size)
+    navigator._solved = (256 * navigator._tried * generator.random(size)).astype(np.int64)
+
+    def draw() -> object:
+        navigator._epoch += 1
+        navigator._forget()
+        return navigator.ranks
+
+    return draw
 
 
 def by_rejection(n: int, size: int, mean: float, sigma: float, limit: int) -> tuple[float, float, bool]:
@@ -73,6 +89,21 @@ def main() -> None:
             )
     print(table(rows))
 
+    cases = {str(size): posterior_draws(options.n, size) for size in POSTERIOR_SIZES}
+    posterior = [
+        {
+            "how": "posterior",
+            "n": options.n,
+            "N": size,
+            "ms": 1e3 * timing.median_s,
+            "ms_20": 1e3 * timing.low_s,
+            "ms_80": 1e3 * timing.high_s,
+            "ratio": timing.ratio,
+        }
+        for size, timing in zip(POSTERIOR_SIZES, side_by_side(cases, rounds=options.rounds, warmup=1), strict=True)
+    ]
+    print(table(posterior))
+
     rejection = []
     for sigma, (place, share) in itertools.product((250.0, 1000.0), PLACES.items()):
         seconds, per_prompt, finished = by_rejection(options.n, 7473, share * 7472, sigma, options.proposals)
@@ -89,7 +120,7 @@ def main() -> None:
             }
         )
     print(table(rejection))
-    path = write_result("draw", [*rows, *rejection], rounds=options.rounds)
+    path = write_result("draw", [*rows, *posterior, *rejection], rounds=options.rounds)
     print(f"written: benchmarks/results/{path.name}")
 
 

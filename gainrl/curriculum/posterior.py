@@ -11,7 +11,7 @@ rate, nearest first: where groups of rollouts differ, and so teach, most.  Promp
 of their rank and are tried in time; certain ones, always or never solved, are seldom drawn.
 
 The policy moves, so old rollouts lose their say: t is held at `memory` rollouts, and s scaled with it.  Counts are
-integers (t in rollouts, s in 1/256), so the state is exact: three bytes a prompt.  A draw is O(N): about 70 ms for 100
+integers (t in rollouts, s in 1/256), so the state is exact: three bytes a prompt.  A draw is O(N): 0.1 to 0.2 s for 100
 thousand prompts.
 """
 

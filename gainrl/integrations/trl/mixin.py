@@ -220,7 +220,7 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
         output[ROLLOUT] = rollout_numbers(rank, start, len(inputs), prompt_ids.device)
         if self._prompt_roles is not None:
             roles = self._prompt_roles(inputs, prompt_ids, output["prompt_mask"])
-            if not roles.any():
+            if start == 0 and not roles.any():
                 raise UserError(
                     "curriculum_angle='prompt': the trainer tokenises prompts in another way than the scoring pass "
                     "(chat_template_kwargs, tools, or a template with a date?); use curriculum_angle='sequence'"
