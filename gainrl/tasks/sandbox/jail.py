@@ -114,6 +114,8 @@ def command(python: Path) -> list[str]:
         )
     if not seccomp.supported():
         raise NoIsolation(f"bubblewrap isolation is not built for {platform.machine()} (x86_64 and aarch64 are known)")
+    # --as-pid-1: the harness is init itself.  bubblewrap's own init could be written to by the candidate, which has its
+    # user, through /proc/1/mem; the harness cannot (`prctl` in its main).
     arguments = [
         bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
         "--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session", "--cap-drop", "ALL", "--clearenv",
@@ -171,7 +173,7 @@ class Jail:
     """One running sandbox.  `ask` sends a frame and waits for the answer; `close` kills whatever is in there."""
 
     def __init__(self, arguments: list[str], start: float = 20.0):
-        # bubblewrap holds the write end of this pipe as long as anything in the sandbox lives
+        # the sandbox's first process, the harness, holds the write end of this pipe as long as it lives
         self._alive, held = os.pipe()
         try:
             self._process = subprocess.Popen(
@@ -234,8 +236,8 @@ class Jail:
 
     def close(self) -> None:
         """Kill the sandbox and return when nothing of it is left."""
-        self._process.send_signal(signal.SIGKILL)  # bubblewrap's inner init dies with it, and with that everything
-        self._process.wait()
+        self._process.send_signal(signal.SIGKILL)  # the sandbox's first process dies with it, and everything with that
+        status = self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
@@ -245,8 +247,11 @@ class Jail:
         os.close(self._alive)
         if not gone:
             raise Broken("the sandbox outlived its kill")
-        # its init is this process's child now (`adopt_orphans`), and dying: reap it, init of a container may not
-        until = time.monotonic() + 0.5
+        if status != -signal.SIGKILL:
+            return  # bubblewrap ended by itself, which it does when it has reaped that process
+        # That first process is this one's child now (`adopt_orphans`).  It can be reaped when all others in its
+        # namespace are gone, which its pipe, closed a little earlier, does not say.
+        until = time.monotonic() + 5
         while time.monotonic() < until:
             try:
                 if os.waitpid(-1, os.WNOHANG)[0]:
