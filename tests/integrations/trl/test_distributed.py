@@ -146,6 +146,7 @@ def test_with_everything_two_processes_resume_as_if_nothing_had_happened(
         assert epoch_records(directory) == epoch_records(source)
 
 
-@pytest.mark.parametrize("kind", ["fsdp2", pytest.param("fsdp1", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["fsdp1", "fsdp2"])
 def test_a_sharded_model_is_measured_as_the_whole_one_to_the_bit(model: str, kind: str) -> None:
     assert torchrun("sharded_tap.py", model, kind).count("EQUAL") == 2

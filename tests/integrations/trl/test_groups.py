@@ -230,7 +230,7 @@ def test_back_filling_resumes_as_if_nothing_had_happened(model: str, tmp_path: P
     whole.train()
     records = epoch_records(tmp_path)
     assert sum(record["backfilled"] for record in records) > 0
-    for step in (1, 2, 3):
+    for step in (1, 2):
         resumed = make_trainer(model, tmp_path, kind=recorded(), **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert resumed.seen == [batch for batch in whole.seen if batch["step"] >= step]

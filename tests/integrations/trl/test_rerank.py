@@ -63,7 +63,7 @@ def test_ranking_again_after_every_kth_epoch(model: str, tmp_path: Path, every: 
     assert made == [False, False, every == 2, False, every == 2]
 
 
-@pytest.mark.parametrize("navigator", ["gaussian", "posterior"])
+@pytest.mark.parametrize("navigator", ["gaussian", pytest.param("posterior", marks=pytest.mark.full)])
 def test_a_reranked_run_resumes_as_if_nothing_had_happened(model: str, tmp_path: Path, navigator: str) -> None:
     settings = {**SETTINGS, "curriculum_navigator": navigator}
     whole = make_trainer(model, tmp_path, kind=recorded(), **settings)
@@ -71,7 +71,7 @@ def test_a_reranked_run_resumes_as_if_nothing_had_happened(model: str, tmp_path:
     records = epoch_records(tmp_path)
     assert (tmp_path / "checkpoint-3" / reranking.SCORES_NAME).exists()
     assert not (tmp_path / "checkpoint-2" / reranking.SCORES_NAME).exists(), "the first ranking is the table's"
-    for step in (1, 2, 3, 4, 5):
+    for step in (2, 3, 5):
         resumed = make_trainer(model, tmp_path, kind=recorded(), **settings)
         resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
         assert resumed.seen == [batch for batch in whole.seen if batch["step"] >= step]
