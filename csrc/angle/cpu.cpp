@@ -9,7 +9,6 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <system_error>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -73,21 +72,34 @@ class Call {
     if (p_.shared_sum != nullptr) context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
     // The float64 partial sums of a tile should be a small part of the tile itself.
-    const std::int64_t wanted = std::clamp(p_.rows * row_bytes / kTilesWanted,
-                                           std::max(kSmallestTileBytes, p_.width * 8 * 128), kLargestTileBytes);
+    const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 8 * 128), kLargestTileBytes);
+    const std::int64_t wanted = std::clamp(p_.rows * row_bytes / kTilesWanted, least, kLargestTileBytes);
     tile_rows_ = std::max<std::int64_t>(1, wanted / row_bytes);
     tiles_.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, (p_.rows + tile_rows_ - 1) / tile_rows_)));
   }
 
   void run(int threads) {
+    if (!offsets_in_order()) return write_bad_offsets();  // before any of them is used
     any_prefix_ = p_.shared_tokens > 0 && p_.sequences > 0;
     in_parallel(threads, [this](SequenceSum& sum, std::int64_t tile) { run_tile(sum, tile); });
-    if (bad_offsets_) return write_bad_offsets();
     join_partials(threads);
     if (!any_prefix_) std::copy_n(p_.values, p_.sequences, p_.values + 2 * p_.sequences);
   }
 
  private:
+  template <typename Offset>
+  static bool in_order(const Offset* offsets, std::int64_t sequences, std::int64_t rows) {
+    bool decreases = false;  // no early exit: the loop then runs in vectors
+    for (std::int64_t b = 0; b < sequences; ++b) decreases |= offsets[b + 1] < offsets[b];
+    return !decreases && offsets[0] >= 0 && offsets[sequences] <= rows;
+  }
+
+  bool offsets_in_order() const {
+    if (p_.offsets == nullptr) return true;
+    return p_.offsets_are_64 ? in_order(static_cast<const std::int64_t*>(p_.offsets), p_.sequences, p_.rows)
+                             : in_order(static_cast<const std::int32_t*>(p_.offsets), p_.sequences, p_.rows);
+  }
+
   std::int64_t start(std::int64_t b) const {
     if (p_.offsets == nullptr) return b * p_.length;
     return p_.offsets_are_64 ? static_cast<const std::int64_t*>(p_.offsets)[b]
@@ -121,12 +133,11 @@ class Call {
     };
     std::vector<std::thread> helpers;
     const std::int64_t wanted = std::min<std::int64_t>(threads, (count + 1) / 2);
-    for (std::int64_t i = 1; i < wanted; ++i) {
-      try {
-        helpers.emplace_back(loop);
-      } catch (const std::system_error&) {
-        break;  // no more threads to be had: those that run take all tiles
-      }
+    try {
+      helpers.reserve(static_cast<std::size_t>(std::max<std::int64_t>(0, wanted - 1)));
+      for (std::int64_t i = 1; i < wanted; ++i) helpers.emplace_back(loop);
+    } catch (const std::exception&) {
+      // No more threads to be had: those that run take all tiles.
     }
     loop();
     for (std::thread& helper : helpers) helper.join();
@@ -135,20 +146,15 @@ class Call {
 
   void run_tile(SequenceSum& sum, std::int64_t tile) {
     const std::int64_t count = static_cast<std::int64_t>(tiles_.size());
-    // Offsets are checked, and empty sequences written, by equal shares of the sequences.
+    // Empty sequences are written by equal shares of the sequences.
     const std::int64_t sequences = p_.sequences;
-    bool bad = tile == 0 && sequences >= 0 && p_.offsets != nullptr && (start(0) < 0 || start(sequences) > p_.rows);
     for (std::int64_t b = sequences * tile / count; b < sequences * (tile + 1) / count; ++b) {
-      const std::int64_t length = start(b + 1) - start(b);
-      bad |= length < 0;
-      if (length == 0) {
-        sum.clear();
-        sum.finish(b);
-      }
+      if (start(b + 1) != start(b)) continue;
+      sum.clear();
+      sum.finish(b);
     }
-    if (bad) bad_offsets_ = true;
     const std::int64_t low = tile * tile_rows_, high = std::min(p_.rows, low + tile_rows_);
-    if (sequences == 0 || low >= high || bad_offsets_) return ignore(low, high);
+    if (sequences == 0 || low >= high) return ignore(low, high);
     ignore(low, std::min(high, start(0)));
     ignore(std::max(low, start(sequences)), high);
     bool prefix = false;
@@ -250,7 +256,7 @@ class Call {
   std::int64_t tile_rows_ = 1;
   std::vector<std::vector<Partial>> tiles_;
   std::vector<Joined> joined_;
-  std::atomic<bool> any_prefix_{false}, bad_offsets_{false};
+  std::atomic<bool> any_prefix_{false};
 };
 
 bool usable(const AngleParams& p) {

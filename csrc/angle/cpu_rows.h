@@ -7,8 +7,13 @@
 
 namespace gainrl {
 
-// How many rows of one role are added to the sum at once.
+// How many rows of one role are measured and added at once, where they wait in the second-level cache in between.
 constexpr int kRowBatch = 8;
+
+// Narrow rows are taken in pairs: one pair is added while the next is measured, so that memory never rests.  For this
+// two pairs and the sum must fit the first-level cache beside whatever else is there.
+constexpr int kRowPair = 2;
+constexpr std::int64_t kNarrowBytes = 12 * 1024;
 
 // `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:
 // within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
@@ -20,6 +25,9 @@ struct RowOperations {
   // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.
   void (*add)(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
               std::int64_t n);
+  // Both at once, for kRowPair rows each: adds `rows`, as `add`, and measures `next`, as `square`.
+  void (*add_and_square)(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
+                         std::int64_t n, const void* const* next, float* squares);
   // Dot product of a row (times weight) with a vector; all three as they are, not placed.
   float (*dot)(const void* row, const float* weight, const float* vector, std::int64_t n);
   // total[i] (+)= block[i]; `first` overwrites total.

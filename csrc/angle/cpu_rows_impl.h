@@ -36,21 +36,26 @@ Pair pair_weighted(const T* row, const float* weight, std::int64_t i) {
   return x;
 }
 
+// Adds the squares of kPair elements to two sums.
 template <typename T, bool kWeighted>
-float square(const T* row, const float* weight, std::int64_t n) {
-  Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
-  std::int64_t i = 0;
-  const auto add = [&](Vector& low, Vector& high) {
-    const Pair x = pair_weighted<T, kWeighted>(row, weight, i);
-    low = Vector::fma(x.low, x.low, low);
-    high = Vector::fma(x.high, x.high, high);
-    i += kPair;
-  };
-  while (i + 2 * kPair <= n) {
-    add(sums[0], sums[1]);
-    add(sums[2], sums[3]);
-  }
-  if (i + kPair <= n) add(sums[0], sums[1]);
+void add_squares(const T* row, const float* weight, std::int64_t i, Vector& low, Vector& high) {
+  const Pair x = pair_weighted<T, kWeighted>(row, weight, i);
+  low = Vector::fma(x.low, x.low, low);
+  high = Vector::fma(x.high, x.high, high);
+}
+
+#if defined(__AVX512BF16__)
+// Both elements of a pair are squared and added by one instruction, 32 elements at a time.
+template <>
+void add_squares<BFloat, false>(const BFloat* row, const float*, std::int64_t i, Vector& low, Vector&) {
+  const __m512bh x = (__m512bh)_mm512_loadu_si512(row + i);
+  low.v = _mm512_dpbf16_ps(low.v, x, x);
+}
+#endif
+
+// The sum of the partial sums and of the squares of the elements from i on.
+template <typename T, bool kWeighted>
+float finish_square(const T* row, const float* weight, std::int64_t i, std::int64_t n, const Vector (&sums)[kUnroll]) {
   float total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
   for (; i < n; ++i) {
     const float x = element<T, kWeighted>(row, weight, i);
@@ -59,28 +64,18 @@ float square(const T* row, const float* weight, std::int64_t n) {
   return total;
 }
 
-#if defined(__AVX512BF16__)
-// Both elements of a pair are squared and added by one instruction, 32 elements at a time.
-template <>
-float square<BFloat, false>(const BFloat* row, const float*, std::int64_t n) {
-  constexpr int kPairs = 2 * kLanes;
-  __m512 sums[kUnroll] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+template <typename T, bool kWeighted>
+float square(const T* row, const float* weight, std::int64_t n) {
+  Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
   std::int64_t i = 0;
-  for (; i + kUnroll * kPairs <= n; i += kUnroll * kPairs) {
-    for (int u = 0; u < kUnroll; ++u) {
-      const __m512bh x = (__m512bh)_mm512_loadu_si512(row + i + u * kPairs);
-      sums[u] = _mm512_dpbf16_ps(sums[u], x, x);
-    }
+  // No more than this per turn: with twice the loads, each with a stride of its own, the hardware fetches ahead worse.
+  for (; i + 2 * kPair <= n; i += 2 * kPair) {
+    add_squares<T, kWeighted>(row, weight, i, sums[0], sums[1]);
+    add_squares<T, kWeighted>(row, weight, i + kPair, sums[2], sums[3]);
   }
-  for (; i < n; i += kPairs) {
-    const std::int64_t left = n - i;
-    const __mmask32 mask = left >= kPairs ? 0xffffffffU : (1U << left) - 1U;
-    const __m512bh x = (__m512bh)_mm512_maskz_loadu_epi16(mask, row + i);
-    sums[0] = _mm512_dpbf16_ps(sums[0], x, x);
-  }
-  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+  for (; i + kPair <= n; i += kPair) add_squares<T, kWeighted>(row, weight, i, sums[0], sums[1]);
+  return finish_square<T, kWeighted>(row, weight, i, n, sums);
 }
-#endif
 
 template <typename T, bool kWeighted>
 float dot(const T* row, const float* weight, const float* vector, std::int64_t n) {
@@ -123,6 +118,42 @@ void add_rows(const void* const* rows, const float* scales, const float* weight,
     for (int r = 0; r < kCount; ++r) total += element<T, kWeighted>(row[r], weight, i) * scales[r];
     sum[i] = total;
   }
+}
+
+// While column by column the rows are added, the next ones are read one after the other, as memory likes it: for each
+// kPair columns of two rows, 2 * kPair elements of a next row.
+template <typename T, bool kWeighted>
+void add_and_square(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
+                    std::int64_t n, const void* const* next, float* squares) {
+  const T* const a = static_cast<const T*>(rows[0]);
+  const T* const b = static_cast<const T*>(rows[1]);
+  const Vector scale_a = Vector::all(scales[0]), scale_b = Vector::all(scales[1]);
+  const std::int64_t steps = n / kPair;
+  std::int64_t i = 0;
+  for (int r = 0; r < kRowPair; ++r) {
+    const T* const row = static_cast<const T*>(next[r]);
+    Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
+    std::int64_t read = 0;
+    for (const std::int64_t end = steps * (r + 1) / kRowPair * kPair; i < end; i += kPair) {
+      if (read + 2 * kPair <= n) {
+        add_squares<T, kWeighted>(row, weight, read, sums[0], sums[1]);
+        add_squares<T, kWeighted>(row, weight, read + kPair, sums[2], sums[3]);
+        read += 2 * kPair;
+      }
+      Vector low = first ? Vector::zero() : Vector::load(sum + i);
+      Vector high = first ? Vector::zero() : Vector::load(sum + i + kLanes);
+      const Pair x = pair_weighted<T, kWeighted>(a, weight, i), y = pair_weighted<T, kWeighted>(b, weight, i);
+      low = Vector::fma(y.low, scale_b, Vector::fma(x.low, scale_a, low));
+      high = Vector::fma(y.high, scale_b, Vector::fma(x.high, scale_a, high));
+      low.store(sum + i);
+      high.store(sum + i + kLanes);
+    }
+    for (; read + kPair <= n; read += kPair) add_squares<T, kWeighted>(row, weight, read, sums[0], sums[1]);
+    squares[r] = finish_square<T, kWeighted>(row, weight, read, n, sums);
+  }
+  for (; i < n; ++i)
+    sum[i] = (first ? 0.0F : sum[i]) + element<T, kWeighted>(a, weight, i) * scales[0] +
+             element<T, kWeighted>(b, weight, i) * scales[1];
 }
 
 template <int kCount>
@@ -187,6 +218,11 @@ RowOperations operations() {
          std::int64_t n) {
         return weight != nullptr ? add_count<T, true>(rows, scales, count, weight, sum, first, n)
                                  : add_count<T, false>(rows, scales, count, weight, sum, first, n);
+      },
+      [](const void* const* rows, const float* scales, const float* weight, float* sum, bool first, std::int64_t n,
+         const void* const* next, float* squares) {
+        return weight != nullptr ? add_and_square<T, true>(rows, scales, weight, sum, first, n, next, squares)
+                                 : add_and_square<T, false>(rows, scales, weight, sum, first, n, next, squares);
       },
       [](const void* row, const float* weight, const float* vector, std::int64_t n) {
         const T* elements = static_cast<const T*>(row);

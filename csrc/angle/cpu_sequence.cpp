@@ -71,7 +71,11 @@ float CallContext::row_dot(const void* row, const float* vector) const {
 }
 
 RoleSum::RoleSum(const CallContext& call)
-    : call_(&call), width_(call.params->width), block_(static_cast<std::size_t>(width_)) {}
+    : call_(&call),
+      width_(call.params->width),
+      narrow_(width_ * (2 * kRowPair * element_size(call.params->dtype) + 4) <= kNarrowBytes &&
+              call.params->stride_column == 1),
+      block_(static_cast<std::size_t>(width_)) {}
 
 void RoleSum::clear() {
   count = 0;
@@ -83,15 +87,43 @@ void RoleSum::clear() {
 void RoleSum::add(const void* row, std::int64_t index) {
   rows_[waiting_] = row;
   index_[waiting_] = index;
-  if (++waiting_ < kRowBatch) return;
-  settle();
-  take_measured();
+  ++waiting_;
+  if (!narrow_) {
+    if (waiting_ < kRowBatch) return;
+    settle();
+    take_measured();
+    return;
+  }
+  if (waiting_ - measured_ < kRowPair) return;
+  if (measured_ == kRowPair) {
+    float squares[kRowPair];
+    call_->rows->add_and_square(rows_, scales_, call_->placed_weight, block_.data(), !block_used_, width_,
+                                rows_ + kRowPair, squares);
+    block_used_ = true;
+    in_block_ += kRowPair;
+    for (int r = 0; r < kRowPair; ++r) {
+      rows_[r] = rows_[kRowPair + r];
+      index_[r] = index_[kRowPair + r];
+    }
+    measured_ = 0;
+    waiting_ = kRowPair;
+    if (in_block_ >= kRowsPerBlock) close_block();
+    measured(squares);
+  } else {
+    settle();
+  }
+  if (measured_ > kRowPair) take_measured();
 }
 
 void RoleSum::settle() {
   if (measured_ == waiting_) return;
   float squares[kRowBatch];
   call_->square(rows_ + measured_, waiting_ - measured_, squares);
+  measured(squares);
+}
+
+// Takes the squares of the rows that were not measured yet: their scales, or where float64 is needed, the rows.
+void RoleSum::measured(const float* squares) {
   const int first = measured_;
   for (int r = first; r < waiting_; ++r) {
     const float square = squares[r - first];

@@ -43,7 +43,7 @@ struct CallContext {
 
 // The unit rows of one role, summed.  Rows wait until there is a batch of them: then their norms are taken, one row
 // after the other as memory delivers them, and while the batch is still in the cache it is added into a float32 block,
-// blocks into a float64 total.
+// blocks into a float64 total.  Narrow rows are added while the norms of the next batch are taken.
 class RoleSum {
  public:
   explicit RoleSum(const CallContext& call);
@@ -65,17 +65,21 @@ class RoleSum {
   void* scratch();          // room for the next row, where columns are strided
 
  private:
+  void measured(const float* squares);
   void take_measured();
   void add_unusual(const void* row, std::int64_t index);
   void close_block();
   const CallContext* call_;
   std::int64_t width_;
+  bool narrow_;
   std::vector<float> block_;
   std::vector<double> total_, unit_;
   std::vector<unsigned char> gathered_;
+  // The first `measured_` rows that wait have scales; the others only a place in `contributions`.
+  static_assert(2 * kRowPair <= kRowBatch);
   const void* rows_[kRowBatch];
   std::int64_t index_[kRowBatch];
-  float scales_[kRowBatch];  // of the first `measured_` rows
+  float scales_[kRowBatch];
   int waiting_ = 0, measured_ = 0, in_block_ = 0;
   bool block_used_ = false, total_used_ = false, rounded_ = false;
 };

@@ -85,7 +85,9 @@ class AnyChunkSum {
       (batch_roles[r] == kQuestion ? question_rows : prefix_rows) += 1;
     }
     if (question || prefix) {
-      for (std::int64_t c = thread; c < p.width; c += kAnyThreads) add_column(c, count, question, prefix);
+      // The joining kernel reads whole vectors of a slot: the columns after the row's last are written as zeros.
+      for (std::int64_t c = thread; c < k.padded_width; c += kAnyThreads)
+        add_column(c, c < p.width ? count : 0, question, prefix);
       started_question |= question;
       started_prefix |= prefix;
     }
@@ -133,7 +135,7 @@ class AnyChunkSum {
 
   __device__ __forceinline__ void add_column(std::int64_t column, int count, bool question, bool prefix) {
     float sum_question = 0.0F, sum_prefix = 0.0F;
-    const float w = weight(column);
+    const float w = count > 0 ? weight(column) : 0.0F;
     for (int r = 0; r < count; ++r) {
       if (kinds[r] != kCounted && kinds[r] != kExact) continue;
       const float x = value(reinterpret_cast<const T*>(row_address(p, indices[r], sizeof(T))), column);

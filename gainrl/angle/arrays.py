@@ -61,6 +61,8 @@ def host_array(array: Any) -> HostArray:
             raise UserError(
                 f"an array has strides {array.strides} bytes, which are no multiples of its {array.itemsize}"
             )
+        if not array.dtype.isnative:
+            raise UserError(f"an array has dtype {array.dtype} of the other byte order; convert it with .astype")
         strides = tuple(stride // array.itemsize for stride in array.strides)
         return HostArray(array.ctypes.data, array.dtype.name, array.shape, strides, array)
     if _is_torch(array):

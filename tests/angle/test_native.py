@@ -195,6 +195,58 @@ def test_every_output_is_written_and_nothing_beside_it(padded):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("offsets", [[0, 10, 100, 340, 266], [0, 266, 300], [-5, 266], [0, 200, 100, 266]], ids=str)
+def test_offsets_out_of_order_touch_nothing_beside_the_arrays(offsets, threads):
+    """Wide rows, so that the call has several tiles, and the one that sees the mistake may be the last."""
+    module = native_module()
+    rows, width, guard, offsets = 266, 1024, 128, np.array(offsets)
+    sequences = len(offsets) - 1
+    hidden = np.full((rows + 2 * guard, width), np.nan, dtype=np.float32)
+    hidden[guard:-guard] = 1.0
+    roles = np.full(rows + 2 * guard, 2, dtype=np.int8)
+    values, counts = np.zeros((4, sequences), np.float32), np.zeros((3, sequences), np.int32)
+    contributions = np.full(rows + 2 * guard, 777, dtype=np.float32)
+    module.angle_cpu(
+        module.AngleParams(
+            hidden[guard:].ctypes.data, 0, width, width, 0, 1, sequences, rows, 0, offsets.ctypes.data, True,
+            roles[guard:].ctypes.data, 1, 0, 1, 0, 0, 0, 0, 0.0, True, values.ctypes.data, counts.ctypes.data, 0, 0,
+            contributions[guard:].ctypes.data,
+        ),
+        threads,
+    )  # fmt: skip
+    assert (counts[0] == Status.INVALID_OFFSETS).all()
+    assert np.isnan(values).all()
+    assert np.isnan(contributions[guard:-guard]).all()
+    assert (contributions[:guard] == 777).all()
+    assert (contributions[-guard:] == 777).all()
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_calls_of_several_tiles_give_what_the_oracle_gives(seed, on_torch):
+    """Sequences that fill, cross and end tiles; widths on both sides of what fits the first-level cache."""
+    rng = np.random.default_rng(seed)
+    width = int(rng.choice([33, 576, 700, 1057, 1536, 2080, 4130]))
+    rows, lengths = int(1.2e6 / width), []
+    while sum(lengths) < rows and len(lengths) < 14:
+        lengths.append(int(rng.choice([0, 1, 2, 7, rng.integers(1, 700)])))
+    case = random_case(
+        rng,
+        width=width,
+        lengths=lengths,
+        dtype=str(rng.choice(DTYPES)),
+        weighted=bool(rng.random() < 0.4),
+        shared=int(rng.choice([0, 0, 5])),
+        diagonal=bool(rng.random() < 0.7),
+        runs=bool(rng.random() < 0.5),
+        zero_rows=float(rng.choice([0, 0.2])),
+        bad_rows=float(rng.choice([0, 0, 0.002])),
+        extreme=bool(rng.random() < 0.4),
+    )
+    _, *arrays = on_torch(case, "native")
+    assert_matches(case, *arrays)
+
+
 @pytest.mark.parametrize("isa", ["plain", "avx2", "avx512", "avx512bf16"])
 def test_every_instruction_set_gives_what_the_oracle_gives(isa):
     """The set is chosen once per process, so each has a process of its own."""

@@ -256,6 +256,13 @@ def test_numpy_arrays_give_numpy_arrays_also_read_only_and_padded(hidden, need):
     assert prefix.tokens == 3
 
 
+def test_arrays_of_the_other_byte_order_are_refused(hidden, need):
+    need("native")
+    rows = hidden.numpy()
+    with pytest.raises(UserError, match="byte order"):
+        gainrl.angle_concentration(rows.astype(rows.dtype.newbyteorder()), np.array([0, 6]), np.full(6, 2, np.int8))
+
+
 def test_the_op_works_on_numpy_where_torch_is_not_installed(need):
     need("native")
     script = """
