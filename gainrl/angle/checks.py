@@ -5,7 +5,6 @@ Nothing here reads a value of a tensor, so nothing synchronises.
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 from gainrl.angle.result import SharedPrefix, Status
@@ -19,12 +18,7 @@ OFFSETS = ("int32", "int64")
 
 def dtype_name(array: Any) -> str:
     """`float32` for torch.float32 and np.dtype('float32') alike."""
-    return _name(array.dtype)
-
-
-@functools.cache
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+    return str(array.dtype).removeprefix("torch.")
 
 
 def _require_dtype(array: Any, name: str, allowed: tuple[str, ...]) -> None:
