@@ -5,8 +5,13 @@
 
 For every shape, dtype and width: time per call, bytes of activations read per second, and the share of the ceiling, a
 read-only pass over the same buffer measured in the same rounds.  `--compare` adds providers at `--compare-widths`.
-Every provider's scores are checked against float64 first (`--no-check` leaves that out).  Ratios are medians over
-rounds.
+Every provider's scores are checked against float64 first (`--no-check` leaves that out); one that fails is left out of
+its row, which says why, and the exit status is 1 at the end.  Ratios are medians over rounds.  The JSON is written
+again, whole, after every row.
+
+On a GPU, times are those of CUDA events, with caches that hold other data, begun while the GPU is still busy so that
+the host's part is not in them; up to 128 MiB of activations, where launches matter, the replay of a CUDA graph is
+timed if the call can be captured (`timed` says which).
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ import argparse
 import itertools
 import json
 import statistics
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +34,14 @@ WIDTHS = (576, 896, 1536, 2048, 3584, 4096, 8192)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 SHAPES = ("prompts", "batch", "long", "tokens")
 # Largest error of a provider's score; those that compute in half precision are not held to float32's.
-TOLERANCE = {"native": 5e-6, "triton": 5e-6, "torch": 5e-6, "eager": 5e-6, "compiled": 5e-6, "published": 3e-2}
+TOLERANCE = dict.fromkeys(("native", "native_norm", "triton", "torch", "eager", "compiled"), 5e-6) | {"published": 3e-2}
+FAST = ("native", "native_norm", "triton")
+MOST_CAPTURED = 128 << 20
+SLEEP_CYCLES = 1_000_000  # half a millisecond: longer than any call's launches take the host
+
+
+class WrongScore(Exception):
+    """A provider's scores are further from float64's than its tolerance."""
 
 
 def shape_lengths(shape: str, width: int, item: int, most_bytes: int, fill: bool) -> list[int]:
@@ -47,7 +60,8 @@ def shape_lengths(shape: str, width: int, item: int, most_bytes: int, fill: bool
     for length in itertools.cycle(lengths) if fill else lengths:
         if rows <= 0:
             break
-        taken.append(min(length, rows))
+        if shape != "prompts" or rows >= 20 or not taken:  # what is left must still be a prompt with a prefix
+            taken.append(min(length, rows))
         rows -= length
     return taken if shape == "long" or len(taken) == 1 else [n for n in taken if n == lengths[0] or shape == "prompts"]
 
@@ -64,27 +78,48 @@ def make_inputs(lengths: list[int], width: int, dtype: torch.dtype, device: str)
     place = torch.arange(rows) - torch.repeat_interleave(offsets[:-1], torch.tensor(lengths))
     prefix = torch.repeat_interleave(torch.tensor([n // 3 for n in lengths]), torch.tensor(lengths))
     roles = torch.where(place < prefix, 1, 2).to(torch.int8)
-    return Inputs(hidden, offsets.to(device), roles.to(device), lengths)
+    weight = (torch.rand(width, generator=generator, device=device) + 0.5).to(dtype)
+    return Inputs(hidden, offsets.to(device), roles.to(device), lengths, weight)
 
 
-def check(name: str, call: Call, inputs: Inputs) -> float:
-    """Largest error over the first sequences; raises where it is more than the provider's tolerance."""
-    expected = exact_scores(inputs, min(32, len(inputs.lengths)))
+def error_of(name: str, call: Call, expected: torch.Tensor) -> float:
+    """Largest error over the first sequences; WrongScore where it is more than the provider's tolerance."""
     found = torch.as_tensor(call()).cpu().double()[: len(expected)]
     error = float((found - expected).abs().max())
     if not error <= TOLERANCE[name]:
-        raise SystemExit(f"{name}: error {error:.2e} against float64 is more than {TOLERANCE[name]:.0e}")
+        raise WrongScore(f"error {error:.2e} against float64 is more than {TOLERANCE[name]:.0e}")
     return error
 
 
+def captured(call: Call) -> Call | None:
+    """The replay of a CUDA graph of `call`; None where it cannot be captured (because it waits for the GPU, say)."""
+    side, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        call()
+    torch.cuda.synchronize()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:
+        torch.cuda.synchronize()
+        return None
+    return graph.replay
+
+
 def gpu_side_by_side(cases: dict[str, Call], rounds: int) -> list[Timing]:
-    """GPU time of each call by events, caches cold: a buffer larger than the level-2 cache is written before each."""
-    flush = torch.empty(256 << 20, dtype=torch.uint8, device="cuda")
+    """GPU time of each call by events.
+
+    Before each, a buffer larger than the level-2 cache is read: what the cache then holds is of no use to the call and
+    need not be written back either.  A kernel that only waits comes next, while the host launches the call behind it.
+    """
+    other = torch.zeros(64 << 20, dtype=torch.float32, device="cuda")  # 256 MiB
     seconds: dict[str, list[float]] = {name: [] for name in cases}
     for index in range(-3, rounds):
         for name, call in cases.items():
             begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            flush.zero_()
+            other.sum()
+            torch.cuda._sleep(SLEEP_CYCLES)
             begin.record()
             call()
             end.record()
@@ -99,71 +134,112 @@ def gpu_side_by_side(cases: dict[str, Call], rounds: int) -> list[Timing]:
     ]  # fmt: skip
 
 
-def measure(inputs: Inputs, providers: list[str], rounds: int, checked: bool, device: str) -> dict[str, Any]:
+def cpu_side_by_side(calls: dict[str, Call], passes: dict[str, Call], rounds: int) -> list[Timing]:
+    """Seconds of each call; the slow ones get fewer rounds, beside the first call again."""
+    first = next(iter(calls), "")
+    fast = {name: call for name, call in calls.items() if name in FAST or name == first}
+    timings = side_by_side({**fast, **passes}, rounds=rounds)
+    slow = {name: call for name, call in calls.items() if name not in fast}
+    if slow:
+        timings += side_by_side({first: calls[first], **slow}, rounds=max(3, rounds // 5))[1:]
+    return timings
+
+
+def prepared(
+    inputs: Inputs, providers: list[str], checked: bool
+) -> tuple[dict[str, Call], dict[str, float], dict[str, str]]:
+    """Calls that give the right scores, their errors, and why the others are left out."""
     calls: dict[str, Call] = {}
     errors: dict[str, float] = {}
+    failed: dict[str, str] = {}
+    expected: dict[bool, torch.Tensor] = {}
     for name in providers:
-        if name == "published" and max(inputs.lengths) > 8192:
-            continue  # its matrix alone would be gigabytes
-        if name == "published" and len(inputs.lengths) > 20_000:
-            continue  # hours of one call per prompt
-        call = PROVIDERS[name](inputs)
-        if checked:
-            errors[name] = check(name, call, inputs)
-        calls[name] = call
+        if name == "published" and (max(inputs.lengths) > 8192 or len(inputs.lengths) > 20_000):
+            continue  # its matrix alone would be gigabytes, or hours of one call per prompt
+        weighted = name == "native_norm"
+        try:
+            call = PROVIDERS[name](inputs)
+            if checked:
+                if weighted not in expected:
+                    expected[weighted] = exact_scores(inputs, min(32, len(inputs.lengths)), weighted)
+                errors[name] = error_of(name, call, expected[weighted])
+        except Exception as problem:  # the other providers and rows still count
+            failed[name] = f"{type(problem).__name__}: {problem}"[:1000]
+        else:
+            calls[name] = call
+    return calls, errors, failed
+
+
+def measure(row: dict[str, Any], inputs: Inputs, providers: list[str], rounds: int, checked: bool, device: str) -> None:
+    """Fills `row` in."""
+    calls, errors, failed = prepared(inputs, providers, checked)
+    if failed:
+        row["failed"] = failed
     passes = read_passes(inputs.hidden)
+    timed = dict.fromkeys(calls, "clock")
     if device == "cuda":
-        passes["copy"] = copy_pass(inputs.hidden)
-        timings = gpu_side_by_side({**calls, **passes}, rounds)
+        cases = {**calls, **passes, "copy": copy_pass(inputs.hidden)}
+        timed = dict.fromkeys(cases, "events")
+        for name, call in cases.items():
+            # `published` waits for the GPU in the middle of its call.
+            if inputs.bytes <= MOST_CAPTURED and name != "published" and (replay := captured(call)) is not None:
+                cases[name], timed[name] = replay, "graph replay"
+        timings = gpu_side_by_side({**cases, "nothing": lambda: None}, rounds)
     else:
-        fast = {name: call for name, call in calls.items() if name in ("native", "triton")}
-        timings = side_by_side({**fast, **passes}, rounds=rounds)
-        slow = {name: call for name, call in calls.items() if name not in fast}
-        if slow:  # seconds per call: fewer rounds, beside the first provider again
-            first = next(iter(fast))
-            timings += side_by_side({first: fast[first], **slow}, rounds=max(3, rounds // 5))[1:]
+        timings = cpu_side_by_side(calls, passes, rounds)
     by_name = {t.name: t for t in timings}
-    ceiling = min((by_name[name] for name in passes if name != "copy"), key=lambda t: t.median_s)
-    row: dict[str, Any] = {
+    ceiling = min((by_name[name] for name in passes), key=lambda t: t.median_s)
+    row |= {
         "bytes": inputs.bytes,
         "sequences": len(inputs.lengths),
         "rows": sum(inputs.lengths),
         "ceiling_gb_s": inputs.bytes / ceiling.median_s / 1e9,
         "ceiling": ceiling.name,
     }
-    if "copy" in by_name:
+    if device == "cuda":
         row["copy_gb_s"] = 2 * inputs.bytes / by_name["copy"].median_s / 1e9
+        row["between_events_s"] = by_name["nothing"].median_s  # part of every time of the row, and not taken off
     row["providers"] = {
         name: {
             "seconds": by_name[name].median_s,
             "gb_s": inputs.bytes / by_name[name].median_s / 1e9,
-            "share_of_ceiling": ceiling.ratio / by_name[name].ratio if ceiling.ratio else None,
+            "share_of_ceiling": ceiling.ratio / by_name[name].ratio,
             "times_first": by_name[name].ratio,
             "error": errors.get(name),
+            "timed": timed[name],
         }
         for name in calls
     }
-    return row
 
 
-def host_cost(device: str) -> dict[str, float]:
-    """Seconds per call on the host for a training micro-batch, 16 x 512 x 1536 bf16, nothing waited for."""
-    import time
-
-    inputs = make_inputs([512] * 16, 1536, torch.bfloat16, device)
-    call = PROVIDERS["native"](inputs)
+def host_cost() -> float:
+    """Seconds that a call takes the host for a training micro-batch, 16 x 512 x 1536 bf16, the GPU not waited for."""
+    inputs = make_inputs([512] * 16, 1536, torch.bfloat16, "cuda")
     samples = []
     for _ in range(50):
-        if device == "cuda":
-            torch.cuda.synchronize()
+        torch.cuda.synchronize()
         start = time.perf_counter()
         for _ in range(20):
-            call()
+            gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, backend="native", check=False)
         samples.append((time.perf_counter() - start) / 20)
-    return {"host_s": statistics.median(samples)}
+    return statistics.median(samples)
 
 
-def main() -> None:
+def line(row: dict[str, Any]) -> str:
+    """One row of the table."""
+    head = f"{row['shape']:8} {row['dtype']:9} {row['width']:5}"
+    cells = [f"{name} FAILED: {why}" for name, why in row.get("failed", {}).items()]
+    if "bytes" in row:
+        head += f" {row['bytes'] / 1e6:6.0f} {row['ceiling_gb_s']:8.1f}"
+        cells += [
+            f"{name} {r['gb_s']:.2f} ({r['share_of_ceiling']:.0%}"
+            + (f", {r['times_first']:.1f}x slower)" if r["times_first"] > 1.05 else ")")
+            for name, r in row["providers"].items()
+        ]
+    return f"{head}   {'  '.join(cells)}"
+
+
+def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", choices=["cpu", "cuda"])
     parser.add_argument("--widths", nargs="+", type=int, default=list(WIDTHS))
@@ -178,41 +254,45 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison with float64")
     parser.add_argument("--output", type=Path, default=None, help="default: benchmarks/results/angle_<device>.json")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    arguments = parsed()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = arguments.device
     providers = arguments.providers or (["native", "triton"] if device == "cuda" else ["native"])
     most = (arguments.most_mib or (4096 if device == "cuda" else 256)) << 20
-    rows = []
+    rows: list[dict[str, Any]] = []
+    more: dict[str, Any] = {"backends": gainrl.available_backends(), "threads": torch.get_num_threads()}
+
+    def write() -> Path:
+        return write_result(f"angle_{device}", rows, path=arguments.output, **more)
+
     print(f"{'shape':8} {'dtype':9} {'D':>5} {'MB':>6} {'ceiling':>8}   provider GB/s (share of the ceiling)")
-    for shape in arguments.shapes:
-        for dtype_name in arguments.dtypes:
-            for width in arguments.widths:
-                dtype = DTYPES[dtype_name]
-                inputs = make_inputs(
-                    shape_lengths(shape, width, dtype.itemsize, most, arguments.fill), width, dtype, device
-                )
-                chosen = providers + [
-                    name for name in arguments.compare if width in arguments.compare_widths and name not in providers
-                ]
-                row = measure(inputs, chosen, arguments.rounds, not arguments.no_check, device)
-                rows.append({"shape": shape, "dtype": dtype_name, "width": width, **row})
-                cells = "  ".join(
-                    f"{name} {r['gb_s']:.2f} ({r['share_of_ceiling']:.0%}"
-                    + (f", {r['times_first']:.1f}x slower)" if r["times_first"] > 1.05 else ")")
-                    for name, r in row["providers"].items()
-                )
-                head = f"{shape:8} {dtype_name:9} {width:5} {row['bytes'] / 1e6:6.0f} {row['ceiling_gb_s']:8.1f}"
-                print(f"{head}   {cells}", flush=True)
-                del inputs
-    more = {"backends": gainrl.available_backends(), "threads": torch.get_num_threads(), **host_cost(device)}
-    print(f"host cost of a call, 16 x 512 x 1536 bf16: {more['host_s'] * 1e6:.0f} us")
-    path = arguments.output
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    written = write_result(f"angle_{device}", rows, path=path, **more)
-    print(json.dumps({"written": str(written.name), "cases": len(rows)}))
+    for shape, dtype_name, width in itertools.product(arguments.shapes, arguments.dtypes, arguments.widths):
+        dtype = DTYPES[dtype_name]
+        chosen = providers + [
+            name for name in arguments.compare if width in arguments.compare_widths and name not in providers
+        ]
+        row: dict[str, Any] = {"shape": shape, "dtype": dtype_name, "width": width}
+        try:
+            lengths = shape_lengths(shape, width, dtype.itemsize, most, arguments.fill)
+            inputs = make_inputs(lengths, width, dtype, device)
+            measure(row, inputs, chosen, arguments.rounds, not arguments.no_check, device)
+            del inputs
+        except Exception as problem:  # no memory for the case, say
+            row["failed"] = row.get("failed", {}) | {"case": f"{type(problem).__name__}: {problem}"[:1000]}
+        rows.append(row)
+        print(line(row), flush=True)
+        write()
+    if device == "cuda" and "batch" in arguments.shapes and "native" in providers:
+        more["host_s"] = host_cost()
+        print(f"host cost of a call, 16 x 512 x 1536 bf16: {more['host_s'] * 1e6:.1f} us")
+    print(json.dumps({"written": write().name, "cases": len(rows)}))
+    if any("failed" in row for row in rows):
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":

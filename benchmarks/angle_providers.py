@@ -25,6 +25,8 @@ class Inputs:
     offsets: Tensor
     roles: Tensor
     lengths: list[int]
+    weight: Tensor
+    """(D,) in the activations' dtype, for the provider that folds a norm's weight in."""
 
     @property
     def bytes(self) -> int:
@@ -98,17 +100,17 @@ def compiled(inputs: Inputs) -> Call:
     return _linear(inputs, lambda function: torch.compile(function, dynamic=False))
 
 
-def _gainrl(backend: str) -> Callable[[Inputs], Call]:
+def _gainrl(backend: str, weighted: bool = False) -> Callable[[Inputs], Call]:
     def make(inputs: Inputs) -> Call:
-        return lambda: (
-            gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, backend=backend, check=False).score
-        )
+        more = {"backend": backend, "check": False, "norm_weight": inputs.weight if weighted else None}
+        return lambda: gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, **more).score
 
     return make
 
 
 PROVIDERS: dict[str, Callable[[Inputs], Call]] = {
     "native": _gainrl("native"),
+    "native_norm": _gainrl("native", weighted=True),
     "triton": _gainrl("triton"),
     "torch": _gainrl("torch"),
     "compiled": compiled,
@@ -141,19 +143,28 @@ def _triton_read(words: Tensor) -> Call:
     return read_pass(words)
 
 
-def exact_scores(inputs: Inputs, sequences: int) -> Tensor:
-    """float64 scores of the first sequences on the CPU, chunk by chunk (the linear form of the definition)."""
+def exact_scores(inputs: Inputs, sequences: int, weighted: bool = False) -> Tensor:
+    """(sequences,) float64 scores of the first sequences: the linear form of the definition, piece by piece.
+
+    Computed where the activations are, so that a gigabyte takes no longer on a GPU than the providers do.
+    """
+    device, width = inputs.hidden.device, inputs.hidden.shape[1]
+    weight = inputs.weight.double() if weighted else None
+    kinds = torch.tensor([[1], [2]], dtype=inputs.roles.dtype, device=device)
+    at_once = max(1, (1 << 23) // width)
     scores = []
     for start, stop in itertools.islice(itertools.pairwise(inputs.offsets.tolist()), sequences):
-        sums = torch.zeros(3, inputs.hidden.shape[1], dtype=torch.float64)
-        counts = torch.zeros(3, dtype=torch.float64)
-        for low in range(start, stop, 4096):
-            high = min(low + 4096, stop)
-            rows = inputs.hidden[low:high].cpu().double()
-            unit = rows / rows.norm(dim=1, keepdim=True)
-            roles = inputs.roles[low:high].cpu().long()
-            sums.index_add_(0, roles, unit)
-            counts += torch.bincount(roles, minlength=3)
-        u, v, q, p = sums[2], sums[1], counts[2], counts[1]
-        scores.append(u @ u / (q * q) + (u @ v / (q * p) if p > 0 else 0.0))
-    return torch.stack(scores)
+        sums = torch.zeros(2, width, dtype=torch.float64, device=device)
+        counts = torch.zeros(2, dtype=torch.float64, device=device)
+        for low in range(start, stop, at_once):
+            high = min(low + at_once, stop)
+            rows = inputs.hidden[low:high].double()
+            if weight is not None:
+                rows *= weight
+            rows /= rows.norm(dim=1, keepdim=True)
+            chosen = (inputs.roles[low:high] == kinds).double()
+            sums += chosen @ rows
+            counts += chosen.sum(dim=1)
+        (v, u), (p, q) = sums, counts
+        scores.append(u @ u / (q * q) + torch.where(p > 0, u @ v / (q * p), 0.0))
+    return torch.stack(scores).cpu()

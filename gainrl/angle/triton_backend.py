@@ -5,6 +5,7 @@ With TRITON_INTERPRET=1 the same kernels run on the CPU, which is how they are t
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -21,7 +22,13 @@ MOST_CHUNK_ROWS = 512
 
 
 def angle(call: AngleCall) -> Outputs:
-    """The op in Triton."""
+    """The op in Triton, on hidden's device: Triton itself launches on the current one, whatever the tensors say."""
+    on_gpu = call.hidden.device.type == "cuda"  # ROCm's devices have that name too
+    with torch.cuda.device(call.hidden.device) if on_gpu else contextlib.nullcontext():
+        return _angle(call)
+
+
+def _angle(call: AngleCall) -> Outputs:
     hidden, cu_seqlens, token_role, wanted = call.hidden, call.cu_seqlens, call.token_role, call.wanted
     device, width, batch, padded = hidden.device, call.width, call.sequences, call.padded
     if width > TRITON_WIDEST:

@@ -15,6 +15,9 @@ LARGEST_SQUARE = tl.constexpr(2.0**120)
 NON_FINITE = tl.constexpr(8)
 INVALID_ROLE = tl.constexpr(16)
 
+# What differs from batch to batch: a kernel compiled once serves every value (strides and the row width stay special).
+VARIES = ("rows", "sequences", "length", "chunk_rows", "shared_tokens", "role_stride_batch")
+
 
 @triton.jit
 def _start(offsets, b, length, PADDED: tl.constexpr):
@@ -103,7 +106,7 @@ def _write(
         tl.store(sums + b * width + columns, whole.to(tl.float32), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIES)
 def sum_chunks(
     hidden, roles, offsets, weight, weight_offset, shared, shared_tokens, numbers, counts, directions, sums, slots,
     segments, rows, sequences, width, length, chunk_rows, stride_batch, stride_row, stride_column, role_stride_batch,
@@ -173,7 +176,7 @@ def sum_chunks(
         b += 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIES)
 def join_partials(
     offsets, shared, shared_tokens, numbers, counts, directions, sums, slots, segments, sequences, width, length,
     chunk_rows, PADDED: tl.constexpr, SHARED: tl.constexpr, DIRECTIONS: tl.constexpr, SUMS: tl.constexpr,
@@ -212,7 +215,7 @@ def join_partials(
         )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=VARIES)
 def row_contributions(
     hidden, roles, offsets, weight, weight_offset, status, sums, contributions, rows, sequences, width, length,
     stride_batch, stride_row, stride_column, role_stride_batch, role_stride_row, role_scale, PADDED: tl.constexpr,
