@@ -100,13 +100,14 @@ def visible(text: object) -> str:
 
 
 def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
-    scores = table.scores
-    intra, inter = (table.column(name).astype(np.float64) for name in ("intra", "inter"))
+    scores, intra, inter = (table.column(name).astype(np.float64) for name in ("score", "intra", "inter"))
     tokens = table.column("question_tokens").astype(np.float64)
     tokens[~np.isfinite(scores)] = np.nan
     columns = {"C": scores, "intra": intra, "inter": inter}
     if table.metadata.definition == "intra":
         columns = {"C (= intra)": scores}
+    if table.metadata.control == "length":
+        columns["C without length"] = table.scores  # what the table is ranked by
     rows = [
         {
             "name": name,
@@ -122,7 +123,7 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
         for status, reason in zip(table.columns["status"].to_pylist(), table.columns["reason"].to_pylist(), strict=True)
         if status != "ok"
     )
-    correlation = spearman(scores, tokens)
+    correlation = spearman(table.scores, tokens)
     return {
         "rows": len(table),
         "statuses": table.status_counts(),
@@ -135,7 +136,8 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
             name: value for name, value in json.loads(table.metadata.to_json()).items() if value not in (None, "")
         },
         "distribution": figures.score_distribution(columns),
-        "length": figures.score_against_length(scores, tokens, correlation),
+        "length": figures.score_against_length(scores, tokens, spearman(scores, tokens)),
+        "length_correlations": table.length_correlations(),
         "extremes": extremes(table, prompts),
     }
 

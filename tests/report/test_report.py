@@ -22,6 +22,7 @@ from gainrl.errors import UserError
 from gainrl.report import write_report
 from gainrl.table import (
     PROMPT_FIELD,
+    RESIDUAL_FIELD,
     SCHEMA,
     Prompt,
     ScoreTable,
@@ -291,6 +292,17 @@ def test_a_score_of_intra_alone_is_named_so(tmp_path: Path) -> None:
     score_table(sums(4), [0.5, 0.4, 0.3, 0.2], definition="intra").write(tmp_path / "s.parquet")
     words = Page(write_report(tmp_path / "s.parquet")).words
     assert "C_intra alone (no prompt has a prefix)" in words
+
+
+def test_a_table_ranked_without_length_shows_the_score_and_what_it_is_ranked_by(tmp_path: Path) -> None:
+    scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
+    table = score_table(sums(6), scores, control="length", control_fit=(1.0, -0.1, 0.0))
+    residual = pa.array([0.01, -0.03, 0.02, -0.02, 0.03, -0.01], pa.float32())
+    ScoreTable(table.columns.append_column(RESIDUAL_FIELD, residual), table.metadata).write(tmp_path / "s.parquet")
+    words = Page(write_report(tmp_path / "s.parquet")).words
+    assert "C without length" in words
+    assert "without the diagonal" in words
+    assert "0.65" in words  # the median of C itself
 
 
 def test_a_run_in_progress_is_reported_past_a_torn_last_line(tmp_path: Path) -> None:
