@@ -19,7 +19,9 @@ rm -rf "$work" && mkdir -p "$work/parts" "$work/logs" "$work/plugins" || exit 2
 # plugins of the machine stay away: with warnings as errors, one that warns would end the run.
 printf 'def pytest_addoption(parser):\n    parser.addini("timeout", "not used here: each step has its limit")\n' \
   > "$work/plugins/without_timeout.py"
-export PYTHONPATH="$PWD:$work/plugins" PYTHONUNBUFFERED=1 TORCHINDUCTOR_COMPILE_THREADS=4
+export PYTHONPATH="$PWD:$work/plugins" PYTHONUNBUFFERED=1
+# One process compiles (a pool left behind at the end is a warning), and Triton 3.9 need not ask which default is meant.
+export TORCHINDUCTOR_COMPILE_THREADS=1 TRITON_DEFAULT_FP_FUSION=1
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTEST_ADDOPTS="-q -p no:cacheprovider -p without_timeout"
 export python work
 started=$SECONDS
