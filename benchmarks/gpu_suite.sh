@@ -24,6 +24,7 @@ export PYTHONPATH="$PWD:$work/plugins" PYTHONUNBUFFERED=1
 export TORCHINDUCTOR_COMPILE_THREADS=1 TRITON_DEFAULT_FP_FUSION=1
 export PYTEST_DISABLE_PLUGIN_AUTOLOAD=1 PYTEST_ADDOPTS="-q -p no:cacheprovider -p without_timeout"
 export python work
+export PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin"  # nvcc and compute-sanitizer, where only PyTorch is on the path
 started=$SECONDS
 deadline=$((started + 515))
 failures=0

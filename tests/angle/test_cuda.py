@@ -218,6 +218,31 @@ def test_streams_and_threads_do_not_disturb_each_other(need):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
+def test_the_tensors_device_serves_whichever_is_current(backend, need):
+    need(backend, "cuda")
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    arguments = inputs(width=576, lengths=(30, 40), device="cuda:1")
+    with torch.cuda.device(0):
+        found = gainrl.angle_concentration(*arguments, backend=backend).values
+    expected = gainrl.angle_concentration(*(a.cpu() for a in arguments), backend="torch").values
+    torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=2 * reference.TOLERANCE, equal_nan=True)
+
+
+def test_triton_compiles_once_for_batches_of_every_size(need):
+    need("triton", "cuda")
+    from gainrl.angle import triton_kernels as kernels
+
+    variants = []
+    for lengths in ((5, 6, 7), (1,), (16,) * 16, (3000, 20)):
+        gainrl.angle_concentration(*inputs(width=200, lengths=lengths), backend="triton")
+        caches = (kernel.device_caches[torch.cuda.current_device()] for kernel in
+                  (kernels.sum_chunks, kernels.join_partials))  # fmt: skip
+        variants.append([len(cache[0]) for cache in caches])
+    assert all(count == variants[0] for count in variants), variants
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("offsets", [[0, 300, 100, 600], [-9, 300, 400, 600], [0, 1, 2, 10**9]])
 def test_offsets_out_of_order_are_reported_without_synchronising(backend, offsets, need):
     need(backend, "cuda")
