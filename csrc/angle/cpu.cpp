@@ -9,12 +9,12 @@
 #include <limits>
 #include <memory>
 #include <new>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "angle/cpu_rows.h"
 #include "angle/cpu_sequence.h"
+#include "angle/cpu_threads.h"
 
 namespace gainrl {
 namespace {
@@ -123,7 +123,7 @@ class Call {
     std::atomic<std::int64_t> next{0};
     std::exception_ptr failure;
     std::atomic<bool> failed{false};
-    const auto loop = [&] {
+    auto loop = [&] {
       try {
         SequenceSum sum(context_);
         for (std::int64_t tile; !failed && (tile = next.fetch_add(1)) < count;) work(sum, tile);
@@ -131,16 +131,9 @@ class Call {
         if (!failed.exchange(true)) failure = std::current_exception();
       }
     };
-    std::vector<std::thread> helpers;
-    const std::int64_t wanted = std::min<std::int64_t>(threads, (count + 1) / 2);
-    try {
-      helpers.reserve(static_cast<std::size_t>(std::max<std::int64_t>(0, wanted - 1)));
-      for (std::int64_t i = 1; i < wanted; ++i) helpers.emplace_back(loop);
-    } catch (const std::exception&) {
-      // No more threads to be had: those that run take all tiles.
-    }
-    loop();
-    for (std::thread& helper : helpers) helper.join();
+    on_threads(
+        static_cast<int>(std::min<std::int64_t>(threads, (count + 1) / 2)),
+        [](void* run) { (*static_cast<decltype(loop)*>(run))(); }, &loop);
     if (failed) std::rethrow_exception(failure);
   }
 
