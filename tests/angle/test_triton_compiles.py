@@ -20,7 +20,7 @@ POINTERS = {"roles": "*i8", "offsets": "*i64", "weight": "*bf16", "shared": "*fp
             "status": "*i32", "contributions": "*fp32", "weight_offset": "fp32"}
 
 # A launch turns integers that are 1 into constants, and small ones into i32.
-ONES = ("stride_column", "role_stride_row", "role_scale", "sequences", "shared_tokens", "length")
+ONES = ("stride_column", "role_stride_row", "role_scale")
 
 def compile_for(target, kernel, dtype, width, flags, small=False):
     constants = {"WIDTH": width, "ROWS": 4, **flags, **dict.fromkeys(ONES if small else (), 1)}
