@@ -10,17 +10,16 @@ so that other work on the machine weighs on both sides alike.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from gainrl.files import write_text
+from harness import table, write_result
+
 from gainrl.tasks import load_task
 from gainrl.tasks.maths.pool import AnswerPool
 from gainrl.tasks.sandbox import GraderPool, Limits, jail, require_isolation
@@ -101,22 +100,15 @@ def main() -> None:
     parser.add_argument("--output", type=Path)
     arguments = parser.parse_args()
     require_isolation()
-    results = {
-        "command": f"python benchmarks/grading.py --programs {arguments.programs}",
-        "machine": {
-            "cores": len(os.sched_getaffinity(0)),
-            "kernel": platform.release(),
-            "python": sys.version.split()[0],
-        },
-        "load_average": os.getloadavg()[0],
-        **cost(arguments.programs),
-        **throughput(4 * arguments.programs),
-        **answers(),
-    }
-    text = json.dumps(results, indent=1)
-    print(text)
-    if arguments.output:
-        write_text(arguments.output, text + "\n")
+    rows = [{"what": name, "value": value} for name, value in figures(arguments.programs).items()]
+    print(table(rows))
+    write_result(
+        "grading", rows, path=arguments.output, kernel=platform.release(), load_average=round(os.getloadavg()[0], 2)
+    )
+
+
+def figures(programs: int) -> dict[str, float]:
+    return {**cost(programs), **throughput(4 * programs), **answers()}
 
 
 if __name__ == "__main__":
