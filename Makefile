@@ -15,8 +15,8 @@ demo:  ## rank real problems with a real model, train on them with the curriculu
 test: setup  ## set up and pass the tests
 	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2
 
-full: setup  ## every test there is
-	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 --full
+full: setup  ## every test there is, or those that SELECT (pytest's options) names
+	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 --full $(SELECT)
 
 setup:
 	@scripts/setup.sh $(VENV) dev
