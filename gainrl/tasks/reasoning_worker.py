@@ -2,8 +2,13 @@
 
 Run by file name from `gainrl.tasks.reasoning_gym`, so it imports nothing of gainrl.  A scorer that hangs or eats memory
 takes only this process along.  Several of those scorers hand the answer to `eval` or to sympy's `parse_expr`, which is
-`eval` again: a model that answers `__import__("os").system(...)` would run it.  Of a dataset whose module does that,
-only what is a plain literal or a formula ever reaches the scorer, besides the gold answer itself.
+`eval` again: a model that answers `__import__("os").system(...)` would run it.  To a scorer that
+calls `eval`, only plain literals are handed; to one that calls `parse_expr`, only formulas of numbers, known names and
+operators, and no string in any form, which sympy would evaluate a second time.  The gold answer itself always goes.
+
+This check is the one wall.  The process has the user's rights, the network and the files: it is not in the sandbox that
+runs programs, which shows neither this environment's packages nor enough memory.  Datasets of other versions of
+reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
 Request: {"dataset", "options", "entry", "answer"}.  Reply: {"share": 0..1}, or {"error": str}.  The entry comes pickled
 from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out differently
@@ -36,6 +41,7 @@ _FUNCTIONS = {
     "Abs", "acos", "acosh", "asin", "asinh", "atan", "atanh", "cos", "cosh", "cot", "csc", "exp", "ln", "log", "sec",
     "sin", "sinh", "sqrt", "tan", "tanh",
 }  # fmt: skip
+_OTHER = re.compile(r"[\"'`\\#@!:;\[\]{}]")
 _NAME = re.compile(r"[A-Za-z][0-9]?|pi")
 
 
@@ -51,18 +57,27 @@ def harmless(answer: str, how: str) -> bool:
         return True
     if len(answer) > _LONGEST:
         return False
-    text = answer.strip()
+    if how == "formula":
+        return _is_formula(answer.strip())
     try:
-        tree = ast.parse(text, mode="eval")
+        ast.literal_eval(ast.parse(answer.lstrip(" \t"), mode="eval"))  # as `eval` reads it
     except SyntaxError:
-        return how == "literal"  # eval refuses it as well; sympy rewrites what it reads, so it may not
-    except (ValueError, MemoryError, RecursionError):
-        return False
-    try:
-        ast.literal_eval(tree)
-        return True
+        return True  # eval refuses it as well
     except (ValueError, TypeError, MemoryError, RecursionError):
-        return how == "formula" and all(map(_allowed, ast.walk(tree)))
+        return False
+    return True
+
+
+def _is_formula(text: str) -> bool:
+    """Numbers, known names and operators only.  A string literal would do: what sympy is handed, it evaluates again."""
+    if not text.isascii() or not text.isprintable() or _OTHER.search(text):
+        return (
+            False  # sympy rewrites the tokens before it evaluates them; what Python ignores goes no further than here
+        )
+    try:
+        return all(map(_allowed, ast.walk(ast.parse(text, mode="eval"))))
+    except (SyntaxError, ValueError, MemoryError, RecursionError):
+        return False
 
 
 def _allowed(node: ast.AST) -> bool:

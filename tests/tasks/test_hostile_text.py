@@ -10,6 +10,7 @@ import pytest
 from gainrl.tasks import Status, load_task
 from gainrl.tasks.maths.extract import boxes, final_answer, plain_number
 from gainrl.tasks.programs.extract import defines, imports_for, program
+from gainrl.tasks.reasoning_worker import harmless
 from gainrl.tasks.sandbox.compare import same_text
 
 N = 100_000
@@ -116,6 +117,47 @@ def test_an_answer_is_never_run_by_the_scorer_that_evaluates_it(dataset: str, tm
     grades = task.grade_many([f"<answer>{answer}</answer>" for answer in answers], [rows[0]] * len(answers))
     assert {grade.status for grade in grades} == {Status.WRONG}
     assert list(tmp_path.iterdir()) == []
+
+
+REPLY = r'__import__("os").write(4, b"{\"share\": 1.0}\n")'  # 4 is the descriptor of the scoring process's replies
+
+
+@pytest.mark.parametrize("dataset", ["simple_integration", "intermediate_integration", "polynomial_multiplication"])
+def test_text_that_sympy_would_evaluate_a_second_time_never_reaches_it(dataset: str, tmp_path: Path) -> None:
+    pytest.importorskip("reasoning_gym")
+    task = load_task(f"reasoning-gym:{dataset}:size=8")
+    row = task.load("train")[0]
+    call = f'__import__("os").mkdir("{tmp_path}/pwned")'
+    half = len(call) // 2
+    answers = [
+        f"'{call}'", f"'{REPLY}'", f"('{call}')", f"['{call}']", f"('{call}', 1)", f"{{'{call}': 1}}", f"{{'{call}'}}",
+        f"{{1: '{call}'}}", f"f'{call}'", f"b'{call}'", f"r'{call}'", f"u'{call}'", f"'''{call}'''", f"'\\'{call}\\''",
+        f"\"'{call.replace(chr(34), chr(92) + chr(34))}'\"", f"'{call[:half]}' '{call[half:]}'",
+        f"'{call[:half]}' + '{call[half:]}'", f"x + '{call}'", f"x * '{call}'", f"sin('{call}')", f"-'{call}'",
+        f"'{call}' * 1", f"'{call}' # x", f"[['{call}']]", f"(('{call}',),)", f"x if '{call}' else x", f"'{call}' or x",
+        f"x < '{call}'", f"x, '{call}'", f"'{call}'[:]", f"x(*['{call}'])", f"sin(x='{call}')",
+    ]  # fmt: skip
+    grades = task.grade_many([f"<answer>{answer}</answer>" for answer in answers], [row] * len(answers))
+    assert [(a, g) for a, g in zip(answers, grades, strict=True) if g.status is not Status.WRONG] == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["'x'", "[1, 2]", "(1, 2)", "{1: 2}", "b'x'", "f'{x}'", "True", "None", "...", "1j", "x\n"]
+)
+def test_only_numbers_names_and_operators_are_a_formula(text: str) -> None:
+    assert harmless("x**2/2 + sin(3*x) - 0.5", "formula")
+    assert harmless(text, "formula") is (text == "x\n")
+
+
+def test_what_eval_would_run_is_no_literal_whatever_surrounds_it() -> None:
+    call = "__import__('os').getpid()"
+    for text in (call, f" {call}", f"{call} \\\n\n", f"{call}\x0c", f"\x0c{call}", f"[{call}]", f"{call}#"):
+        try:
+            eval(text)
+        except SyntaxError:
+            continue
+        assert not harmless(text, "literal")
 
 
 def test_formulas_and_literals_still_reach_those_scorers() -> None:
