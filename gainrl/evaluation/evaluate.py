@@ -90,11 +90,16 @@ class Evaluation:
 
     @property
     def majority(self) -> tuple[float, float, float]:
-        """maj@k over the problems with a scored sample: mean, low, high."""
+        """maj@k over the problems with a scored sample: mean, low, high.
+
+        NaN where no scored sample has an answer, as with programs, which nobody can count votes over.
+        """
         votes: list[list[tuple[str, bool]]] = [[] for _ in range(self.rows)]
         for one in self.generations:
             if one.answer is not None and one.status != "unscorable":
                 votes[one.row].append((one.answer, one.status == "right"))
+        if not any(votes):
+            return math.nan, math.nan, math.nan
         values = majority_at_k(votes)
         values[[count == 0 for count in self.scored]] = math.nan
         return mean_interval(values)
@@ -108,6 +113,7 @@ class Evaluation:
         """One line of evals.jsonl.  `ks`: pass@k at 1, 2, 4, ... up to the samples."""
         ks = [2**power for power in range(self.samples.bit_length()) if 2**power <= self.samples]
         low, high = self.interval
+        majority = self.majority
         record = {
             "stage": stage,
             "task": self.task,
@@ -122,7 +128,7 @@ class Evaluation:
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
             "pass_at": {str(k): self.pass_at(k) for k in ks},
-            "majority": self.majority if self.samples > 1 else None,
+            "majority": majority if self.samples > 1 and not math.isnan(majority[0]) else None,
             "sampling": asdict(self.sampling),
             **more,
         }
@@ -139,8 +145,8 @@ class Evaluation:
         for k in [2**power for power in range(1, self.samples.bit_length()) if 2**power <= self.samples]:
             mean, low, high = self.pass_at(k)
             lines.append(f"  pass@{k} {mean:7.2%}  [{low:.2%}, {high:.2%}]")
-        if self.samples > 1:
-            mean, low, high = self.majority
+        mean, low, high = self.majority
+        if self.samples > 1 and not math.isnan(mean):
             lines.append(f"  maj@{self.samples}  {mean:7.2%}  [{low:.2%}, {high:.2%}]")
         if self.unscorable:
             reasons = Counter(one.reason for one in self.generations if one.status == "unscorable")
