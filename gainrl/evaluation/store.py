@@ -35,7 +35,7 @@ class Store:
 
     `settings` says what is evaluated (task, model, rows, samples, sampling ...).  With `resume`, a folder of equal
     settings goes on and one of others is refused, naming what differs; without, a folder that holds
-    generations is refused unless `overwrite`.
+    generations, whether or not their settings are still there, is refused unless `overwrite`.
     """
 
     def __init__(
@@ -54,10 +54,16 @@ class Store:
         elif path.exists() and not overwrite:
             raise UserError(f"{os.fspath(folder)!r} holds generations already; give resume to go on, or overwrite")
         else:
+            merged = self.folder / "generations.parquet"
+            held = [old for old in (merged, *self._batches()) if old.exists()]
+            if held and not overwrite:
+                raise UserError(
+                    f"{os.fspath(folder)!r} holds {held[0].name} but no settings.json that says what was evaluated; "
+                    "choose another folder, or give overwrite to delete it"
+                )
             self.folder.mkdir(parents=True, exist_ok=True)
-            for old in self._batches():
+            for old in held:
                 old.unlink()
-            (self.folder / "generations.parquet").unlink(missing_ok=True)
             write_text(path, json.dumps(self._settings, indent=1) + "\n")
         self.seconds = max((self._seconds(batch) for batch in self._batches()), default=0.0)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import http.server
 import json
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -168,6 +169,18 @@ def test_the_figures_are_what_the_counts_say() -> None:
     assert "unscorable 5: 5 times: nothing" in result.summary()
 
 
+def test_there_is_no_majority_where_no_grade_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def judge(self: Digits, completion: str, row: Mapping[str, Any]) -> Grade:  # as programs are graded
+        return Grade(Status.RIGHT if completion == row["answer"] else Status.WRONG)
+
+    monkeypatch.setattr(Digits, "judge", judge)
+    result = run(None, None, THREE, engine=Scripted(TEXTS), samples=4, temperature=1.0)
+    assert all(math.isnan(figure) for figure in result.majority)
+    assert "maj@" not in result.summary()
+    assert result.record("x")["majority"] is None
+    assert result.record("x")["pass_at"]["4"][0] == pytest.approx(2 / 3)
+
+
 def test_the_record_is_json_and_appended_whole(tmp_path: Path) -> None:
     result = run(None, None, THREE, engine=Scripted(TEXTS), samples=4, temperature=1.0)
     append_record(tmp_path, result.record("before"))
@@ -214,6 +227,17 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_never_interrupted(
     again = run(None, None, engine=Scripted({}), store=Store(tmp_path / "g", settings, resume=True), **options)
     assert again.generations == whole.generations
     assert Store(tmp_path / "g", settings, overwrite=True).load() == []
+
+
+@pytest.mark.parametrize("name", ["generations.parquet", "batch-000000.parquet"])
+def test_generations_without_settings_are_never_deleted_unasked(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"somebody's")
+    for resume in (False, True):
+        with pytest.raises(UserError, match=rf"{name} but no settings\.json"):
+            Store(tmp_path, {}, resume=resume)
+        assert (tmp_path / name).read_bytes() == b"somebody's"
+    Store(tmp_path, {}, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
 
 
 @pytest.mark.parametrize(
