@@ -24,6 +24,7 @@ class GSM8K(MathTask):
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         # a file may carry the bare number instead of the worked answer
-        answer = str(item["answer"]).rsplit("####", 1)[-1].strip()
+        worked = "" if item["answer"] is None else str(item["answer"])
+        answer = worked.rsplit("####", 1)[-1].strip()
         question = str(item["question"])
         return {"prompt": self.prompt.render(question), "question": question, "answer": answer}

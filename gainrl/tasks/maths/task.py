@@ -47,7 +47,9 @@ class MathTask(Task):
         grades: list[Grade | None] = []
         pending: list[tuple[str, str]] = []
         for completion, row in zip(completions, rows, strict=True):
-            decided = _at_once(text_of(completion), str(row["answer"]), str(row.get("question", "")))
+            gold = row.get("answer")  # missing and None are no answer, like an empty one
+            gold = "" if gold is None else str(gold)
+            decided = _at_once(text_of(completion), gold, str(row.get("question") or ""))
             if isinstance(decided, Grade):
                 grades.append(decided)
             else:
@@ -57,6 +59,7 @@ class MathTask(Task):
         return [grade or _grade(*next(compared)) for grade in grades]
 
     def gold(self, row: Mapping[str, Any]) -> str:
+        # where there is none, the self-check names the row as unscorable
         return f"The answer is $\\boxed{{{row['answer']}}}$."
 
 
