@@ -47,7 +47,9 @@ class _Worker:
         )
         self._rest = b""
         try:
-            hello = json.loads(self._line(_START))
+            assert self.process.stdin is not None
+            os.set_blocking(self.process.stdin.fileno(), False)
+            hello = json.loads(self._line(time.monotonic() + _START))
         except BaseException:
             self.kill()
             raise
@@ -56,18 +58,30 @@ class _Worker:
             raise UserError(hello["missing"])
 
     def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(request).encode() + b"\n")
-            self.process.stdin.flush()
-        except OSError as error:
-            raise WorkerDied(str(error)) from error
-        reply: dict[str, Any] = json.loads(self._line(timeout))
+        until = time.monotonic() + timeout
+        self._write(json.dumps(request).encode() + b"\n", until)
+        reply: dict[str, Any] = json.loads(self._line(until))
         return reply
 
-    def _line(self, timeout: float) -> bytes:
+    def _write(self, data: bytes, until: float) -> None:
+        assert self.process.stdin is not None
+        descriptor = self.process.stdin.fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLOUT)
+        view = memoryview(data)
+        while view:  # a pipe holds 64 KiB: a worker that reads nothing would block a longer request for good
+            left = until - time.monotonic()
+            if left <= 0 or not poll.poll(left * 1000):
+                raise WorkerSlow
+            try:
+                view = view[os.write(descriptor, view) :]
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise WorkerDied(str(error)) from error
+
+    def _line(self, until: float) -> bytes:
         assert self.process.stdout is not None
-        until = time.monotonic() + timeout
         descriptor = self.process.stdout.fileno()
         poll = select.poll()  # unlike select, good for descriptors above 1023
         poll.register(descriptor, select.POLLIN | select.POLLHUP)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -15,6 +16,7 @@ from gainrl.tasks.maths import pool as pool_module
 from gainrl.tasks.maths.extract import boxes, final_answer, plain_number
 from gainrl.tasks.maths.pool import AnswerPool
 from gainrl.tasks.maths.worker import _parsed as parsed_answer
+from gainrl.tasks.workers import WorkerPool, WorkerSlow
 from tests.tasks.math_pairs import DIFFERENT, SAME
 
 pytest.importorskip("math_verify")
@@ -84,6 +86,18 @@ def test_an_empty_gold_answer_is_unscorable_and_no_answer_is_wrong() -> None:
     assert "no gold answer" in grades[0].reason
 
 
+@pytest.mark.parametrize("name", ["gsm8k", "math", "math500", "amc23", "deepscaler"])
+def test_a_row_whose_answer_is_none_or_missing_is_unscorable_and_never_raises(name: str) -> None:
+    task = load_task(name)
+    made = task.row({"question": "q", "problem": "q", "answer": None}, 0)
+    assert made["answer"] == ""
+    rows = [made, {"question": "q", "answer": None}, {"question": "q"}, {}]
+    for one in rows:
+        grade = task.grade(r"\boxed{None}", one)
+        assert (grade.status, "no gold answer" in grade.reason) == (Status.UNSCORABLE, True)
+    assert [grade.status for grade in task.grade_many([r"\boxed{None}"] * 4, rows)] == [Status.UNSCORABLE] * 4
+
+
 def test_an_echoed_prompt_is_wrong_even_where_an_example_shows_the_answer() -> None:
     question = "What is 2+2?"
     echo = f"What is 1+3? \\boxed{{4}}\n\n{question}"
@@ -123,6 +137,27 @@ def test_a_killed_worker_is_replaced() -> None:
     os.kill(worker.process.pid, signal.SIGKILL)
     pool.pool._idle.put(worker)
     assert pool.compare("3x", "x+2x").verdict == "right"
+    pool.close()
+
+
+def test_a_worker_that_does_not_read_a_long_request_is_replaced_in_time(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(
+        "import sys\nprint('{\"ready\": true}', flush=True)\nfor line in sys.stdin:\n"
+        "    print(line, end='', flush=True)\n"
+    )
+    pool = WorkerPool([sys.executable, str(script)], 1)
+    request = {"text": "x" * 300_000}
+    assert pool.ask(request, 20.0) == request
+    worker = pool._idle.get()
+    assert worker is not None
+    os.kill(worker.process.pid, signal.SIGSTOP)
+    pool._idle.put(worker)
+    began = time.monotonic()
+    with pytest.raises(WorkerSlow):
+        pool.ask(request, 0.5)
+    assert time.monotonic() - began < 5
+    assert pool.ask(request, 20.0) == request
     pool.close()
 
 
