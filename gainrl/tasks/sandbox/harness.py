@@ -156,6 +156,14 @@ def become_untrusted(job: dict[str, Any]) -> None:
     sys.path.append("/packages")
 
 
+def furnish() -> None:
+    """What programs rely on and this bare interpreter (-S) lacks: `exit` and `quit`, which `site` would define."""
+    import builtins
+
+    names: Any = builtins
+    names.exit = names.quit = sys.exit
+
+
 class Child:
     """The process that runs the candidate: frames both ways, or, given an input for its stdin, its stdout back."""
 
@@ -186,6 +194,7 @@ class Child:
             for low, high in zip([2, *kept], [*kept, 1 << 20], strict=True):
                 os.closerange(low + 1, high)
             become_untrusted(job)
+            furnish()
             status = run_program(job["code"]) if given is not None else MODES[job["mode"]](job, there, back)
             os._exit(status)
         finally:
