@@ -12,7 +12,7 @@ from typing import Any
 
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
-from gainrl.tasks.programs.extract import defines, imports_for, program
+from gainrl.tasks.programs.extract import defines, imports_for, lifted, program
 from gainrl.tasks.programs.task import CodeTask
 
 
@@ -54,5 +54,5 @@ def whole(completion: str, prompt: str, entry: str) -> str:
     """A whole program: the prompt with its imports and helpers, then the completion's function or body."""
     code = program(completion, entry)
     if defines(code, entry):
-        return f"{imports_for(code)}{prompt}\n    pass\n\n{code}"
+        return lifted(f"{imports_for(code)}{prompt}\n    pass\n\n{code}")
     return prompt + code

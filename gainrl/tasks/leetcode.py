@@ -23,7 +23,7 @@ from gainrl.errors import UserError
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source, is_path, read_rows
 from gainrl.tasks.programs import nodes
-from gainrl.tasks.programs.extract import imports_for, program
+from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.sandbox.pool import packed
 
@@ -88,7 +88,7 @@ class LeetCode(CodeTask):
             raise Unscorable(about["why"])
         code = program(completion, about["entry"].partition(".")[0])
         # the dataset's own imports hold names like inf that programs take for granted
-        code = f"{about['before']}\n{imports_for(code)}{code}"
+        code = lifted(f"{about['before']}\n{imports_for(code)}{code}")
         if nodes.ENTRY in about["entry"]:
             entry = about["entry"].removesuffix(f":{nodes.ENTRY}")
             return {"kind": "calls", "code": nodes.adapted(code, entry), "entry": nodes.ENTRY, "tests": about["tests"]}

@@ -28,7 +28,7 @@ from typing import Any
 from gainrl.errors import UserError
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
-from gainrl.tasks.programs.extract import imports_for, program
+from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
@@ -101,7 +101,7 @@ class LiveCodeBench(CodeTask):
             tests = _tests(about["kind"], about["public"], about["private"])
         except _UNREADABLE as error:
             raise Unscorable(f"the row's tests cannot be read: {error}") from error
-        return {"kind": about["kind"], "code": imports_for(code) + code, "entry": about["entry"], "tests": tests}
+        return {"kind": about["kind"], "code": lifted(imports_for(code) + code), "entry": about["entry"], "tests": tests}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None

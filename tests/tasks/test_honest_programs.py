@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from gainrl.tasks import Status, load_task
+from gainrl.tasks.programs.extract import lifted
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
 from gainrl.tasks.sandbox.pool import packed
 
@@ -46,3 +48,69 @@ def test_a_call_that_ends_the_program_is_wrong_for_that(pool: GraderPool, end: s
     verdict = returns(pool, f"def f(x): {end}()", [1], None)
     assert verdict.verdict == "wrong"
     assert "SystemExit" in verdict.reason
+
+
+FUTURE = "from __future__ import annotations\n"
+LCB_STDIN = {
+    "question_content": "Double.",
+    "starter_code": "",
+    "public_test_cases": '[{"input": "4", "output": "8", "testtype": "stdin"}]',
+}
+LCB_CALLS = {
+    "question_content": "Double.",
+    "starter_code": "class Solution:\n    def twice(self, n: int) -> int:\n        ",
+    "public_test_cases": '[{"input": "4", "output": "8", "testtype": "functional"}]',
+}
+HUMANEVAL = {
+    "task_id": "HumanEval/900",
+    "prompt": 'from typing import List\n\ndef twice(n: int) -> int:\n    """Double."""\n',
+    "entry_point": "twice",
+    "canonical_solution": "    return 2 * n\n",
+    "test": "def check(candidate):\n    assert candidate(4) == 8\n",
+}
+LEETCODE = {
+    "problem_description": "Double.",
+    "starter_code": LCB_CALLS["starter_code"],
+    "prompt": "from typing import *\n",
+    "completion": "",
+    "entry_point": "Solution().twice",
+    "test": "def check(candidate):\n    assert candidate(n = 4) == 8\n",
+}
+NODES = {
+    **LEETCODE,
+    "entry_point": "Solution().turn",
+    "test": "def check(candidate):\n    assert is_same_list(candidate(head = list_node([1, 2])), list_node([2, 1]))\n",
+}
+TWICE = "class Solution:\n    def twice(self, n: Later) -> int:\n        return 2 * n\n"
+TURN = (
+    "class Solution:\n    def turn(self, head: Later) -> Later:\n        before = None\n        while head:\n"
+    "            head.next, before, head = before, head, head.next\n        return before\n"
+)
+
+
+def graded(name: str, item: dict[str, Any], program: str) -> Status:
+    task: Any = load_task(name)
+    return Status(task.grade(f"```python\n{program}\n```", task.row(item, 0)).status)
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("name", "item", "program"),
+    [
+        ("humaneval", HUMANEVAL, "def twice(n: Later) -> List[int]:\n    return 2 * n"),
+        ("livecodebench", LCB_STDIN, "import math\ndef twice(n: Later): return 2 * n\nprint(twice(int(input())))"),
+        ("livecodebench", LCB_CALLS, TWICE),
+        ("leetcode", LEETCODE, TWICE),
+        ("leetcode", NODES, TURN),
+    ],
+)
+def test_a_program_may_begin_with_a_future_import(name: str, item: dict[str, Any], program: str) -> None:
+    assert graded(name, item, FUTURE + program) is Status.RIGHT
+
+
+def test_future_imports_are_lifted_whole_and_once() -> None:
+    code = f'"""Doc."""\nimport math\n{FUTURE}from __future__ import (\n    division,\n)\n{FUTURE.strip()}; x = 1\n'
+    above = "from __future__ import annotations\nfrom __future__ import (\n    division,\n)\n"
+    assert lifted(code) == above + '"""Doc."""\nimport math\n\n\nx = 1\n'
+    assert lifted("x = 1\n") == "x = 1\n"
+    compile(lifted(code), "code", "exec")

@@ -8,6 +8,9 @@ import re
 # possessive: read in the process that trains, so in time linear in whatever a model wrote
 _FENCE = re.compile(r"```[ \t]*+([A-Za-z0-9_+-]*+)[ \t]*+\r?\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE)
 _AFTER = re.compile(r"\n(?=if __name__|print\(|assert |```|<\|)")
+_FUTURE = re.compile(
+    r"^from[ \t]++__future__[ \t]++import[ \t]*+(\([^()]*+\)|(?<=[ \t])[^\r\n;#()]++)(?:;[ \t]*+)?", re.MULTILINE
+)
 
 _MODULES = [
     "array",
@@ -72,6 +75,15 @@ def program(completion: str, entry: str = "") -> str:
         return _AFTER.split(completion, maxsplit=1)[0]
     defining = [body for body in blocks if entry and defines(body, entry)]
     return str((defining or blocks)[-1])
+
+
+def lifted(code: str) -> str:
+    """`code` with its `from __future__` imports at the very top, where alone they are legal.
+
+    For programs with something put in front: imports, a prompt, an adapter.
+    """
+    found = [f"from __future__ import {names.strip()}\n" for names in _FUTURE.findall(code)]
+    return "".join(dict.fromkeys(found)) + _FUTURE.sub("", code) if found else code
 
 
 def defines(code: str, name: str) -> bool:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+from gainrl.tasks.programs.extract import lifted
+
 LONGEST = 100_000  # nodes that are read of an answer, which may be a ring
 
 
@@ -84,4 +86,4 @@ def adapted(code: str, entry: str) -> str:
     """`code` with `gainrl_entry`, which calls `entry` ("Solution.method") with nodes."""
     owner, _, method = entry.rpartition(".")
     # a candidate may define the classes again, as LeetCode's own header does in a comment
-    return ADAPTER.replace("METHOD", f"{owner}().{method}" if owner else method).replace("CANDIDATE", code)
+    return lifted(ADAPTER.replace("METHOD", f"{owner}().{method}" if owner else method).replace("CANDIDATE", code))
