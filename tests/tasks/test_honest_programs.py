@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gainrl.tasks import Status, load_task
-from gainrl.tasks.programs.extract import lifted
+from gainrl.tasks.programs.extract import lifted, program
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
 from gainrl.tasks.sandbox.pool import packed
 
@@ -114,3 +114,33 @@ def test_future_imports_are_lifted_whole_and_once() -> None:
     assert lifted(code) == above + '"""Doc."""\nimport math\n\n\nx = 1\n'
     assert lifted("x = 1\n") == "x = 1\n"
     compile(lifted(code), "code", "exec")
+
+
+BARE = "n = int(input())\nprint(n * 2)\nif __name__ == '__main__':\n    pass\nprint()\n"
+
+
+@pytest.mark.parametrize(
+    ("completion", "entry", "expected"),
+    [
+        (BARE, "", BARE),
+        (f"{BARE}```\n", "", BARE.removesuffix("\n")),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "", BARE),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "f", BARE),
+        (f"{BARE}Sample output:\n```text\n8\n```\n", "", f"{BARE}Sample output:"),
+        ("```\ndef f(): pass\n```\n```python\nf()\n```", "f", "def f(): pass\n"),
+        ("```\nx = 1\n```\n```\ny = 1\n```", "", "y = 1\n"),
+        ('```python\nprint("a ```python\\n b")\n```', "", 'print("a ```python\\n b")\n'),
+        ('print("```")\nprint(2)', "", 'print("```")\nprint(2)'),
+        ("    return 1\n```\n", "f", "    return 1"),
+        ("def f():\n    return 1\nprint(f())", "f", "def f():\n    return 1"),
+    ],
+)
+def test_the_program_is_told_from_what_stands_around_it(completion: str, entry: str, expected: str) -> None:
+    assert program(completion, entry) == expected
+
+
+@needs_sandbox
+def test_a_bare_program_is_run_whole() -> None:
+    task: Any = load_task("livecodebench")
+    text = "n = int(input())\nif __name__ == '__main__':\n    n *= 2\nprint(n)\n"
+    assert task.grade(text, task.row(LCB_STDIN, 0)).status is Status.RIGHT

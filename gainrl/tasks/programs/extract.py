@@ -6,8 +6,11 @@ from __future__ import annotations
 import re
 
 # possessive: read in the process that trains, so in time linear in whatever a model wrote
-_FENCE = re.compile(r"```[ \t]*+([A-Za-z0-9_+-]*+)[ \t]*+\r?\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE)
-_AFTER = re.compile(r"\n(?=if __name__|print\(|assert |```|<\|)")
+_FENCE = re.compile(
+    r"^[ \t]*+```[ \t]*+([A-Za-z0-9_+-]*+)[ \t]*+\r?\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE
+)
+_AFTER = re.compile(r"\n(?=[ \t]*+```|<\|)")
+_AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert |[ \t]*+```|<\|)")
 _FUTURE = re.compile(
     r"^from[ \t]++__future__[ \t]++import[ \t]*+(\([^()]*+\)|(?<=[ \t])[^\r\n;#()]++)(?:;[ \t]*+)?", re.MULTILINE
 )
@@ -64,17 +67,19 @@ _HOME = {name: module for module, names in _NAMES.items() for name in names.spli
 
 
 def program(completion: str, entry: str = "") -> str:
-    """The program of a completion: the last fenced block (the last that defines `entry`, if any does), else all of it.
+    """The program of a completion: its last fenced block, else all of it.
 
-    An unclosed fence runs to the end; text without a fence is cut where a model commonly goes on with tests.
+    Blocks that define `entry` come before others, and blocks marked as Python before unmarked ones, which may show
+    what a program prints.  A fence opens at the start of a line; an unclosed one runs to the end.  Text without a fence
+    ends where a fence closes or, where only `entry` will be called, where a model commonly goes on with tests.
     """
-    blocks = [
-        body for language, body in _FENCE.findall(completion) if language.lower() in ("", "python", "py", "python3")
-    ]
-    if not blocks:
-        return _AFTER.split(completion, maxsplit=1)[0]
-    defining = [body for body in blocks if entry and defines(body, entry)]
-    return str((defining or blocks)[-1])
+    blocks = [(language.lower(), body) for language, body in _FENCE.findall(completion) if body.strip()]
+    marked = [body for language, body in blocks if language in ("python", "py", "python3")]
+    either = [body for language, body in blocks if language in ("", "python", "py", "python3")]
+    if not either:
+        return str((_AFTER_ENTRY if entry else _AFTER).split(completion, maxsplit=1)[0])
+    defining = [body for body in either if entry and defines(body, entry)]
+    return str((defining or marked or either)[-1])
 
 
 def lifted(code: str) -> str:
