@@ -3,7 +3,8 @@
 Hub: `evalplus/humanevalplus`, split `test`. Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`, and
 either `base_input` and `plus_input` (the release's file, with `atol`) or `test` (the hub's, whose list `inputs` is
 read, not run). Expected outputs are what the canonical solution returns, computed in the sandbox and kept in the
-user's cache. Floats are compared as EvalPlus does, and of HumanEval/32 any root is right.
+user's cache. Numbers are compared as EvalPlus does: within `atol` + 1e-7 of the expected one, `atol` being 1e-6 where
+the row gives none and the expected value is a float or a list or tuple of floats. Of HumanEval/32 any root is right.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from gainrl.tasks.sandbox import Limits, codec, require_isolation, shared_grader
 from gainrl.tasks.sandbox.pool import packed
 
 _ATOL = {"HumanEval/2": 1e-6, "HumanEval/4": 1e-6, "HumanEval/32": 1e-4}  # where a file says nothing of it
+_FLOAT_ATOL = 1e-6  # of expected floats where atol is 0
 _TRUSTED = Limits(test=30, total=120, memory=4 << 30)
 
 
@@ -67,6 +69,7 @@ class HumanEvalPlus(HumanEval):
             "entry": about["entry_point"],
             "tests": packed([(args, {}, value) for args, value in zip(inputs, expected, strict=True)]),
             "atol": about["atol"],
+            "float_atol": _FLOAT_ATOL,
             "rule": about["rule"],
         }
 

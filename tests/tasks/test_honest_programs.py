@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from gainrl.tasks import Status, load_task
 from gainrl.tasks.programs.extract import lifted, program
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
+from gainrl.tasks.sandbox.compare import is_floats, same
 from gainrl.tasks.sandbox.pool import packed
 
 needs_sandbox = pytest.mark.skipif(isolation() != "ok", reason=f"bubblewrap: {isolation()}")
@@ -144,3 +146,62 @@ def test_a_bare_program_is_run_whole() -> None:
     task: Any = load_task("livecodebench")
     text = "n = int(input())\nif __name__ == '__main__':\n    n *= 2\nprint(n)\n"
     assert task.grade(text, task.row(LCB_STDIN, 0)).status is Status.RIGHT
+
+
+INF = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("expected", "found", "atol", "right"),
+    [
+        (2, 2.0000001, 1e-6, True),
+        ([1, 2.5], [1.0000001, 2.5], 1e-6, True),
+        (2, 2.1, 1e-6, False),
+        (1, True, 1e-6, True),
+        (0, False + 1, 1e-6, False),
+        (10**400, 1.5, 1e-6, False),
+        (INF, 1.0, 1e-6, False),
+        (INF, -INF, 1e-6, False),
+        (1.0, INF, 1e-6, False),
+        (1.0, float("nan"), 1e-6, False),
+        (INF, INF, 1e-6, True),
+        ([INF], [5.0], 1e-6, False),
+    ],
+)
+def test_a_tolerance_is_for_finite_numbers_of_any_kind(expected: Any, found: Any, atol: float, right: bool) -> None:
+    assert same(expected, found, atol) is right
+
+
+def test_floats_are_told_from_what_is_compared_exactly() -> None:
+    assert [is_floats(v) for v in (1.0, [1.0], (1.0, 2.0))] == [True] * 3
+    assert [is_floats(v) for v in (1, True, [], [1.0, 2], {1.0}, "1.0", [[1.0]])] == [False] * 7
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("expected", "found", "status"),
+    [
+        ("0.3", "0.1 + 0.2", Status.RIGHT),
+        ("[0.3, 1.0]", "[0.1 + 0.2, 1]", Status.RIGHT),
+        ("(0.3,)", "(0.1 + 0.2,)", Status.RIGHT),
+        ("0.3", "0.30001", Status.WRONG),
+        ("float('inf')", "1.0", Status.WRONG),
+        ("[0.3, 1]", "[0.1 + 0.2, 1]", Status.WRONG),
+        ("3", "3.0000001", Status.WRONG),
+    ],
+)
+def test_floats_are_compared_as_evalplus_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str, found: str, status: Status
+) -> None:
+    monkeypatch.setenv("GAINRL_CACHE", str(tmp_path))
+    prompt = "def f(x):\n"
+    item = {
+        "task_id": "HumanEval/901",
+        "prompt": prompt,
+        "entry_point": "f",
+        "canonical_solution": f"    return {expected}\n",
+        "base_input": [[1]],
+        "plus_input": [],
+        "atol": 0,
+    }
+    assert graded("humanevalplus", item, f"{prompt}    return {found}") is status

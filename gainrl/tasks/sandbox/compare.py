@@ -47,9 +47,9 @@ def _plain(value: Any) -> Any:
 
 
 def same(expected: Any, found: Any, atol: float = 0.0) -> bool:
-    """Equality of plain values as Python's ==, with floats within `atol` + 1e-7 |expected| where `atol` is not 0.
+    """Equality of plain values as Python's ==, with numbers within `atol` + 1e-7 |expected| where `atol` is not 0.
 
-    With a tolerance, containers must be of the same type and length; NaN equals NaN.
+    With a tolerance, containers must be of the same type and length.  NaN equals NaN, an infinity only itself.
     """
     if isinstance(expected, dict) and expected.keys() == {_DIGEST}:
         return bool(_digest(found) == expected[_DIGEST])
@@ -64,12 +64,24 @@ def same(expected: Any, found: Any, atol: float = 0.0) -> bool:
         return len(expected) == len(found) and all(same(a, b, atol) for a, b in zip(expected, found, strict=True))
     if isinstance(expected, dict) and isinstance(found, dict):
         return expected.keys() == found.keys() and all(same(item, found[key], atol) for key, item in expected.items())
-    if atol and isinstance(expected, float) and isinstance(found, float | int) and not isinstance(found, bool):
+    if atol and _is_number(expected) and _is_number(found):
         try:
-            return abs(expected - found) <= atol + _RTOL * abs(expected)
+            close = abs(expected - found) <= atol + _RTOL * abs(expected)
+            return bool(close) and math.isfinite(expected) and math.isfinite(found)
         except OverflowError:
             return False
     return False
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float | int) and not isinstance(value, bool)
+
+
+def is_floats(value: Any) -> bool:
+    """A float, or a list or tuple of nothing else: what EvalPlus never compares exactly."""
+    if isinstance(value, list | tuple):
+        return bool(value) and set(map(type, value)) == {float}
+    return isinstance(value, float)
 
 
 def is_root(coefficients: Any, found: Any, atol: float) -> bool:

@@ -22,7 +22,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from gainrl.tasks.sandbox import codec, jail
-from gainrl.tasks.sandbox.compare import is_root, same, same_text, shrunk
+from gainrl.tasks.sandbox.compare import is_floats, is_root, same, same_text, shrunk
 
 _MEMORY = 4 << 30  # of this process: expected outputs and answers are decoded here
 _READING = 0.4  # seconds of CPU for one answer; the 9 MiB of HumanEval/130 take about 0.1
@@ -132,12 +132,13 @@ def call(session: Session, args: Any, kwargs: Any) -> Any:
 def grade_calls(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
     """Call the entry point with each test's arguments and compare what it returns."""
     tests = codec.decode(base64.b64decode(request["tests"]))
-    rule, atol = request.get("rule"), request.get("atol", 0.0)
+    rule, given, floats = request.get("rule"), request.get("atol", 0.0), request.get("float_atol", 0.0)
     session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
 
     def one(test: Any) -> str:
         args, kwargs, expected = test
         found = call(session, args, kwargs)
+        atol = given or (floats if floats and is_floats(expected) else 0.0)
         right = same(expected, found, atol) or (rule == "root" and is_root(args[0], found, atol))
         return "" if right else f"{shown(args, kwargs)} gives {short(found)}, not {short(expected)}"
 
