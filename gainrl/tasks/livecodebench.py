@@ -5,7 +5,9 @@ runs that dataset's loading script.  `livecodebench:release_v5` is the first fiv
 default, 4.5 GB), `livecodebench:v6` what the sixth added.  Two schemas are read: LiveCodeBench's own
 (`question_content`, `starter_code`, `public_test_cases`, `private_test_cases`, `metadata`) and rLLM's (`problem`,
 `starter_code`, `tests`).  Problems with
-starter code are functional (a method called with JSON arguments), the others read stdin and write stdout.
+starter code are functional (a method, or a bare function, called with JSON arguments; a tuple that comes back is a
+list), the others read stdin and write stdout.  As LiveCodeBench's own grader does, names of the standard library are
+imported for programs and recursion may be 50 000 deep.
 
 The private tests come as base64 of zlib of a pickle that holds one JSON string.  The pickle is never loaded: its one
 string operand is read and any other opcode refused.  The dataset carries no solutions, so there is no self-check.
@@ -28,7 +30,7 @@ from typing import Any
 from gainrl.errors import UserError
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
-from gainrl.tasks.programs.extract import imports_for, lifted, program
+from gainrl.tasks.programs.extract import contest_preamble, defines, lifted, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
@@ -96,12 +98,17 @@ class LiveCodeBench(CodeTask):
         about = row["metadata"]
         if about["why"]:
             raise Unscorable(about["why"])
-        code = program(completion, about["entry"].partition(".")[0])
+        entry = about["entry"]
+        owner, _, method = entry.partition(".")
+        code = program(completion, owner)
+        if owner and not defines(code, owner):  # a bare function will do
+            entry, code = method, program(completion, method)
         try:
             tests = _tests(about["kind"], about["public"], about["private"])
         except _UNREADABLE as error:
             raise Unscorable(f"the row's tests cannot be read: {error}") from error
-        return {"kind": about["kind"], "code": lifted(imports_for(code) + code), "entry": about["entry"], "tests": tests}
+        code = lifted(contest_preamble(code) + code)
+        return {"kind": about["kind"], "code": code, "entry": entry, "tests": tests, "tuple_as_list": True}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None

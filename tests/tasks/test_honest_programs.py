@@ -205,3 +205,52 @@ def test_floats_are_compared_as_evalplus_does(
         "atol": 0,
     }
     assert graded("humanevalplus", item, f"{prompt}    return {found}") is status
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print(int(open('/dev/stdin').read()) * 2)",
+        "import sys\nsys.stdin = open(0)\nn = int(input())\nopen('/dev/stdout', 'w').write(str(n * 2))",
+        "import atexit, io\nout = io.StringIO()\natexit.register(lambda: print(out.getvalue()))\nout.write('8')",
+        "import threading\ndef main(): print(int(input()) * 2)\nthreading.Thread(target=main).start()",
+        "n = int(input())\nassert len(str(10**5000)) == 5001\nassert int('1' * 5000)\nprint(n * 2)",
+        "n = int(stdin.readline())\nprint(n * 2)",
+        "n = int(input())\nprint(int(mean([n, 3 * n])))",
+        "n = findall(r'[0-9]+', input())\nprint(int(n[0]) * 2)",
+        "def down(n): return 0 if n == 0 else 1 + down(n - 1)\nprint(down(20_000) - 20_000 + 2 * int(input()))",
+        "fabs = 4\nassert ge(fabs, 4)\nprint(int(input()) * 2)",
+    ],
+)
+def test_a_contest_program_may_do_what_livecodebench_lets_it(code: str) -> None:
+    assert graded("livecodebench", LCB_STDIN, code) is Status.RIGHT
+
+
+@needs_sandbox
+def test_a_program_whose_thread_never_ends_is_late(pool: GraderPool) -> None:
+    code = "import threading, time\nprint(8)\nthreading.Thread(target=time.sleep, args=(60,)).start()"
+    request = {"kind": "stdin", "code": code, "tests": [["", "8"]]}
+    assert "the time limit passed" in pool.grade([request], Limits(test=0.5, total=1))[0].reason
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("def twice(n):\n    return 2 * n", Status.RIGHT),
+        ("def twice(n):\n    return 3 * n", Status.WRONG),
+        ("def helper(n):\n    return 2 * n", Status.WRONG),
+        ("class Solution:\n    def twice(self, n):\n        return 2 * n", Status.RIGHT),
+        ("def twice(n):\n    return n\nclass Solution:\n    def twice(self, n):\n        return 2 * n", Status.RIGHT),
+    ],
+)
+def test_a_functional_problem_may_be_solved_by_a_bare_function(program: str, status: Status) -> None:
+    assert graded("livecodebench", LCB_CALLS, program) is status
+
+
+@needs_sandbox
+def test_a_tuple_is_a_list_in_livecodebench_alone(pool: GraderPool) -> None:
+    item = {**LCB_CALLS, "public_test_cases": '[{"input": "4", "output": "[4, 8]", "testtype": "functional"}]'}
+    assert graded("livecodebench", item, "def twice(n):\n    return n, 2 * n") is Status.RIGHT
+    assert returns(pool, "def f(x): return x, 2 * x", [4], [4, 8]).verdict == "wrong"

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import builtins
+import functools
+import importlib
 import re
 
 # possessive: read in the process that trains, so in time linear in whatever a model wrote
@@ -65,6 +68,29 @@ _NAMES = {
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
+# LiveCodeBench writes `from ... import *` of these, in this order, in front of every program
+_STARRED = (
+    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
+    "typing"
+)
+_SYS = (  # listed, since this process's own may have more
+    "argv byteorder float_info getrecursionlimit getsizeof intern maxsize maxunicode platform set_int_max_str_digits "
+    "setrecursionlimit stderr stdin stdout version version_info"
+)
+_BOUND = re.compile(r"\b(?:def|class|for)[ \t]+(\w+)|(?<![\w.])(\w+)[ \t]*+=(?!=)")
+_DEPTH = 50_000  # LiveCodeBench's recursion limit
+
+
+@functools.cache
+def _starred() -> dict[str, str]:
+    """The names of those imports, but for what `from builtins import *` and the modules' own names hide again."""
+    home: dict[str, str] = {}
+    for module in _STARRED.split():
+        found = importlib.import_module(module)
+        names = _SYS.split() if module == "sys" else getattr(found, "__all__", vars(found))
+        home |= dict.fromkeys((name for name in names if not name.startswith("_")), module)
+    return {name: module for name, module in home.items() if not hasattr(builtins, name) and name not in _MODULES}
+
 
 def program(completion: str, entry: str = "") -> str:
     """The program of a completion: its last fenced block, else all of it.
@@ -97,15 +123,27 @@ def defines(code: str, name: str) -> bool:
 
 
 def imports_for(code: str) -> str:
-    """Import lines for the standard names that `code` mentions, as LeetCode and LiveCodeBench import them for it.
+    """Import lines for the standard names that `code` mentions, as LeetCode imports them for it.
 
     Only those: importing all of them costs more time than most solutions run.
     """
+    return _imports(code, {})
+
+
+def contest_preamble(code: str) -> str:
+    """What LiveCodeBench puts in front of `code`: `imports_for` with more names, and a higher recursion limit."""
+    bare = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
+    own = {name for names in _BOUND.findall(code) for name in names}  # importing their namesakes would only take time
+    more = {name: _starred()[name] for name in bare & _starred().keys() - own}
+    return f"import sys\nsys.setrecursionlimit({_DEPTH})\n{_imports(code, more)}"
+
+
+def _imports(code: str, more: dict[str, str]) -> str:
     words = set(re.findall(r"[A-Za-z_]\w*", code))
     lines = [f"import {module}" for module in _MODULES if module in words and module != "bisect"]
     wanted: dict[str, list[str]] = {}
-    for word in sorted(words & _HOME.keys()):
-        wanted.setdefault(_HOME[word], []).append(word)
+    for word, module in sorted(({word: _HOME[word] for word in words & _HOME.keys()} | more).items()):
+        wanted.setdefault(module, []).append(word)
     lines += [f"from {module} import {', '.join(names)}" for module, names in sorted(wanted.items())]
     if "bisect" in words and re.search(r"\bbisect\.", code):
         lines.append("import bisect")

@@ -138,6 +138,8 @@ def grade_calls(arguments: list[str], request: dict[str, Any], limits: Any) -> d
     def one(test: Any) -> str:
         args, kwargs, expected = test
         found = call(session, args, kwargs)
+        if isinstance(found, tuple) and request.get("tuple_as_list"):
+            found = list(found)
         atol = given or (floats if floats and is_floats(expected) else 0.0)
         right = same(expected, found, atol) or (rule == "root" and is_root(args[0], found, atol))
         return "" if right else f"{shown(args, kwargs)} gives {short(found)}, not {short(expected)}"

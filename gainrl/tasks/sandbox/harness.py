@@ -157,11 +157,25 @@ def become_untrusted(job: dict[str, Any]) -> None:
 
 
 def furnish() -> None:
-    """What programs rely on and this bare interpreter (-S) lacks: `exit` and `quit`, which `site` would define."""
+    """What programs rely on: `exit` and `quit`, which `site` would define, and integers of any length as text."""
     import builtins
 
     names: Any = builtins
     names.exit = names.quit = sys.exit
+    sys.set_int_max_str_digits(0)
+
+
+def finish() -> None:
+    """End as an interpreter does: wait for the program's threads, then run what it left for the exit."""
+    import atexit
+
+    last: Any = [getattr(sys.modules.get("threading"), "_shutdown", None), atexit._run_exitfuncs]
+    for step in last:
+        try:
+            if step is not None:
+                step()
+        except BaseException:
+            continue
 
 
 class Child:
@@ -252,6 +266,7 @@ def run_program(code: str) -> int:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
         status = 1
+    finish()
     streams: list[Any] = [sys.stdout, sys.__stdout__]
     for stream in streams:
         try:

@@ -137,6 +137,8 @@ def command(python: Path) -> list[str]:
     arguments += ["--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
     for device in ("null", "zero", "full", "random", "urandom"):
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        arguments += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     return [
         *arguments, "--size", str(64 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev",
         "--remount-ro", "/", "--", str(python), "-I", "-S", "-B", "-X", "utf8", "-c", _LOADER,
