@@ -13,7 +13,7 @@ import pytest
 from gainrl.errors import UserError
 from gainrl.tasks import Status, load_task
 from gainrl.tasks.maths import pool as pool_module
-from gainrl.tasks.maths.extract import boxes, final_answer, plain_number
+from gainrl.tasks.maths.extract import boxes, effort, final_answer, plain_number
 from gainrl.tasks.maths.pool import AnswerPool
 from gainrl.tasks.maths.worker import _parsed as parsed_answer
 from gainrl.tasks.workers import WorkerPool, WorkerSlow
@@ -111,22 +111,54 @@ def test_messages_are_graded_like_text() -> None:
     assert load_task("math").grade(completion, row("4")).correct
 
 
-def test_a_comparison_that_hangs_is_unscorable_and_the_pool_goes_on() -> None:
+def test_a_gold_answer_that_hangs_is_unscorable_and_the_pool_goes_on() -> None:
     pool = AnswerPool(workers=1, timeout=1.0)
     pool.compare("1", "x")  # starts the worker
-    began = time.monotonic()
-    hung = pool.compare("2x", "10000000000!")
+    hung = pool.compare("10000000000!", "2x")
     assert hung.verdict == "unscorable"
     assert "more than 1 s" in hung.reason
-    assert time.monotonic() - began < 3
     assert pool.compare("2x", "x+x").verdict == "right"
     pool.close()
 
 
-def test_a_worker_that_eats_memory_or_recurses_is_unscorable_not_wrong() -> None:
-    pool = AnswerPool(workers=1, timeout=3.0)
-    assert pool.compare("2x", "2^{2^{36}}").verdict == "unscorable"
+def test_an_answer_that_hangs_is_wrong_where_the_gold_does_not_and_is_remembered() -> None:
+    pool = AnswerPool(workers=1, timeout=1.0)
+    pool.compare("1", "x")
+    hung = pool.compare("2x", "10000000000!")
+    assert (hung.verdict, "more than 1 s" in hung.reason) == ("wrong", True)
+    began = time.monotonic()
+    assert pool.compare("2x", "10000000000!") == hung
+    assert time.monotonic() - began < 0.5
     pool.close()
+
+
+def test_memory_that_an_answer_eats_is_its_own_fault_and_memory_that_the_gold_eats_is_not() -> None:
+    pool = AnswerPool(workers=1, timeout=3.0)
+    assert pool.compare("2x", "2^{2^{36}}").verdict == "wrong"
+    assert pool.compare("2^{2^{36}}", "2x").verdict == "unscorable"
+    pool.close()
+
+
+def test_a_model_cannot_choose_to_be_unscorable() -> None:
+    task = load_task("math500")
+    answers = [
+        "9^{9^{9^9}}", "9^9^9^9", "9**9**9**9", "1000000!", "10^{99999999}", "x^{10^{9}}", "(10^9)!",
+        r"\binom{10^{9}}{10^8}", "(" * 300 + "1" + ")" * 300, "9" * 990 + "x",
+    ]  # fmt: skip
+    grades = task.grade_many([f"\\boxed{{{answer}}}" for answer in answers], [row("2x")] * len(answers))
+    assert [(a, g) for a, g in zip(answers, grades, strict=True) if g.status is not Status.WRONG] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("2x", 0), ("2^{10}", 10), ("9^{9^9}", 9**9), ("9^{9^{9^9}}", 10**9), ("2^{2^3}", 8), ("100!", 100),
+        ("10^{-3}", 3), ("1^{99}", 99), ("(2^{10})^{10}", 10), ("{2^{10}}^{10}", 10), ("x^0", 1), ("2^{3^{0}}", 3),
+        ("9" * 5000 + "!", 10**9),
+    ],
+)  # fmt: skip
+def test_the_effort_is_the_largest_power_or_factorial(text: str, size: int) -> None:
+    assert effort(text) == size
 
 
 def test_a_killed_worker_is_replaced() -> None:

@@ -115,3 +115,29 @@ def plain_number(text: str) -> Fraction | None:
 def spell(number: Fraction) -> str:
     """One spelling for equal numbers: an integer, or numerator/denominator."""
     return str(number)
+
+
+_POWERS = re.compile(r"(?:(?:\^|\*\*)[({]?[-+]?\d++)+")
+_FACTORIAL = re.compile(r"(?<!\d)(\d++)[)}]?!")
+_LARGE = 10**9
+
+
+def effort(text: str) -> int:
+    """The largest exponent (a tower of them multiplied out) or factorial written in `text`, at most 10**9.
+
+    What a computer algebra system may have to carry out before it can compare anything: `2^{10}` 10, `9^{9^9}` 9**9,
+    `100!` 100, `2x` 0.
+    """
+    text = "".join(text.split())
+    largest = max((_bounded(match[1]) for match in _FACTORIAL.finditer(text)), default=0)
+    for match in _POWERS.finditer(text):
+        exponent = 1
+        for base in reversed([_bounded(digits) for digits in re.findall(r"\d+", match.group())]):
+            # 2**30 is past the bound already, and nothing larger is ever computed
+            exponent = 1 if base < 2 or not exponent else _LARGE if exponent > 30 else min(_LARGE, base**exponent)
+        largest = max(largest, exponent)
+    return largest
+
+
+def _bounded(digits: str) -> int:
+    return int(digits) if len(digits) < 10 else _LARGE

@@ -1,7 +1,9 @@
 """Comparing mathematical answers in processes of their own, so that one may hang, crash or eat memory.
 
-A comparison that does not end in `timeout` seconds has its worker killed and is unscorable, as is one whose worker
-dies twice; neither is ever a silent wrong.  Works from any thread (`gainrl.tasks.workers`).
+A comparison that does not end in `timeout` seconds has its worker killed, as has one whose worker dies twice.  Whose
+fault it was, the gold answer alone says: where it evaluates in time, the answer is wrong, with the reason, since a
+model could otherwise choose not to be graded; where it does not, the row is unscorable.  Works from any thread
+(`gainrl.tasks.workers`).
 """
 
 from __future__ import annotations
@@ -48,9 +50,9 @@ class AnswerPool:
         requests = [{"gold": gold, "answer": answer} for gold, answer in fresh]
         for pair, reply in zip(fresh, self.pool.ask_many(requests, [self.timeout] * len(fresh)), strict=True):
             if isinstance(reply, WorkerSlow):
-                known[pair] = Comparison("unscorable", f"comparing took more than {self.timeout:g} s", "")
+                known[pair] = self._blame(pair[0], f"comparing took more than {self.timeout:g} s")
             elif isinstance(reply, WorkerDied):
-                known[pair] = Comparison("unscorable", f"the grading process died twice ({reply})", "")
+                known[pair] = self._blame(pair[0], f"the grading process died twice ({reply})")
             else:
                 known[pair] = Comparison(reply["verdict"], reply["reason"], reply["answer"])
         with self._lock:
@@ -60,6 +62,16 @@ class AnswerPool:
             while len(self._known) > _REMEMBERED:
                 self._known.popitem(last=False)
         return [known[pair] for pair in pairs]
+
+    def _blame(self, gold: str, why: str) -> Comparison:
+        """The verdict on an answer that could not be compared: wrong where the gold answer alone can be evaluated."""
+        try:
+            reply = self.pool.ask({"gold": gold, "answer": None}, self.timeout)
+        except (WorkerSlow, WorkerDied):
+            return Comparison("unscorable", why, "")
+        if reply["verdict"] != "right":
+            return Comparison("unscorable", why, "")
+        return Comparison("wrong", f"{why}, which the gold answer alone does not", "")
 
     def close(self) -> None:
         """End the workers; the pool starts new ones when used again."""

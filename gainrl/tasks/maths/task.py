@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
-from gainrl.tasks.maths.extract import boxes, final_answer, plain_number, spell
+from gainrl.tasks.maths.extract import boxes, effort, final_answer, plain_number, spell
 from gainrl.tasks.maths.pool import shared_pool
 
 _LONGEST = 1000  # characters; the longest gold answer of MATH has 159
+_EFFORT = 10_000  # exponents and factorials that sympy carries out in a moment
 
 
 class MathTask(Task):
@@ -85,4 +86,6 @@ def _at_once(completion: str, gold: str, question: str) -> Grade | tuple[str, st
             return Grade(Status.RIGHT, answer=spell(found))
         if expected.denominator == found.denominator == 1:
             return Grade(Status.WRONG, f"{spell(found)} is not {spell(expected)}", answer=spell(found))
+    if effort(answer) > max(_EFFORT, 10 * effort(gold)):
+        return Grade(Status.WRONG, f"{answer[:80]!r} asks for a larger power or factorial than the gold answer could")
     return gold, answer

@@ -4,8 +4,8 @@ Run by file name from `gainrl.tasks.maths.pool`, so it imports nothing of gainrl
 memory here takes only this process along: a kernel timer kills it after `limit` seconds a request even if the
 parent is gone, and its address space is bounded.
 
-Request: {"gold": str, "answer": str}.  Reply: {"verdict": "right" | "wrong" | "unscorable", "reason": str,
-"answer": canonical spelling}.
+Request: {"gold": str, "answer": str or null}; null asks whether the gold answer evaluates by itself.  Reply:
+{"verdict": "right" | "wrong" | "unscorable", "reason": str, "answer": canonical spelling}.
 """
 
 from __future__ import annotations
@@ -75,6 +75,28 @@ def compare(gold: str, answer: str) -> tuple[str, str, str]:
     return "wrong", f"{answer[:80]!r} is not {gold[:80]!r}", canonical
 
 
+def judged(gold: str, answer: str | None) -> tuple[str, str, str]:
+    """What `compare` says; an expression that it cannot take is wrong where the gold answer by itself can be taken."""
+    try:
+        if answer is not None:
+            return compare(gold, answer)
+    except RecursionError:
+        why = "the expression is nested too deeply"
+    except Exception as error:
+        why = f"{type(error).__name__}: {str(error)[:200]}"
+    else:
+        why = ""
+    try:
+        from math_verify import verify
+
+        parsed = _parsed(gold)
+        for other in ("1", "2x+1"):  # itself it would equal without being evaluated
+            verify(parsed, _parsed(other), timeout_seconds=None, raise_on_error=True)
+    except Exception as error:
+        return "unscorable", why or f"{type(error).__name__}: {str(error)[:200]}", ""
+    return ("right", "", "") if answer is None else ("wrong", f"{answer[:80]!r} cannot be evaluated ({why})", "")
+
+
 def _parsed(text: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
     from sympy import I, Symbol
@@ -134,12 +156,7 @@ def main(limit: float) -> None:
         for line in requests:
             request = json.loads(line)
             signal.setitimer(signal.ITIMER_REAL, limit)
-            try:
-                verdict, reason, answer = compare(request["gold"], request["answer"])
-            except RecursionError:
-                verdict, reason, answer = "unscorable", "the expression is nested too deeply", ""
-            except Exception as error:
-                verdict, reason, answer = "unscorable", f"{type(error).__name__}: {str(error)[:200]}", ""
+            verdict, reason, answer = judged(request["gold"], request["answer"])
             signal.setitimer(signal.ITIMER_REAL, 0)
             print(json.dumps({"verdict": verdict, "reason": reason, "answer": answer}), file=replies, flush=True)
 
