@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import warnings
 from pathlib import Path
@@ -26,13 +27,10 @@ def train(
     """Train a model with the curriculum: rank the dataset if there is no score table yet, then draw, train, move on."""
     from gainrl.integrations.trl.run_config import RunConfig
 
-    main = os.environ.get("RANK", "0") == "0"
     try:
         run = RunConfig.read(*config)
-    except UserError:
-        if main:
-            raise
-        raise typer.Exit(2) from None  # the first process says it
+    except UserError as error:
+        raise spoken(error, by_all=True) from None
     if output is not None:
         import dataclasses
 
@@ -50,9 +48,7 @@ def train(
     try:
         result = train_run(run, resume=resume, overwrite=overwrite, report=report)
     except UserError as error:
-        if main or not getattr(error, "on_every_rank", False):
-            raise
-        raise typer.Exit(2) from None
+        raise spoken(error, by_all=getattr(error, "on_every_rank", False)) from error
     except KeyboardInterrupt:
         print(f"\nstopped at once; go on with: {again}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -64,3 +60,14 @@ def train(
         return
     print(f"stopped after {result.step} steps; go on from {where} with: {again}", file=sys.stderr)
     raise typer.Exit(130)
+
+
+def spoken(error: UserError, *, by_all: bool) -> UserError | typer.Exit:
+    """What this process raises for a mistake: of one that every process meets, the first of each machine speaks.
+
+    On machines other than the first, whose mistakes can be their own, the message begins with the host's name.
+    """
+    rank = os.environ.get("RANK", "0")
+    if by_all and os.environ.get("LOCAL_RANK", rank) != "0":
+        return typer.Exit(2)
+    return error if rank == "0" else UserError(f"{socket.gethostname()}, rank {rank}: {error}")

@@ -13,14 +13,17 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from transformers import TrainerCallback
 
 logger = logging.getLogger(__name__)
 
 NEEDS = ("jinja2", "matplotlib")
+PATIENCE = 600.0
+"""Seconds that the end of a run waits for a report; one takes seconds."""
 
 
 class LiveReport(TrainerCallback):
@@ -30,7 +33,8 @@ class LiveReport(TrainerCallback):
         self._trainer = trainer
         self._directory = directory
         self._epochs = 0
-        self._writer: subprocess.Popen[str] | None = None
+        self._writer: subprocess.Popen[bytes] | None = None
+        self._said: IO[bytes] | None = None
         missing = [package for package in NEEDS if importlib.util.find_spec(package) is None]
         self._off = bool(missing)
         if missing:
@@ -55,12 +59,12 @@ class LiveReport(TrainerCallback):
             return
         nice = ["nice", "-n", "10"] if shutil.which("nice") else []
         command = [*nice, sys.executable, "-m", "gainrl", "report", str(self._directory.resolve())]
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115  (a pipe that nobody reads would stop the writer)
         self._writer = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
+            stderr=self._said,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             start_new_session=True,  # a Ctrl-C is meant for the training
         )
@@ -72,12 +76,22 @@ class LiveReport(TrainerCallback):
         return True
 
     def _wait(self) -> None:
-        """Wait for the report being written, if one is."""
+        """Wait for the report being written, if one is; end it where that takes too long."""
         if self._writer is None:
             return
-        _, said = self._writer.communicate()
-        if self._writer.returncode and not self._off:
+        assert self._said is not None
+        failed = None
+        try:
+            if self._writer.wait(PATIENCE):
+                self._said.seek(0)
+                lines = self._said.read().decode("utf-8", "replace").strip().splitlines()
+                failed = f"gainrl report failed ({lines[-1] if lines else 'it said nothing'})"
+        except subprocess.TimeoutExpired:
+            self._writer.kill()
+            self._writer.wait()
+            failed = f"gainrl report took longer than {PATIENCE:g} s"
+        if failed and not self._off:
             self._off = True
-            last = (said.strip().splitlines() or ["it said nothing"])[-1]
-            logger.warning("no report is kept any more: gainrl report failed (%s)", last)
-        self._writer = None
+            logger.warning("no report is kept any more: %s", failed)
+        self._said.close()
+        self._writer = self._said = None

@@ -10,16 +10,16 @@ import logging
 import os
 import shutil
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import torch
-from accelerate import PartialState
 from datasets import Dataset
+from transformers import TrainerCallback
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path, write_text
@@ -30,19 +30,13 @@ from gainrl.integrations.trl.endings import failure_explained, graceful
 from gainrl.integrations.trl.live_report import LiveReport
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.progress import RunProgress
+from gainrl.integrations.trl.ranking import load_model, make_scorer, rank, require_whole_parameters
 from gainrl.integrations.trl.run_config import RunConfig
+from gainrl.integrations.trl.together import agreed, chosen_checkpoint, require_shared
 from gainrl.integrations.trl.trainer import GainRLTrainer
-from gainrl.scoring import (
-    AngleScorer,
-    ScoringPrompt,
-    Source,
-    load_tokenizer,
-    model_identity,
-    resolve_model,
-    score_dataset,
-)
+from gainrl.scoring import load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
-from gainrl.scoring.run import journal_path
+from gainrl.scoring.team import Team
 from gainrl.table import ScoreTable
 from gainrl.tasks import load_task
 
@@ -75,27 +69,26 @@ def train(
     """
     with same_on_every_rank():
         rows, rewards, stop, settings, dataset, tokenizer, data = _checked(config, resume=resume, overwrite=overwrite)
-    main, everyone = settings.process_index == 0, PartialState().wait_for_everyone
-    everyone()  # all have looked at the output before anybody changes it
-    if main:
-        if overwrite:
-            _clear(config.directory)
-        config.directory.mkdir(parents=True, exist_ok=True)
-        write_text(config.directory / "config.yaml", config.dump())
-    everyone()
-
-    tokenizer.padding_side = tokenizer.truncation_side = "left"
-    model = _load_model(config)
-    if data is None and main:
-        _score(config, rows, model, tokenizer, progress=progress)
-    while not main and not config.table_path.is_file():
-        time.sleep(1.0)  # ranking can take longer than a barrier waits (ddp_timeout)
-    everyone()
+        team = Team(settings.process_index, settings.world_size)
+        if len(set(team.gather(data is None))) > 1:
+            raise UserError(f"some processes see the score table {config.table_path}, others do not: share its folder")
+        tokenizer.padding_side = tokenizer.truncation_side = "left"
+        # all have looked at the output, and nothing is left to refuse, before anybody changes it
+        model, scorer = agreed(team, lambda: _loaded(config, tokenizer, settings, ranks=data is None))
+        if team.leads:
+            if overwrite:
+                _clear(config.directory)
+            config.directory.mkdir(parents=True, exist_ok=True)
+            config.table_path.parent.mkdir(parents=True, exist_ok=True)
+            if not resume:
+                write_text(config.directory / "config.yaml", config.dump())
+        require_shared(config.directory, team)
+        if scorer is not None:
+            require_shared(config.table_path.parent, team)
+    if scorer is not None:
+        rank(config, rows, scorer, team, overwrite=overwrite, progress=progress)
+    del rows, scorer
     table = ScoreTable.read(config.table_path) if data is None else data.table
-    kept = config.directory / "scores.parquet"
-    if main and kept.resolve() != config.table_path.resolve():
-        with atomic_path(kept) as temporary:
-            shutil.copyfile(config.table_path, temporary)
 
     with _stopping(model, tokenizer, stop):
         trainer = GainRLTrainer(
@@ -104,18 +97,44 @@ def train(
             args=settings,
             train_dataset=dataset,
             processing_class=tokenizer,
-            peft_config=_lora(config.lora),
+            peft_config=lora_config(config.lora),
             scores=table,
         )
     if progress:
         RunProgress.attach(trainer)
-    if report and main:
+    if team.leads:
+        trainer.add_callback(_Described(config))
+    if report and team.leads:
         trainer.add_callback(LiveReport(trainer, config.directory))
-    checkpoint = _checkpoint(settings, trainer) if resume else None
+    checkpoint = None
+    if resume:
+        with same_on_every_rank():
+            checkpoint = chosen_checkpoint(Path(str(settings.output_dir)), team)
+        if checkpoint is None:
+            trainer.forget_epochs()
+            logger.warning("no checkpoint yet: the run starts from the beginning")
     with failure_explained(settings), graceful(trainer):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     found, _ = last_complete(str(settings.output_dir))
-    return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found, main)
+    return TrainingRun(trainer, not trainer.stopped_early, trainer.state.global_step, found, team.leads)
+
+
+class _Described(TrainerCallback):
+    """Puts the config and the score table into the run directory once training begins.
+
+    Not before: a resume that is refused leaves what describes the run as it was.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        directory, table = self._config.directory, self._config.table_path
+        write_text(directory / "config.yaml", self._config.dump())
+        kept = directory / "scores.parquet"
+        if kept.resolve() != table.resolve():
+            with atomic_path(kept) as temporary:
+                shutil.copyfile(table, temporary)
 
 
 # -- checks, before anything is loaded -----------------------------------------------------------------------
@@ -138,9 +157,12 @@ def _checked(config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Any, 
     settings = _trainer_config(config)
     if settings.accuracy_rewards is None and config.task is not None:
         settings.accuracy_rewards = [rewards[0].__name__]
-    dataset = require_dataset(Dataset.from_list(rows))
+    dataset = require_dataset(_as_dataset(rows))
     tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
+    lora_config(config.lora)
     data = _scored(config, dataset, tokenizer, overwrite=overwrite)
+    if data is None:
+        require_whole_parameters(config)
     if data is not None:
         build_navigator(settings, data)
     elif settings.prompts_per_epoch > len(dataset):
@@ -198,6 +220,22 @@ def load_rows(config: RunConfig) -> tuple[list[dict[str, Any]], list[Callable[..
     return rows, rewards, stop or []
 
 
+def _as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """UserError naming the first column whose values are not of one type."""
+    try:
+        return Dataset.from_list(rows)
+    except (pa.ArrowException, TypeError, OverflowError) as error:
+        for name in rows[0]:
+            try:
+                Dataset.from_list([{name: row.get(name)} for row in rows])
+            except (pa.ArrowException, TypeError, OverflowError) as why:
+                raise UserError(
+                    f"column {name!r} of the dataset cannot be one column ({why}): give every row a value of the same "
+                    "type there, or leave the column out"
+                ) from error
+        raise
+
+
 def _shown(prompt: Any) -> str:
     return "empty" if not prompt else f"a {type(prompt).__name__}"
 
@@ -224,11 +262,17 @@ def _trainer_config(config: RunConfig) -> GainRLConfig:
         settings.setdefault("use_cpu", True)  # without it transformers refuses bf16 where there is no GPU
         settings.setdefault("dataloader_pin_memory", False)
     try:
-        return GainRLConfig(**settings)
+        made = GainRLConfig(**settings)
     except UserError:
         raise
     except (ValueError, TypeError) as error:  # TRL and transformers refuse combinations in these words
         raise UserError(f"section 'training': {error}") from error
+    if made.n_gpu > 1:  # TRL wants a process for each
+        raise UserError(
+            f"{made.n_gpu} GPUs are visible to one process: start one process for each (accelerate launch "
+            f"--num_processes {made.n_gpu} -m gainrl train ...), or let it see one (CUDA_VISIBLE_DEVICES=0)"
+        )
+    return made
 
 
 def _scored(config: RunConfig, dataset: Dataset, tokenizer: Any, *, overwrite: bool) -> ScoredDataset | None:
@@ -264,20 +308,17 @@ def _require_same_model(config: RunConfig, data: ScoredDataset, tokenizer: Any) 
         raise UserError(f"{config.table_path} was made with another chat template: score again")
 
 
-# -- model and ranking ---------------------------------------------------------------------------------------
+# -- what the trainer is built with --------------------------------------------------------------------------
 
 
-def _load_model(config: RunConfig) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    options = {"dtype": "float32", **config.model_options}  # TRL's default: master weights in full precision
-    try:
-        return AutoModelForCausalLM.from_pretrained(resolve_model(config.model), **options)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot load the model {config.model!r} with {options}: {error}") from error
+def _loaded(config: RunConfig, tokenizer: Any, settings: GainRLConfig, *, ranks: bool) -> tuple[Any, Any]:
+    """The model and, if the run is to rank the dataset, a scorer with it."""
+    model = load_model(config)
+    return model, make_scorer(config, model, tokenizer, settings.device) if ranks else None
 
 
-def _lora(given: dict[str, Any] | None) -> Any:
+def lora_config(given: dict[str, Any] | None) -> Any:
+    """PEFT's `LoraConfig` from the section `lora`; UserError without PEFT, or for names that it does not have."""
     if given is None:
         return None
     try:
@@ -288,35 +329,6 @@ def _lora(given: dict[str, Any] | None) -> Any:
         return LoraConfig(**{"task_type": "CAUSAL_LM", **given})
     except (TypeError, ValueError) as error:
         raise UserError(f"section 'lora': {error}") from error
-
-
-def _score(config: RunConfig, rows: list[dict[str, Any]], model: Any, tokenizer: Any, *, progress: bool) -> None:
-    """Rank the dataset with the model that is about to be trained, where it is; goes on where a run was cut short."""
-    from tqdm.auto import tqdm
-
-    try:
-        scorer = AngleScorer(model, tokenizer, question_after=config.question_after, **config.scoring)
-    except TypeError as error:
-        raise UserError(f"section 'scoring': {error}") from error
-    prompts = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
-    begun = journal_path(config.table_path).is_file()
-    source = Source(config.dataset or str(config.task), config.split, config.limit, len(rows), config.task)
-    with tqdm(total=len(rows), desc="scoring", unit=" prompts", disable=not progress) as bar:
-
-        def advance(finished: int, tokens: int) -> None:
-            bar.update(finished)
-
-        score_dataset(
-            scorer,
-            prompts,
-            config.table_path,
-            source,
-            model_name=config.model,
-            model_hash=model_identity(config.model, model),
-            overwrite=config.table_path.is_file() and not begun,
-            resume=begun,
-            progress=advance,
-        )
 
 
 def stop_token_ids(tokenizer: Any, stop: list[str]) -> list[int]:
@@ -352,17 +364,6 @@ def _stopping(model: Any, tokenizer: Any, stop: list[str]) -> Iterator[None]:
 
 
 # -- how a run ends ------------------------------------------------------------------------------------------
-
-
-def _checkpoint(settings: GainRLConfig, trainer: GainRLTrainer) -> Path | None:
-    """Where to go on; None (from the beginning) for a run that was cut short before its first checkpoint."""
-    found, passed = last_complete(str(settings.output_dir))
-    for name, why in passed.items():
-        logger.warning("passing over %s: %s", name, why)
-    if found is None:
-        trainer.forget_epochs()
-        logger.warning("no whole checkpoint yet: the run starts from the beginning")
-    return found
 
 
 def _clear(directory: Path) -> None:

@@ -115,6 +115,11 @@ class RunConfig:
             if name in _MANAGED:
                 raise UserError(f"section 'training' cannot set {name!r}: use {_MANAGED[name]}")
         refuse_unknown(self.training, set(fields) - own - set(_MANAGED), "section 'training'")
+        if self.training.get("save_only_model"):
+            raise UserError(
+                "section 'training': save_only_model: true leaves out of the checkpoints what --resume needs: leave it "
+                "out (save_total_limit: 1 keeps the last checkpoint alone)"
+            )
         settings = {short[name]: value for name, value in self.curriculum.items()} | self.training
         settings = {name: _as_number(value, fields[name].type) for name, value in settings.items()}
         if not settings.keys() & {"activation_checkpointing", "gradient_checkpointing"}:

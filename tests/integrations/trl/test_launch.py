@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 import yaml
-from trl_support import epoch_records, problems
+from trl_support import epoch_records, make_table, problems
 
 from gainrl.integrations.trl.checkpoints import checkpoints, step_of
+from gainrl.table import ScoreTable
 
 REWARDS = """
 import os, pathlib, signal
@@ -68,6 +69,8 @@ def test_a_rank_that_dies_ends_the_run_with_one_clear_error_and_the_run_resumes(
     assert "another process of this run has died" in said[0]
     assert "checkpoint-3 is whole; go on with --resume" in said[0]
     assert "[rank0]: Traceback" not in died.stderr
+    assert not list((place / "out").glob("scores.parquet.partial*")), "both ranked, into one table"
+    assert ScoreTable.read(place / "out/scores.parquet").status_counts() == {"ok": 24}
     resumed = launch(place, model, "--resume", rewards="my_rewards.dying")
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     assert resumed.stdout.count("trained 6 steps; run directory out, checkpoint-6") == 1
@@ -96,3 +99,32 @@ def test_a_mistake_is_said_once(model: str, place: Path) -> None:
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("gainrl:")]
     assert said == ["gainrl: prompts_per_epoch=28, but the training dataset has 24 prompts"], done.stderr[-3000:]
+
+
+@pytest.mark.full
+def test_two_processes_overwrite_a_run_with_a_table_that_does_not_fit(model: str, place: Path) -> None:
+    (place / "out").mkdir()
+    (place / "out/epochs.jsonl").write_text("{}\n")
+    make_table(problems(24, seed=3)).write(place / "out/scores.parquet")
+    short = {
+        "num_train_epochs": 1, "num_generations": 2, "per_device_train_batch_size": 4, "max_completion_length": 4,
+        "bf16": False, "activation_checkpointing": False, "report_to": "none", "seed": 7, "save_strategy": "no",
+    }  # fmt: skip
+    done = launch(place, model, "--overwrite", training=short)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert ScoreTable.read(place / "out/scores.parquet").metadata.dataset == "problems.jsonl"
+    assert [record["epoch"] for record in epoch_records(place / "out")] == [0]
+
+
+@pytest.mark.full
+def test_a_resume_that_has_no_checkpoint_is_refused_once(model: str, place: Path) -> None:
+    done = launch(place, model)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for path in (place / "out/checkpoints").glob("checkpoint-*/curriculum_state.json"):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "resumable": False}))
+    records = epoch_records(place / "out")
+    refused = launch(place, model, "--resume")
+    said = [line for line in refused.stderr.splitlines() if line.startswith("gainrl:")]
+    assert len(said) == 1, refused.stderr[-3000:]
+    assert "no checkpoint to resume from" in said[0]
+    assert epoch_records(place / "out") == records

@@ -5,6 +5,9 @@ from __future__ import annotations
 import io
 import logging
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -101,3 +104,31 @@ def test_without_what_a_report_needs_the_run_says_so_and_goes_on(
         "no report is kept: it needs no_such_package (pip install 'gainrl[report]')"
     ]
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import time; time.sleep(600)", "no report is kept any more: gainrl report took longer than 3 s"),
+        ("import sys; sys.stderr.write('x' * 2**20 + '\\nlast'); sys.exit(1)", "gainrl report failed (last)"),
+    ],
+    ids=["hangs", "says much"],
+)
+def test_a_report_that_hangs_or_says_much_does_not_hold_up_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: str, said: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(live_report, "PATIENCE", 3.0)
+    start = subprocess.Popen
+    monkeypatch.setattr(
+        live_report.subprocess, "Popen", lambda command, **options: start([sys.executable, "-c", code], **options)
+    )
+    kept = LiveReport(None, tmp_path)
+    with caplog.at_level(logging.WARNING, "gainrl"):
+        kept._begin()
+        deadline = time.monotonic() + 60
+        while said.endswith("(last)") and not kept._idle() and time.monotonic() < deadline:
+            time.sleep(0.05)  # nobody reads what it says meanwhile
+        kept._wait()
+    assert said in caplog.text
+    assert kept._off

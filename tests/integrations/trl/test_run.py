@@ -196,6 +196,11 @@ def test_a_full_disk_is_said_with_where_to_go_on(model: str, place: Path, monkey
             {"training": {"learning_rat": 1}},
             "section 'training' has no 'learning_rat': the nearest name is 'learning_rate'",
         ),
+        (
+            {"training": {"save_only_model": True}},
+            "save_only_model: true leaves out .* leave it out",
+        ),
+        ({"lora": {"rank": 4}}, "section 'lora'"),
         ({"training": {"output_dir": "x"}}, "section 'training' cannot set 'output_dir': use output"),
         ({"training": {"curriculum_sigma": 1}}, "section 'training' has no 'curriculum_sigma'"),
         ({"curriculum": {"sigmma": 1}}, "section 'curriculum' has no 'sigmma': the nearest name is 'sigma'"),
@@ -221,7 +226,7 @@ def test_a_full_disk_is_said_with_where_to_go_on(model: str, place: Path, monkey
 def test_mistakes_are_named_before_a_model_is_loaded(
     model: str, place: Path, changes: dict, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_load_model", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(runs, "load_model", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(UserError, match=said):
         train(**{"model": model, **changes})
     assert not Path("out").exists()
