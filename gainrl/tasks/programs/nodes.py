@@ -8,6 +8,7 @@ makes nodes of the arguments, with the classes that the program knows, and plain
 from __future__ import annotations
 
 import inspect
+import re
 from typing import Any
 
 from gainrl.tasks.programs.extract import lifted
@@ -64,14 +65,14 @@ def built(value: Any, classes: dict[str, Any]) -> Any:
 
 
 ENTRY = "gainrl_entry"
-ADAPTER = f"""
-class ListNode:
-    def __init__(self, val=0, next=None):
-        self.val, self.next = val, next
-class TreeNode:
-    def __init__(self, val=0, left=None, right=None):
-        self.val, self.left, self.right = val, left, right
-CANDIDATE
+
+
+def _apart(code: str) -> str:
+    """The adapter's own names as no candidate calls its own."""
+    return re.sub(r"\b(Any|LONGEST|built|flat)\b", r"_gainrl_adapter_\1", code)
+
+
+_AFTER = f"""
 Any = object
 LONGEST = {LONGEST}
 {inspect.getsource(flat)}
@@ -80,6 +81,15 @@ def {ENTRY}(*args, **kwargs):
     names = globals()
     return flat(METHOD(*[built(a, names) for a in args], **{{k: built(v, names) for k, v in kwargs.items()}}))
 """
+ADAPTER = f"""
+class ListNode:
+    def __init__(self, val=0, next=None):
+        self.val, self.next = val, next
+class TreeNode:
+    def __init__(self, val=0, left=None, right=None):
+        self.val, self.left, self.right = val, left, right
+CANDIDATE
+{_apart(_AFTER)}"""
 
 
 def adapted(code: str, entry: str) -> str:
