@@ -10,10 +10,12 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from gainrl.errors import UserError
@@ -44,6 +46,11 @@ def seal(directory: Path, state: Mapping[str, Any]) -> None:
 
 def why_incomplete(directory: Path) -> str | None:
     """What is missing from a checkpoint, or None if it is whole and can be resumed from."""
+    return _why_torn(directory) or _why_not_resumable(directory)
+
+
+def _why_torn(directory: Path) -> str | None:
+    """What was not written, or None if every file is there."""
     path = directory / STATE_NAME
     if not path.is_file():
         return f"it has no {STATE_NAME}, which is written last"
@@ -56,6 +63,12 @@ def why_incomplete(directory: Path) -> str | None:
             return f"its file {name} is missing"
         if (actual := (directory / name).stat().st_size) != size:
             return f"its file {name} has {actual} bytes instead of {size}"
+    return None
+
+
+def _why_not_resumable(directory: Path) -> str | None:
+    """What keeps a run from going on from a checkpoint with all its files."""
+    state = json.loads((directory / STATE_NAME).read_text(encoding="utf-8"))
     if not state.get("resumable", False):
         return "it was saved inside a generation batch (the run stopped there), or without the optimizer's state"
     return None
@@ -70,11 +83,42 @@ def checkpoints(output_dir: str | os.PathLike[str]) -> list[Path]:
     return sorted(found, key=step_of, reverse=True)
 
 
+def rotate_checkpoints(newest: Path, limit: int | None, best: str | None) -> None:
+    """Delete checkpoints beside `newest`, which was just sealed, until `limit` are left (None or 0: no limit).
+
+    Torn ones go first and count for nothing; then the oldest.  `newest`, the last one that can be resumed from and the
+    `best` one always stay, so more than `limit` are left where these are more.
+    """
+    if limit is None or limit <= 0:
+        return
+    kept = {newest.resolve()} | ({Path(best).resolve()} if best else set())
+    # Steps beyond the newest belong to an earlier run in the same place.
+    found = sorted(checkpoints(newest.parent), key=lambda path: (step_of(path) <= step_of(newest), step_of(path)))
+    whole = [path for path in found if _why_torn(path) is None]
+    kept.update([path.resolve() for path in whole if _why_not_resumable(path) is None][-1:])
+    surplus = max(0, len(whole) - limit)
+    old = [path for path in whole if path.resolve() not in kept][:surplus]
+    for path in [path for path in found if path not in whole and path.resolve() not in kept] + old:
+        unseal(path)
+        shutil.rmtree(path, ignore_errors=True)
+
+
 def step_of(directory: Path) -> int:
-    """The optimizer step at which a checkpoint was saved."""
+    """The optimizer step in a checkpoint directory's name, `checkpoint-<step>`."""
     match = _CHECKPOINT.fullmatch(directory.name)
     assert match is not None
     return int(match[1])
+
+
+def saved_step(directory: Path) -> int:
+    """The optimizer step at which a checkpoint was saved, by HF's own state: a copy may have any name."""
+    try:
+        step = json.loads((directory / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["global_step"]
+    except (OSError, ValueError, TypeError, KeyError):
+        step = None
+    if isinstance(step, bool) or not isinstance(step, int):
+        raise UserError(f"cannot resume from {directory}: its {TRAINER_STATE_NAME} does not tell the step")
+    return step
 
 
 def last_complete(output_dir: str | os.PathLike[str]) -> tuple[Path | None, dict[str, str]]:

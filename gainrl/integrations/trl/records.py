@@ -62,13 +62,21 @@ class EpochLog:
             os.fsync(file.fileno())
 
     def read(self) -> list[dict[str, Any]]:
-        """The records; a last line that a kill tore is left out."""
+        """The records; a last line that a kill tore is left out.
+
+        Raises UserError for any other line that is no record: rewriting the file would lose what follows it.
+        """
         if not self.path.exists():
             return []
         records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        lines = self.path.read_bytes().split(b"\n")  # a whole file ends in a newline: the last part is empty, or torn
+        for place, line in enumerate(lines, start=1):
             try:
-                records.append(json.loads(line))
-            except ValueError:
-                break
+                record = json.loads(line)
+                _ = record["epoch"]
+            except (ValueError, TypeError, KeyError):
+                if place == len(lines):
+                    break
+                raise UserError(f"{self.path}, line {place}, is no epoch record: repair or remove that line") from None
+            records.append(record)
         return records

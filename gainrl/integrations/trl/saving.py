@@ -8,17 +8,29 @@ from __future__ import annotations
 import logging
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 import gainrl
 from gainrl.curriculum import Navigator
 from gainrl.errors import UserError
-from gainrl.integrations.trl.checkpoints import last_complete, read_state, require_settings, seal, step_of, unseal
+from gainrl.integrations.trl.checkpoints import (
+    checkpoints,
+    last_complete,
+    read_state,
+    require_settings,
+    rotate_checkpoints,
+    saved_step,
+    seal,
+    step_of,
+    unseal,
+)
 from gainrl.integrations.trl.groups import EpochCounts
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.reranking import Reranked, Scores, load_scores, save_scores
@@ -74,21 +86,28 @@ class SavingMixin(_Trainer):  # type: ignore[misc]
         if self.args.should_save:
             unseal(directory)
         self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None  # rotation comes after the seal
         try:
-            super()._save_checkpoint(model, trial)
+            with self._no_rotation():  # it comes after the seal
+                super()._save_checkpoint(model, trial)
             self._seal(directory)
         except BaseException:
             if self.args.should_save:
                 shutil.rmtree(directory, ignore_errors=True)  # gives the room back if the disk was full
             raise
+        if self.args.should_save:
+            rotate_checkpoints(directory, self.args.save_total_limit, self.state.best_model_checkpoint)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> Any:
+        with self._no_rotation():  # with a limit of 1, HF deletes all but the best here: also what --resume needs
+            return super()._finalize_training(*args, **kwargs)
+
+    @contextmanager
+    def _no_rotation(self) -> Iterator[None]:
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            yield
         finally:
             self.args.save_total_limit = limit
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(
-                output_dir=str(directory.parent), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True
-            )
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         self._seal(Path(checkpoint_folder))  # what is pushed is whole, too
@@ -182,7 +201,12 @@ class SavingMixin(_Trainer):  # type: ignore[misc]
         self._counts = EpochCounts(**progress["counts"])
         self._reranked = None if progress["reranked"] is None else Reranked(**progress["reranked"])
         self._epoch_seconds, self._epoch_started = progress["seconds"], time.monotonic()
-        self._saved_step = step_of(directory)
+        self._saved_step = saved_step(directory)
+        self.accelerator.wait_for_everyone()  # every rank has chosen its checkpoint
+        if self.args.should_save:
+            for newer in checkpoints(self.args.output_dir):
+                if step_of(newer) > self._saved_step:
+                    unseal(newer)  # this run goes another way from here: `True` must never pick what it left behind
         if self.is_world_process_zero():
             self._epoch_log.keep(self.epochs_finished)
 

@@ -66,9 +66,9 @@ def test_overridden_names_exist_in_trl_or_transformers() -> None:
     own = {name for half in halves for name, value in vars(half).items() if inspect.isfunction(value)}
     taken = {name for name in own if hasattr(Trainer, name) or hasattr(GRPOTrainer, name)} - {"__init__"}
     assert taken == {
-        "_calculate_rewards", "_compute_loss", "_generate_and_score_completions", "_get_train_sampler",
-        "_maybe_log_save_evaluate", "_push_from_checkpoint", "_save_checkpoint", "_set_signature_columns_if_needed",
-        "evaluate", "num_examples", "train", "training_step",
+        "_calculate_rewards", "_compute_loss", "_finalize_training", "_generate_and_score_completions",
+        "_get_train_sampler", "_maybe_log_save_evaluate", "_push_from_checkpoint", "_save_checkpoint",
+        "_set_signature_columns_if_needed", "evaluate", "num_examples", "train", "training_step",
     }  # fmt: skip
     assert GainRLTrainer.__mro__.index(GainRLMixin) < GainRLTrainer.__mro__.index(GRPOTrainer)
 
@@ -159,6 +159,7 @@ def test_rotation_is_the_last_act_of_a_save() -> None:
     text = source(Trainer._save_checkpoint)
     assert text.index("save_to_json") < text.index("_push_from_checkpoint") < text.index("rotate_checkpoints")
     assert "save_total_limit=self.args.save_total_limit" in text
+    assert "self.args.save_total_limit == 1" in source(Trainer._finalize_training)
 
 
 def test_a_column_of_the_output_follows_its_rollout_through_shuffle_and_split() -> None:

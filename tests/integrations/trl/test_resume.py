@@ -17,9 +17,12 @@ from gainrl.integrations.trl.checkpoints import (
     checkpoints,
     last_complete,
     read_state,
+    rotate_checkpoints,
+    seal,
     step_of,
     why_incomplete,
 )
+from gainrl.integrations.trl.records import EpochLog
 
 SHAPES: list[dict[str, Any]] = [
     {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 4, "prompts_per_epoch": 8},
@@ -190,15 +193,104 @@ def test_old_checkpoints_rotate_only_once_the_new_one_is_whole(
     at_rotation: list[tuple[list[str], Path | None]] = []
     plain = saving.rotate_checkpoints
 
-    def watched(output_dir: str, **limits: Any) -> None:
-        at_rotation.append(([d.name for d in checkpoints(output_dir)], last_complete(output_dir)[0]))
-        plain(output_dir, **limits)
+    def watched(newest: Path, *limits: Any) -> None:
+        at_rotation.append(([d.name for d in checkpoints(newest.parent)], last_complete(newest.parent)[0]))
+        plain(newest, *limits)
 
     monkeypatch.setattr(saving, "rotate_checkpoints", watched)
     run(model, tmp_path, save_total_limit=1, **SHAPES[0])
     assert [names[0] for names, _ in at_rotation] == [str(whole.name) for _, whole in at_rotation if whole]
     assert [names for names, _ in at_rotation][1] == ["checkpoint-2", "checkpoint-1"]
     assert [directory.name for directory in checkpoints(tmp_path)] == ["checkpoint-8"]
+
+
+def test_a_run_that_ends_inside_a_generation_batch_keeps_the_last_checkpoint_to_resume_from(
+    model: str, tmp_path: Path
+) -> None:
+    run(model, tmp_path, max_steps=10, save_total_limit=1, **SHAPES[2])
+    assert [directory.name for directory in checkpoints(tmp_path)] == ["checkpoint-10", "checkpoint-8"]
+    assert last_complete(tmp_path)[0] == tmp_path / "checkpoint-8"
+
+
+def sealed(directory: Path, step: int, *, resumable: bool = True) -> Path:
+    """A checkpoint of one file, as its seal leaves it."""
+    path = directory / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    (path / "weights").write_text("w")
+    seal(path, {"resumable": resumable})
+    return path
+
+
+def test_a_torn_checkpoint_never_rotates_a_whole_one_away(tmp_path: Path) -> None:
+    whole, torn = sealed(tmp_path, 15), sealed(tmp_path, 20)
+    (torn / STATE_NAME).unlink()
+    rotate_checkpoints(whole, 1, None)
+    assert checkpoints(tmp_path) == [whole]
+
+
+def test_rotation_keeps_the_newest_to_resume_from_and_the_best(tmp_path: Path) -> None:
+    made = {step: sealed(tmp_path, step) for step in (5, 10, 15)}
+    last = sealed(tmp_path, 17, resumable=False)
+    rotate_checkpoints(last, 1, str(made[5]))
+    assert checkpoints(tmp_path) == [last, made[15], made[5]]
+    weights_only = [sealed(tmp_path / "weights", step, resumable=False) for step in (1, 2, 3)]
+    rotate_checkpoints(weights_only[2], 2, None)
+    assert checkpoints(tmp_path / "weights") == [weights_only[2], weights_only[1]]
+    rotate_checkpoints(last, None, None)
+    assert len(checkpoints(tmp_path)) == 3
+
+
+def test_the_end_of_training_leaves_what_a_stopped_run_resumes_from(model: str, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        model, tmp_path, save_strategy="steps", save_steps=1, save_total_limit=1, eval_strategy="steps", eval_steps=1,
+        load_best_model_at_end=True, metric_for_best_model="reward", per_device_eval_batch_size=4,
+        trainer={"eval_dataset": Dataset.from_list(problems(4, seed=5))}, **SHAPES[0],
+    )  # fmt: skip
+    plain = trainer._determine_best_metric
+
+    def first_is_best(metrics: dict[str, float], trial: Any) -> bool:
+        return plain({**metrics, "eval_reward": -float(trainer.state.global_step)}, trial)
+
+    trainer._determine_best_metric = first_is_best
+    trainer.train()
+    assert [directory.name for directory in checkpoints(tmp_path)] == ["checkpoint-8", "checkpoint-1"]
+
+
+def test_resuming_from_an_older_checkpoint_takes_the_seal_off_newer_ones(
+    model: str, saved: tuple[Any, Path], tmp_path: Path
+) -> None:
+    directory = copy_up_to(saved[1], tmp_path / "cut", 8)
+    run(model, directory, resume=str(directory / "checkpoint-2"), max_steps=3, **SHAPES[0])
+    assert last_complete(directory)[0] == directory / "checkpoint-3"
+    assert (directory / "checkpoint-8" / "model.safetensors").exists(), "the weights are the user's to remove"
+
+
+def test_a_copy_of_a_checkpoint_may_have_any_name(model: str, saved: tuple[Any, Path], tmp_path: Path) -> None:
+    copied = tmp_path / "good"
+    shutil.copytree(saved[1] / "checkpoint-7", copied)
+    run(model, tmp_path / "run", resume=str(copied), **SHAPES[0])
+    assert last_complete(tmp_path / "run")[0] == tmp_path / "run" / "checkpoint-8"
+    state = json.loads((copied / "trainer_state.json").read_text())
+    del state["global_step"]
+    text = json.dumps(state)
+    size = (copied / "trainer_state.json").stat().st_size
+    (copied / "trainer_state.json").write_text(text + " " * (size - len(text)))
+    with pytest.raises(UserError, match="does not tell the step"):
+        run(model, tmp_path / "again", resume=str(copied), **SHAPES[0])
+
+
+def test_epoch_records_survive_a_torn_end_and_nothing_else(tmp_path: Path) -> None:
+    log = EpochLog(tmp_path)
+    log.append({"epoch": 0})
+    log.append({"epoch": 1})
+    with open(log.path, "a") as file:
+        file.write('{"epoch": 2, "navi')
+    assert [record["epoch"] for record in log.read()] == [0, 1]
+    damaged = '{"epoch": 0}\n<<<<<<< HEAD\n{"epoch": 1}\n'
+    log.path.write_text(damaged)
+    with pytest.raises(UserError, match=r"epochs.jsonl, line 2, is no epoch record"):
+        log.keep(2)
+    assert log.path.read_text() == damaged
 
 
 def test_the_state_is_small(saved: tuple[Any, Path]) -> None:
