@@ -5,6 +5,7 @@ wrong; one without is 0 or 1.
 
 A reward that is None or NaN is unscored: the rollout is counted, left out of accuracy, never wrong.  The same holds
 for a row whose reward function raises: the function is called again row by row, and only the rows that fail are lost.
+A function that has failed on every row of every process since the run began is a mistake, and its error ends the run.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from accelerate.utils import gather_object
 from torch import Tensor, nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
@@ -96,6 +98,22 @@ class RewardGuard:
 
     def __init__(self) -> None:
         self._errors = 0
+        self._broken: dict[str, Exception] = {}  # functions that failed on every row of their last call
+        self._worked: Tensor | None = None  # (F,) bool: functions that have returned a reward, in any process
+
+    def require_working(self, rewards: Tensor, names: Sequence[str]) -> None:
+        """Raise a function's own error where it failed on every row and never returned a reward in this run.
+
+        rewards: (R, F) of all processes, NaN unscored; names: the F functions.  What is decided is the same on every
+        rank, so that none waits for one that raised; a collective while a function has not returned a reward.
+        """
+        scored = (~rewards.isnan()).any(dim=0).cpu()
+        self._worked = scored if self._worked is None else self._worked | scored
+        broken, self._broken = self._broken, {}
+        for index in (~self._worked).nonzero()[:, 0].tolist():
+            error = broken.get(names[index])
+            if all(gather_object([error is not None])) and error is not None:
+                raise error
 
     def take_errors(self) -> int:
         """Rows that failed in this process since this was last asked."""
@@ -172,8 +190,8 @@ class RewardGuard:
     def _finish(
         self, name: str, rewards: list[float | None], failures: list[Exception], error: Exception
     ) -> list[float | None]:
-        if len(failures) == len(rewards):  # no row works: a mistake in the function, not in the data
-            raise error
+        if len(failures) == len(rewards):
+            self._broken[name] = error
         self._errors += len(failures)
         logger.warning(
             "reward %r raised %s: %s; called again row by row, %d of %d rows fail and count as unscored",

@@ -8,7 +8,8 @@ What is taken over from TRL, and where (tests/integrations/trl/test_contract.py 
     _compute_loss                    angle concentration, from the loss's own forward pass
     training_step                    the rollouts of a finished pass are gathered over ranks and observed
     evaluate                         leaves the training's random numbers alone
-    _maybe_log_save_evaluate, _save_checkpoint, _push_from_checkpoint, train      see gainrl.integrations.trl.saving
+    _maybe_log_save_evaluate, _save_checkpoint, _push_from_checkpoint, _finalize_training, train
+                                     see gainrl.integrations.trl.saving
 
 Every rank holds the same navigator and feeds it the same records, so that nothing needs to be sent before a draw.
 """
@@ -240,24 +241,29 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
     def _spare_rows(self) -> list[int]:
         """Dataset rows that may take places in the generation batch under way: its share of the epoch's spares."""
         spares = self.navigator.spares
-        share = len(spares) // self._batches_per_epoch
-        mine = spares[self._batches_done * share : (self._batches_done + 1) * share]
+        ranks = self.accelerator.num_processes  # which use them one each at a time
+        start, end = (len(spares) // ranks * at // self._batches_per_epoch * ranks
+                      for at in (self._batches_done, self._batches_done + 1))  # fmt: skip
+        mine = spares[start:end]
         return [self._data.row_of[name] for name in mine]
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         self._guard.take_errors()  # those of an evaluation are none of the epoch's
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self._guard.require_working(rewards, self.reward_func_names)
         if self.model.training:
             assert self._rollouts is not None
             first = self.accelerator.process_index * len(prompts)
             own = slice(first, first + len(prompts))
-            weighted = rewards.double() * self.reward_weights.to(rewards.device)
-            total = weighted.nansum(dim=1).masked_fill(rewards.isnan().all(dim=1), math.nan)
+            known = rewards.cpu().double()  # of all ranks; not every device has float64
+            correct = self._accuracy(known)  # judged before they are cut up: every rank raises, or none
+            weighted = known * self.reward_weights.cpu()
+            total = weighted.nansum(dim=1).masked_fill(known.isnan().all(dim=1), math.nan)
             apart = getattr(self, "multi_objective_aggregation", "") == "normalize_then_sum"
             flat = zero_variance(weighted if apart else total, self.num_generations)
             self._rollouts.add(
                 self._row_numbers,
-                self._accuracy(rewards[own].double()),
+                correct[own],
                 total[own],
                 [len(ids) for ids in completion_ids_list],
                 flat.repeat_interleave(self.num_generations)[own],

@@ -85,18 +85,17 @@ class RolloutBatch:
         """
         table = torch.cat(self._parts)
         own = len(table)
-        angles = torch.empty((0, 2), dtype=torch.float64)
+        numbers, angles = torch.empty(0, dtype=torch.int64), torch.empty(0)
         if self._slices:
-            columns = (torch.cat([column[i] for column in self._slices]).double() for i in (0, 1))
-            angles = torch.stack(list(columns), dim=1)
+            numbers, angles = (torch.cat([column[i] for column in self._slices]) for i in (0, 1))
         if accelerator.num_processes > 1:
             # Ranks hold consecutive parts of the generation batch, so rank order is the sampler's order.
-            table = accelerator.gather(table.to(accelerator.device)).cpu()
-            angles = accelerator.gather(angles.to(accelerator.device))
+            # Their bits travel as int64: not every device has float64.
+            table = accelerator.gather(table.view(torch.int64).to(accelerator.device)).cpu().view(torch.float64)
+            numbers, angles = (accelerator.gather(part.to(accelerator.device)) for part in (numbers, angles))
         angle = torch.full((len(table),), math.nan, dtype=torch.float64)
-        angles = angles.cpu()
-        owner, index = angles[:, 0].long() // _OWNER, angles[:, 0].long() % _OWNER
-        angle[owner * own + index] = angles[:, 1]
+        numbers = numbers.cpu()
+        angle[numbers // _OWNER * own + numbers % _OWNER] = angles.cpu().double()
         records = [
             {
                 "id": ids[int(row)],

@@ -17,7 +17,7 @@ from trl import RLOOConfig
 from trl_support import DEFAULTS, epoch_records, losses, make_config, make_trainer, problems, recorded
 
 from gainrl.errors import UserError
-from gainrl.integrations.trl import CurriculumArguments, GainRLTrainer
+from gainrl.integrations.trl import CurriculumArguments, GainRLMixin, GainRLTrainer
 from gainrl.integrations.trl import backfill as backfilling
 from gainrl.integrations.trl.groups import zero_variance
 from gainrl.integrations.trl.rollouts import rollout_numbers
@@ -284,6 +284,20 @@ def test_advantages_normalised_over_the_batch_exclude_back_filling(tmp_path: Pat
 
     with pytest.raises(UserError, match="normalize_advantages=True"):
         Config(output_dir=str(tmp_path), backfill=True, normalize_advantages=True, **DEFAULTS)
+
+
+@pytest.mark.parametrize(("spares", "ranks", "shares"), [(3, 1, [0, 1, 1, 1]), (7, 2, [0, 2, 2, 2]), (8, 1, [2] * 4)])
+def test_few_spares_are_dealt_out_to_the_batches_one_by_one(spares: int, ranks: int, shares: list[int]) -> None:
+    names = [f"p{index}" for index in range(spares)]
+    trainer = SimpleNamespace(
+        navigator=SimpleNamespace(spares=names),
+        accelerator=SimpleNamespace(num_processes=ranks),
+        _batches_per_epoch=4,
+        _data=SimpleNamespace(row_of={name: row for row, name in enumerate(names)}),
+    )
+    dealt = [GainRLMixin._spare_rows(SimpleNamespace(**vars(trainer), _batches_done=done)) for done in range(4)]
+    assert [len(rows) for rows in dealt] == shares
+    assert [row for rows in dealt for row in rows] == list(range(spares // ranks * ranks))
 
 
 def test_evaluation_is_not_back_filled(model: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from trl_support import epoch_records, losses, make_model, make_trainer, parity,
 
 from gainrl.angle.reference import angle_concentration_reference
 from gainrl.errors import UserError
-from gainrl.integrations.trl import GainRLTrainer
-from gainrl.integrations.trl.accuracy import Accuracy
+from gainrl.integrations.trl import GainRLTrainer, accuracy
+from gainrl.integrations.trl.accuracy import Accuracy, RewardGuard
+from gainrl.integrations.trl.rollouts import RolloutBatch
 
 
 def observing(trainer: Any) -> list[dict[str, Any]]:
@@ -221,6 +223,65 @@ def test_a_reward_that_raises_on_every_row_is_a_mistake_and_stops_the_run(model:
 
     with pytest.raises(KeyError, match="anwser"):
         make_trainer(model, tmp_path, reward=broken).train()
+
+
+@pytest.mark.parametrize("style", ["function", "async"])
+def test_a_reward_that_has_worked_may_fail_on_a_whole_batch(model: str, tmp_path: Path, style: str) -> None:
+    calls: list[int] = []
+
+    def grade(completions: list[str]) -> list[float]:
+        calls.append(len(completions))
+        if len(calls) > 1 and len(calls) <= 6:  # the second batch, whole and then row by row
+            raise TimeoutError("the judge is away")
+        return parity(completions)
+
+    def judge(completions: list[str], **columns: Any) -> list[float]:
+        return grade(completions)
+
+    async def judge_async(completions: list[str], **columns: Any) -> list[float]:
+        return grade(completions)
+
+    settings = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "prompts_per_epoch": 8}
+    trainer = make_trainer(model, tmp_path, reward=judge if style == "function" else judge_async, **settings)
+    trainer.train()
+    first, second = epoch_records(tmp_path)
+    assert calls[:7] == [4, 4, 1, 1, 1, 1, 4]
+    assert (first["reward_errors"], first["rollouts"] - first["scored"]) == (4, 4)
+    assert (second["reward_errors"], second["scored"]) == (0, 16)
+
+
+def test_no_rank_ends_a_run_over_a_function_that_works_on_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(completions: list[str]) -> list[float]:
+        raise KeyError("anwser")
+
+    guard = RewardGuard()
+    guarded = guard.wrap(broken)
+    nothing = torch.full((4, 1), math.nan)
+    for others, raises in (([True, False], False), ([True, True], True)):
+        assert guarded(completions=["a", "b"]) == [None, None]
+        monkeypatch.setattr(accuracy, "gather_object", lambda own, all_ranks=others: all_ranks)
+        with pytest.raises(KeyError, match="anwser") if raises else nullcontext():
+            guard.require_working(nothing, ["broken"])
+    assert guarded(completions=["a", "b"]) == [None, None]
+    guard.require_working(torch.tensor([[math.nan], [math.nan], [0.0], [1.0]]), ["broken"])  # another rank's rows
+    assert guarded(completions=["a", "b"]) == [None, None]
+    guard.require_working(nothing, ["broken"])
+
+
+def test_rewards_are_judged_over_all_ranks_alike(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = make_trainer(model, tmp_path)
+    plain = GRPOTrainer._calculate_rewards
+
+    def gathered(self: Any, *given: Any) -> torch.Tensor:
+        own = plain(self, *given)
+        return torch.cat([own, torch.full_like(own, 7.0)])  # what another rank's function returned
+
+    monkeypatch.setattr(GRPOTrainer, "_calculate_rewards", gathered)
+    monkeypatch.setattr(trainer, "_rollouts", RolloutBatch())
+    trainer._row_numbers = [0, 0]
+    trainer.model.train()
+    with pytest.raises(UserError, match="'parity' returned 7, which says neither wrong"):
+        trainer._calculate_rewards([{}, {}], ["a", "a"], ["b", "cd"], [[1], [1, 2]])
 
 
 def signed(completions: list[Any], **columns: Any) -> list[float]:
