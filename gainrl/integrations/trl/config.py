@@ -120,6 +120,12 @@ class CurriculumArguments:
     )
 
     def __post_init__(self) -> None:
+        # HF turns compilation on for the whole process in its own __post_init__.
+        if any(getattr(self, f"torch_compile{name}", None) for name in ("", "_mode", "_backend")):
+            raise UserError(
+                "torch_compile is not supported: the hook that measures hidden states breaks the compiled graph in "
+                "every forward pass; leave it off"
+            )
         super().__post_init__()  # type: ignore[misc]
         self.window()
         self._check_choices()
@@ -154,6 +160,11 @@ class CurriculumArguments:
             raise UserError(f"backfill={self.backfill!r} must be true or false")
         if getattr(self, "ignore_data_skip", False):
             raise UserError("ignore_data_skip=True would train prompts twice after a resume: leave it False")
+        if getattr(self, "sync_ref_model", False):
+            raise UserError(
+                "sync_ref_model=True: checkpoints do not hold the reference model as it moves, so that a resumed run "
+                "would differ; leave it off (and beta above 0 for a fixed reference)"
+            )
         accelerator = getattr(self, "accelerator_config", None)
         for name in ("split_batches", "dispatch_batches"):
             if getattr(accelerator, name, None):
