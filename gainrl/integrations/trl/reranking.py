@@ -9,6 +9,7 @@ prompt): a resumed run goes on over the ranking that the interrupted one had.
 from __future__ import annotations
 
 import datetime
+import logging
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from gainrl.integrations.trl.data import ScoredDataset
 from gainrl.integrations.trl.random_state import preserved_random_state
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.scoring.prompts import DEFAULT_DATE
+
+logger = logging.getLogger(__name__)
 
 SCORES_NAME = "curriculum_scores.npy"
 
@@ -58,6 +61,9 @@ def score_again(data: ScoredDataset, model: Any, tokenizer: Any, accelerator: Ac
             model, tokenizer, question_after=made.question_after, date=day, tap=made.tap, definition=definition
         )
         result = scorer.score(prompts)
+    failed = sum(gather_object([result.status.count("failed")]))
+    if failed and accelerator.is_main_process:
+        logger.warning("ranking again: %d of %d prompts failed and are ranked last", failed, len(data.usable))
     weight = made.inter_weight
     own = result.intra + weight * result.inter if weight else result.intra
     parts = gather_object([own.astype(np.float32)])

@@ -100,6 +100,22 @@ def test_adapters_and_checkpointed_activations_are_scored_through(model: str, tm
     np.testing.assert_allclose(adapted, expected.score, rtol=0, atol=1e-5)
 
 
+def test_prompts_that_fail_are_counted(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(model, tmp_path)
+    given = (trainer._data, trainer.model, trainer._tokenizer, trainer.accelerator)
+    reranking.score_again(*given)
+    assert "failed" not in caplog.text
+    monkeypatch.setattr(
+        reranking, "ScoringPrompt", lambda prompt, question: ScoringPrompt(prompt, 7 if question == first else question)
+    )
+    first = problems()[0]["question"]
+    scores = reranking.score_again(*given)
+    assert np.isnan(scores).tolist() == [True] + [False] * 23
+    assert "1 of 24 prompts failed and are ranked last" in caplog.text
+
+
 def test_a_run_that_begins_again_begins_with_the_tables_ranking(model: str, tmp_path: Path) -> None:
     trainer = make_trainer(model, tmp_path, rerank_every=1)
     first = trainer.navigator.draw()
