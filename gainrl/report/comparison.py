@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from gainrl.errors import UserError
-from gainrl.report.records import Record, RunRecords, number, read_run
+from gainrl.report.records import Record, RunRecords, number, read_run, seconds
 
 Floats = npt.NDArray[np.float64]
 
+# Wall-clock seconds of training: an epoch's own and those of ranking the dataset again before it.
 COSTS = {"rollouts": "rollouts", "tokens": "tokens generated", "seconds": "seconds"}
 TRAINING = ""
 
@@ -101,7 +102,7 @@ def spent(run: RunRecords) -> dict[str, Floats]:
     """Cumulative cost after 0, 1, ... epochs: name -> (epochs + 1,); a cost that some epoch lacks is NaN from there."""
     out = {}
     for cost in COSTS:
-        found = [number(record.get(cost)) for record in run.epochs]
+        found = [seconds(record) if cost == "seconds" else number(record.get(cost)) for record in run.epochs]
         steps = np.array([np.nan if value is None else value for value in found], dtype=np.float64)
         out[cost] = np.concatenate([[0.0], np.cumsum(steps)])
     return out
@@ -120,11 +121,11 @@ def _held_out(name: str, path: Path, run: RunRecords, task: str) -> Curve | None
     for record in run.evals:
         if str(record.get("task") or "evaluation") != task:
             continue
-        place, found = _place(record, per_epoch, len(run.epochs)), number(record.get("accuracy"))
-        if place is not None and found is not None and 0 <= place <= len(run.epochs):
-            points[place] = found  # an evaluation that was made again replaces the earlier one
+        at, found = place(record, per_epoch, len(run.epochs)), number(record.get("accuracy"))
+        if at is not None and found is not None and 0 <= at <= len(run.epochs):
+            points[at] = found  # an evaluation that was made again replaces the earlier one
     places = np.array(sorted(points), dtype=np.float64)
-    accuracy = np.array([points[place] for place in places], dtype=np.float64)
+    accuracy = np.array([points[at] for at in places], dtype=np.float64)
     epochs = np.arange(len(run.epochs) + 1, dtype=np.float64)
     return _curve(name, accuracy, {cost: np.interp(places, epochs, values) for cost, values in totals.items()})
 
@@ -137,7 +138,7 @@ def _curve(name: str, accuracy: Floats, cost: Mapping[str, Floats]) -> Curve | N
     return Curve(name, accuracy[known], {key: values[known] for key, values in cost.items()})
 
 
-def _place(record: Record, per_epoch: float | None, epochs: int) -> float | None:
+def place(record: Record, per_epoch: float | None, epochs: float) -> float | None:
     """After how many epochs an evaluation was made; None where its record does not tell."""
     if (epoch := number(record.get("epoch"))) is not None:
         return epoch
@@ -149,7 +150,12 @@ def _place(record: Record, per_epoch: float | None, epochs: int) -> float | None
 
 def _steps_per_epoch(path: Path, run: RunRecords) -> float | None:
     """Optimizer steps of one epoch, from a checkpoint's own state or from an evaluation that names both."""
-    for record in (*run.evals, *_states(path)):
+    return steps_per_epoch((*run.evals, *_states(path)))
+
+
+def steps_per_epoch(records: Iterable[Record]) -> float | None:
+    """Optimizer steps of one epoch, from the first record that names a step and its epoch."""
+    for record in records:
         step, epoch = number(record.get("step", record.get("global_step"))), number(record.get("epoch"))
         if step and epoch:
             return step / epoch

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
-from gainrl.report.records import Record, number
+from gainrl.report.records import Record, number, seconds
 
 Floats = npt.NDArray[np.float64]
 
@@ -184,6 +184,7 @@ def signals(epochs: Sequence[Record], beta: float | None) -> Figure | None:
 
 def costs(epochs: Sequence[Record]) -> Figure | None:
     """Tokens generated and seconds per epoch."""
+    epochs = [{**record, "seconds": seconds(record)} for record in epochs]
     return _per_epoch(epochs, {"tokens": "tokens generated", "seconds": "seconds"}, bars=True)
 
 

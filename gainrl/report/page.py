@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import math
 import os
 import re
 from collections import Counter
@@ -21,8 +22,9 @@ import yaml
 
 from gainrl.files import write_text
 from gainrl.report import figures
+from gainrl.report.comparison import place, steps_per_epoch
 from gainrl.report.prompts import extremes
-from gainrl.report.records import Record, RunRecords, number, read_run
+from gainrl.report.records import Record, RunRecords, number, read_run, seconds
 from gainrl.table import ScoreTable, spearman
 
 
@@ -166,6 +168,7 @@ def _training(records: RunRecords) -> dict[str, Any]:
     gaussian = any(number(record.get("mean")) is not None for record in epochs)
     return {
         "epochs": epochs,
+        "seconds": [seconds(record) for record in epochs],
         "held": [(record.get("epoch"), record["held"]) for record in epochs if record.get("held")],
         "unscored": sum(int((number(r.get("rollouts")) or 0) - (number(r.get("scored")) or 0)) for r in epochs),
         "undefined_drawn": sum(int(number(record.get("undefined_drawn")) or 0) for record in epochs),
@@ -177,8 +180,10 @@ def _training(records: RunRecords) -> dict[str, Any]:
 
 
 def _evals(evals: Sequence[Record]) -> dict[str, Any]:
-    """Rows for the table and the plot; per task the change from its first to its last evaluation."""
-    rows, changes = [], []
+    """Rows for the table and the plot; per task the change from its earliest to its latest place in the run."""
+    rows: list[dict[str, Any]] = []
+    changes = []
+    per_epoch = steps_per_epoch(evals) or 1.0  # any unit will do for the order, as long as it is the same
     for record in evals:
         accuracy, low, high = (number(record.get(name)) for name in ("accuracy", "low", "high"))
         task, stage, step = (record.get(name) for name in ("task", "stage", "step"))
@@ -198,6 +203,9 @@ def _evals(evals: Sequence[Record]) -> dict[str, Any]:
         )
     for task in dict.fromkeys(row["task"] for row in rows):
         known = [row for row in rows if row["task"] == task and row["accuracy"] is not None]
+        places = [place(row["record"], per_epoch, math.inf) for row in known]
+        if all(at is not None for at in places):  # evaluations may be made in any order, and again
+            known = [row for _, row in sorted(dict(zip(places, known, strict=True)).items())]
         if len(known) > 1:
             changes.append({"task": task, "first": known[0], "last": known[-1]})
     return {"rows": rows, "changes": changes, "figure": figures.evaluations(rows)}
@@ -241,8 +249,8 @@ def _highlights(records: RunRecords, context: Mapping[str, Any]) -> list[tuple[s
         rollouts = sum(number(record.get("rollouts")) or 0 for record in epochs)
         tiles.append((str(len(epochs)), "epochs trained", f"of {planned} planned" if planned else "no number planned"))
         tokens = sum(number(record.get("tokens")) or 0 for record in epochs)
-        seconds = sum(number(record.get("seconds")) or 0 for record in epochs)
-        tiles.append((_short(tokens), "tokens generated", f"{_short(rollouts)} rollouts, {_duration(seconds)}"))
+        spent = sum(seconds(record) or 0 for record in epochs)
+        tiles.append((_short(tokens), "tokens generated", f"{_short(rollouts)} rollouts, {_duration(spent)}"))
     if context["evals"]:
         for change in context["evals"]["changes"][:2]:
             first, last = change["first"]["accuracy"], change["last"]["accuracy"]
@@ -279,12 +287,12 @@ def _short(value: float) -> str:
 
 
 def _duration(value: object) -> str:
-    seconds = number(value)
-    if seconds is None:
+    length = number(value)
+    if length is None:
         return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    if length < 60:
+        return f"{length:.1f} s"
+    minutes, rest = divmod(round(length), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 

@@ -93,6 +93,12 @@ def number(value: object) -> float | None:
     return result if math.isfinite(result) else None
 
 
+def seconds(epoch: Record) -> float | None:
+    """Wall-clock seconds that an epoch took, with ranking the dataset again before it; None where it is not known."""
+    own = number(epoch.get("seconds"))
+    return None if own is None else own + (number(epoch.get("rerank_seconds")) or 0.0)
+
+
 def _config(path: Path, notes: list[str]) -> Mapping[str, Any] | None:
     try:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))

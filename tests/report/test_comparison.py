@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from gainrl.errors import UserError
-from gainrl.report import write_comparison
+from gainrl.report import write_comparison, write_report
 from gainrl.report.comparison import COSTS, TRAINING, Curve, panels, read_runs
 from tests.report.test_report import Page, svg
 
@@ -70,6 +70,17 @@ def test_evaluations_stand_where_their_checkpoints_stand(pair: list[Path]) -> No
     assert fast.accuracy.tolist() == [0.2, 0.4, 0.6, 0.8]
     assert slow.cost["tokens"].tolist() == [0, 10_000, 20_000]
     assert training.curves[0].cost["seconds"].tolist() == [60, 120, 180, 240]
+
+
+def test_seconds_hold_ranking_again_and_the_page_says_so(tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "plain", [0.2, 0.4, 0.6])
+    again = make_run(tmp_path / "again", [0.2, 0.4, 0.6], rerank_seconds=30.0)
+    (training,) = panels(read_runs([plain, again]))
+    assert [curve.cost["seconds"].tolist() for curve in training.curves] == [[60, 120, 180], [90, 180, 270]]
+    page = write_comparison([plain, again], tmp_path / "page.html").read_text()
+    assert "4 min 30 s" in page
+    assert "and ranking the dataset again before it" in page
+    assert "4 min 30 s" in write_report(again).read_text()
 
 
 def test_the_cost_of_reaching_an_accuracy_lies_on_the_line_between_points() -> None:

@@ -315,6 +315,20 @@ def test_a_run_in_progress_is_reported_past_a_torn_last_line(tmp_path: Path) -> 
     assert "Notes" not in words
 
 
+def test_the_change_is_from_the_earliest_to_the_latest_place_whatever_the_order_of_evaluation(tmp_path: Path) -> None:
+    directory = make_run(tmp_path / "run", evals=False)
+    records: list[dict[str, Any]] = [
+        {"stage": "eval", "step": 40, "epoch": 4.0, "accuracy": 0.6},
+        {"stage": "eval", "step": 20, "accuracy": 0.5},
+        {"stage": "before", "step": None, "accuracy": 0.3},
+        {"stage": "eval", "step": 40, "accuracy": 0.7},
+        {"stage": "eval", "step": 10, "accuracy": 0.4},
+    ]
+    lines = [json.dumps({"task": "arithmetic", **record}) + "\n" for record in records]
+    (directory / "evals.jsonl").write_text("".join(lines))
+    assert "+40.0 pt arithmetic accuracy 30.0% → 70.0%" in Page(write_report(directory)).words
+
+
 def test_broken_lines_are_noted_and_the_last_record_of_an_epoch_counts(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", epochs=1)
     first = (run / "epochs.jsonl").read_text()
