@@ -70,17 +70,18 @@ class PosteriorNavigator(Navigator):
         self._tried = np.zeros(len(ranking), dtype=np.int64)
         self._solved = np.zeros(len(ranking), dtype=np.int64)  # in 1/256 rollouts
         self._nearest_first: drawing.Ranks | None = None
+        self._prompts_tried: int | None = None
 
-    def _shapes(self) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        """The two shapes of every prompt's posterior, (N,) float64 each, positive."""
-        size = len(self.ranking)
-        prior = 1.0 - (np.arange(size) + 0.5) / size
-        solved = self._solved / CREDIT
-        return self.prior_strength * prior + solved, self.prior_strength * (1.0 - prior) + (self._tried - solved)
+    def _shapes(self, ranks: drawing.Ranks) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """The two shapes of these prompts' posteriors, (R,) float64 each, positive."""
+        prior = 1.0 - (ranks + 0.5) / len(self.ranking)
+        solved = self._solved[ranks] / CREDIT
+        tried = self._tried[ranks]
+        return self.prior_strength * prior + solved, self.prior_strength * (1.0 - prior) + (tried - solved)
 
     def _order(self) -> drawing.Ranks:
         if self._nearest_first is None:
-            passes = beta(*self._shapes(), seed=self.seed, epoch=self._epoch)
+            passes = beta(*self._shapes(np.arange(len(self.ranking))), seed=self.seed, epoch=self._epoch)
             self._nearest_first = np.argsort(np.abs(passes - self.target), kind="stable").astype(np.int64)
         return self._nearest_first
 
@@ -126,15 +127,17 @@ class PosteriorNavigator(Navigator):
     def _forget(self) -> None:
         super()._forget()
         self._nearest_first = None
+        self._prompts_tried = None
 
     def _describe(self) -> dict[str, Any]:
         """target; tried: prompts tried before the epoch; expected: mean pass rate that was expected of the draw."""
-        a, b = self._shapes()
-        ranks = self.ranks
+        a, b = self._shapes(self.ranks)
+        if self._prompts_tried is None:  # counts change between epochs alone, and this is asked for at every step
+            self._prompts_tried = int(np.count_nonzero(self._tried))
         return {
             "target": self.target,
-            "tried": int(np.count_nonzero(self._tried)),
-            "expected": float(np.mean(a[ranks] / (a[ranks] + b[ranks]))),
+            "tried": self._prompts_tried,
+            "expected": float(np.mean(a / (a + b))),
         }
 
 

@@ -80,7 +80,7 @@ def test_counts_are_the_rollouts_credit_and_hold_the_memory() -> None:
     navigator.draw()
     assert navigator._tried.tolist() == [6, 4, 0, 0], "8 rollouts tried count as 6"
     assert navigator._solved.tolist() == [3 * 256, 256, 0, 0], "4 of 8 solved count as 3 of 6"
-    a, b = navigator._shapes()
+    a, b = navigator._shapes(np.arange(4))
     assert a.tolist() == [2 * 0.875 + 3, 2 * 0.625 + 1, 2 * 0.375, 2 * 0.125]
     assert (a + b).tolist() == [8, 6, 2, 2]
 
@@ -132,3 +132,23 @@ def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any], 
     with pytest.raises(UserError, match=said):
         other.load_state_dict(state)
     assert other.state_dict() == before
+
+
+def test_metrics_cost_what_the_epoch_holds_and_not_the_dataset(monkeypatch: pytest.MonkeyPatch) -> None:
+    navigator = PosteriorNavigator(ranking(), 8)
+    for _ in range(2):
+        navigator.observe([record for name in navigator.draw() for record in outcome(name, 1.0)])
+    navigator.draw()
+    first = navigator.metrics()
+    assert first["tried"] == int(np.count_nonzero(navigator._tried)) > 0
+    sizes: list[int] = []
+    shapes = navigator._shapes
+
+    def watched(ranks: Any) -> Any:
+        sizes.append(len(ranks))
+        return shapes(ranks)
+
+    monkeypatch.setattr(navigator, "_shapes", watched)
+    monkeypatch.setattr(np, "count_nonzero", lambda values: sizes.append(len(values)) or 0)
+    assert {**navigator.metrics(), "undefined_drawn": 0} == first
+    assert max(sizes) == 8
