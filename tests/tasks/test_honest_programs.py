@@ -30,7 +30,7 @@ def prints(pool: GraderPool, code: str, given: str, expected: str) -> Verdict:
 
 def returns(pool: GraderPool, code: str, args: list[Any], expected: Any, **more: Any) -> Verdict:
     request = {"kind": "calls", "code": code, "entry": "f", "tests": packed([(args, {}, expected)]), **more}
-    return pool.grade([request], Limits())[0]
+    return pool.grade([request], Limits(test=20, total=40))[0]
 
 
 @needs_sandbox
@@ -254,3 +254,27 @@ def test_a_tuple_is_a_list_in_livecodebench_alone(pool: GraderPool) -> None:
     item = {**LCB_CALLS, "public_test_cases": '[{"input": "4", "output": "[4, 8]", "testtype": "functional"}]'}
     assert graded("livecodebench", item, "def twice(n):\n    return n, 2 * n") is Status.RIGHT
     assert returns(pool, "def f(x): return x, 2 * x", [4], [4, 8]).verdict == "wrong"
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    "value",
+    ["[[n, n + 1] for n in range(120_000)]", "[str(n) for n in range(400_000)]"],
+)
+def test_a_long_honest_answer_is_right(pool: GraderPool, value: str) -> None:
+    assert returns(pool, f"def f(x): return {value}", [1], eval(value)).reason == ""
+
+
+@needs_sandbox
+def test_a_long_answer_where_a_short_one_is_expected_is_not_read_to_its_end(pool: GraderPool) -> None:
+    verdict = returns(pool, "def f(x): return [[n] for n in range(300_000)]", [1], [1])
+    assert verdict.reason == "test 1 of 1: the value takes too long to read"
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", ["flat", "built", "LONGEST", "Any", "lifted"])
+def test_the_adapter_for_nodes_leaves_a_programs_names_alone(name: str) -> None:
+    used = f"def {name}(node):\n    return node\n\n" + TURN.replace("return before", f"return {name}(before)")
+    assert graded("leetcode", NODES, FUTURE + used) is Status.RIGHT
+    constant = f"{name} = 7\n" + TURN.replace("return before", f"return before if {name} == 7 else None")
+    assert graded("leetcode", NODES, FUTURE + constant) is Status.RIGHT

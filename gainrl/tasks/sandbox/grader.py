@@ -26,6 +26,8 @@ from gainrl.tasks.sandbox.compare import is_floats, is_root, same, same_text, sh
 
 _MEMORY = 4 << 30  # of this process: expected outputs and answers are decoded here
 _READING = 0.4  # seconds of CPU for one answer; the 9 MiB of HumanEval/130 take about 0.1
+_LONG = 1 << 16  # bytes of an answer from which it may take longer, where the expected one does
+_SLACK = 5  # times as long as the expected one
 
 
 _kept: jail.Jail | None = None  # a sandbox for the tests of datasets, never for candidates
@@ -121,12 +123,21 @@ def explain(letter: str, payload: bytes) -> str:
     return "the process sent nonsense"
 
 
-def call(session: Session, args: Any, kwargs: Any) -> Any:
+def reading(expected: Any, answer: bytes) -> float:
+    """Seconds of CPU that decoding `answer` may take: an honest one takes about as long as the expected value."""
+    if len(answer) < _LONG:
+        return _READING
+    began = time.thread_time()
+    codec.decode(codec.encode(expected))
+    return max(_READING, _SLACK * (time.thread_time() - began))
+
+
+def call(session: Session, args: Any, kwargs: Any, expected: Any = None, seconds: float = 0.0) -> Any:
     """The program's answer to one call.  `Ended` is the end of everything, ValueError this call's failure."""
     letter, payload = session.ask("C", codec.encode((args, kwargs)))
     if letter != "V":
         raise ValueError(explain(letter, payload))
-    return codec.decode(payload, _READING)
+    return codec.decode(payload, seconds or reading(expected, payload))
 
 
 def grade_calls(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
@@ -137,7 +148,7 @@ def grade_calls(arguments: list[str], request: dict[str, Any], limits: Any) -> d
 
     def one(test: Any) -> str:
         args, kwargs, expected = test
-        found = call(session, args, kwargs)
+        found = call(session, args, kwargs, expected)
         if isinstance(found, tuple) and request.get("tuple_as_list"):
             found = list(found)
         atol = given or (floats if floats and is_floats(expected) else 0.0)
@@ -231,7 +242,7 @@ def outputs_of(arguments: list[str], request: dict[str, Any], limits: Any) -> di
     inputs = codec.decode(base64.b64decode(request["tests"]))
     session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
     try:
-        values = [shrunk(value := call(session, args, {}), codec.encode(value)) for args in inputs]
+        values = [shrunk(value := call(session, args, {}, seconds=limits.test), codec.encode(value)) for args in inputs]
     except (Ended, ValueError) as error:
         return {"verdict": "unscorable", "reason": f"the canonical solution fails: {error}"}
     finally:
