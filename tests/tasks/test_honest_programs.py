@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gainrl.tasks import Status, load_task
+from gainrl.errors import UserError
+from gainrl.tasks import Status, humanevalplus, load_task
 from gainrl.tasks.programs.extract import lifted, program
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
 from gainrl.tasks.sandbox.compare import is_floats, same
@@ -278,3 +280,54 @@ def test_the_adapter_for_nodes_leaves_a_programs_names_alone(name: str) -> None:
     assert graded("leetcode", NODES, FUTURE + used) is Status.RIGHT
     constant = f"{name} = 7\n" + TURN.replace("return before", f"return before if {name} == 7 else None")
     assert graded("leetcode", NODES, FUTURE + constant) is Status.RIGHT
+
+
+@needs_sandbox
+def test_a_grader_that_no_longer_starts_makes_unscorable() -> None:
+    missing = [sys.executable, "-c", 'print(\'{"missing": "no namespaces"}\', flush=True)']
+    request = {"kind": "calls", "code": "def f(x): return x", "entry": "f", "tests": packed([([1], {}, 1)])}
+    graders = GraderPool(1)
+    command = graders.pool.command
+    for broken in (missing, ["/nowhere/python"]):
+        graders.pool.command = command
+        assert graders.grade([request], Limits())[0].verdict == "right"
+        graders.close()
+        graders.pool.command = broken
+        verdicts = graders.grade([request] * 3, Limits())
+        assert {verdict.verdict for verdict in verdicts} == {"unscorable"}
+        assert "a grader does not start any more" in verdicts[0].reason
+    first = GraderPool(1)
+    first.pool.command = missing
+    with pytest.raises(UserError, match="no namespaces"):
+        first.grade([request], Limits())
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("body", "again"), [("    while x == 1: pass\n    return x\n", True), ("    return 1 / 0\n", False)]
+)
+def test_only_a_canonical_solutions_own_failure_is_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, again: bool
+) -> None:
+    """A time limit that was too short for a busy machine is not the program's failure, an exception is."""
+    monkeypatch.setenv("GAINRL_CACHE", str(tmp_path))
+    monkeypatch.setattr(humanevalplus, "_TRUSTED", Limits(test=0.3, total=0.6))
+    item = {
+        "task_id": "HumanEval/902",
+        "prompt": "def f(x):\n",
+        "entry_point": "f",
+        "canonical_solution": body,
+        "base_input": [[1]],
+        "plus_input": [],
+    }
+    assert graded("humanevalplus", item, "def f(x): return x") is Status.UNSCORABLE
+    asked: list[Any] = []
+
+    class Working:
+        def grade(self, requests: list[Any], limits: Limits) -> list[Verdict]:
+            asked.extend(requests)
+            return [Verdict("right", "", outputs=[1]) for _ in requests]
+
+    monkeypatch.setattr(humanevalplus, "shared_graders", Working)
+    grade = graded("humanevalplus", item, "def f(x): return x")
+    assert (len(asked), grade) == ((1, Status.RIGHT) if again else (0, Status.UNSCORABLE))

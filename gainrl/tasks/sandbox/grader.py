@@ -5,7 +5,7 @@ Each program gets a sandbox of its own (`jail.py`), which is killed whole at the
 and every comparison with an expected output happens here.
 
 Requests: {"kind": "calls" | "stdin" | "check" | "outputs" | "probe", "code", ..., "limits": {...}}.
-Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?}.
+Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?, "lasting"?}.
 """
 
 from __future__ import annotations
@@ -35,6 +35,10 @@ _kept: jail.Jail | None = None  # a sandbox for the tests of datasets, never for
 
 class Ended(Exception):
     """The candidate ended the grading; the message is the reason it is wrong."""
+
+
+class Raised(ValueError):
+    """The program raised an exception: its own failure, as a time limit on a busy machine may not be."""
 
 
 class Session:
@@ -136,7 +140,7 @@ def call(session: Session, args: Any, kwargs: Any, expected: Any = None, seconds
     """The program's answer to one call.  `Ended` is the end of everything, ValueError this call's failure."""
     letter, payload = session.ask("C", codec.encode((args, kwargs)))
     if letter != "V":
-        raise ValueError(explain(letter, payload))
+        raise (Raised if letter == "E" else ValueError)(explain(letter, payload))
     return codec.decode(payload, seconds or reading(expected, payload))
 
 
@@ -244,7 +248,8 @@ def outputs_of(arguments: list[str], request: dict[str, Any], limits: Any) -> di
     try:
         values = [shrunk(value := call(session, args, {}, seconds=limits.test), codec.encode(value)) for args in inputs]
     except (Ended, ValueError) as error:
-        return {"verdict": "unscorable", "reason": f"the canonical solution fails: {error}"}
+        reason = f"the canonical solution fails: {error}"
+        return {"verdict": "unscorable", "reason": reason, "lasting": isinstance(error, Raised)}
     finally:
         session.close()
     return {"verdict": "right", "reason": "", "outputs": base64.b64encode(codec.encode(values)).decode()}

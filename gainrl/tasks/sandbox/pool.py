@@ -44,25 +44,46 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: right, wrong or unscorable; `outputs` only where they were asked for."""
+    """verdict: right, wrong or unscorable; `outputs` only where they were asked for.
+
+    `lasting`: a trusted solution has none because it raises, which it would do again.
+    """
 
     verdict: str
     reason: str
     passed: int = 0
     total: int = 0
     outputs: Any = None
+    lasting: bool = False
+
+
+class _Graders(WorkerPool):
+    """Graders; once one has answered, one that does not start (no memory, no user namespace left) ends nothing."""
+
+    answered = False
+
+    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+        try:
+            reply = super().ask(request, timeout)
+        except (UserError, OSError) as error:
+            if not self.answered:
+                raise
+            return {"verdict": "unscorable", "reason": f"a grader does not start any more: {error}"}
+        self.answered = True
+        return reply
 
 
 class GraderPool:
     """Grades programs in up to `workers` processes (default: the cores this process may use)."""
 
     def __init__(self, workers: int | None = None):
-        self.pool = WorkerPool([sys.executable, "-c", _START], workers)
+        self.pool = _Graders([sys.executable, "-c", _START], workers)
 
     def grade(self, requests: Sequence[dict[str, Any]], limits: Limits) -> list[Verdict]:
         """One verdict a request (see `grader.py`), in order.  Raises `UserError` where programs cannot be isolated.
 
-        A grader that dies or does not answer makes unscorable: its own time limits lie well above the program's.
+        A grader that dies, does not answer or, after others have answered, does not start makes unscorable: its own
+        time limits lie well above the program's.
         """
         full = [{**request, "limits": asdict(limits)} for request in requests]
         # a check has two sandboxes; 30 s for a machine that is busy with other things
@@ -85,7 +106,8 @@ def _verdict(reply: dict[str, Any] | WorkerDied | WorkerSlow) -> Verdict:
     if isinstance(reply, WorkerSlow):
         return Verdict("unscorable", "the grading process did not answer")
     found = codec.decode(base64.b64decode(reply["outputs"])) if "outputs" in reply else None
-    return Verdict(reply["verdict"], reply["reason"], reply.get("passed", 0), reply.get("total", 0), found)
+    lasting = reply.get("lasting", False)
+    return Verdict(reply["verdict"], reply["reason"], reply.get("passed", 0), reply.get("total", 0), found, lasting)
 
 
 def packed(tests: Any) -> str:
