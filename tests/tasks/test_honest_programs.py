@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gainrl.errors import UserError
-from gainrl.tasks import Status, humanevalplus, load_task
+from gainrl.tasks import Status, humanevalplus, livecodebench, load_task
 from gainrl.tasks.programs.extract import lifted, program
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
 from gainrl.tasks.sandbox.compare import is_floats, same
@@ -331,3 +331,21 @@ def test_only_a_canonical_solutions_own_failure_is_remembered(
     monkeypatch.setattr(humanevalplus, "shared_graders", Working)
     grade = graded("humanevalplus", item, "def f(x): return x")
     assert (len(asked), grade) == ((1, Status.RIGHT) if again else (0, Status.UNSCORABLE))
+
+
+def test_unpacked_tests_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    tests = livecodebench._tests
+    monkeypatch.setattr(livecodebench, "_tests", lambda *key: made.append(key[1]) or tests(*key))
+    cache = livecodebench._Cache(1000)
+    small, other, large = (f'[{{"input": "{text}", "output": "8", "testtype": "stdin"}}]' for text in "abc")
+    large = large.replace("c", "c" * 1000)
+    for public in (small, small, other, small, large, small, large, other):
+        assert cache.tests("stdin", public, "")[0][1] == "8"
+        assert cache.held <= cache.limit
+    assert made == [small, other, large, large]
+    for number in range(100):
+        cache.tests("stdin", small.replace("a", str(number)), "")
+        assert cache.held <= cache.limit
+    cache.tests("stdin", small, "")
+    assert made[-1] == small
