@@ -1,5 +1,6 @@
 # ruff: noqa: E501  (a table reads better without breaks)
-r"""Pairs of mathematical answers, (gold, answer): 200 that mean the same, 200 near misses that do not.
+r"""Pairs of mathematical answers, (gold, answer): more than 200 that mean the same and
+more than 200 near misses that do not.
 
 What counts as the same, where conventions differ: a unit, a currency sign or a percent sign beside the same number is
 ignored; a decimal equals a fraction when it agrees to six places; a bare list equals the tuple or open interval with
@@ -74,6 +75,11 @@ SAME: list[tuple[str, str]] = [
     (r"\begin{pmatrix}1/2\\0\end{pmatrix}", r"\begin{pmatrix}\frac12\\0\end{pmatrix}"), ("52_8", "52_{8}"), ("52_8", "52"),
     ("1101_2", "1101_{2}"), ("A", "(A)"), ("(B)", "B"), (r"\text{(C)}", "C"), (r"\text{D}", "D"), ("east", "East"),
     (r"\text{even}", "even"), (r"\text{Evelyn}", r"\text{Evelyn}"), ("11:30", "11:30"),
+    # units with a slash or a power, signs of currencies and degrees, words in parentheses, mixed numbers
+    ("10", "10 m/s"), ("10", "10 km/h"), ("10", "10 cm^2"), ("20", "20 ft^2"), ("20", r"20 \text{ m}^2"), ("18", "18 eggs/day"),
+    ("18", "€18"), ("18", "£18"), ("45", "45°"), ("18", "18 (dollars)"), ("18", "(18)"), (r"\emptyset", r"\varnothing"),
+    (r"\varnothing", r"\emptyset"), (r"\frac{3}{2}", "1 1/2"), ("3/2", "1 1/2"), ("18", r"\text{Answer: }18"),
+    ("12", "12 cups of tea"), ("5", "5 min"), ("30", "30 years old"), ("7", "7 dollars per day"), ("1000", "1 000"),
 ]  # fmt: skip
 
 DIFFERENT: list[tuple[str, str]] = [
@@ -131,4 +137,10 @@ DIFFERENT: list[tuple[str, str]] = [
     (r"\begin{pmatrix}1&0\\0&1\end{pmatrix}", r"\begin{pmatrix}0&1\\1&0\end{pmatrix}"), ("52_8", "52_9"), ("52_8", "25_8"),
     ("1101_2", "1011_2"), ("A", "B"), ("(B)", "(C)"), (r"\text{(C)}", "D"), ("east", "west"), (r"\text{even}", "odd"),
     (r"\text{Evelyn}", r"\text{Angela}"), ("11:30", "11:03"), ("11:30", "12:30"),
+    # words and letters after the right number that make something else of it
+    ("5", "5 xy"), ("5", "5 ab"), ("5", r"5\text{x}"), ("5", r"5\mathrm{ab}"), ("5", r"5\text{ more than 2}"),
+    ("3", "3 cos x"), ("3", "3 log n"), ("2", "2 less than five"), ("2", "2 if x is even"), ("2", "2 root"),
+    ("4", "4 base five"), ("10", "10 base two"), ("3", "3 out of 4"), ("5", "5 squares"), ("6", "6 x/y"), ("6", "6 ab^2"),
+    (r"\{1,2\}", "(1,2)"), ("(1,2)", r"\{1,2\}"), ("(1,2,3)", r"\{1,2,3\}"), ("12", "1 2"), ("1 2", "12"), ("12", r"1\,2"),
+    ("1234", "12 34"),
 ]  # fmt: skip

@@ -51,6 +51,34 @@ def test_the_final_answer_is_found(text: str, answer: str | None) -> None:
     assert final_answer(text) == answer
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The answer is **18**.", "The answer is 18, since 9 + 9 = 18.", "The answer is 18 because 9 + 9 = 18.",
+        "The answer is `18`.", "The answer is (18).", "The answer would be 18.", "The answer will be 18.",
+        "#### **18**", "#### Final Answer\n18", "#### Final Answer:\n\n**18**",
+        "#### Step 2: add 9 to 9. The answer is 18.",
+        "#### Step 2: add 9 to 9\n\nThe answer is 18.", "**Answer: 18** dollars", "**Final answer:** $18",
+    ],
+)  # fmt: skip
+def test_an_answer_without_a_box_is_read_as_people_write_it(text: str) -> None:
+    task = load_task("gsm8k")
+    assert task.grade(text, row("18")).status is Status.RIGHT
+    assert task.grade(text, row("9")).status is Status.WRONG
+    assert task.grade(text, row("2")).status is Status.WRONG
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 2**3.", "2**3."), ("The answer is 1, 2, 3.", "1, 2, 3."), ("#### east", "east"),
+        ("#### 8\nStep 2", "8"),
+    ],
+)  # fmt: skip
+def test_what_is_no_decoration_stays(text: str, answer: str) -> None:
+    assert final_answer(text) == answer
+
+
 def test_boxes_come_in_order_with_braces_counted() -> None:
     assert boxes(r"\boxed{a_{1}} and \boxed{b^{c_{d}}}") == ["a_{1}", "b^{c_{d}}"]
 

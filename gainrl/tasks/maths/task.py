@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
-from gainrl.tasks.maths.extract import boxes, effort, final_answer, plain_number, spell
+from gainrl.tasks.maths.extract import boxes, effort, final_answer, other_than, plain_number, spell
 from gainrl.tasks.maths.pool import shared_pool
 
 _LONGEST = 1000  # characters; the longest gold answer of MATH has 159
@@ -86,6 +86,8 @@ def _at_once(completion: str, gold: str, question: str) -> Grade | tuple[str, st
             return Grade(Status.RIGHT, answer=spell(found))
         if expected.denominator == found.denominator == 1:
             return Grade(Status.WRONG, f"{spell(found)} is not {spell(expected)}", answer=spell(found))
+    if expected is not None and other_than(answer) == expected:
+        return Grade(Status.WRONG, f"{answer[:80]!r} says more than the number {spell(expected)}")
     if effort(answer) > max(_EFFORT, 10 * effort(gold)):
         return Grade(Status.WRONG, f"{answer[:80]!r} asks for a larger power or factorial than the gold answer could")
     return gold, answer

@@ -25,6 +25,8 @@ MEMORY = 2 << 30  # bytes of address space; sympy with everything loaded takes 0
 _TEXT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit|textnormal)\s*\{([^{}]*)\}")
 _UP = {">": "<", "\\gt": "<", "\\ge": "\\le ", "\\geq": "\\le "}
 _SPACE = re.compile(r"\\[,;:! ]|\\quad|\\qquad|~|\s")
+_GAP = re.compile(r"(?<=\d)(?:\\[,;:! ]|~|\s)+(?!\d{3}(?!\d))(?=\d)")  # 1 2 is two numbers, 1 000 is one
+_MIXED = re.compile(r"([+-]?\d+)\s+(\d+)\s*/\s*(\d+)")
 _BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _REPEATING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar)\{(\d+)\}")
 _WORD = re.compile(r"(?=[A-Za-z]*[eiouEIOU])[A-Za-z]{3,}")  # east, Evelyn, odd; abc and xy are products
@@ -36,6 +38,7 @@ def literal(text: str) -> str:
     """A spelling without what never changes the meaning: spaces, text commands, sizes, dollar signs, final stop."""
     text = _TEXT.sub(r"\1", text.strip().strip("$"))
     text = text.replace("\\left", "").replace("\\right", "").replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
+    text = _GAP.sub(";", text.replace("\\varnothing", "\\emptyset"))
     return _SPACE.sub("", text).rstrip(".")
 
 
@@ -43,6 +46,7 @@ def compare(gold: str, answer: str) -> tuple[str, str, str]:
     """(verdict, reason, canonical answer) of two answers, both without their box."""
     from math_verify import verify
 
+    gold, answer = (_MIXED.sub(r"\1\\frac{\2}{\3}", text) for text in (gold, answer))
     expected, found = literal(gold), literal(answer)
     if expected and expected == found:
         return "right", "", found
@@ -58,6 +62,8 @@ def compare(gold: str, answer: str) -> tuple[str, str, str]:
     if _WORD.fullmatch(expected):
         same = expected.lower() == found.lower()
         return ("right" if same else "wrong"), ("" if same else f"{found!r} is not {expected!r}"), found.lower()
+    if _numbers(gold) != _numbers(answer):
+        return "wrong", f"{answer[:80]!r} is another count of numbers than {gold[:80]!r}", found
     golds, answers = _parsed(gold), _parsed(answer)
     canonical = str(answers[0]) if answers else found
     if not answers:
@@ -101,7 +107,7 @@ def _parsed(text: str) -> list[Any]:
     from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse
     from sympy import I, Symbol
 
-    text = _REPEATING.sub(_fraction, text.strip().strip("$"))
+    text = _REPEATING.sub(_fraction, text.strip().strip("$")).replace("\\varnothing", "\\emptyset")
     text = re.sub(r"(?<=\d)i(?![A-Za-z])", r"\\cdot i", text)  # math-verify knows the imaginary unit by itself only
     if chain := _DESCENDING.fullmatch(text):
         a, first, x, second, b = chain.groups()
@@ -126,9 +132,18 @@ def _fraction(match: re.Match[str]) -> str:
     return f"\\frac{{{top}}}{{{(10 ** len(repeated) - 1) * 10 ** len(fixed)}}}"
 
 
+def _numbers(text: str) -> bool:
+    """Whether it is digits that spaces divide into several numbers."""
+    return re.fullmatch(r"[\d\s\\,;:!~.+-]+", text.strip()) is not None and _GAP.search(text) is not None
+
+
 def _shape(text: str) -> str:
-    """The brackets around a list of two: which of `(a,b)`, `[a,b)`, ... an interval or tuple is; else empty."""
+    """The brackets around a list: of a set, of a tuple, which of `(a,b)`, `[a,b)`, ... an interval is; else empty."""
     text = literal(text)
+    if text.startswith("\\{") and text.endswith("\\}") and "," in text and "(" not in text:
+        return "{}"
+    if text.startswith("(") and text.endswith(")") and text.count(",") > 1 and "(" not in text[1:]:
+        return "()"
     inside = text[1:-1]
     if len(text) > 2 and text[0] in "([" and text[-1] in ")]" and inside.count(",") == 1 and "(" not in inside:
         return text[0] + text[-1]
@@ -151,6 +166,7 @@ def main(limit: float) -> None:
         why = f"grading mathematics needs math-verify ({error}): pip install 'gainrl[tasks]'"
         print(json.dumps({"missing": why}), file=replies, flush=True)
         return
+    judged("2x", None)  # loads what is loaded at the first use, which is no comparison's time
     with contextlib.suppress(BrokenPipeError):
         print(json.dumps({"ready": True}), file=replies, flush=True)
         for line in requests:
