@@ -225,4 +225,10 @@ PROGRAMS: dict[str, str] = {
     "a file for every test": "import os\nn = 0\nwhile True: open(f'/tmp/{n}', 'w').close(); n += 1",
     "numbers at the ends of decimals": "print('1e999999999999999999 -1e999999999999999999 sNaN NaN Infinity')",
     "output after the limit": "import threading, time\nthreading.Timer(600, lambda: print('secret')).start()",
+    "quit()": "quit()",
+    "an exit function that ends well": "import atexit, os\natexit.register(os._exit, 0)",
+    "an exit function that never ends": "import atexit, time\natexit.register(time.sleep, 600)",
+    "exit functions without end": "import atexit\ndef again():\n    while True: atexit.register(again)\natexit.register(again)",
+    "a poisoned end": "import atexit, sys, threading\natexit._run_exitfuncs = sys.exit\nthreading._shutdown = lambda: sys.modules.clear()",
+    "devices that lead to descriptors": "for name in ('stdin', 'stdout', 'stderr'):\n    try: open(f'/dev/{name}', 'wb').write(b'V0000000000000009t2:i0;b0:')\n    except OSError: pass",
 }
