@@ -212,14 +212,15 @@ def evaluate(
             if all(item in have for item in batch):
                 continue
             finished = _run(engine, task, rows, batch, sampling, key)
-            guard.add(finished)
             done += finished
-            if store:
+            if store:  # before the guard may stop the run, so that what was unscorable can be read
                 store.add(finished, time.monotonic() - began + before)
+            guard.add(finished)
             right += sum(one.status == "right" for one in finished)
             scored += sum(one.status != "unscorable" for one in finished)
             bar.set_postfix_str(f"{right / scored:.1%} right" if scored else "nothing scored", refresh=False)
             bar.update(len(finished))
+    guard.finish()
     done.sort(key=lambda one: (one.row, one.sample))
     return Evaluation(task.name, len(rows), samples, sampling, done, time.monotonic() - began + before)
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -198,10 +198,9 @@ class Task(ABC):
         """A reward with TRL's signature: 1.0 right, 0.0 wrong, None unscorable (left out by TRL).
 
         The dataset's columns arrive as keyword arguments, one list each, and make up the rows again.  With
-        `partial` the reward is the share of tests passed where the task runs tests.  The function's `last_grades`
-        holds the grades of its latest call (accuracy for the curriculum, whatever the reward's scale), and
-        `counts` how many of each status it gave so far.  Once 50 completions or more were graded and more than
-        `max_unscorable_share` of all are unscorable it raises `UserError` with the reasons.
+        `partial` the reward is the share of tests passed where the task runs tests.  The function's `counts` says how
+        many of each status it gave so far.  Once 50 completions or more were graded and more than
+        `max_unscorable_share` of all, or of the latest 200, are unscorable it raises `UserError` with the reasons.
         """
         self.check_ready()
         guard = UnscorableGuard(self.name, max_unscorable_share)
@@ -211,12 +210,10 @@ class Task(ABC):
         ) -> list[float | None]:
             rows = rows_of(columns, len(completions))
             grades = self.grade_many(completions, rows)
-            reward.last_grades = grades  # type: ignore[attr-defined]
             guard.add(grades)
             return [_value(grade, partial) for grade in grades]
 
         reward.__name__ = f"{self.name.replace('-', '_').replace(':', '_')}_reward"
-        reward.last_grades = []  # type: ignore[attr-defined]
         reward.counts = guard.counts  # type: ignore[attr-defined]
         return reward
 
@@ -234,8 +231,12 @@ class Graded(Protocol):
 class UnscorableGuard:
     """Counts grades and stops the run when too many are unscorable, with the reasons.
 
-    `least` grades are seen before it judges, so that one odd row at the start stops nothing.
+    `least` grades are seen before it judges, so that one odd row at the start stops nothing; `finish` judges however
+    few they were.  The latest `LATEST` grades are judged by themselves too: a grader that dies late in a long run would
+    otherwise hide behind the good grades before.
     """
+
+    LATEST = 200
 
     def __init__(self, task: str, share: float, least: int = 50):
         if not 0 <= share <= 1:
@@ -243,18 +244,31 @@ class UnscorableGuard:
         self.task, self.share, self.least = task, share, least
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
+        self._latest: deque[str | None] = deque(maxlen=self.LATEST)  # why unscorable, or None
 
     def add(self, grades: Iterable[Graded]) -> None:
         """Count grades (anything with a status and a reason); raises `UserError` when there are too many."""
         for grade in grades:
             self.counts[str(grade.status)] += 1
+            self._latest.append(grade.reason if grade.status == Status.UNSCORABLE else None)
             if grade.status == Status.UNSCORABLE:
                 self.reasons[grade.reason] += 1
-        total, bad = self.counts.total(), self.counts[str(Status.UNSCORABLE)]
-        if total >= self.least and bad > self.share * total:
-            why = "; ".join(f"{count} times: {reason}" for reason, count in self.reasons.most_common(5))
+        if self.counts.total() >= self.least:
+            self._judge(self.counts.total(), self.reasons, "")
+        if len(self._latest) == self.LATEST:
+            latest = Counter(reason for reason in self._latest if reason is not None)
+            self._judge(self.LATEST, latest, "the latest ")
+
+    def finish(self) -> None:
+        """Judge what was counted, even where that is less than `least`; raises `UserError` as `add` does."""
+        self._judge(self.counts.total(), self.reasons, "")
+
+    def _judge(self, total: int, reasons: Counter[str], which: str) -> None:
+        bad = reasons.total()
+        if bad > self.share * total:
+            why = "; ".join(f"{count} times: {reason}" for reason, count in reasons.most_common(5))
             raise UserError(
-                f"{bad} of {total} completions of task {self.task!r} could not be graded, "
+                f"{bad} of {which}{total} completions of task {self.task!r} could not be graded, "
                 f"more than the allowed share {self.share:g}: {why}"
             )
 

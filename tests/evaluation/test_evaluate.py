@@ -269,6 +269,25 @@ def test_too_many_unscorable_completions_stop_the_run() -> None:
         )
 
 
+def test_a_short_evaluation_of_a_dead_grader_stops_too_and_keeps_its_batches(tmp_path: Path) -> None:
+    rows = [{"prompt": str(n), "question": str(n), "answer": "1"} for n in range(40)]
+    engine = Scripted({str(n): [""] for n in range(40)})
+    store = Store(tmp_path / "g", {})
+    with pytest.raises(UserError, match=r"40 of 40 .*40 times: nothing"):
+        run(None, None, rows, engine=engine, max_unscorable_share=0.1, store=store)
+    assert len(store.load()) == 40
+
+
+def test_the_batch_that_stops_an_evaluation_is_kept(tmp_path: Path) -> None:
+    rows = [{"prompt": str(n), "question": str(n), "answer": "1"} for n in range(60)]
+    store = Store(tmp_path / "g", {})
+    engine = Scripted({str(n): [""] for n in range(60)})
+    with pytest.raises(UserError, match="50 of 50"):
+        run(None, None, rows, engine=engine, max_unscorable_share=0.1, batch_size=50, store=store)
+    assert {one.reason for one in store.load()} == {"nothing"}
+    assert len(store.load()) == 50
+
+
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[dict[str, Any]]]]:
     """A server with the OpenAI API's form that answers the last character of the prompt."""

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from gainrl.errors import UserError
-from gainrl.tasks import Grade, Row, Status, Task, load_task
+from gainrl.tasks import Grade, Row, Status, Task, UnscorableGuard, load_task
 
 QUESTION = "What is 2+2?"
 
@@ -28,7 +28,7 @@ class Fragile(Task):
         return "yes" if row["answer"] == "good" else "no"
 
 
-def test_the_reward_has_trls_signature_and_keeps_its_grades() -> None:
+def test_the_reward_has_trls_signature_and_counts_its_grades() -> None:
     reward = load_task("math500").reward_function()
     values = reward(
         prompts=[[{"role": "user", "content": QUESTION}]] * 3,
@@ -40,7 +40,7 @@ def test_the_reward_has_trls_signature_and_keeps_its_grades() -> None:
         log_metric=print,
     )
     assert values == [1.0, 0.0, None]
-    assert [grade.status for grade in reward.last_grades] == ["right", "wrong", "unscorable"]  # type: ignore[attr-defined]
+    assert reward.counts == {"right": 1, "wrong": 1, "unscorable": 1}  # type: ignore[attr-defined]
     assert reward.__name__ == "math500_reward"
 
 
@@ -50,16 +50,16 @@ def test_the_reward_of_a_plain_text_task_takes_strings() -> None:
     assert reward(prompts=["2 + 2 ="] * 2, completions=[" 4\n", " 5\n"], answer=["4", "4"]) == [1.0, 0.0]
 
 
-def test_partial_rewards_are_the_share_but_accuracy_stays_the_status() -> None:
+def test_partial_rewards_are_the_share_but_the_counts_stay_the_status() -> None:
     reward = Fragile().reward_function(partial=True)
     assert reward(completions=["yes", "no"], answer=["", ""]) == [0.25, 0.25]
-    assert [grade.correct for grade in reward.last_grades] == [True, False]  # type: ignore[attr-defined]
+    assert reward.counts == {"right": 1, "wrong": 1}  # type: ignore[attr-defined]
 
 
 def test_a_grader_that_fails_is_unscorable_with_the_reason_and_counted() -> None:
     reward = Fragile().reward_function()
     assert reward(completions=["yes", "what"], answer=["", ""]) == [1.0, None]
-    assert "KeyError" in reward.last_grades[1].reason  # type: ignore[attr-defined]
+    assert "KeyError" in Fragile().grade("what", {"answer": ""}).reason
     assert reward.counts == {"right": 1, "unscorable": 1}  # type: ignore[attr-defined]
 
 
@@ -70,6 +70,22 @@ def test_too_many_unscorable_completions_stop_the_run_with_the_reasons() -> None
         reward(completions=["what"], answer=[""])
     with pytest.raises(UserError, match=r"\[0, 1\]"):
         Fragile().reward_function(max_unscorable_share=2)
+
+
+def test_many_good_grades_do_not_hide_a_grader_that_died() -> None:
+    reward = Fragile().reward_function(max_unscorable_share=0.1)
+    reward(completions=["yes"] * 10_000, answer=[""] * 10_000)
+    reward(completions=["what"] * 20, answer=[""] * 20)
+    with pytest.raises(UserError, match=r"21 of the latest 200 .*21 times: .*KeyError"):
+        reward(completions=["what"], answer=[""])
+
+
+def test_few_grades_are_judged_at_the_end() -> None:
+    guard = UnscorableGuard("few", 0.1)
+    guard.finish()
+    guard.add([Grade(Status.RIGHT)] * 35 + [Grade(Status.UNSCORABLE, "dead")] * 5)
+    with pytest.raises(UserError, match=r"5 of 40 .*5 times: dead"):
+        guard.finish()
 
 
 def test_the_self_check_names_the_rows_that_fail() -> None:

@@ -111,7 +111,7 @@ def test_a_step_of_trls_own_trainer_learns_from_the_tasks_reward(name: str, taug
     before = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.train()
     assert trainer.state.global_step == 1
-    assert len(reward.last_grades) == 32
+    assert reward.counts.total() == 32
     assert set(reward.counts) == {"right", "wrong"}, "the tiny model should be right sometimes and wrong sometimes"
     log = trainer.state.log_history[0]
     assert log[f"rewards/{name}_reward/mean"] == pytest.approx(reward.counts["right"] / 32)
