@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import json
+import math
 import os
 import queue
 import select
@@ -18,11 +19,43 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
 
 _START = 60.0  # seconds until a worker says hello on a busy machine
+
+
+def graders() -> int:
+    """How many processes grade for this one: `GAINRL_GRADERS`, else its share of the cores that it may use.
+
+    Those are the cores of its affinity, or what the control group's `cpu.max` (version 2) grants of them, divided
+    among the ranks of this machine (`LOCAL_WORLD_SIZE`); at least 1.  Raises `UserError` for a bad `GAINRL_GRADERS`.
+    """
+    named = os.environ.get("GAINRL_GRADERS")
+    if named:
+        if not named.isdecimal() or int(named) < 1:
+            raise UserError(f"GAINRL_GRADERS is {named!r}; it must be a whole number of processes, at least 1")
+        return int(named)
+    ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    cores = min(len(os.sched_getaffinity(0)), _granted())
+    return max(1, int(cores // (int(ranks) if ranks.isdecimal() and int(ranks) else 1)))
+
+
+def _granted(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+    """Cores that the control groups of this process grant: the least of all levels; inf without a limit."""
+    least = math.inf
+    with contextlib.suppress(OSError, ValueError):
+        line = next((line for line in own.read_text().splitlines() if line.startswith("0::")), "0::/")
+        here = groups / line[3:].lstrip("/")
+        for group in (here, *here.parents):
+            with contextlib.suppress(OSError, ValueError):
+                quota, period = (group / "cpu.max").read_text().split()
+                least = min(least, float(quota) / float(period) if quota != "max" else math.inf)
+            if group == groups:
+                break
+    return least
 
 
 class WorkerDied(Exception):
@@ -117,7 +150,7 @@ class WorkerPool:
         if workers is not None and workers < 1:
             raise UserError(f"a pool needs at least 1 worker, but was given {workers}")
         self.command = list(command)
-        self.workers = workers or len(os.sched_getaffinity(0))
+        self.workers = workers or graders()
         self._lock = threading.Lock()
         self._reset()
         atexit.register(self.close)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gainrl.errors import UserError
-from gainrl.tasks import Status, load_task
+from gainrl.tasks import Status, load_task, workers
 from gainrl.tasks.maths import pool as pool_module
 from gainrl.tasks.maths.extract import boxes, effort, final_answer, plain_number
 from gainrl.tasks.maths.pool import AnswerPool
@@ -219,6 +220,28 @@ def test_a_worker_that_does_not_read_a_long_request_is_replaced_in_time(tmp_path
     assert time.monotonic() - began < 5
     assert pool.ask(request, 20.0) == request
     pool.close()
+
+
+def test_ranks_share_the_cores_that_the_control_group_grants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = tmp_path / "own"
+    own.write_text("1:cpu:/old\n0::/a/b\n")
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    assert workers._granted(tmp_path, own) == math.inf
+    (tmp_path / "a" / "b" / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "a" / "cpu.max").write_text("650000 100000\n")
+    assert workers._granted(tmp_path, own) == 6.5
+    monkeypatch.delenv("GAINRL_GRADERS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)))
+    monkeypatch.setattr(workers, "_granted", lambda: 6.5)
+    for ranks, count in ((1, 6), (2, 3), (8, 1)):
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", str(ranks))
+        assert WorkerPool(["none"]).workers == count
+    monkeypatch.setenv("GAINRL_GRADERS", "5")
+    assert WorkerPool(["none"]).workers == 5
+    assert WorkerPool(["none"], 2).workers == 2
+    monkeypatch.setenv("GAINRL_GRADERS", "all")
+    with pytest.raises(UserError, match="GAINRL_GRADERS is 'all'"):
+        WorkerPool(["none"])
 
 
 def test_a_worker_that_always_dies_makes_unscorable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
