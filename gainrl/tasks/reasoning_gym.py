@@ -20,7 +20,6 @@ import difflib
 import hashlib
 import os
 import pickle
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -32,7 +31,7 @@ from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
 from gainrl.tasks.maths.extract import after_question
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
-from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow
+from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow, worker_command
 
 _HELD_OUT = 1 / 5
 _WORKER = Path(__file__).with_name("reasoning_worker.py")
@@ -173,5 +172,5 @@ def shared_scorers() -> WorkerPool:
     with _shared_lock:
         if _shared is None:
             # -P keeps the worker's own folder, whose reasoning_gym.py this is, off its path
-            _shared = WorkerPool([sys.executable, "-P", str(_WORKER), str(2 * _TIMEOUT)])
+            _shared = WorkerPool(worker_command(_WORKER, 2 * _TIMEOUT))
         return _shared

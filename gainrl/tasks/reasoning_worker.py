@@ -1,7 +1,6 @@
-"""The process that scores answers with reasoning-gym's own scorers: one JSON object a line in, one out.
+"""Scores answers with reasoning-gym's own scorers, in a process of `worker_process.py`; imports nothing of gainrl.
 
-Run by file name from `gainrl.tasks.reasoning_gym`, so it imports nothing of gainrl.  A scorer that hangs or eats memory
-takes only this process along.  Several of those scorers hand the answer to `eval` or to sympy's `parse_expr`, which is
+Several of those scorers hand the answer to `eval` or to sympy's `parse_expr`, which is
 `eval` again: a model that answers `__import__("os").system(...)` would run it.  To a scorer that
 calls `eval`, only plain literals are handed; to one that calls `parse_expr`, only formulas of numbers, known names and
 operators, and no string in any form, which sympy would evaluate a second time.  The gold answer itself always goes.
@@ -21,11 +20,8 @@ import ast
 import base64
 import inspect
 import json
-import os
 import pickle
 import re
-import resource
-import signal
 import sys
 from typing import Any
 
@@ -97,35 +93,26 @@ def score(data: Any, entry: dict[str, Any], answer: str) -> float:
     return max(0.0, min(1.0, float(data.score_answer(answer, entry))))
 
 
-def main(limit: float) -> None:
-    requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
-        os.dup2(quiet, descriptor)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def prepare() -> str:
+    """Load what scoring needs."""
+    import reasoning_gym  # noqa: F401
+
+    return ""
+
+
+_known: dict[str, Any] = {}
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one request; see the module's docstring."""
     import reasoning_gym
 
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    known: dict[str, Any] = {}
-    reply: dict[str, Any]
-    for line in requests:
-        request = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, limit)
-        key = json.dumps([request["dataset"], request["options"]], sort_keys=True)
-        try:
-            if key not in known:
-                known.clear()  # one task at a time is the rule, and some datasets are large
-                known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
-            entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
-            reply = {"share": score(known[key], entry, request["answer"])}
-        except Exception as error:
-            reply = {"error": f"{type(error).__name__}: {str(error)[:200]}"}
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(reply), file=replies, flush=True)
-
-
-if __name__ == "__main__":
-    main(float(sys.argv[1]))
+    key = json.dumps([request["dataset"], request["options"]], sort_keys=True)
+    try:
+        if key not in _known:
+            _known.clear()  # one task at a time is the rule, and some datasets are large
+            _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
+        entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
+        return {"share": score(_known[key], entry, request["answer"])}
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}

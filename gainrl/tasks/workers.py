@@ -15,6 +15,7 @@ import os
 import queue
 import select
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -137,6 +138,11 @@ class _Worker:
             if pipe is not None:
                 with contextlib.suppress(OSError):
                     pipe.close()
+
+
+def worker_command(module: Path, limit: float) -> list[str]:
+    """The command of a worker that answers with this module's `answer`, `limit` seconds a request at most."""
+    return [sys.executable, "-P", str(Path(__file__).with_name("worker_process.py")), str(module), str(limit)]
 
 
 class WorkerPool:

@@ -246,7 +246,9 @@ def test_ranks_share_the_cores_that_the_control_group_grants(tmp_path: Path, mon
 
 def test_a_worker_that_always_dies_makes_unscorable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "worker.py"
-    script.write_text("print('{\"ready\": true}', flush=True)\ninput()\nraise SystemExit(3)\n")
+    script.write_text(
+        "MEMORY = 1 << 30\ndef prepare():\n    return ''\ndef answer(request):\n    raise SystemExit(3)\n"
+    )
     monkeypatch.setattr(pool_module, "_WORKER", script)
     pool = AnswerPool(workers=1, timeout=5.0)
     result = pool.compare("1", "x")
@@ -256,7 +258,7 @@ def test_a_worker_that_always_dies_makes_unscorable(tmp_path: Path, monkeypatch:
 
 def test_a_missing_math_verify_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = tmp_path / "worker.py"
-    script.write_text('print(\'{"missing": "pip install gainrl[tasks]"}\', flush=True)\n')
+    script.write_text("MEMORY = 1 << 30\ndef prepare():\n    return 'pip install gainrl[tasks]'\n")
     monkeypatch.setattr(pool_module, "_WORKER", script)
     with pytest.raises(UserError, match=r"gainrl\[tasks\]"):
         AnswerPool(workers=1).compare("1", "x")

@@ -119,22 +119,26 @@ def test_a_step_of_trls_own_trainer_learns_from_the_tasks_reward(name: str, taug
     assert any(not value.equal(before[name]) for name, value in trainer.model.named_parameters())
 
 
-@pytest.mark.parametrize("name", TASKS)
-def test_a_step_of_the_curriculum_trainer_knows_the_tasks_accuracy(name: str, taught: Any, tmp_path: Path) -> None:
-    task, rows, model, scores = taught(name)
-    reward = task.reward_function()
+def first_epoch(model: str, reward: Any, rows: list[dict[str, Any]], scores: Path, folder: Path) -> dict[str, Any]:
+    """The record of one epoch of 4 prompts x 8 rollouts."""
     settings = {key: value for key, value in SHORT.items() if key != "max_steps"}
     trainer = GainRLTrainer(
         model,
         reward_funcs=[reward],
-        args=GainRLConfig(
-            output_dir=str(tmp_path / "out"), prompts_per_epoch=4, num_train_epochs=1, **settings
-        ),
+        args=GainRLConfig(output_dir=str(folder), prompts_per_epoch=4, num_train_epochs=1, **settings),
         train_dataset=Dataset.from_list(rows),
         scores=scores,
-    )  # fmt: skip
+    )
     trainer.train()
-    epoch = json.loads((tmp_path / "out" / "epochs.jsonl").read_text().splitlines()[0])
+    record: dict[str, Any] = json.loads((folder / "epochs.jsonl").read_text().splitlines()[0])
+    return record
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_step_of_the_curriculum_trainer_knows_the_tasks_accuracy(name: str, taught: Any, tmp_path: Path) -> None:
+    task, rows, model, scores = taught(name)
+    reward = task.reward_function()
+    epoch = first_epoch(model, reward, rows, scores, tmp_path / "out")
     assert epoch["rollouts"] == epoch["scored"] == 32
     assert epoch["accuracy"] == pytest.approx(reward.counts["right"] / 32)
     assert 0 < epoch["accuracy"] < 1
@@ -144,18 +148,7 @@ def test_unscorable_completions_are_left_out_of_reward_and_accuracy(taught: Any,
     task, rows, model, scores = taught("gsm8k")
     rows = [{**rows[0], "answer": ""}, *rows[1:]]  # a row without a gold answer
     reward = task.reward_function(max_unscorable_share=0.5)
-    settings = {key: value for key, value in SHORT.items() if key != "max_steps"}
-    trainer = GainRLTrainer(
-        model,
-        reward_funcs=[reward],
-        args=GainRLConfig(
-            output_dir=str(tmp_path / "out"), prompts_per_epoch=4, num_train_epochs=1, **settings
-        ),
-        train_dataset=Dataset.from_list(rows),
-        scores=scores,
-    )  # fmt: skip
-    trainer.train()
-    epoch = json.loads((tmp_path / "out" / "epochs.jsonl").read_text().splitlines()[0])
+    epoch = first_epoch(model, reward, rows, scores, tmp_path / "out")
     assert (epoch["rollouts"], epoch["scored"]) == (32, 24)
     assert reward.counts["unscorable"] == 8
     assert epoch["accuracy"] == pytest.approx(reward.counts["right"] / 24)

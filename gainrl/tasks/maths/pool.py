@@ -8,14 +8,13 @@ model could otherwise choose not to be graded; where it does not, the row is uns
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow
+from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow, worker_command
 
 _WORKER = Path(__file__).with_name("worker.py")
 _REMEMBERED = 65536  # comparisons; training meets the same answers again and again
@@ -35,7 +34,7 @@ class AnswerPool:
     def __init__(self, workers: int | None = None, timeout: float = 5.0):
         self.timeout = timeout
         # -P keeps the worker's own folder off its path
-        self.pool = WorkerPool([sys.executable, "-P", str(_WORKER), str(2 * timeout)], workers)
+        self.pool = WorkerPool(worker_command(_WORKER, 2 * timeout), workers)
         self._lock = threading.Lock()
         self._known: OrderedDict[tuple[str, str], Comparison] = OrderedDict()
 

@@ -1,8 +1,4 @@
-"""The process that compares answers with math-verify: one JSON object per line in, one out, until stdin closes.
-
-Run by file name from `gainrl.tasks.maths.pool`, so it imports nothing of gainrl.  Whatever hangs, crashes or eats
-memory here takes only this process along: a kernel timer kills it after `limit` seconds a request even if the
-parent is gone, and its address space is bounded.
+"""Compares answers with math-verify, in a process of `worker_process.py`; imports nothing of gainrl.
 
 Request: {"gold": str, "answer": str or null}; null asks whether the gold answer evaluates by itself.  Reply:
 {"verdict": "right" | "wrong" | "unscorable", "reason": str, "answer": canonical spelling}.
@@ -10,14 +6,8 @@ Request: {"gold": str, "answer": str or null}; null asks whether the gold answer
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import re
-import resource
-import signal
-import sys
 from typing import Any
 
 MEMORY = 2 << 30  # bytes of address space; sympy with everything loaded takes 0.3 GiB
@@ -150,32 +140,18 @@ def _shape(text: str) -> str:
     return ""
 
 
-def main(limit: float) -> None:
-    requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
-        os.dup2(quiet, descriptor)
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+def prepare() -> str:
+    """Load what comparing needs; why it cannot be done here, or nothing."""
     logging.disable(logging.CRITICAL)
     try:
         import math_verify  # noqa: F401
     except ImportError as error:
-        why = f"grading mathematics needs math-verify ({error}): pip install 'gainrl[tasks]'"
-        print(json.dumps({"missing": why}), file=replies, flush=True)
-        return
+        return f"grading mathematics needs math-verify ({error}): pip install 'gainrl[tasks]'"
     judged("2x", None)  # loads what is loaded at the first use, which is no comparison's time
-    with contextlib.suppress(BrokenPipeError):
-        print(json.dumps({"ready": True}), file=replies, flush=True)
-        for line in requests:
-            request = json.loads(line)
-            signal.setitimer(signal.ITIMER_REAL, limit)
-            verdict, reason, answer = judged(request["gold"], request["answer"])
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            print(json.dumps({"verdict": verdict, "reason": reason, "answer": answer}), file=replies, flush=True)
+    return ""
 
 
-if __name__ == "__main__":
-    main(float(sys.argv[1]))
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one request; see the module's docstring."""
+    verdict, reason, spelling = judged(request["gold"], request["answer"])
+    return {"verdict": verdict, "reason": reason, "answer": spelling}

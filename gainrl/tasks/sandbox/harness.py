@@ -1,10 +1,10 @@
 """What runs first inside a sandbox: forks one process per program or per test and passes bytes between it and outside.
 
-Not imported: the grader hands the text of `codec.py` and of this file to a bare interpreter in the sandbox.  Nothing
-here decides anything.  The grader keeps the expected outputs and compares outside, so a candidate that takes over its
-process, or this one, gains nothing but the right to answer, which it had anyway.
+Not imported: the grader hands the text of `codec.py`, `frames.py` and this file to a bare interpreter in the sandbox.
+Nothing here decides anything.  The grader keeps the expected outputs and compares outside, so a candidate that takes
+over its process, or this one, gains nothing but the right to answer, which it had anyway.
 
-Frames in both directions: one letter, 8 hex digits of a time limit in ms, 8 hex digits of length, the payload.
+Frames (`frames.py`) in both directions.
 To here: J (a job), Q (end the job's process), I (the input of one stdin test), any other letter for the process to go
 on with (C a call, V or E the answer to one).
 From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output), F
@@ -25,43 +25,14 @@ if TYPE_CHECKING:
     from typing import Any
 if "encode" not in globals():
     from gainrl.tasks.sandbox.codec import decode, encode
+    from gainrl.tasks.sandbox.frames import Flood, Gone, Late, frame, read_frame, write
 
-HEADER = 17
 FILES = 4096  # in /tmp; each costs kernel memory that its size does not bound
 _LOOK = 0.02  # seconds between two looks at how many there are
-LARGEST = 64 << 20  # bytes of a frame; HumanEval/130 has answers of 20 MiB
-
-
-class Late(Exception):
-    """The time limit passed."""
-
-
-class Flood(Exception):
-    """More bytes than allowed."""
-
-
-class Gone(Exception):
-    """The other side closed its end."""
 
 
 class Files(Exception):
     """More files than allowed."""
-
-
-def frame(letter: str, payload: bytes = b"", limit: float = 0.0) -> bytes:
-    return b"%c%08x%08x" % (ord(letter), int(limit * 1000), len(payload)) + payload
-
-
-def wait(descriptor: int, event: int, until: float) -> None:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    left = until - time.monotonic()
-    if left <= 0 or not poll.poll(left * 1000):
-        raise Late
-
-
-def wait_to_read(descriptor: int, until: float) -> None:
-    wait(descriptor, select.POLLIN, until)
 
 
 def watch(descriptor: int, until: float) -> None:
@@ -78,41 +49,6 @@ def look_at_files() -> None:
     disk = os.statvfs("/tmp")
     if disk.f_files - disk.f_ffree > FILES:
         raise Files
-
-
-def read_exactly(descriptor: int, count: int, until: float, wait: Any = wait_to_read) -> bytes:
-    parts = []
-    while count:
-        wait(descriptor, until)
-        part = os.read(descriptor, min(count, 1 << 16))
-        if not part:
-            raise Gone
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def read_frame(descriptor: int, until: float, wait: Any = wait_to_read) -> tuple[str, float, bytes]:
-    """(letter, limit in seconds, payload)."""
-    header = read_exactly(descriptor, HEADER, until, wait)
-    try:
-        limit, length = int(header[1:9], 16) / 1000, int(header[9:17], 16)
-    except ValueError:
-        raise Gone from None
-    if length < 0 or length > LARGEST:
-        raise Flood
-    return chr(header[0]), limit, read_exactly(descriptor, length, until, wait)
-
-
-def write(descriptor: int, data: bytes, until: float) -> None:
-    view = memoryview(data)
-    while view:
-        wait(descriptor, select.POLLOUT, until)
-        try:
-            # at most a page at a time: a pipe that polls writable takes that much without blocking
-            view = view[os.write(descriptor, view[:4096]) :]
-        except OSError:
-            raise Gone from None
 
 
 def prctl(option: int, second: int = 0, third: int = 0) -> None:

@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from gainrl.tasks.sandbox import codec, harness
+from gainrl.tasks.sandbox import codec, frames
 from gainrl.tasks.sandbox import filter as seccomp
 
 _FOLDER = Path(__file__).parent
@@ -163,7 +163,7 @@ else: posix.write(1, b"X0000000000000000")
 @functools.cache
 def harness_code() -> bytes:
     """The harness, compiled, with the header that the loader reads."""
-    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "harness.py")]
+    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "frames.py", "harness.py")]
     text = "\n".join([*texts, "main()"]).replace("from __future__ import annotations", "")
     # annotations stay unread inside, where `typing` is not worth its import
     flags = __future__.annotations.compiler_flag
@@ -211,28 +211,28 @@ class Jail:
     def ask(self, letter: str, payload: bytes, limit: float, slack: float = 1.0) -> tuple[str, bytes]:
         """Send one frame; the process inside may take `limit` seconds, the harness `slack` more.  Raises `Broken`."""
         until = time.monotonic() + limit + slack
-        self._write(harness.frame(letter, payload, limit), until)
+        self._write(frames.frame(letter, payload, limit), until)
         return self._read(until)
 
     def _write(self, data: bytes, until: float) -> None:
         view = memoryview(data)
         try:
             while view:
-                harness.wait(self._in, select.POLLOUT, until)
+                frames.wait(self._in, select.POLLOUT, until)
                 view = view[os.write(self._in, view) :]
-        except harness.Late:
+        except frames.Late:
             raise Broken("the time limit passed") from None
         except OSError as error:
             raise Broken("the sandbox ended early") from error
 
     def _read(self, until: float) -> tuple[str, bytes]:
         try:
-            letter, _, payload = harness.read_frame(self._out, until)
-        except harness.Late:
+            letter, _, payload = frames.read_frame(self._out, until)
+        except frames.Late:
             raise Broken("the time limit passed") from None
-        except harness.Flood:
+        except frames.Flood:
             raise Broken("too much output") from None
-        except harness.Gone:
+        except frames.Gone:
             raise Broken("the sandbox ended early") from None
         return letter, payload
 
