@@ -10,6 +10,7 @@ import typer
 
 from gainrl.errors import UserError
 
+ENGINES = ("torch",)
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")]
 
 
@@ -31,6 +32,7 @@ def score(
         typer.Option(help="Plain text: the question is what follows the last occurrence of this text."),
     ] = None,
     too_long: Annotated[str, typer.Option(help="Prompts beyond the model's context: skip or truncate.")] = "skip",
+    engine: Annotated[str, typer.Option(help="What runs the model: torch (in this process).")] = "torch",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Dtype = "auto",
     backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
@@ -64,6 +66,8 @@ def score(
     """Rank a dataset by angle concentration, with one forward pass over its prompts."""
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise UserError(f"--dtype {dtype!r}: choose auto, float32, bfloat16 or float16")
+    if engine not in ENGINES:
+        raise UserError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
     from gainrl.angle import available_backends
 
     if backend != "auto" and (why := available_backends().get(backend, "no such backend")) != "ok":
