@@ -139,8 +139,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
       py::arg("params"), py::arg("threads"));
   m.def("cpu_isa", &gainrl::angle_cpu_isa);
   m.def("dlpack_view", &dlpack_view, py::arg("capsule"));
+  m.attr("compiler") = __VERSION__;
 #if defined(GAINRL_WITH_CUDA)
   m.attr("built_with_cuda") = true;
+  m.attr("cuda_version") = GAINRL_CUDA_VERSION;
+  m.attr("cuda_architectures") = GAINRL_CUDA_ARCHITECTURES;  // as CMake writes them: 80-real,...,120 (120 with PTX)
   m.def("cuda_status", &gainrl::angle_cuda_status);
   m.def(
       "angle_cuda_workspace",
