@@ -23,11 +23,12 @@ import torch
 from torch import nn
 
 from gainrl.errors import UserError
+from gainrl.scoring.contract import Prepared
 from gainrl.scoring.phases import NO_CLOCK, PhaseClock
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source
 from gainrl.scoring.run import score_dataset
-from gainrl.scoring.scorer import AngleScorer, Prepared
+from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.taps import blocks_of, decoder_of
 
 CEILING = {"cpu": 2048, "cuda": 8192}

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from gainrl import __version__
+from gainrl.scoring.contract import Scorer
 from gainrl.scoring.finish import Columns
 from gainrl.scoring.ordering import Occurrences, on_disk, texts_of_ids
 from gainrl.scoring.prompts import ScoringPrompt, template_hash, tokenizer_hash
-from gainrl.scoring.scorer import AngleScorer
 from gainrl.table import Fingerprint, content_digest
 
 _PART = 4096
@@ -32,9 +32,7 @@ class Source:
     task: str | None = None
 
 
-def table_settings(
-    scorer: AngleScorer, source: Source, model_name: str, model_hash: str, control: str
-) -> dict[str, Any]:
+def table_settings(scorer: Scorer, source: Source, model_name: str, model_hash: str, control: str) -> dict[str, Any]:
     """The fields of the metadata that are known before the first row: what must agree to go on after a kill."""
     renderer = scorer.renderer
     return {
@@ -49,23 +47,23 @@ def table_settings(
         "task": source.task,
         "question_after": renderer.question_after,
         "too_long": renderer.too_long,
-        "dtype": str(next(scorer.model.parameters()).dtype).removeprefix("torch."),
+        "dtype": scorer.dtype,
         "tokens_per_batch": scorer.tokens_per_batch,
-        "tap": str(scorer.forward.tap),
+        "tap": scorer.tap,
         "definition": scorer.definition.formula,
         "diagonal": scorer.definition.diagonal,
         "control": control,
     }
 
 
-def plan_settings(scorer: AngleScorer, columns: Columns, window: int) -> dict[str, Any]:
+def plan_settings(scorer: Scorer, columns: Columns, window: int) -> dict[str, Any]:
     """What else must agree to go on: all that shapes batches, columns and rounding."""
     import torch
     import transformers
 
     return {
         "backend": scorer.backend,
-        "form": type(scorer.forward).__name__,
+        "form": scorer.form,
         "device": scorer.device.type,
         "window": window,
         "directions": columns.direction,

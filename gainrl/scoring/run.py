@@ -15,11 +15,11 @@ from typing import Any
 
 from gainrl import __version__
 from gainrl.errors import UserError
+from gainrl.scoring.contract import WINDOW, Scorer
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
 from gainrl.scoring.journal import Journal, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
-from gainrl.scoring.scorer import WINDOW, AngleScorer
 from gainrl.scoring.team import ALONE, Team
 from gainrl.table import ScoreTable, TableMetadata, content_digest
 
@@ -77,7 +77,7 @@ def journal_path(output: Path, rank: int = 0) -> Path:
 
 
 def score_dataset(
-    scorer: AngleScorer,
+    scorer: Scorer,
     prompts: Iterable[ScoringPrompt],
     output: Path,
     source: Source,
@@ -137,7 +137,7 @@ def score_dataset(
     return Run(output, time.perf_counter() - started, scored=pass_.scored, tokens=pass_.tokens, kept=pass_.kept)
 
 
-def _agree_on_budget(scorer: AngleScorer, output: Path, resume: bool, team: Team) -> None:
+def _agree_on_budget(scorer: Scorer, output: Path, resume: bool, team: Team) -> None:
     """A budget found from the memory at hand must be the one of the run that is resumed, and everybody's."""
     if not scorer.budget_chosen:
         stored = None
@@ -151,7 +151,7 @@ def _agree_on_budget(scorer: AngleScorer, output: Path, resume: bool, team: Team
 
 
 def _finished(
-    output: Path, settings: dict[str, Any], scorer: AngleScorer, prompts: Iterable[ScoringPrompt], columns: Columns
+    output: Path, settings: dict[str, Any], scorer: Scorer, prompts: Iterable[ScoringPrompt], columns: Columns
 ) -> Run:
     """--resume on a table that is already whole: nothing to do, if it was made the same way, of the same dataset."""
     run = Run(output)
@@ -177,7 +177,7 @@ def _finished(
 class _Pass:
     """One pass over a dataset: what is open, and what was counted."""
 
-    scorer: AngleScorer
+    scorer: Scorer
     output: Path
     settings: dict[str, Any]
     team: Team

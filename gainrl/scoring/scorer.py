@@ -14,7 +14,6 @@ import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.budget import out_of_memory, tokens_per_batch
+from gainrl.scoring.contract import WINDOW, Prepared, within
 from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.forward import Prefix, choose_forward
 from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
@@ -40,17 +40,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-WINDOW = 4096
-"""Prompts that are rendered, sorted and batched together; what bounds the memory that prompts take."""
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A window of prompts as tokens, and its batches."""
-
-    rendered: Sequence[Rendered]
-    batches: Sequence[Batch]
 
 
 class AngleScorer:
@@ -122,6 +111,21 @@ class AngleScorer:
         return self._likelihood is not None
 
     @property
+    def dtype(self) -> str:
+        """The weights' dtype by torch's name."""
+        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+
+    @property
+    def tap(self) -> str:
+        """Canonical name of the tap."""
+        return str(self.forward.tap)
+
+    @property
+    def form(self) -> str:
+        """How the forward pass runs: `PackedForward` or `PaddedForward`."""
+        return type(self.forward).__name__
+
+    @property
     def budget_chosen(self) -> bool:
         """Whether the token budget stands already (given, or found before)."""
         return self._budget is not None
@@ -179,7 +183,7 @@ class AngleScorer:
             for row in rows[:1]:
                 self.renderer.require_usable(row.prompt)
             vocabulary = self.model.get_input_embeddings().weight.shape[0]
-            rendered = [_within(prompt, vocabulary) for prompt in self.renderer(rows)]
+            rendered = [within(prompt, vocabulary) for prompt in self.renderer(rows)]
             padded = not self.forward.shares_prefix
             share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
             batches = plan(
@@ -302,11 +306,3 @@ class _NonFinitePrefix(Exception):
 
 def _tokens(batch: Batch, prompts: Sequence[Rendered]) -> int:
     return sum(len(prompt.tokens) - len(batch.shared) for prompt in prompts)
-
-
-def _within(prompt: Rendered, vocabulary: int) -> Rendered:
-    """The prompt, or why the model cannot take its tokens (on a GPU it would bring the process down)."""
-    if len(prompt.tokens) and (largest := int(prompt.tokens.max())) >= vocabulary:
-        reason = f"token {largest} is not in the model's vocabulary of {vocabulary}"
-        return Rendered(prompt.tokens[:0], 0, "failed", reason)
-    return prompt
