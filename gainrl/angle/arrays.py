@@ -1,8 +1,9 @@
 """The op on arrays that are not torch tensors: NumPy, JAX, CuPy and whatever else has `__dlpack__`.
 
 Host arrays go to the compiled CPU kernels by address, without a copy and without torch, and give NumPy arrays.  Where
-the module is not compiled, or another backend is asked for, they are wrapped as torch tensors (no copy either).
-GPU arrays need torch, whose tensors they become, and give torch tensors.
+the module is not compiled, or another backend is asked for, they are wrapped as torch tensors (no copy either); where
+torch is missing too, the reference serves NumPy arrays.  GPU arrays need torch, whose tensors they become, and give
+torch tensors.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import numpy as np
 from gainrl.angle.backends import choose, native_module, unavailable
 from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall, Outputs
 from gainrl.angle.checks import check_call, raise_on_bad_values
+from gainrl.angle.reference_backend import angle_arrays
 from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
 from gainrl.errors import UserError
 
@@ -105,10 +107,20 @@ def angle_concentration_arrays(
     named = {"hidden": hidden, "cu_seqlens": cu_seqlens, "token_role": token_role, "norm_weight": norm_weight}
     present = {name: array for name, array in named.items() if array is not None}
     host = [on_host(array, name) for name, array in present.items()]
-    if not all(host) or not _native_serves(backend):
-        if not all(host) and any(host):
-            places = ", ".join(f"{n} on {'the host' if h else 'a GPU'}" for n, h in zip(present, host, strict=True))
-            raise UserError(f"the arrays lie on different devices ({places}); move them to one")
+    if not all(host) and any(host):
+        places = ", ".join(f"{n} on {'the host' if h else 'a GPU'}" for n, h in zip(present, host, strict=True))
+        raise UserError(f"the arrays lie on different devices ({places}); move them to one")
+    serves = choose(backend, "cpu") if all(host) else "torch"
+    if serves == "reference" and unavailable("torch", "cpu"):
+        check_call(hidden, cu_seqlens, token_role, shared_prefix, norm_weight)
+        sum_, tokens = (None, 0) if shared_prefix is None else (shared_prefix.sum, shared_prefix.tokens)
+        outputs = angle_arrays(
+            AngleCall(
+                hidden, cu_seqlens, token_role, sum_, tokens, norm_weight, float(norm_offset), bool(diagonal), wanted
+            )
+        )
+        return _result(outputs, token_role, check)
+    if serves != "native":
         return _through_torch(
             named, shared_prefix, all(host), norm_offset=norm_offset, diagonal=diagonal,
             return_directions=return_directions, return_contributions=return_contributions, backend=backend,
@@ -123,6 +135,10 @@ def angle_concentration_arrays(
     check_call(rows, offsets, roles, shared, weight)
     sum_, tokens = (None, 0) if shared is None else (shared.sum, shared.tokens)
     outputs = _native(AngleCall(rows, offsets, roles, sum_, tokens, weight, float(norm_offset), bool(diagonal), wanted))
+    return _result(outputs, roles, check)
+
+
+def _result(outputs: Outputs, roles: Any, check: bool | None) -> AngleConcentration:
     if check is None or check:
         raise_on_bad_values(outputs.counts[0], roles)
     return AngleConcentration(outputs.values, outputs.counts, outputs.directions, outputs.contributions)
@@ -130,7 +146,15 @@ def angle_concentration_arrays(
 
 def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, backend: str) -> SharedPrefix:
     """`gainrl.shared_prefix` for arrays; arguments as there."""
-    if not on_host(hidden, "hidden") or not _native_serves(backend):
+    serves = choose(backend, "cpu") if on_host(hidden, "hidden") else "torch"
+    if serves == "reference" and unavailable("torch", "cpu"):
+        ones = np.ones((1, hidden.shape[0]), dtype=np.int8)
+        check_call(hidden[None], None, ones, None, norm_weight)
+        outputs = angle_arrays(
+            AngleCall(hidden[None], None, ones, None, 0, norm_weight, float(norm_offset), True, SUMS)
+        )
+        return finished_prefix(outputs.sums[0], int(outputs.counts[0, 0]), int(outputs.counts[2, 0]))
+    if serves != "native":
         torch = _torch()
         prefix: SharedPrefix = importlib.import_module("gainrl.angle.op").shared_prefix(
             _tensor(torch, hidden),
@@ -146,12 +170,6 @@ def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, back
     check_call(padded, None, roles, None, weight)
     outputs = _native(AngleCall(padded, None, roles, None, 0, weight, float(norm_offset), True, SUMS))
     return finished_prefix(outputs.sums[0], int(outputs.counts[0, 0]), int(outputs.counts[2, 0]))
-
-
-def _native_serves(backend: str) -> bool:
-    if backend == "auto":
-        return not unavailable("native", "cpu")
-    return backend == "native" and choose("native", "cpu") == "native"
 
 
 def _native(call: AngleCall) -> Outputs:

@@ -27,10 +27,11 @@ log = logging.getLogger("gainrl.angle")
 @functools.cache
 def native_module() -> ModuleType | str:
     """The compiled module, or why there is none."""
+    name = __name__.partition(".")[0] + "._native"
     try:
-        return importlib.import_module("gainrl._native")
+        return importlib.import_module(name)
     except ImportError as error:
-        if isinstance(error, ModuleNotFoundError) and error.name == "gainrl._native":
+        if isinstance(error, ModuleNotFoundError) and error.name == name:
             return "gainrl was installed without its compiled module (gainrl._native)"
         return f"the compiled module does not load: {error}"
 
@@ -116,13 +117,14 @@ def choose(backend: str, device: str) -> str:
 
 @functools.cache
 def _automatic(device: str) -> str:
-    order = ("native", "torch") if device == "cpu" else ("native", "triton", "torch")
+    # The last serves NumPy arrays where neither torch nor the compiled module is installed.
+    order = ("native", "torch", "reference") if device == "cpu" else ("native", "triton", "torch")
     passed: list[tuple[str, str]] = []
     for name in order:
         if not (reason := unavailable(name, device)):
             why = "".join(f"; not {other}: {text}" for other, text in passed)
             log.log(
-                logging.WARNING if name == "torch" and device in ("cpu", "cuda") else logging.INFO,
+                logging.WARNING if name in ("torch", "reference") and device in ("cpu", "cuda") else logging.INFO,
                 "angle concentration on %s uses the %s backend%s", device, name, why,
             )  # fmt: skip
             return name

@@ -16,7 +16,10 @@ from gainrl.angle.backends import choose
 from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, AngleCall, Outputs
 from gainrl.angle.checks import raise_on_bad_values
 
-_library: Any = cast(Any, torch.library.Library)("gainrl", "DEF")
+NAMESPACE = __name__.partition(".")[0]
+"""`gainrl`; another name where the kernels package loads a copy of this folder beside an installed gainrl."""
+
+_library: Any = cast(Any, torch.library.Library)(NAMESPACE, "DEF")
 _library.define(
     "angle(Tensor hidden, Tensor? cu_seqlens, Tensor token_role, Tensor? shared_sum, int shared_tokens,"
     " Tensor? norm_weight, float norm_offset, bool diagonal, int wanted, str backend, bool check)"
@@ -67,13 +70,14 @@ def empty_outputs(call: AngleCall) -> Outputs:
 
 _library.impl("angle", _angle, "CompositeExplicitAutograd")
 _library.impl("angle", _fake, "Meta")
-torch.library.register_fake("gainrl::angle", _fake, lib=_library)
+torch.library.register_fake(f"{NAMESPACE}::angle", _fake, lib=_library)
+_registered: Any = getattr(torch.ops, NAMESPACE).angle.default
 
 
 def run(call: AngleCall, backend: str, check: bool) -> Outputs:
     """The registered op, outside autograd."""
     hidden, weight = call.hidden, call.norm_weight
-    found: list[Any] = torch.ops.gainrl.angle.default(
+    found: list[Any] = _registered(
         hidden.detach() if hidden.requires_grad else hidden, call.cu_seqlens, call.token_role,
         call.shared_sum, call.shared_tokens, weight.detach() if weight is not None and weight.requires_grad else weight,
         call.norm_offset, call.diagonal, call.wanted, backend, check,

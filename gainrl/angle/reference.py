@@ -32,7 +32,8 @@ def as_float64(array: Any) -> Float64:
     return np.asarray(array, dtype=np.float64)
 
 
-def _as_integers(array: Any) -> npt.NDArray[np.int64]:
+def as_integers(array: Any) -> npt.NDArray[np.int64]:
+    """The same as int64."""
     if hasattr(array, "detach"):
         array = array.detach().cpu().numpy()
     return np.asarray(array).astype(np.int64)
@@ -89,7 +90,7 @@ def angle_concentration_reference(
     `shared_rows` (P, D) are the activations of the shared prefix themselves, so that the oracle does not depend on
     the sum that it judges.  Everything else as in `gainrl.angle_concentration`.
     """
-    roles = _as_integers(token_role)
+    roles = as_integers(token_role)
     if np.asarray(token_role.cpu() if hasattr(token_role, "cpu") else token_role).dtype == np.bool_:
         roles = roles * 2
     flat: npt.NDArray[np.float64] = as_float64(hidden)
@@ -97,7 +98,7 @@ def angle_concentration_reference(
         batch, length = roles.shape
         offsets = np.arange(batch + 1, dtype=np.int64) * length
     else:
-        offsets = _as_integers(cu_seqlens)
+        offsets = as_integers(cu_seqlens)
     flat = flat.reshape(-1, flat.shape[-1])
     flat_roles = roles.reshape(-1)
     multiplier = 1.0 if norm_weight is None else as_float64(norm_weight) + norm_offset
