@@ -7,6 +7,7 @@ share is in `gainrl.curriculum.base`, the law of the draws in `gainrl.curriculum
 from gainrl.curriculum.base import ORDERS, Navigator
 from gainrl.curriculum.controller import AT_END, Position, WindowSettings, step
 from gainrl.curriculum.draw import draw_ranks
+from gainrl.curriculum.features import PromptFeatures
 from gainrl.curriculum.navigators import (
     NAVIGATORS,
     FixedNavigator,
@@ -14,6 +15,7 @@ from gainrl.curriculum.navigators import (
     shortest_first_ranking,
 )
 from gainrl.curriculum.posterior import PosteriorNavigator
+from gainrl.curriculum.probe import ProbeNavigator
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
 from gainrl.curriculum.windows import GaussianNavigator, TargetNavigator, UniformNavigator
@@ -27,6 +29,8 @@ __all__ = [
     "Navigator",
     "Position",
     "PosteriorNavigator",
+    "ProbeNavigator",
+    "PromptFeatures",
     "Ranking",
     "ShortestFirstNavigator",
     "TargetNavigator",

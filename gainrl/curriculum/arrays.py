@@ -39,3 +39,22 @@ def from_text(text: Any, dtype: str, size: int, name: str) -> npt.NDArray[np.int
         raise UserError(f"curriculum state: {name} holds {len(raw)} bytes, {size} prompts need {width * size}")
     planes = np.frombuffer(raw, dtype=np.uint8).reshape(width, size)
     return np.ascontiguousarray(planes.T).view(dtype).reshape(size).astype(np.int64)
+
+
+def floats_to_text(array: npt.NDArray[np.float64]) -> str:
+    """A one-dimensional float64 array as text, to the last bit: its bytes, little-endian, in base64."""
+    return base64.b64encode(array.astype("<f8").tobytes()).decode("ascii")
+
+
+def floats_from_text(text: Any, size: int, name: str) -> npt.NDArray[np.float64]:
+    """The inverse of `floats_to_text` for `size` finite elements, (size,) float64; UserError naming `name`."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise UserError(f"curriculum state: {name} is damaged ({error})") from None
+    if len(raw) != 8 * size:
+        raise UserError(f"curriculum state: {name} holds {len(raw)} bytes, {size} numbers need {8 * size}")
+    values = np.frombuffer(raw, dtype="<f8").astype(np.float64)
+    if not np.isfinite(values).all():
+        raise UserError(f"curriculum state: {name} has numbers that are not finite")
+    return values

@@ -1,4 +1,4 @@
-"""The navigators by name: two windows, a uniform baseline, posterior sampling, and two fixed orders.
+"""The navigators by name: two windows, a uniform baseline, posterior sampling, a probe, and two fixed orders.
 
 The contract that they share is in gainrl.curriculum.base.
 """
@@ -12,6 +12,7 @@ import numpy as np
 from gainrl.curriculum import draw as drawing
 from gainrl.curriculum.base import Navigator
 from gainrl.curriculum.posterior import PosteriorNavigator
+from gainrl.curriculum.probe import ProbeNavigator
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.windows import GaussianNavigator, TargetNavigator, UniformNavigator
 
@@ -49,6 +50,7 @@ NAVIGATORS: dict[str, type[Navigator]] = {
         GaussianNavigator,
         TargetNavigator,
         PosteriorNavigator,
+        ProbeNavigator,
         UniformNavigator,
         FixedNavigator,
         ShortestFirstNavigator,

@@ -18,6 +18,8 @@ from gainrl.curriculum import (
     GaussianNavigator,
     Navigator,
     PosteriorNavigator,
+    ProbeNavigator,
+    PromptFeatures,
     Ranking,
     ShortestFirstNavigator,
     TargetNavigator,
@@ -40,10 +42,19 @@ def gaussian(n: int = N, order: str = "rank", seed: int = 5, **window: Any) -> G
     return GaussianNavigator(ranking(), n, WindowSettings(**({"sigma": 20.0} | window)), order=order, seed=seed)
 
 
+def probe(**options: Any) -> ProbeNavigator:
+    prompts = ranking()
+    directions = np.multiply.outer(np.arange(SIZE) + 3, np.arange(12) ** 2 + 5) % 31 / 8.0  # the same on every machine
+    directions[5] = math.nan
+    features = PromptFeatures(prompts, sorted(prompts.ids), directions, np.arange(SIZE) % 17 + 3, components=6)
+    return ProbeNavigator(prompts, N, features, **options)
+
+
 MAKE: dict[str, Callable[[], Navigator]] = {
     "gaussian": gaussian,
     "target": lambda: TargetNavigator(ranking(), N, WindowSettings(sigma=20.0, mean=30), order="rank", seed=5),
     "posterior": lambda: PosteriorNavigator(ranking(), N, seed=5, order="draw", memory=6),
+    "probe": lambda: probe(seed=5, order="draw", explore=0.25),
     "uniform": lambda: UniformNavigator(ranking(), N, seed=5, order="draw"),
     "fixed": lambda: FixedNavigator(ranking(), N),
     "shortest-first": lambda: ShortestFirstNavigator(ranking(), N, order="shuffled"),

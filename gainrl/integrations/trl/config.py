@@ -39,15 +39,16 @@ class CurriculumArguments:
     curriculum_navigator: str = field(
         default="gaussian",
         metadata={
-            "help": "How the curriculum moves over the ranking: gaussian, target, posterior, uniform, fixed or "
-            "shortest-first."
+            "help": "How the curriculum moves over the ranking: gaussian, target, posterior, probe, uniform, "
+            "fixed or shortest-first."
         },
     )
     curriculum_alpha: float = field(default=2.0, metadata={"help": "α: steepness of the mean's step."})
     curriculum_beta: float = field(
         default=0.5,
         metadata={
-            "help": "β: accuracy at which the mean's step turns; the accuracy that `target` and `posterior` look for."
+            "help": "β: accuracy at which the mean's step turns; the accuracy that `target`, `posterior` and "
+            "`probe` look for."
         },
     )
     curriculum_mean: float = field(default=0.0, metadata={"help": "μ₀: the rank at which the window starts."})
@@ -67,6 +68,12 @@ class CurriculumArguments:
     )
     curriculum_memory: int = field(
         default=64, metadata={"help": "Rollouts of one prompt that `posterior` counts at most; older ones fade."}
+    )
+    curriculum_components: int = field(
+        default=32, metadata={"help": "Principal components of the directions that `probe` looks at, 1 to 128."}
+    )
+    curriculum_explore: float = field(
+        default=0.1, metadata={"help": "Share of an epoch that `probe` draws uniformly from all prompts."}
     )
     skip_mastered: int | None = field(
         default=None,

@@ -10,6 +10,8 @@ from gainrl.curriculum import (
     GaussianNavigator,
     Navigator,
     PosteriorNavigator,
+    ProbeNavigator,
+    PromptFeatures,
     Ranking,
     ShortestFirstNavigator,
     TargetNavigator,
@@ -71,6 +73,23 @@ def _of_kind(config: CurriculumArguments, data: ScoredDataset, ranking: Ranking)
             target=config.curriculum_beta,
             prior_strength=config.curriculum_prior_strength,
             memory=config.curriculum_memory,
+            order=order,
+            seed=seed,
+        )
+    if kind == ProbeNavigator.kind:
+        features = PromptFeatures(
+            ranking,
+            [data.ids[row] for row in data.usable],
+            data.directions(),
+            data.table.column("question_tokens")[data.usable],
+            components=config.curriculum_components,
+        )
+        return ProbeNavigator(
+            ranking,
+            n,
+            features,
+            target=config.curriculum_beta,
+            explore=config.curriculum_explore,
             order=order,
             seed=seed,
         )

@@ -1,0 +1,311 @@
+"""A probe on the directions: pass rates of prompts never tried, learnt from the rollouts that training makes anyway.
+
+A prompt's pass rate p_r has the logit  η_r = x_rᵀw + e_r.  The features x (gainrl.curriculum.features) are known before
+training; the weights w are Gaussian and forget (gainrl.curriculum.logistic); the residual e_r ~ N(0, τ²) is
+what the features do not tell of this prompt.  A prompt tried before is judged by its own rollouts: with
+information J_r (the precision of what they said, fading) and their mean residual ē_r,
+
+    e_r | own rollouts ~ N( v_r J_r ē_r, v_r ),   v_r = 1/(1/τ² + J_r)
+
+and since it is the residual that is kept, practice that raises the weights' prediction raises it for such a prompt too.
+
+Draw: one θ_r = σ(η_r) from each prompt's posterior (Thompson sampling), independently, and the prompts whose θ_r is
+nearest to the target pass rate, nearest first.  A share `explore` of the epoch is drawn uniformly from all
+prompts instead: none starves, and what is known of the pool does not come from the target's neighbourhood alone.
+Prompts without a direction are drawn in that share only, until they have been tried.
+
+Fading λ and τ² are not settings.  A filter for each λ in FADINGS runs along, each outcome is first predicted by each
+with each τ² in RESIDUALS, and the pair with the highest (fading) evidence makes the next draw.  Where directions
+carry nothing, evidence moves to a large τ²: prompts are then judged by their own rollouts, and all those
+never tried are equally likely.
+
+A draw is O(N·K²) elementwise operations and bit for bit the same on every machine (gainrl.curriculum.portable).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gainrl.curriculum import draw as drawing
+from gainrl.curriculum import philox, portable
+from gainrl.curriculum.arrays import floats_from_text, floats_to_text, from_text, to_text
+from gainrl.curriculum.base import Navigator
+from gainrl.curriculum.features import PromptFeatures
+from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, sites
+from gainrl.curriculum.outcomes import CREDIT, Outcomes
+from gainrl.curriculum.ranking import Ranking
+from gainrl.curriculum.totals import Totals
+from gainrl.errors import UserError
+
+FADINGS = (0.8, 0.95, 0.99)
+RESIDUALS = (0.25, 1.0, 4.0)
+"""τ², squared logits."""
+_USUAL = (1, 1)  # where evidence begins
+_HEAD_START = 1.0  # nats
+_EVIDENCE_FADING = 0.9
+_DRIFT = 0.01  # growth of the intercept's variance, an epoch
+_INTERCEPT, _SIDE, _SPREAD = 4.0, 0.5, 2.25
+"""Prior variances, squared logits: intercept; slopes on ranking and length; all components together."""
+_OWN_FADING = 0.98
+
+_MODEL = 1
+"""Part of the state: another number where other constants or formulas would make other draws of it."""
+
+_THOMPSON, _EXPLORE = 17, 18  # purposes of streams
+
+# A prompt's own information J in one byte: 0 for none, else 2^((c−1)/16)/64, from 1/64 to 939, 4.4 % apart.
+_STEPS, _UNIT = 16, 1.0 / 64.0
+_LEVELS = _UNIT * portable.exp(np.arange(-1, 255) * (0.6931471805599453 / _STEPS))
+_LEVELS[0] = 0.0
+_CENTRE, _GRAIN = 32768, 1.0 / 1024.0  # ē in two bytes
+
+Floats = npt.NDArray[np.float64]
+
+
+class ProbeNavigator(Navigator):
+    """Thompson sampling towards a target pass rate that a probe predicts; see the module's docstring.
+
+    features: of the prompts of this ranking.  target: pass rate looked for, in (0, 1).  explore: share of an epoch that
+    is drawn uniformly, in [0, 1].  Raises UserError for values outside these, and for features of another ranking.
+    """
+
+    kind = "probe"
+
+    def __init__(
+        self,
+        ranking: Ranking,
+        n: int,
+        features: PromptFeatures,
+        *,
+        target: float = 0.5,
+        explore: float = 0.1,
+        order: str = "rank",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(ranking, n, order=order, seed=seed)
+        if not (_is_number(target) and 0 < target < 1):
+            raise UserError(f"the target pass rate must lie in (0, 1), got {target!r}: 0.5 teaches most")
+        if not (_is_number(explore) and 0 <= explore <= 1):
+            raise UserError(f"explore must be a share of the epoch, in [0, 1], got {explore!r}")
+        if len(features.known) != len(ranking):
+            raise UserError(f"features of {len(features.known)} prompts for a ranking of {len(ranking)}")
+        self.features = features
+        self.target = float(target)
+        self.explore = float(explore)
+        size = 3 + features.components
+        variance = np.full(size, _SPREAD / features.components)
+        variance[:3] = _INTERCEPT, _SIDE, _SIDE
+        self._filters = [LogisticFilter(np.zeros(size), variance, fading, _DRIFT) for fading in FADINGS]
+        self._evidence = np.full((len(FADINGS), len(RESIDUALS)), -_HEAD_START)
+        self._evidence[_USUAL] = 0.0
+        self._own = np.zeros(len(ranking), dtype=np.int64)  # codes of J
+        self._residual = np.full(len(ranking), _CENTRE, dtype=np.int64)  # ē
+        self._chosen: tuple[drawing.Ranks, drawing.Ranks] | None = None  # nearest first, and the explored
+        self._prompts_tried: int | None = None
+        self._expected = math.nan
+
+    # -- what is known of prompts ---------------------------------------------------------------------------
+
+    @property
+    def _best(self) -> tuple[int, int]:
+        """Filter and residual variance of the highest evidence."""
+        at = int(np.argmax(self._evidence))
+        return at // len(RESIDUALS), at % len(RESIDUALS)
+
+    def _residuals(self, ranks: npt.NDArray[np.int64] | slice, tau: float) -> tuple[Floats, Floats]:
+        """Mean and variance of these prompts' residuals."""
+        information = _LEVELS[self._own[ranks]]
+        variance = 1.0 / (1.0 / tau + information)
+        mean = variance * information * ((self._residual[ranks] - _CENTRE) * _GRAIN)
+        return mean, variance + np.where(self.features.known[ranks], 0.0, _SPREAD)
+
+    def _logits(self, ranks: npt.NDArray[np.int64] | slice) -> tuple[Floats, Floats]:
+        """Mean and variance of these prompts' logits."""
+        which, tau = self._best
+        mean, variance = self._filters[which].predict(self.features.values[:, ranks])
+        own_mean, own_variance = self._residuals(ranks, RESIDUALS[tau])
+        return mean + own_mean, variance + own_variance
+
+    # -- the draw -------------------------------------------------------------------------------------------
+
+    def _order(self) -> tuple[drawing.Ranks, drawing.Ranks]:
+        if self._chosen is None:
+            size = len(self.ranking)
+            noise = portable.normal(philox.Stream(self.seed, self._epoch, _THOMPSON).words(0, size))
+            distance = np.empty(size)
+            for start in range(0, size, 4096):
+                part = slice(start, start + 4096)
+                mean, variance = self._logits(part)
+                distance[part] = np.abs(portable.sigmoid(mean + np.sqrt(variance) * noise[part]) - self.target)
+            distance[~self.features.known & (self._own == 0)] += 1.0
+            words = philox.Stream(self.seed, self._epoch, _EXPLORE).words(0, size)
+            explored = np.argsort(words, kind="stable")[: round(self.explore * self.n)]
+            nearest = np.argsort(distance, kind="stable")
+            nearest = nearest[~np.isin(nearest, explored)]
+            self._chosen = nearest.astype(np.int64), explored.astype(np.int64)
+        return self._chosen
+
+    def _pick(self) -> drawing.Ranks:
+        nearest, explored = self._order()
+        return np.concatenate([nearest[: self.n - len(explored)], explored])
+
+    def _pick_spares(self) -> drawing.Ranks:
+        nearest, explored = self._order()
+        start = self.n - len(explored)
+        return nearest[start : start + self.n]
+
+    # -- what an epoch teaches ------------------------------------------------------------------------------
+
+    @property
+    def _remembers(self) -> bool:
+        return True
+
+    def _move(self, totals: Totals, outcomes: Outcomes) -> None:
+        ranks, tried, solved = _outcomes(outcomes)
+        self._fade_own()
+        if len(ranks):
+            which, _ = self._best
+            x = self.features.values[:, ranks].astype(np.float64)
+            found = np.zeros_like(self._evidence)
+            before = [each.predict(x) for each in self._filters]
+            for i, j in np.ndindex(*found.shape):
+                mean, variance = before[i]
+                own_mean, own_variance = self._residuals(ranks, RESIDUALS[j])
+                seen = sites(mean + own_mean, variance + own_variance, tried, solved)
+                found[i, j] = float(portable.ordered_sum(seen.evidence))
+            for i, each in enumerate(self._filters):
+                tau = RESIDUALS[int(np.argmax(self._evidence[i]))]
+                each.observe(x, *self._residuals(ranks, tau), tried, solved)
+            self._learn_own(ranks, x, which, before[which], tried, solved)
+            self._evidence = _EVIDENCE_FADING * self._evidence + (found - found.max())
+            self._evidence -= self._evidence.max()
+        for each in self._filters:
+            each.fade()
+
+    def _learn_own(
+        self, ranks: drawing.Ranks, x: Floats, which: int, before: tuple[Floats, Floats], tried: Floats, solved: Floats
+    ) -> None:
+        """What the rollouts say of each prompt beyond what the weights, as they are now, predict."""
+        tau = RESIDUALS[int(np.argmax(self._evidence[which]))]
+        own_mean, own_variance = self._residuals(ranks, tau)
+        seen = sites(before[0] + own_mean, before[1] + own_variance, tried, solved)
+        mean, variance = self._filters[which].predict(x)
+        information = seen.precision / (1.0 + seen.precision * variance)
+        old = _LEVELS[self._own[ranks]]
+        centre = (self._residual[ranks] - _CENTRE) * _GRAIN
+        centre = (old * centre + information * (seen.centre - mean)) / (old + information)
+        self._own[ranks] = np.clip(np.searchsorted(_LEVELS, old + information, side="right") - 1, 1, 255)
+        self._residual[ranks] = np.clip(np.rint(centre / _GRAIN), -32767, 32767).astype(np.int64) + _CENTRE
+
+    def _fade_own(self) -> None:
+        """Codes are logarithms: one less is 4.4 % less information."""
+        rate = -_STEPS * float(portable.log(_OWN_FADING)) / 0.6931471805599453
+        steps = math.floor((self._epoch + 1) * rate) - math.floor(self._epoch * rate)
+        self._own = np.maximum(self._own - steps, 0)
+        self._residual[self._own == 0] = _CENTRE
+
+    # -- state and metrics ----------------------------------------------------------------------------------
+
+    def _position(self) -> dict[str, Any]:
+        return {
+            "own": to_text(self._own, "<u1"),
+            "residual": to_text(self._residual, "<u2"),
+            "evidence": floats_to_text(self._evidence.ravel()),
+            "weights": [floats_to_text(each.state()) for each in self._filters],
+        }
+
+    def _restore(self, position: Mapping[str, Any]) -> None:
+        size = len(self.ranking)
+        own = from_text(position["own"], "<u1", size, "own")
+        residual = from_text(position["residual"], "<u2", size, "residual")
+        if (residual[own == 0] != _CENTRE).any():
+            raise UserError("curriculum state: a prompt without rollouts of its own has a residual")
+        evidence = floats_from_text(position["evidence"], self._evidence.size, "evidence")
+        weights = position["weights"]
+        if not isinstance(weights, list) or len(weights) != len(self._filters):
+            raise UserError(f"curriculum state: weights must be a list of {len(self._filters)}")
+        states = [
+            each.checked(floats_from_text(text, each.size, "weights"))
+            for each, text in zip(self._filters, weights, strict=True)
+        ]
+        self._own, self._residual = own, residual
+        self._evidence = evidence.reshape(self._evidence.shape)
+        for each, state in zip(self._filters, states, strict=True):
+            each.restore(state)
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            **super()._settings(),
+            "model": _MODEL,
+            "target": self.target,
+            "explore": self.explore,
+            "components": self.features.components,
+            "features": self.features.digest,
+        }
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._chosen = None
+        self._prompts_tried = None
+
+    def _describe(self) -> dict[str, Any]:
+        """What the epoch was expected to be, and how true that is of what was observed so far.
+
+        target; tried: prompts of whose rollouts something is remembered; expected: mean pass rate predicted for the
+        draw; explored: share of the draw that is uniform; fading and residual: λ and τ² of the draw; of the observed
+        prompts: correlation of predicted and observed pass rates, log_loss of the predictions, in nats a rollout, and
+        constant_log_loss, of the observed mean for all (None where undefined).
+        """
+        which, tau = self._best
+        if self._prompts_tried is None:  # asked for at every step
+            self._prompts_tried = int(np.count_nonzero(self._own))
+            self._expected = float(np.mean(self._pass_rates(self.ranks)))
+        ranks, tried, solved = _outcomes(self._outcomes)
+        return {
+            "target": self.target,
+            "tried": self._prompts_tried,
+            "expected": self._expected,
+            "explored": len(self._order()[1]) / self.n,
+            "fading": FADINGS[which],
+            "residual": RESIDUALS[tau],
+            **_calibration(self._pass_rates(ranks), tried, solved),
+        }
+
+    def _pass_rates(self, ranks: npt.NDArray[np.int64]) -> Floats:
+        """Expected pass rates, E σ(η) by MacKay's approximation (1992), σ(a/√(1 + πb/8))."""
+        mean, variance = self._logits(ranks)
+        return portable.sigmoid(mean / np.sqrt(1.0 + (math.pi / 8.0) * variance))
+
+
+def _calibration(predicted: Floats, tried: Floats, solved: Floats) -> dict[str, float | None]:
+    if not len(tried):
+        return {"correlation": None, "log_loss": None, "constant_log_loss": None}
+    observed, share = solved / tried, float(solved.sum() / tried.sum())
+    correlation = None
+    if len(tried) > 2 and np.ptp(predicted) > 0 and np.ptp(observed) > 0:
+        correlation = float(np.corrcoef(predicted, observed)[0, 1])
+    losses = -(solved * np.log(predicted) + (tried - solved) * np.log1p(-predicted))
+    constant = -sum(x * math.log(x) for x in (share, 1.0 - share) if x > 0)
+    return {
+        "correlation": correlation,
+        "log_loss": float(losses.sum() / tried.sum()),
+        "constant_log_loss": constant,
+    }
+
+
+def _outcomes(outcomes: Outcomes) -> tuple[drawing.Ranks, Floats, Floats]:
+    """Ranks with a scored rollout, rollouts tried and solved (fractional), of which MOST_ROLLOUTS count."""
+    ranks, _, scored, credit = outcomes.columns()
+    some = scored > 0
+    ranks, tried, solved = ranks[some], scored[some].astype(np.float64), credit[some] / CREDIT
+    share = np.minimum(1.0, MOST_ROLLOUTS / tried)
+    return ranks, tried * share, solved * share
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
