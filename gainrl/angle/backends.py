@@ -115,12 +115,16 @@ def choose(backend: str, device: str) -> str:
     return backend
 
 
+def order(device: str) -> tuple[str, ...]:
+    """The backends that `auto` tries for arrays on device type `device`, one after the other."""
+    # The reference serves NumPy arrays where neither torch nor the compiled module is installed.
+    return ("native", "torch", "reference") if device == "cpu" else ("native", "triton", "torch")
+
+
 @functools.cache
 def _automatic(device: str) -> str:
-    # The last serves NumPy arrays where neither torch nor the compiled module is installed.
-    order = ("native", "torch", "reference") if device == "cpu" else ("native", "triton", "torch")
     passed: list[tuple[str, str]] = []
-    for name in order:
+    for name in order(device):
         if not (reason := unavailable(name, device)):
             why = "".join(f"; not {other}: {text}" for other, text in passed)
             log.log(
