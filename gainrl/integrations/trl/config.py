@@ -15,6 +15,7 @@ from typing import Any
 from trl import GRPOConfig
 
 from gainrl.curriculum import ORDERS, WindowSettings
+from gainrl.curriculum.features import MAX_COMPONENTS
 from gainrl.errors import UserError
 
 ANGLES = ("sequence", "prompt")
@@ -160,6 +161,7 @@ class CurriculumArguments:
             raise UserError("shuffle_dataset=True would undo the curriculum's order; use curriculum_order='shuffled'")
         if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
             raise UserError(f"accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
+        self._check_probe()
         every = self.rerank_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise UserError(f"rerank_every={every!r}: give a number of epochs, 1 or more, or leave it out")
@@ -176,6 +178,14 @@ class CurriculumArguments:
         for name in ("split_batches", "dispatch_batches"):
             if getattr(accelerator, name, None):
                 raise UserError(f"accelerator_config.{name}=True breaks up TRL's groups: leave it off")
+
+    def _check_probe(self) -> None:
+        """Before a dataset is ranked for nothing."""
+        kept, explore = self.curriculum_components, self.curriculum_explore
+        if isinstance(kept, bool) or not isinstance(kept, int) or not 1 <= kept <= MAX_COMPONENTS:
+            raise UserError(f"curriculum_components={kept!r}: give an integer from 1 to {MAX_COMPONENTS}")
+        if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
+            raise UserError(f"curriculum_explore={explore!r}: give a share of the epoch, from 0 to 1")
 
     def _check_batches(self) -> None:
         if isinstance(self.prompts_per_epoch, bool) or not isinstance(self.prompts_per_epoch, int):

@@ -55,8 +55,8 @@ def make_scorer(config: RunConfig, model: Any, tokenizer: Any, device: torch.dev
     if getattr(model, "hf_device_map", None) is None and not getattr(model, "is_quantized", False):
         model.to(device)
     options = dict(config.scoring)
-    if config.curriculum.get("navigator") == "probe":
-        options.setdefault("directions", True)  # what it learns from
+    if config.curriculum.get("navigator") == "probe" and not options.setdefault("directions", True):
+        raise UserError("section 'scoring': the navigator 'probe' learns from directions: leave out directions: false")
     try:
         return AngleScorer(model, tokenizer, question_after=config.question_after, **options)
     except TypeError as error:

@@ -1,0 +1,113 @@
+"""`navigator: probe` in the trainer: where its directions come from, what it reports, that a resume goes on exactly."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from datasets import Dataset
+from trl_support import epoch_records, make_table, make_trainer, problems
+
+from gainrl.errors import UserError
+from gainrl.integrations.trl import run as runs
+from gainrl.integrations.trl.data import ScoredDataset
+from gainrl.integrations.trl.run_config import RunConfig
+from gainrl.table import DIRECTION_FIELD, ScoreTable
+
+PROBE: dict[str, Any] = {"navigator": "probe", "components": 5, "explore": 0.25, "prompts_per_epoch": 8}
+FIELDS = ("explored", "expected", "tried", "correlation", "log_loss", "constant_log_loss", "fading", "residual")
+
+
+def config(model: str, output: str, **changes: Any) -> RunConfig:
+    training = {
+        "num_train_epochs": 3, "num_generations": 2, "per_device_train_batch_size": 8, "max_completion_length": 4,
+        "learning_rate": 1e-2, "logging_steps": 1, "bf16": False, "activation_checkpointing": False,
+        "report_to": "none", "seed": 7,
+    }  # fmt: skip
+    values = {"model": model, "dataset": "problems.jsonl", "rewards": "my_rewards.even", "output": output}
+    return RunConfig.from_dict({**values, "curriculum": PROBE, "training": training, **changes})
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "problems.jsonl").write_text("\n".join(json.dumps(row) for row in problems()) + "\n")
+    (tmp_path / "my_rewards.py").write_text(
+        "def even(completions, **columns):\n    return [float(len(text) % 2 == 0) for text in completions]\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+def with_directions(table: ScoreTable, rows: list[list[float] | None]) -> ScoreTable:
+    return ScoreTable(
+        table.columns.append_column(DIRECTION_FIELD, pa.array(rows, pa.list_(pa.float32()))), table.metadata
+    )
+
+
+def test_a_run_ranks_with_directions_by_itself_and_resumes_to_the_same_records(
+    model: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs.train(config(model, "whole"), progress=False)
+    records = epoch_records("whole")
+    assert [record["navigator"] for record in records] == ["probe"] * 3
+    assert all(set(FIELDS) <= set(record) for record in records)
+    assert records[0]["explored"] == 0.25
+    assert records[2]["tried"] > records[1]["tried"] >= 8 > records[0]["tried"] == 0
+    assert "direction" in ScoreTable.describe("whole/scores.parquet")[1]
+
+    plain = runs.GainRLTrainer._observe
+
+    def interrupted(self: Any) -> None:
+        plain(self)
+        if self.state.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(runs.GainRLTrainer, "_observe", interrupted)
+    assert not runs.train(config(model, "cut"), progress=False).finished
+    monkeypatch.setattr(runs.GainRLTrainer, "_observe", plain)
+    assert runs.train(config(model, "cut"), resume=True, progress=False).finished
+    assert epoch_records("cut") == records
+
+
+def test_a_table_without_directions_is_refused_with_the_option_that_makes_them(model: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="`gainrl score --directions`"):
+        make_trainer(model, tmp_path, curriculum_navigator="probe")
+
+
+def test_directions_come_by_row_and_are_nan_where_there_are_none() -> None:
+    rows = problems()
+    given: list[list[float] | None] = [[float(i), 1.0, 2.0] for i in range(len(rows))]
+    given[4] = None
+    table = with_directions(make_table(rows), given)
+    halves = ScoreTable(pa.concat_tables([table.columns[:7], table.columns[7:]]), table.metadata)
+    for each in (table, halves):
+        found = ScoredDataset(Dataset.from_list(rows), each).directions()
+        assert found.dtype == np.float32
+        assert np.isnan(found[4]).all()
+        assert [row[0] for row in found.tolist() if row[0] == row[0]] == [float(i) for i in range(len(rows)) if i != 4]
+    unequal = with_directions(make_table(rows), [[1.0] * (2 + i % 2) for i in range(len(rows))])
+    with pytest.raises(UserError, match="of unequal length"):
+        ScoredDataset(Dataset.from_list(rows), unequal).directions()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"curriculum": {**PROBE, "explore": 2}}, r"curriculum_explore=2: give a share"),
+        ({"curriculum": {**PROBE, "components": 0}}, r"curriculum_components=0: give an integer from 1 to 128"),
+        ({"scoring": {"directions": False}}, "leave out directions: false"),
+    ],
+)
+def test_mistakes_are_named_before_anything_is_ranked(
+    model: str, place: Path, changes: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        runs.train(config(model, "out", **changes), progress=False)
+    assert not Path("out/scores.parquet").exists()
