@@ -14,7 +14,6 @@ import datetime
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,15 +24,16 @@ from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.budget import out_of_memory, tokens_per_batch
-from gainrl.scoring.contract import WINDOW, Prepared, within
+from gainrl.scoring.contract import Prepared, within
 from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.forward import Prefix, choose_forward
 from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.phases import NO_CLOCK, Clock
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.results import RowResult, Scores, collect, failed, not_finite, row_result
+from gainrl.scoring.results import RowResult, Scores, failed, not_finite, row_result
 from gainrl.scoring.taps import FINAL, context_length, evaluating
+from gainrl.scoring.windows import in_halves, score_batches, score_in_memory
 from gainrl.table import Prompt
 
 if TYPE_CHECKING:
@@ -153,15 +153,7 @@ class AngleScorer:
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
         """
-        rows = (prompt if isinstance(prompt, ScoringPrompt) else ScoringPrompt(prompt) for prompt in prompts)
-        results: list[RowResult] = []
-        with self.weights_fixed():
-            while window := list(islice(rows, WINDOW)):
-                in_window: dict[int, RowResult] = {}
-                for members, batch_results in self.score_window(self.prepare(window)):
-                    in_window.update(zip(members, batch_results, strict=True))
-                results += [in_window[i] for i in range(len(window))]
-        return collect(results, self.definition, directions=self.directions, nll=self.nll)
+        return score_in_memory(self, prompts)
 
     @contextmanager
     def weights_fixed(self) -> Iterator[None]:
@@ -175,7 +167,7 @@ class AngleScorer:
     # -- one window at a time --------------------------------------------------------------------------------
 
     def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
-        """Render and tokenise a window of at most `WINDOW` prompts and plan its batches.
+        """Render and tokenise a window of at most `contract.WINDOW` prompts and plan its batches.
 
         Raises UserError if prompts of the first row's kind can never be scored with this model.
         """
@@ -205,19 +197,12 @@ class AngleScorer:
         tokens, unless these are somebody else's.  Batches whose positions are all in `done` are passed over: a
         resumed run makes the batches that it would have made.  `mine` chooses among the batches still owed.
         """
-        rendered = prepared.rendered
-        without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens) and i not in done)
-        if without and without_tokens:
-            yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
-        for batch in mine([batch for batch in prepared.batches if not done.issuperset(batch.members)]):
-            results = self._score_batch(batch, [rendered[i] for i in batch.members])
-            owed = [(i, result) for i, result in zip(batch.members, results, strict=True) if i not in done]
-            yield tuple(i for i, _ in owed), [result for _, result in owed]
+        return score_batches(self._score_batch, prepared, done, mine, without_tokens=without_tokens)
 
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
         """Score a batch whole; in halves if that fails, so that a row that cannot be scored is found and named."""
         if self._fits is not None and len(prompts) > 1 and _tokens(batch, prompts) > self._fits:
-            return self._halves(batch, prompts)
+            return in_halves(self._score_batch, batch, prompts)
         try:
             return self._attempt(batch, prompts)
         except _NonFinitePrefix:
@@ -238,16 +223,11 @@ class AngleScorer:
             if memory:
                 self._fits = _tokens(batch, prompts) // 2
                 logger.warning("out of memory with %d tokens at once: going on with %d", 2 * self._fits, self._fits)
-            return self._halves(batch, prompts)
+            return in_halves(self._score_batch, batch, prompts)
         count = len(prompts[0].tokens)
         return [
             failed(f"out of memory for its {count} tokens" if memory else f"the model fails ({reason})", prompts[0])
         ]
-
-    def _halves(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-        middle = len(prompts) // 2
-        parts = ((batch.members[:middle], prompts[:middle]), (batch.members[middle:], prompts[middle:]))
-        return [row for members, part in parts for row in self._score_batch(Batch(batch.shared, members), part)]
 
     @torch.inference_mode()
     def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
