@@ -156,7 +156,9 @@ def shared_prefix_arrays(hidden: Any, norm_weight: Any, norm_offset: float, back
         return finished_prefix(outputs.sums[0], int(outputs.counts[0, 0]), int(outputs.counts[2, 0]))
     if serves != "native":
         torch = _torch()
-        prefix: SharedPrefix = importlib.import_module("gainrl.angle.op").shared_prefix(
+        from gainrl.angle.op import shared_prefix
+
+        prefix = shared_prefix(
             _tensor(torch, hidden),
             norm_weight=None if norm_weight is None else _tensor(torch, norm_weight),
             norm_offset=norm_offset,
@@ -253,7 +255,9 @@ def _through_torch(
     tensors = {name: None if array is None else _tensor(torch, array) for name, array in named.items()}
     if shared_prefix is not None:
         shared_prefix = replace(shared_prefix, sum=_tensor(torch, shared_prefix.sum))
-    result: AngleConcentration = importlib.import_module("gainrl.angle.op").angle_concentration(
+    from gainrl.angle.op import angle_concentration
+
+    result = angle_concentration(
         tensors["hidden"], tensors["cu_seqlens"], tensors["token_role"], norm_weight=tensors["norm_weight"],
         shared_prefix=shared_prefix, **options,
     )  # fmt: skip
