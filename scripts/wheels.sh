@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 out=${1:-dist} venv=${VENV:-.venv} cuda=${GAINRL_CUDA:-AUTO}
-export PATH="$PWD/$venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
+venv=$(cd "$venv" && pwd)
+export PATH="$venv/bin:$PATH" PIP_DISABLE_PIP_VERSION_CHECK=1
 rm -rf "$out"
 mkdir -p "$out"
 work=$(mktemp -d)
