@@ -6,7 +6,7 @@ export TORCH PYTHON
 # One thread per test process: the tests run side by side, and threads that wait for each other spin.
 TEST_ENVIRONMENT = PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 
-.PHONY: demo test setup lint format full clean
+.PHONY: demo test setup lint format full wheels docs clean
 
 demo:  ## rank real problems with a real model, train on them with the curriculum, evaluate, report
 	@scripts/setup.sh $(VENV) demo
@@ -32,6 +32,12 @@ format: setup
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/clang-format -i $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'examples/*.cpp')
+
+wheels: setup  ## source distribution, wheel for this Python, pure-Python wheel: built, checked, tried (dist/)
+	VENV=$(VENV) scripts/wheels.sh dist
+
+docs: setup  ## the documentation site, every warning an error (build/site)
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --quiet --strict
 
 clean:
 	rm -rf build dist $(VENV)

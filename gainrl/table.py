@@ -143,22 +143,33 @@ class TableMetadata:
     model_hash: str
     """Identity of the weights: `commit:<hub commit>` or `weights:<hash>`."""
     tokenizer_hash: str
+    """Of the tokenizer's files."""
     chat_template_hash: str
     """Hash of the template's source; empty for plain text."""
     dataset: str
+    """Hub id, file or task, as the user named it."""
     split: str | None
+    """Split of the dataset or task, if one was named."""
     limit: int | None
+    """How many of the first rows were scored, if not all."""
     fingerprint: str
+    """`fingerprint` of the ids in order."""
     rows: int
+    """Rows of the table."""
     template_date: str = ""
     """ISO date given to templates that print today's; empty for plain text."""
     task: str | None = None
     """The task that mapped the dataset's own columns to prompts, if any."""
     question_after: str | None = None
+    """The text behind which the question begins, for plain text."""
     too_long: str = "skip"
+    """What was done with prompts beyond the context: `skip` or `truncate`."""
     tokens_per_batch: int = 0
+    """Token budget of a batch."""
     dtype: str = "float32"
+    """Of the weights and activations."""
     tap: str = "final"
+    """Where hidden states were taken."""
     definition: str = "intra+inter"
     """`intra+inter`, `intra+W*inter`, or `intra`, also where no prompt of the dataset has a prefix."""
     diagonal: bool = True
@@ -168,7 +179,9 @@ class TableMetadata:
     control_fit: list[float] | None = None
     """With control = length: b0, b1, b2 by ordinary least squares over the rows that have a score."""
     format_version: int = FORMAT_VERSION
+    """Version of this format; older ones are read."""
     gainrl_version: str = ""
+    """The gainrl that wrote the table."""
 
     @property
     def inter_weight(self) -> float:

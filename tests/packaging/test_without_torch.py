@@ -113,6 +113,18 @@ def test_a_module_for_a_newer_glibc_is_passed_over_and_the_message_names_the_ver
     assert "uses the reference backend; not native: the compiled module does not load" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no C compiler to make a driver with")
+def test_a_driver_too_old_for_the_cuda_code_is_named_with_what_it_lacks(tmp_path):
+    """A libcuda that says it serves CUDA 11.8: the real runtime inside the module asks it."""
+    if NATIVE is None or "True" not in run("from gainrl import _native; print(_native.built_with_cuda)").stdout:
+        pytest.skip("cuda: the compiled module was built without CUDA code")
+    (tmp_path / "driver.c").write_text("int cuDriverGetVersion(int* version) { *version = 11080; return 0; }")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)
+    script = "import gainrl; print(gainrl.available_backends()['native-cuda'])"
+    said = run(HIDE_TORCH + script, LD_LIBRARY_PATH=str(tmp_path)).stdout
+    assert "the driver serves CUDA 11.8 and the compiled kernels need CUDA 1" in said
+
+
 def test_an_older_processor_gets_the_plain_code():
     if NATIVE is None:
         pytest.skip("native: this is the pure-Python wheel")

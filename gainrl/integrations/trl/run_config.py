@@ -41,16 +41,25 @@ class RunConfig:
     """A training run as the YAML describes it (see the module's docstring)."""
 
     model: str
+    """Hub id, local directory, or `smollm2-135m`."""
     output: str
+    """The run directory."""
     task: str | None = None
+    """A task by name or dotted path: it brings dataset, prompts and reward."""
     dataset: str | None = None
+    """Hub id or local file instead of a task, with a column `prompt`; with a task, where its rows come from."""
     split: str | None = None
+    """Split to train on; the task's first, or `train`, where not given."""
     limit: int | None = None
+    """Train on the first rows only."""
     rewards: list[str] = field(default_factory=list)
+    """Reward functions by dotted path; needed where there is no task."""
     scores: str | None = None
+    """Score table; made in this run if it is missing (default: in the run directory)."""
     scored_with: str = "same"
     """`same`: the table must come from the model that is trained; `any`: rank with one model, train another."""
     question_after: str | None = None
+    """Plain text: the question is what follows the last occurrence of this text."""
     stop: list[str] | None = None
     """Texts that end a completion; the task's own where not given."""
     model_options: dict[str, Any] = field(default_factory=dict)
@@ -58,8 +67,11 @@ class RunConfig:
     scoring: dict[str, Any] = field(default_factory=dict)
     """Passed to `AngleScorer` when the table is made in this run (tokens_per_batch, backend, ...)."""
     curriculum: dict[str, Any] = field(default_factory=dict)
+    """Fields of the curriculum."""
     training: dict[str, Any] = field(default_factory=dict)
+    """Fields of TRL's `GRPOConfig`."""
     lora: dict[str, Any] | None = None
+    """Fields of PEFT's `LoraConfig`: train an adapter."""
 
     def __post_init__(self) -> None:
         if (self.task is None) == (self.dataset is None) and not (self.task and self.dataset):
