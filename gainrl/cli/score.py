@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from gainrl.errors import UserError
 
-ENGINES = ("torch",)
+ENGINES = ("torch", "vllm")
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")]
 
 
@@ -32,7 +33,13 @@ def score(
         typer.Option(help="Plain text: the question is what follows the last occurrence of this text."),
     ] = None,
     too_long: Annotated[str, typer.Option(help="Prompts beyond the model's context: skip or truncate.")] = "skip",
-    engine: Annotated[str, typer.Option(help="What runs the model: torch (in this process).")] = "torch",
+    engine: Annotated[
+        str, typer.Option(help="What runs the model: torch (in this process), or vllm (models beyond one GPU).")
+    ] = "torch",
+    tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs that share each layer.")] = 1,
+    engine_option: Annotated[
+        list[str] | None, typer.Option(help="vllm: NAME=VALUE for vllm.LLM (VALUE as JSON or text); repeat for more.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Dtype = "auto",
     backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
@@ -68,6 +75,8 @@ def score(
         raise UserError(f"--dtype {dtype!r}: choose auto, float32, bfloat16 or float16")
     if engine not in ENGINES:
         raise UserError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
+    if engine == "torch" and (tensor_parallel != 1 or engine_option):
+        raise UserError("--tensor-parallel and --engine-option are for --engine vllm")
     from gainrl.angle import available_backends
 
     if backend != "auto" and (why := available_backends().get(backend, "no such backend")) != "ok":
@@ -85,19 +94,24 @@ def score(
     from gainrl.scoring import AngleScorer, model_identity, score_dataset
     from gainrl.scoring.summary import summary
 
-    scorer = AngleScorer(
-        model,
-        device=team.device(device),
-        dtype=dtype,
-        backend=backend,
-        tokens_per_batch=tokens_per_batch,
-        question_after=question_after,
-        too_long=too_long,
-        tap=tap,
-        definition=definition,
-        directions=directions,
-        nll=nll,
-    )
+    common: dict[str, Any] = {
+        "dtype": dtype,
+        "backend": backend,
+        "tokens_per_batch": tokens_per_batch,
+        "question_after": question_after,
+        "too_long": too_long,
+        "definition": definition,
+        "directions": directions,
+    }
+    scorer: Any
+    if engine == "vllm":
+        from gainrl.scoring.vllm_engine import VllmScorer
+
+        _require_vllm_fits(device, tap, nll, team.size)
+        options = engine_options(engine_option or [])
+        scorer = VllmScorer(model, tensor_parallel=tensor_parallel, options=options, **common)
+    else:
+        scorer = AngleScorer(model, device=team.device(device), tap=tap, nll=nll, **common)
     with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:
         tokens = 0
 
@@ -130,6 +144,33 @@ def score(
     if team.leads:
         print(summary(run, output))
     leave()
+
+
+def _require_vllm_fits(device: str, tap: str, nll: bool, processes: int) -> None:
+    """UserError for what vLLM's pooling interface does not give, before it is loaded."""
+    if nll:
+        raise UserError("--nll needs the logits, which vLLM's pooling interface does not give: use --engine torch")
+    if tap != "final":
+        raise UserError(f"--tap {tap}: vLLM gives the final hidden states alone: use --engine torch")
+    if device != "auto":
+        raise UserError(f"--device {device}: vLLM chooses its devices itself (CUDA_VISIBLE_DEVICES limits them)")
+    if processes > 1:
+        raise UserError("vLLM starts its own processes: run gainrl score without torchrun, with --tensor-parallel")
+
+
+def engine_options(given: list[str]) -> dict[str, Any]:
+    """NAME=VALUE each, VALUE read as JSON where it is JSON; UserError for anything else."""
+    options: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or not name.isidentifier():
+            raise UserError(f"--engine-option {text!r}: give NAME=VALUE, say gpu_memory_utilization=0.8")
+        try:
+            options[name] = json.loads(value)
+        except json.JSONDecodeError:
+            options[name] = value
+    return options
 
 
 def _usable() -> str:

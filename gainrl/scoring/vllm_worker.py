@@ -1,0 +1,103 @@
+"""What runs inside vLLM's workers: sums of unit rows by role, where vLLM would hand out every token's hidden state.
+
+A prompt of L tokens has L·D floats of hidden states; its score needs two sums of D.  `RoleSums` is a vLLM pooler (the
+interface of `vllm.model_executor.layers.pooler.Pooler`, which every pooling model of vLLM has as `model.pooler`), put
+in place through vLLM's worker extension.  It reads each token's final hidden state once, where it lies, with the
+kernels of `gainrl.angle`, and returns 2·D + 4 floats a prompt:
+
+    U_p (D,)   U_q (D,)   p   q   bad   first      p, q: non-zero rows; bad: a row is not finite; first: the position
+                                                   that vLLM computed first (what came before was in its prefix cache)
+
+A prompt says where its roles begin in `PoolingParams.extra_kwargs`: `{"gainrl": [skip, prefix]}`, positions
+skip <= i < prefix are prefix, those from `prefix` on question, those before `skip` are left out (they are summed
+elsewhere, once for all prompts that share them).  A prompt that vLLM computes in several steps is summed step by step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+from vllm.model_executor.layers.pooler import Pooler
+
+from gainrl.angle.call import SUMS, AngleCall
+from gainrl.angle.library import run
+from gainrl.angle.result import Status
+
+KEY = "gainrl"
+TAIL = 4
+"""Floats after the two sums."""
+
+
+class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
+    """The pooler; `backend` is that of `gainrl.angle_concentration`."""
+
+    def __init__(self, backend: str = "auto") -> None:
+        super().__init__()
+        self._backend = backend
+        self._begun: WeakKeyDictionary[Any, tuple[int, Tensor]] = WeakKeyDictionary()
+
+    def get_supported_tasks(self) -> Set[Any]:
+        """The one task that it stands in for."""
+        return {"token_embed"}
+
+    def forward(self, hidden_states: Tensor, pooling_metadata: Any) -> list[Tensor | None]:
+        """Sums of the prompts that this step ended, (2·D + 4,) float32 each; None for the others.
+
+        `hidden_states` (T, D): the step's tokens, prompt after prompt, after the final norm.
+        """
+        cursor = pooling_metadata.get_pooling_cursor()
+        counts: list[int] = cursor.num_scheduled_tokens_cpu.tolist()
+        ends: list[int] = cursor.seq_lens_cpu.tolist()
+        wanted = [(params.extra_kwargs or {}).get(KEY, (0, 0)) for params in pooling_metadata.pooling_params]
+        step = self._sums(hidden_states, counts, ends, wanted)
+        states = pooling_metadata.pooling_states
+        outputs: list[Tensor | None] = []
+        for i, (state, count, end) in enumerate(zip(states, counts, ends, strict=True)):
+            total = step[i]
+            before = self._begun.pop(state, None)
+            if before is not None and before[0] == end - count:  # else: begun anew, after vLLM had taken its memory
+                total = torch.cat([before[1][:-1] + total[:-1], before[1][-1:]])
+            if cursor.get_finished_mask()[i]:
+                outputs.append(total)
+            else:
+                self._begun[state] = (end, total.clone())
+                outputs.append(None)
+        return outputs
+
+    def _sums(self, hidden: Tensor, counts: list[int], ends: list[int], wanted: list[tuple[int, int]]) -> Tensor:
+        """(R, 2·D + 4) for the rows of R prompts: `counts` of them each, the last one at position `ends` - 1."""
+        role = np.zeros(sum(counts), dtype=np.int8)
+        firsts = [end - count for count, end in zip(counts, ends, strict=True)]
+        offsets, row = [0], 0
+        for count, first, (skip, prefix) in zip(counts, firsts, wanted, strict=True):
+            role[row + min(max(skip - first, 0), count) : row + count] = 1
+            offsets += [row + min(max(prefix - first, 0), count), row + count]
+            row += count
+        device, width = hidden.device, hidden.shape[-1]
+        cu_seqlens = torch.tensor(offsets, dtype=torch.int64).to(device, non_blocking=True)
+        roles = torch.from_numpy(role).to(device, non_blocking=True)
+        # Two sequences a prompt, of one role each, so that the op's sums are U_p and U_q.
+        call = AngleCall(hidden[:row], cu_seqlens, roles, None, 0, None, 0.0, True, SUMS)
+        outputs = run(call, self._backend, False)
+        status, rows = outputs.counts[0].view(-1, 2), outputs.counts[2].view(-1, 2)
+        bad = ((status & int(Status.NON_FINITE)) != 0).any(dim=1, keepdim=True)
+        begun = torch.tensor(firsts, dtype=torch.float32)[:, None].to(device, non_blocking=True)
+        tail = [rows.float(), bad.float(), begun]
+        return torch.cat([outputs.sums.view(-1, 2 * width), *tail], dim=1)
+
+
+class WorkerExtension:
+    """vLLM's workers take this class as a base (`worker_extension_cls`); its methods are called by name."""
+
+    def gainrl_install(self, backend: str) -> str | None:
+        """Put `RoleSums` in place; None, or why this worker's model cannot have it."""
+        model: Any = self.get_model()  # type: ignore[attr-defined]
+        if not hasattr(model, "pooler"):
+            return f"{type(model).__name__} has no pooler (model.pooler)"
+        model.pooler = RoleSums(backend)
+        return None
