@@ -1,0 +1,76 @@
+"""From a score table and prompts to a navigator."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gainrl.curriculum import NAVIGATORS
+from gainrl.errors import UserError
+from gainrl.integrations.torch_data import CurriculumSampler, load_curriculum
+from gainrl.table import DIRECTION_FIELD, SCHEMA, ScoreTable, TableMetadata, content_ids, fingerprint, ranks
+
+PROMPTS = [f"question {i % 18}" for i in range(20)]  # two occur twice
+
+
+def table(*, failed=(), directions=False):
+    ids, count = content_ids(PROMPTS), len(PROMPTS)
+    scores = np.linspace(0.2, 0.9, count)[::-1].copy()
+    status = ["failed" if row in failed else "ok" for row in range(count)]
+    scores[list(failed)] = np.nan
+    columns = [
+        ids, range(count), status, [None] * count, scores, scores, scores, ranks(ids, scores),
+        [3] * count, [20 - row for row in range(count)],
+    ]  # fmt: skip
+    fields = list(SCHEMA)
+    if directions:
+        random = np.random.default_rng(0)
+        columns.append([None if row in failed else random.normal(size=4).astype(np.float32) for row in range(count)])
+        fields.append(DIRECTION_FIELD)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
+    made = dict.fromkeys(("model", "model_hash", "tokenizer_hash", "chat_template_hash"), "")
+    metadata = TableMetadata(**made, dataset="memory", split=None, limit=None, fingerprint=fingerprint(ids), rows=count)
+    return ScoreTable(pa.table(arrays, schema=pa.schema(fields)), metadata)
+
+
+def test_the_ranking_is_the_tables_and_rows_are_matched_by_content(tmp_path):
+    table().write(tmp_path / "scores.parquet")
+    curriculum = load_curriculum(tmp_path / "scores.parquet", PROMPTS, 4, navigator="fixed")
+    assert list(CurriculumSampler(curriculum.navigator, curriculum.ids)) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("name", sorted(NAVIGATORS))
+def test_every_navigator_is_built_by_name(name):
+    more = {"gaussian": {"sigma": 3.0, "beta": 0.6}, "probe": {"components": 2}}.get(name, {})
+    curriculum = load_curriculum(table(directions=True), PROMPTS, 5, navigator=name, seed=7, **more)
+    assert curriculum.navigator.kind == name
+    assert len(set(curriculum.navigator.draw())) == 5
+    if name == "shortest-first":
+        assert curriculum.navigator.ids == curriculum.ids[:-6:-1]
+
+
+def test_prompts_that_could_not_be_scored_are_never_drawn():
+    curriculum = load_curriculum(table(failed=(2, 5), directions=True), PROMPTS, 18, navigator="probe", components=2)
+    assert sorted(set(range(20)) - set(CurriculumSampler(curriculum.navigator, curriculum.ids))) == [2, 5]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "message"),
+    [
+        (PROMPTS[:-1], {}, "made for another dataset"),
+        (PROMPTS[::-1], {}, "in another order"),
+        (PROMPTS, {"navigator": "gauss"}, "navigator 'gauss': choose gaussian"),
+        (PROMPTS, {"sigm": 2}, "settings of the navigator 'gaussian': .*sigm"),
+        (PROMPTS, {"sigma": -1}, "sigma must be a positive"),
+        (PROMPTS, {"navigator": "probe"}, "score again with `gainrl score --directions`"),
+    ],
+)
+def test_what_does_not_fit_is_one_error(prompts, options, message):
+    with pytest.raises(UserError, match=message):
+        load_curriculum(table(), prompts, 4, **options)
+
+
+def test_a_table_without_usable_prompts_is_refused():
+    with pytest.raises(UserError, match="no usable prompt"):
+        load_curriculum(table(failed=range(20)), PROMPTS, 4)
