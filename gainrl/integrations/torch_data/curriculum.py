@@ -39,6 +39,8 @@ class Curriculum:
     navigator: Navigator
     ids: list[str]
     """Ids of the dataset's rows, in dataset order."""
+    scores: dict[str, float]
+    """C of each prompt that has one: the angle of a rollout's record where the policy's own is not measured."""
 
 
 def load_curriculum(
@@ -82,9 +84,11 @@ def load_curriculum(
         components = {name: more.pop(name) for name in ("components",) if name in more}
         more["features"] = PromptFeatures(ranking, names, _directions(table)[usable], lengths, **components)
     try:
-        return Curriculum(kind(ranking, n, **more), ids)
+        made = kind(ranking, n, **more)
     except TypeError as error:
         raise UserError(f"settings of the navigator {navigator!r}: {error}") from error
+    known = zip(ids, table.column("score").tolist(), strict=True)
+    return Curriculum(made, ids, {name: score for name, score in known if score == score})
 
 
 def _directions(table: ScoreTable) -> npt.NDArray[np.float32]:

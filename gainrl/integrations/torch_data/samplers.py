@@ -11,8 +11,8 @@ so what was observed until then counts.  Order and shares, for n = 6 prompts, 2 
 A prompt's repeats stay on one process, neighbours in the order are in one step, and all processes have equally many.
 
 `state_dict()` holds the navigator's state and how many of the epoch's prompts were handed out, counted over all
-processes: a run may be resumed with another number of them.  An iteration after `load_state_dict()` goes on there; at
-the end of an epoch it begins the next one.
+processes: a run may be resumed with another number of them.  The iteration after `load_state_dict()` has what is left
+of that epoch (nothing, if it had ended), the one after that is the next epoch, as with torchdata's own samplers.
 
 torchdata's StatefulDataLoader keeps this state within its own.  With workers it takes it when a batch is sent to a
 worker, so rollouts observed since are not in it; `navigator_in_state=False` then leaves the navigator out, for the
@@ -67,8 +67,9 @@ class _Base(Sampler[Item]):
         """Ids of the dataset's rows, in dataset order."""
         self.repeats = repeats
         self.navigator_in_state = navigator_in_state
-        self._row_of = {name: row for row, name in enumerate(self.ids)}
-        missing = [name for name in navigator.ranking.ids if name not in self._row_of]
+        self.row_of = {name: row for row, name in enumerate(self.ids)}
+        """Row of each id."""
+        missing = [name for name in navigator.ranking.ids if name not in self.row_of]
         if missing:
             raise UserError(
                 f"{len(missing)} of the ranking's prompts are not in the dataset, first {missing[0]!r}: it was "
@@ -88,13 +89,16 @@ class _Base(Sampler[Item]):
         """This process's items of one step, from the step's rows."""
 
     def __iter__(self) -> Iterator[Item]:
-        """One epoch: drawn now, or what is left of it after `load_state_dict`."""
-        if self._resumes and self._handed_out < self.navigator.n:
+        """One epoch, drawn when its first item is asked for; after `load_state_dict`, what is left of its epoch."""
+        resumes, self._resumes = self._resumes, False
+        return self._epoch(resumes)
+
+    def _epoch(self, resumes: bool) -> Iterator[Item]:
+        if resumes:
             drawn = self.navigator.ids
         else:
             drawn = self.navigator.draw()
             self._handed_out = self._repeated = 0
-        self._resumes = False
         left = len(drawn) - self._handed_out
         if left % self.num_replicas:
             raise UserError(
@@ -103,7 +107,7 @@ class _Base(Sampler[Item]):
             )
         while self._handed_out < len(drawn):
             step = drawn[self._handed_out : self._handed_out + self._step]
-            items = self._items([self._row_of[name] for name in step])
+            items = self._items([self.row_of[name] for name in step])
             # The place is moved on before an item is handed out: a state taken then counts it.
             for item in items[self._repeated : -1]:
                 self._repeated += 1
@@ -142,7 +146,7 @@ class _Base(Sampler[Item]):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; the next iteration has what is left of its epoch, or the next epoch if nothing is.
+        """Go on from a state: the next iteration has what is left of its epoch.
 
         Raises UserError, changing nothing, for unknown or missing fields, another version, a place that the epoch does
         not have, a navigator that is of another epoch than the state (where the state leaves it out), and whatever the
