@@ -49,17 +49,20 @@ def _parameters(verb: str, function: Any) -> Iterator[tuple[str, bool, str, str]
         kind, info = get_args(parameter.annotation)
         if not info.help:
             raise ValueError(f"gainrl {verb}: {parameter.name} has no help")
+        # inside Annotated the first name given lies where the default would
+        first = (info.default,) if isinstance(info.default, str) and info.default.startswith("-") else ()
+        declared = first + tuple(info.param_decls or ())
         default = "required" if parameter.default in (parameter.empty, ...) else parameter.default
         if kind is bool:
             flag = "--" + parameter.name.replace("_", "-")
-            names = ", ".join(info.param_decls or (flag, flag.replace("--", "--no-", 1)))
+            names = ", ".join(declared or (flag, flag.replace("--", "--no-", 1)))
             yield names, True, "on" if default else "", info.help
             continue
         shown = "" if default is None else default if default == "required" else f"`{default}`"
         if not isinstance(info, OptionInfo):
             yield parameter.name.upper(), False, shown, info.help
             continue
-        names = ", ".join(info.param_decls or ("--" + parameter.name.replace("_", "-"),))
+        names = ", ".join(declared or ("--" + parameter.name.replace("_", "-"),))
         many = " (repeatable)" if get_origin(kind) is list else ""
         yield f"{names} {_type_name(kind)}", True, shown, info.help + many
 
@@ -82,6 +85,10 @@ def attribute_docs(owner: type) -> dict[str, str]:
         ):
             found[statement.target.id] = " ".join(str(after.value.value).split())  # type: ignore[union-attr]
     return found
+
+
+def _kind(field: Any) -> str:
+    return f"`{str(field.type).removesuffix(' | None')}`".replace(" | ", "` or `")
 
 
 def _default(field: Any) -> str:
@@ -109,7 +116,7 @@ def _fields(owner: Any, docs: dict[str, str]) -> str:
         for field in dataclasses.fields(owner):
             if field.name not in docs:
                 raise ValueError(f"{owner.__name__}.{field.name} has no docstring")
-            yield (f"`{field.name}`", f"`{field.type}`", _default(field), docs[field.name])
+            yield (f"`{field.name}`", _kind(field), _default(field), docs[field.name])
 
     return table(("name", "type", "default", "what"), rows())
 
@@ -124,7 +131,7 @@ def curriculum() -> str:
             if field.name in _MANAGED or field.name == "shuffle_dataset":
                 continue
             short = field.name.removeprefix(_PREFIX)
-            yield (f"`{short}`", f"`{field.type}`", _default(field), field.metadata["help"])
+            yield (f"`{short}`", _kind(field), _default(field), field.metadata["help"])
 
     return table(("name", "type", "default", "what"), rows())
 

@@ -45,6 +45,8 @@ def _interpreter() -> DoctorRow:
 
 
 def _isolation() -> DoctorRow:
+    if sys.platform != "linux":
+        return DoctorRow("code isolation", "missing", "code tasks refuse to run: bubblewrap needs Linux")
     from gainrl.tasks.sandbox import isolation
 
     found = isolation()

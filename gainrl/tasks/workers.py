@@ -40,8 +40,13 @@ def graders() -> int:
             raise UserError(f"GAINRL_GRADERS is {named!r}; it must be a whole number of processes, at least 1")
         return int(named)
     ranks = os.environ.get("LOCAL_WORLD_SIZE", "1")
-    cores = min(len(os.sched_getaffinity(0)), _granted())
+    cores = min(_allowed(), _granted())
     return max(1, int(cores // (int(ranks) if ranks.isdecimal() and int(ranks) else 1)))
+
+
+def _allowed() -> int:
+    """Cores that this process may run on; all of them where the system does not say (macOS, Windows)."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _granted(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:

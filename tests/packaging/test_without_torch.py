@@ -77,6 +77,7 @@ def test_without_torch_and_compiled_module_the_reference_serves_and_says_so_once
     assert "not torch: torch does not import" in done.stderr
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the messages are those of the GNU loader")
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
