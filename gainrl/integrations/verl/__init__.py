@@ -1,0 +1,28 @@
+"""GAIN-RL on verl 0.9.1, without a fork and without Python of the user's: three lines of Hydra configuration.
+
+    python -m verl.trainer.main_ppo 'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \\
+        +curriculum=gainrl data.gainrl.scores=scores.parquet ...
+
+The packaged group `curriculum/gainrl.yaml` sets verl's eight keys that name the classes below; docs/verl.md says what
+each does.  The names are loaded on first use: verl takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gainrl.integrations.verl.checkpoint import CurriculumCheckpoint
+    from gainrl.integrations.verl.dataset import CurriculumDataset
+    from gainrl.integrations.verl.replay import replay_buffer
+
+__all__ = ["CurriculumCheckpoint", "CurriculumDataset", "replay_buffer"]
+
+_HOMES = {"CurriculumCheckpoint": "checkpoint", "CurriculumDataset": "dataset", "replay_buffer": "replay"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,175 @@
+"""Settings of the curriculum in verl: the section `data.gainrl`, checked before anything is built from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from gainrl.curriculum import ORDERS, WindowSettings
+from gainrl.errors import UserError
+
+ANGLES = ("auto", "actor", "table")
+KINDS = ("gaussian", "target", "posterior", "uniform", "fixed", "shortest-first")
+SECTION = "data.gainrl"
+TYPICAL_EPOCH = 1000
+"""Prompts per epoch that the default comes near to, about the published number."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What the curriculum has to know of the rest of verl's configuration; the packaged group fills it in."""
+
+    directory: str
+    resume_mode: str = "disable"
+    resume_from_path: str | None = None
+    v1: bool = False
+    trainer_mode: str = "sync"
+    warmup_batches: float = 0
+    strategy: str | None = None
+    sequence_parallel: int = 1
+    bypass_old_log_probs: bool = False
+    colocated_reward_model: bool = False
+    reward_model_pool: bool = False
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Fields of `data.gainrl`; see the packaged config/curriculum/gainrl.yaml.  Raises UserError."""
+
+    scores: str
+    run: Run
+    prompts_per_epoch: int | None = None
+    navigator: str = "gaussian"
+    order: str = "rank"
+    seed: int | None = None
+    alpha: float = 2.0
+    beta: float = 0.5
+    mean: float = 0.0
+    sigma: float | None = None
+    sigma_fraction: float | None = None
+    at_end: str = "stay"
+    prior_strength: float = 4.0
+    memory: int = 64
+    skip_mastered: int | None = None
+    mastered_rest: int = 10
+    angle: str = "auto"
+    accuracy: str | None = None
+    accuracy_range: tuple[float, float] | None = None
+    accuracy_threshold: float | None = None
+    window: WindowSettings = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name, known in (("navigator", KINDS), ("order", ORDERS), ("angle", ANGLES)):
+            value = getattr(self, name)
+            if value not in known:
+                raise UserError(f"{SECTION}.{name}={value!r}: choose one of {', '.join(known)}")
+        if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
+            raise UserError(f"{SECTION}.accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
+        object.__setattr__(self, "accuracy_range", _range(self.accuracy_range))
+        window = WindowSettings(self.sigma, self.sigma_fraction, self.alpha, self.beta, self.mean, self.at_end)
+        object.__setattr__(self, "window", window)
+
+    @classmethod
+    def from_config(cls, section: Mapping[str, Any] | None) -> Settings:
+        """From the section as plain containers; UserError for unknown or missing fields, by name."""
+        if not isinstance(section, Mapping):
+            raise UserError(
+                f"the configuration has no section {SECTION}: add "
+                "'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' and +curriculum=gainrl"
+            )
+        given = dict(section)
+        if given.get("scores") in (None, "???"):
+            raise UserError(
+                f"{SECTION}.scores is not set: give the score table of data.train_files "
+                "(make one with: gainrl score --output scores.parquet ...)"
+            )
+        run = given.pop("run", None)
+        if not isinstance(run, Mapping):
+            raise UserError(f"{SECTION}.run is missing: the packaged group curriculum=gainrl fills it in")
+        return cls(run=_build(Run, run, f"{SECTION}.run"), **_known(cls, given, SECTION, leave=("run",)))
+
+    def epoch_size(self, train_batch_size: int, prompts: int) -> int:
+        """n: prompts of one epoch, a multiple of the training batch, for a dataset of `prompts` that can be drawn.
+
+        Asynchronous trainers keep `warmup_batches` ahead of what has been observed, which has to fit into an epoch
+        beside one training batch, or an epoch would be drawn before anything of the last one is known.
+        """
+        batch = train_batch_size
+        most = prompts // batch * batch
+        least = batch * (1 + math.ceil(self.run.warmup_batches)) if self.asynchronous else batch
+        if most < least:
+            raise UserError(
+                f"{prompts} prompts can be drawn, but an epoch needs {least} of them (data.train_batch_size={batch}"
+                + (f", {self.run.warmup_batches:g} warm-up batches" if self.asynchronous else "")
+                + "): lower data.train_batch_size"
+            )
+        n = self.prompts_per_epoch
+        if n is None:
+            return min(max(round(TYPICAL_EPOCH / batch) * batch, least), most)
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1 or n % batch:
+            below = max(n // batch * batch, batch) if isinstance(n, int) else batch
+            raise UserError(
+                f"{SECTION}.prompts_per_epoch={n!r} is no multiple of data.train_batch_size={batch}: "
+                f"use {below} or {below + batch}"
+            )
+        if n > most:
+            raise UserError(f"{SECTION}.prompts_per_epoch={n}, but of {prompts} prompts at most {most} fit an epoch")
+        if n < least:
+            raise UserError(
+                f"{SECTION}.prompts_per_epoch={n}: {self.run.warmup_batches:g} warm-up batches of {batch} prompts are "
+                f"always under way in the {self.run.trainer_mode} trainer, so that an epoch of less than {least} "
+                "prompts would be drawn before anything of the last one has been observed"
+            )
+        return n
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether prompts are drawn while earlier ones are still being generated."""
+        return self.run.v1 and self.run.trainer_mode != "sync"
+
+    def angle_source(self) -> tuple[str, str]:
+        """`actor` or `table`, and why; UserError if the actor is asked for and cannot measure."""
+        if self.angle == "table":
+            return "table", f"{SECTION}.angle=table"
+        run = self.run
+        reason = ""
+        if not run.v1:
+            reason = "the V0 trainer hands no measurement of its workers back"
+        elif run.strategy not in ("fsdp", "fsdp2"):
+            reason = f"the actor's strategy is {run.strategy!r}, and only fsdp and fsdp2 are measured"
+        elif run.sequence_parallel > 1:
+            reason = f"ulysses_sequence_parallel_size={run.sequence_parallel} splits a sequence over workers"
+        elif run.bypass_old_log_probs:
+            reason = "algorithm.rollout_correction.bypass_mode=true leaves out the pass that is measured"
+        if reason and self.angle == "actor":
+            raise UserError(f"{SECTION}.angle=actor is impossible here: {reason}; use auto or table")
+        return ("table", reason) if reason else ("actor", "measured when old log-probabilities are computed")
+
+
+def _known(cls: type[Any], given: Mapping[str, Any], section: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    names = [item.name for item in dataclasses.fields(cls) if item.init and item.name not in leave]
+    for name in given:
+        if name not in names:
+            near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
+            raise UserError(f"{section}.{name} is not a setting; the nearest name is {near!r}")
+    return dict(given)
+
+
+def _build(cls: type[Run], given: Mapping[str, Any], section: str) -> Run:
+    return cls(**_known(cls, given, section))
+
+
+def _range(given: Any) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    try:
+        low, high = (float(value) for value in given)
+    except (TypeError, ValueError):
+        raise UserError(f"{SECTION}.accuracy_range={given!r} is not a pair [low, high]") from None
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise UserError(f"{SECTION}.accuracy_range={given!r} must be finite, with low below high")
+    return low, high

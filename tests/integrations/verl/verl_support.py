@@ -1,0 +1,314 @@
+"""What the tests of the verl integration share: a dataset in verl's format, its score table, configurations, trainers.
+
+Real: Ray, TransferQueue, Hydra's composition of verl's own configuration, verl's trainers (V0 and V1, `fit` and all),
+datasets, data loaders, replay buffers, checkpoints, advantages and metrics.
+
+Replaced, and only this (REPLACED says it again for the tests' output):
+
+    actor worker group    `Workers`: log-probabilities are zero, an update changes nothing, a checkpoint is one file.
+                          Where angles are asked for, they are left in the TransferQueue by the function the hook uses
+                          (the hook itself runs in verl's real FSDP engine in test_actor.py)
+    agent loop            `Agents`: completions are three tokens, graded by `reward_of`; what it puts into the
+                          TransferQueue, and its keys and tags, are those of AgentLoopWorkerTQ
+    weight syncing        `Nothing` for the checkpoint-engine manager: there is no inference server
+    resource pool         `Nothing`, reporting one device
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from hydra import compose, initialize_config_module
+from omegaconf import OmegaConf
+
+REPLACED = ("actor worker group", "agent loop", "weight syncing", "resource pool")
+THREE_LINES = (
+    "hydra.searchpath=[pkg://gainrl.integrations.verl.config]",
+    "+curriculum=gainrl",
+    "data.gainrl.scores={scores}",
+)
+RESPONSE = 3
+Reward = Callable[[str, int], float]
+
+
+def write_dataset(path: Path, count: int = 24, *, seed: int = 0) -> list[list[dict[str, str]]]:
+    """Problems in verl's Parquet format; returns their prompts."""
+    rng = random.Random(seed)
+    rows = []
+    for index in range(count):
+        left, right = rng.randrange(10 ** rng.randrange(1, 6)), rng.randrange(100)
+        prompt = [{"role": "system", "content": "Add."}, {"role": "user", "content": f"What is {left} + {right}?"}]
+        rows.append(
+            {
+                "data_source": "sums",
+                "prompt": prompt,
+                "reward_model": {"style": "rule", "ground_truth": str(left + right)},
+                "extra_info": {"index": index, "split": "train"},
+            }
+        )
+    pq.write_table(pa.Table.from_pylist(rows), path)
+    return [row["prompt"] for row in rows]
+
+
+def make_config(
+    directory: Path, model: str, train: Path, scores: Path, *overrides: str, base: str = "ppo_trainer"
+) -> Any:
+    """verl's configuration as Hydra composes it with the three lines and these overrides."""
+    lines = [line.format(scores=scores) for line in THREE_LINES]
+    settings = [
+        f"data.train_files={train}",
+        f"data.val_files={train}",
+        "data.train_batch_size=4",
+        "data.max_prompt_length=64",
+        f"data.max_response_length={RESPONSE}",
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.n=2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+        f"actor_rollout_ref.model.path={model}",
+        "algorithm.adv_estimator=grpo",
+        "data.gainrl.prompts_per_epoch=8",
+        f"trainer.default_local_dir={directory}",
+        "trainer.logger=[]",
+        "trainer.val_before_train=false",
+        "trainer.device=cpu",
+        "trainer.nnodes=1",
+        "trainer.n_gpus_per_node=1",
+        "trainer.total_epochs=100",
+    ]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(config_name=base, overrides=[*lines, *settings, *overrides])
+    OmegaConf.resolve(config)
+    return config
+
+
+class Nothing:
+    """Stands for the managers of devices and inference servers: takes every call and does nothing."""
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *args, **kwargs: None
+
+    def get_n_gpus(self) -> int:
+        return 1
+
+
+def reward_of(prompt_id: str, session: int) -> float:
+    """Correct or not, from the prompt's id: the same in every run, whatever was trained before."""
+    return float((int(prompt_id[:8], 16) + session) % 3 > 0)
+
+
+def angle_of(prompt_id: str, session: int) -> float:
+    """An angle in (0, 1) from the prompt's id, as the actor would measure it."""
+    return ((int(prompt_id[8:14], 16) + session) % 97 + 1) / 100
+
+
+class Agents:
+    """The agent loop: answers at once, and leaves in the TransferQueue what verl's own does."""
+
+    def __init__(
+        self, rollouts: int, reward: Reward = reward_of, *, fails: Callable[[str], bool] = lambda _: False
+    ) -> None:
+        self.rollouts, self.reward, self.fails = rollouts, reward, fails
+        self.prompts: list[str] = []
+        """Ids of the prompts in the order in which verl asked for them."""
+        self.held: list[dict[str, Any]] | None = None
+        """Prompts that have not been answered yet, where answers are held back."""
+
+    def generate_sequences(self, batch: Any) -> None:
+        rows = [{key: _plain(values, index) for key, values in batch.items()} for index in range(len(batch))]
+        for row in rows:
+            mark = row["extra_info"].get("gainrl")
+            if mark is not None:
+                self.prompts.append(mark["id"])
+        if self.held is not None:
+            self.held.extend(rows)
+            return
+        for row in rows:
+            self.answer(row)
+
+    def answer(self, row: dict[str, Any]) -> None:
+        """Put the group's trajectories and its status into the TransferQueue."""
+        import transfer_queue as tq
+        from verl.experimental.agent_loop.agent_loop import AgentLoopMetrics, AgentLoopOutput
+        from verl.utils.tensordict_utils import list_of_dict_to_tensordict
+
+        mark, uid = row["extra_info"]["gainrl"], row["uid"]
+        if self.fails(mark["id"]):
+            tq.kv_put(key=uid, partition_id="train", tag={"status": "failure"})
+            return
+        keys, fields, tags = [], [], []
+        for session in range(self.rollouts):
+            score = self.reward(mark["id"], session)
+            output = AgentLoopOutput(
+                prompt_ids=[5, 6, 7, 8],
+                response_ids=[9, 10, 11][:RESPONSE],
+                response_mask=[1] * RESPONSE,
+                reward_score=score,
+                num_turns=2,
+                metrics=AgentLoopMetrics(),
+                extra_fields={"reward_extra_info": {"acc": bool(score)}, "min_global_steps": 0, "max_global_steps": 0},
+            )
+            field = output.as_dict()
+            field.update(row, session_id=session)
+            field["loss_mask"] = field["response_mask"]
+            field["input_ids"] = torch.cat([field["prompts"], field["responses"]])
+            field["position_ids"] = torch.arange(len(field["input_ids"]))
+            field["multi_modal_inputs"] = {}
+            steps = int(row["global_steps"])
+            keys.append(f"{uid}_{session}_0")
+            fields.append(field)
+            tags.append(
+                {"status": "success", "prompt_len": 4, "response_len": RESPONSE, "seq_len": 4 + RESPONSE}
+                | {"global_steps": steps, "min_global_steps": steps, "max_global_steps": steps}
+            )
+        tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id="train")
+        tq.kv_put(key=uid, partition_id="train", tag={"status": "finished"})
+
+
+def _plain(values: Any, index: int) -> Any:
+    """One prompt's value, as AgentLoopWorkerTQ takes it out of a batch."""
+    from tensordict import NonTensorStack
+
+    if isinstance(values, torch.Tensor):
+        return values[index]
+    return values[index].data if isinstance(values, NonTensorStack) else getattr(values, "data", values)
+
+
+class Workers:
+    """The actor worker group of the V1 trainer, over the real TransferQueue."""
+
+    def __init__(self, *, measures: bool) -> None:
+        self.measures = measures
+        self._dispatch_info = {"actor": [0]}
+        self.saved: list[str] = []
+
+    def compute_log_prob(self, batch: Any) -> Any:
+        import transfer_queue as tq
+        from tensordict import TensorDict
+
+        from gainrl.integrations.verl.actor import _publish
+
+        data = tq.kv_batch_get(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            select_fields=["input_ids", "uid", "session_id", "extra_info"],
+        )
+        zeros = torch.nested.nested_tensor_from_jagged(
+            torch.zeros(len(data["input_ids"].values())), data["input_ids"].offsets()
+        )
+        tq.kv_batch_put(
+            keys=batch.keys,
+            partition_id=batch.partition_id,
+            fields=TensorDict({"log_probs": zeros, "entropy": zeros.clone()}, batch_size=len(batch)),
+        )
+        marks = [info["gainrl"] for info in data["extra_info"].tolist()]
+        if self.measures and marks[0]["angle"]:
+            sessions = [int(session) for session in data["session_id"].tolist()]
+            names = [f"{uid}_{session}" for uid, session in zip(data["uid"].tolist(), sessions, strict=True)]
+            angles = [angle_of(mark["id"], session) for mark, session in zip(marks, sessions, strict=True)]
+            _publish([(names, torch.tensor(angles))])
+        return batch
+
+    def update_actor(self, batch: Any) -> Any:
+        return {"metrics": {"mfu": [0.0], "grad_norm": [1.0], "pg_loss": [0.0]}}
+
+    def save_checkpoint(self, path: str, *args: Any, **kwargs: Any) -> None:
+        Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / "weights").write_text("trained")
+        self.saved.append(path)
+
+    def load_checkpoint(self, local_path: str, **kwargs: Any) -> None:
+        assert (Path(local_path) / "weights").read_text() == "trained"
+
+
+def v1_trainer(config: Any, *, measures: bool = True) -> Any:
+    """verl's V1 trainer for `trainer.v1.trainer_mode`, with REPLACED replaced, set up to a loaded checkpoint."""
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    class Trainer(get_trainer_cls(config.trainer.v1.trainer_mode)):  # type: ignore[misc]
+        def _setup(self) -> None:
+            self._init_tokenizer()
+            self._init_dataloader()
+            self._init_dump_executor()
+            self.ref_in_actor = False
+            self.actor_rollout_wg = Workers(measures=measures)
+            self.resource_pool_manager = Nothing()
+            self.checkpoint_manager = Nothing()
+            self.llm_server_manager = Nothing()
+            self.reward_loop_manager = type("Rewards", (), {"reward_loop_worker_handles": []})()
+            self.distillation_config = None
+            self.seen: list[dict[str, Any]] = []
+            self._load_checkpoint()
+
+    trainer = Trainer(config=config)
+    trainer.replay_buffer.poll_interval = 0.05
+    trainer.init()
+    return trainer
+
+
+def run_v1(config: Any, agents: Agents | None = None, *, measures: bool = True) -> tuple[Any, Agents]:
+    """Train with verl's real `fit`; returns the trainer, whose `seen` are the logged metrics, and the agent loop."""
+    trainer = v1_trainer(config, measures=measures)
+    agents = agents or Agents(int(config.actor_rollout_ref.rollout.n))
+    computed = trainer._compute_metrics
+
+    def compute(batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        computed(batch, metrics, *args, **kwargs)
+        trainer.seen.append(dict(metrics))
+
+    trainer._compute_metrics = compute
+    trainer.fit(agents)
+    return trainer, agents
+
+
+def v0_rollouts(gen_batch: Any, reward: Reward) -> Any:
+    """What verl's V0 agent loop hands back for a (repeated) generation batch."""
+    from tensordict import TensorDict
+    from verl import DataProto
+
+    rows = len(gen_batch)
+    marks = [info["gainrl"] for info in gen_batch.non_tensor_batch["extra_info"]]
+    sessions = [index % 2 for index in range(rows)]
+    scores = torch.zeros(rows, RESPONSE)
+    scores[:, -1] = torch.tensor([reward(mark["id"], s) for mark, s in zip(marks, sessions, strict=True)])
+    prompts = torch.tensor([[5, 6, 7, 8]]).repeat(rows, 1)
+    responses = torch.tensor([[9, 10, 11][:RESPONSE]]).repeat(rows, 1)
+    ids = torch.cat([prompts, responses], dim=1)
+    return DataProto(
+        batch=TensorDict(
+            {
+                "prompts": prompts,
+                "responses": responses,
+                "response_mask": torch.ones_like(responses),
+                "input_ids": ids,
+                "attention_mask": torch.ones_like(ids),
+                "position_ids": torch.arange(ids.shape[1]).repeat(rows, 1),
+                "rm_scores": scores,
+            },
+            batch_size=rows,
+        ),
+        non_tensor_batch={
+            "__num_turns__": np.full(rows, 2, dtype=np.int32),
+            "multi_modal_inputs": np.array([{} for _ in range(rows)], dtype=object),
+            "acc": scores.sum(dim=1).numpy() > 0,
+        },
+        meta_info={"reward_extra_keys": ["acc"], "timing": {}},
+    )
+
+
+def new_uid() -> str:
+    """A `uid` as verl makes them."""
+    return str(uuid.uuid4())
+
+
+def epochs_of(prompts: Sequence[str], n: int) -> list[list[str]]:
+    """Prompts in the order of their generation, cut into epochs of n."""
+    return [list(prompts[start : start + n]) for start in range(0, len(prompts), n)]
