@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import typer
 
+from gainrl.cli.leaving import one_of_several
 from gainrl.errors import UserError
 
 VERBS = {
@@ -50,8 +51,9 @@ def _register(arguments: Sequence[str] = ()) -> None:
 def main() -> None:
     """Entry point of the `gainrl` command."""
     _register(sys.argv[1:])
-    try:
-        app()
-    except UserError as error:
-        print(f"gainrl: {error}", file=sys.stderr)
-        sys.exit(2)
+    with one_of_several():
+        try:
+            app()
+        except UserError as error:
+            print(f"gainrl: {error}", file=sys.stderr)
+            sys.exit(2)

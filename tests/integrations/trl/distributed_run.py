@@ -14,8 +14,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
-import torch
 from trl_support import losses, make_trainer, recorded
+
+from gainrl.cli.leaving import one_of_several
 
 
 def main(model: str, directory: Path, settings: dict[str, object], resume: bool) -> None:
@@ -37,11 +38,9 @@ def main(model: str, directory: Path, settings: dict[str, object], resume: bool)
         "navigator": trainer.navigator.state_dict(),
     }
     (directory / f"rank{trainer.accelerator.process_index}.json").write_text(json.dumps(kept))
-    trainer.accelerator.wait_for_everyone()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
     model, directory, settings, resume = sys.argv[1:]
-    main(model, Path(directory), json.loads(settings), resume == "resume")
+    with one_of_several():
+        main(model, Path(directory), json.loads(settings), resume == "resume")
