@@ -13,8 +13,9 @@
     nll              float32  mean negative log-likelihood of the question's tokens, nats per token; optional
     residual         float32  score minus what length predicts; there, and what is ranked by, with control = length
 
-Rows are in dataset order.  The metadata is one JSON object under the Parquet key `gainrl`.  Needs pyarrow and
-NumPy only.
+Rows are in dataset order.  A table can also be a folder of parts (`gainrl.parts`), whose rows follow each other by
+rank over all parts; read into memory, it is the same table.  The metadata is one JSON object under the Parquet key
+`gainrl`, in every part alike.  Needs pyarrow and NumPy only.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from gainrl.correlation import length_correlations
 from gainrl.correlation import spearman as spearman  # part of this module's face
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
+from gainrl.parts import files, is_table
 
 FORMAT_VERSION = 2
 """2 added `control`, `control_fit`, and formulas with a weight; tables of version 1 are read as they are."""
@@ -236,18 +238,19 @@ class ScoreTable:
         """
         metadata, names = cls.describe(path)
         chosen = [name for name in (columns or names) if name not in leave]
-        with pq.ParquetFile(path) as file:
-            table = file.read(columns=chosen)
-        return cls(table.replace_schema_metadata(None), metadata)
+        if not Path(path).is_dir():
+            return cls(_read(Path(path), chosen), metadata)
+        read = pa.concat_tables(_read(part, [*chosen, *{"row"}.difference(chosen)]) for part in files(path))
+        return cls(read.sort_by("row").select(chosen).combine_chunks(), metadata)
 
     @staticmethod
     def describe(path: str | os.PathLike[str]) -> tuple[TableMetadata, list[str]]:
         """The metadata of the table at `path` and the names of its columns, without reading rows; as `read`."""
         source = f"score table {os.fspath(path)!r}"
-        if not Path(path).is_file():
+        if not is_table(path):
             raise UserError(f"{source}: no such file (make one with: gainrl score --output {os.fspath(path)} ...)")
         try:
-            schema = pq.read_schema(path)
+            schema = pq.read_schema(files(path)[0])
         except pa.ArrowInvalid as error:
             raise UserError(f"{source} is not a readable Parquet file: {error}") from error
         raw = (schema.metadata or {}).get(METADATA_KEY)
@@ -260,9 +263,13 @@ class ScoreTable:
 
     @staticmethod
     def pieces(path: str | os.PathLike[str], columns: Sequence[str], rows: int = 4096) -> Iterator[pa.RecordBatch]:
-        """Some columns of the table at `path`, at most `rows` rows at a time; memory does not grow with the table."""
-        with pq.ParquetFile(path, buffer_size=1 << 16, pre_buffer=False) as file:
-            yield from file.iter_batches(batch_size=rows, columns=list(columns))
+        """Some columns of the table at `path`, at most `rows` rows at a time; memory does not grow with the table.
+
+        In dataset order; a table in parts, by rank.
+        """
+        for part in files(path):
+            with pq.ParquetFile(part, buffer_size=1 << 16, pre_buffer=False) as file:
+                yield from file.iter_batches(batch_size=rows, columns=list(columns))
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the table, whole or not at all (zstd-compressed)."""
@@ -329,6 +336,11 @@ class ScoreTable:
                 f"are not in the dataset{_first(extra)}. Score this dataset, with the same split and limit."
             )
         raise UserError(f"the score table holds the prompts of {source} in another order: score the dataset again")
+
+
+def _read(path: Path, columns: Sequence[str]) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        return file.read(columns=list(columns)).replace_schema_metadata(None)
 
 
 def _first(names: Sequence[str]) -> str:

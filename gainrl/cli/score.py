@@ -17,7 +17,7 @@ Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: t
 
 def score(
     model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
-    output: Annotated[Path, typer.Option(help="Score table to write (.parquet).")],
+    output: Annotated[Path, typer.Option(help="Score table to write: a .parquet file, or a folder (--shards).")],
     dataset: Annotated[
         str | None,
         typer.Option(help="Hub id (name or name:configuration), or a local .jsonl, .json or .parquet file."),
@@ -67,6 +67,10 @@ def score(
     ] = 1.0,
     directions: Annotated[bool, typer.Option(help="Also store each prompt's direction U_q / |U_q|.")] = False,
     prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
+    shards: Annotated[
+        int | None,
+        typer.Option(help="Write a folder of so many Parquet files, sorted by rank (0: of even size), instead of one."),
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and start anew.")] = False,
 ) -> None:
@@ -85,8 +89,10 @@ def score(
     from gainrl.scoring.team import join
 
     team, leave = join()
+    if shards is None and (not output.suffix or output.is_dir()):
+        shards = 0  # --output scores/
     if team.leads:
-        check_output(output, overwrite=overwrite, resume=resume)
+        check_output(output, overwrite=overwrite, resume=resume, shards=shards)
     rows, source = prompts_of(dataset, task, split, limit)
 
     from tqdm.auto import tqdm
@@ -134,6 +140,7 @@ def score(
                 keep_prompts=prompts,
                 control=control,
                 max_failed=max_failed,
+                shards=shards,
                 team=team,
                 progress=progress,
             )

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from gainrl.errors import UserError
+from gainrl.parts import is_table
 from gainrl.table import ScoreTable
 
 Record = dict[str, Any]
@@ -48,12 +49,12 @@ class RunRecords:
 
 
 def read_run(path: str | os.PathLike[str]) -> RunRecords:
-    """Read a run directory, or a score table (`.parquet`) alone.
+    """Read a run directory, or a score table (a file, or a folder of parts) alone.
 
     Raises UserError if there is nothing there, or nothing that a run writes, or a lone table cannot be read.
     """
     path = Path(path)
-    if path.is_file():
+    if is_table(path):
         return RunRecords(name=path.stem, table=ScoreTable.read(path))
     if not path.is_dir():
         raise UserError(

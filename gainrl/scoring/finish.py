@@ -7,6 +7,7 @@ The journals are read three times, four with `control="length"`: digests, (regre
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,12 @@ import pyarrow.parquet as pq
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
+from gainrl.parts import writing
 from gainrl.scoring.definition import Definition
 from gainrl.scoring.journal import Journal
 from gainrl.scoring.ordering import Occurrences, Ranks, texts_of_ids
 from gainrl.scoring.results import NO_PREFIX
+from gainrl.scoring.shards import RankShards
 from gainrl.table import (
     DIRECTION_FIELD,
     METADATA_KEY,
@@ -53,9 +56,11 @@ def write_table(
     columns: Columns,
     *,
     window: int,
+    shards: int | None = None,
 ) -> TableMetadata:
     """Write the table of `metadata.rows` rows to `output`, in dataset order; returns its final metadata.
 
+    With `shards` it becomes a folder of so many parts, by rank (`gainrl.parts`; 0: parts of even size).
     `metadata` lacks the fingerprint, and names the control; OSError if the disk is full.
     """
     rows, folder = metadata.rows, output.parent
@@ -83,22 +88,45 @@ def write_table(
     chosen = [(PROMPT_FIELD, columns.prompt), (DIRECTION_FIELD, columns.direction), (NLL_FIELD, columns.nll)]
     fields = [*SCHEMA, *(name for name, wanted in [*chosen, (RESIDUAL_FIELD, fit is not None)] if wanted)]
     schema = pa.schema(fields, metadata={METADATA_KEY: metadata.to_json().encode()})
-    with atomic_path(output) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for first, table in source:
-            span = slice(first, first + len(table))
-            settled = _settle(table, definition)
-            values: dict[str, Any] = {
-                "id": pa.array(texts_of_ids(_digests(table), occurrences[span]), pa.string()),
-                "status": pa.array(settled.status, pa.string()),
-                "reason": pa.array(settled.reason, pa.string()),
-                "inter": pa.array(settled.inter, pa.float32()),
-                "score": pa.array(settled.score, pa.float32()),
-                "rank": pa.array(ranking[span], pa.int64()),
-            }
-            if fit is not None:
-                values["residual"] = pa.array(settled.residual(fit), pa.float32())
-            writer.write_table(pa.table([values[n] if n in values else table[n] for n in schema.names], schema=schema))
+    tables = _final(source, schema, definition, fit, occurrences, ranking)
+    if shards is None:
+        with atomic_path(output) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+            for table in tables:
+                writer.write_table(table)
+    else:
+        _write_parts(tables, output, rows, schema, shards)
     return metadata
+
+
+def _final(
+    source: _Windows, schema: pa.Schema, definition: Definition, fit: Any, occurrences: Occurrences, ranking: Ranks
+) -> Iterator[pa.Table]:
+    """The table in dataset order, a window at a time."""
+    for first, table in source:
+        span = slice(first, first + len(table))
+        settled = _settle(table, definition)
+        values: dict[str, Any] = {
+            "id": pa.array(texts_of_ids(_digests(table), occurrences[span]), pa.string()),
+            "status": pa.array(settled.status, pa.string()),
+            "reason": pa.array(settled.reason, pa.string()),
+            "inter": pa.array(settled.inter, pa.float32()),
+            "score": pa.array(settled.score, pa.float32()),
+            "rank": pa.array(ranking[span], pa.int64()),
+        }
+        if fit is not None:
+            values["residual"] = pa.array(settled.residual(fit), pa.float32())
+        yield pa.table([values[n] if n in values else table[n] for n in schema.names], schema=schema)
+
+
+def _write_parts(tables: Iterator[pa.Table], output: Path, rows: int, schema: pa.Schema, count: int) -> None:
+    """Sort by rank and write a folder of parts, whole or not at all."""
+    with closing(RankShards(output.parent, rows, schema, count)) as shards, writing(output) as parts:
+        for table in tables:
+            shards.put(table)
+        for table in shards:
+            path = parts.next()
+            pq.write_table(table, path, compression="zstd")
+            parts.wrote(path, len(table))
 
 
 class _Windows:

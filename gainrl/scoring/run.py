@@ -15,11 +15,13 @@ from typing import Any
 
 from gainrl import __version__
 from gainrl.errors import UserError
+from gainrl.parts import foreign, is_table
 from gainrl.scoring.contract import WINDOW, Scorer
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
 from gainrl.scoring.journal import Journal, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
+from gainrl.scoring.shards import ROWS_PER_PART
 from gainrl.scoring.team import ALONE, Team
 from gainrl.table import ScoreTable, TableMetadata, content_digest
 
@@ -47,27 +49,33 @@ Progress = Callable[[int, int], None]
 """Called with (rows finished now, tokens of them) after every batch."""
 
 
-def check_output(output: Path, *, overwrite: bool, resume: bool) -> None:
+def check_output(output: Path, *, overwrite: bool, resume: bool, shards: int | None = None) -> None:
     """Refuse an output that exists, before anything costly is loaded.
 
     Raises UserError if `output` or its journal exists and neither `overwrite` nor `resume` was given, if both were,
-    or if the folder is missing.
+    if the folder is missing, or if it is a folder where a file is to be written, or the reverse (`shards`).
     """
+    if shards is not None and shards < 0:
+        raise UserError(f"--shards {shards}: give the number of parts, or 0 for parts of {ROWS_PER_PART:,} rows")
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: the folder {output.parent} does not exist")
     if not os.access(output.parent, os.W_OK):
         raise UserError(f"--output {output}: the folder {output.parent} cannot be written to")
-    if output.is_dir():
-        raise UserError(f"--output {output} is a folder: name a .parquet file")
+    if shards is None and output.is_dir():
+        raise UserError(f"--output {output} is a folder: name a .parquet file, or ask for parts with --shards")
+    if shards is not None and output.is_file():
+        raise UserError(f"--output {output} is a file: a table in parts (--shards) is a folder")
+    if shards is not None and output.is_dir() and (other := foreign(output)):
+        raise UserError(f"--output {output} holds other files ({other!r}): name a folder of its own")
     if overwrite or resume:
         return
     if partial := journal_paths(output):
         raise UserError(
             f"{partial[0]} holds the results of an interrupted run: use --resume to go on, or --overwrite to start anew"
         )
-    if output.exists():
+    if is_table(output):
         raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
 
 
@@ -89,10 +97,12 @@ def score_dataset(
     keep_prompts: bool = True,
     control: str = "none",
     max_failed: float = 1.0,
+    shards: int | None = None,
     team: Team = ALONE,
     progress: Progress | None = None,
 ) -> Run:
-    """Score `prompts` and write the score table to `output`.
+    """Score `prompts` and write the score table to `output`; with `shards`, a folder of so many parts by rank (0: of
+    even size; see `gainrl.parts`).
 
     Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes
     on from there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.
@@ -108,12 +118,12 @@ def score_dataset(
     if not 0 <= max_failed <= 1:
         raise UserError(f"--max-failed {max_failed}: give a share of the rows, from 0 to 1")
     if team.leads:
-        check_output(output, overwrite=overwrite, resume=resume)
+        check_output(output, overwrite=overwrite, resume=resume, shards=shards)
     team.barrier()  # nobody's journal is there yet when that is checked
     columns = Columns(keep_prompts, scorer.directions, scorer.nll)
     _agree_on_budget(scorer, output, resume, team)
     settings = table_settings(scorer, source, model_name, model_hash, control)
-    if resume and output.exists() and not journal_paths(output):
+    if resume and is_table(output) and not journal_paths(output):
         team.barrier()
         return _finished(output, settings, scorer, prompts, columns)
     started = time.perf_counter()
@@ -125,7 +135,7 @@ def score_dataset(
         team.barrier()
         if team.leads:
             metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
-            pass_.finish(metadata, columns)
+            pass_.finish(metadata, columns, shards)
         team.barrier()
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -144,7 +154,7 @@ def _agree_on_budget(scorer: Scorer, output: Path, resume: bool, team: Team) -> 
         if resume:
             paths = journal_paths(output)
             before = stored_settings(paths[0]) if paths else None
-            if before is None and output.exists():
+            if before is None and is_table(output):
                 before = asdict(ScoreTable.describe(output)[0])
             stored = (before or {}).get("tokens_per_batch")
         scorer.tokens_per_batch = min(team.gather(stored or scorer.tokens_per_batch))
@@ -306,7 +316,7 @@ class _Pass:
             "results are kept there. Give the same dataset, or start anew with --overwrite"
         )
 
-    def finish(self, metadata: TableMetadata, columns: Columns) -> None:
+    def finish(self, metadata: TableMetadata, columns: Columns, shards: int | None) -> None:
         """Write the table from all journals, and remove them."""
         assert self.own is not None
         for journal in self.others:
@@ -317,7 +327,8 @@ class _Pass:
                 stack.callback(journal.close)
             journals = [self.own, *self.others]
             with self.scorer.clock("write"):
-                write_table(journals, self.output, metadata, self.scorer.definition, columns, window=WINDOW)
+                definition = self.scorer.definition
+                write_table(journals, self.output, metadata, definition, columns, window=WINDOW, shards=shards)
             for journal in (*self.others, self.own):
                 journal.remove()
 

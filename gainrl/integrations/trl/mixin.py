@@ -55,11 +55,13 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
     """Goes in front of a TRL trainer class: `class MyTrainer(GainRLMixin, GRPOTrainer)`.
 
     Takes what that class takes, with `args` a config that has `CurriculumArguments`, and `scores`: the dataset's
-    score table or its path (default: `args.scores`).  Raises UserError, before a model is loaded, for a dataset
-    and a table that do not belong together or settings that do not fit them.
+    score table or its path (default: `args.scores`), or both together as checked before.  Raises UserError, before a
+    model is loaded, for a dataset and a table that do not belong together or settings that do not fit them.
     """
 
-    def __init__(self, *args: Any, scores: ScoreTable | str | os.PathLike[str] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, scores: ScoredDataset | ScoreTable | str | os.PathLike[str] | None = None, **kwargs: Any
+    ) -> None:
         given = self._arguments(args, kwargs)
         config = given.get("args")
         if not isinstance(config, CurriculumArguments):
@@ -67,7 +69,10 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
                 f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig "
                 "(or put gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
-        self._data = ScoredDataset(given.get("train_dataset"), scores if scores is not None else config.scores)
+        if not isinstance(scores, ScoredDataset) or scores.dataset is not given.get("train_dataset"):
+            table = scores.table if isinstance(scores, ScoredDataset) else scores
+            scores = ScoredDataset(given.get("train_dataset"), table if table is not None else config.scores)
+        self._data = scores
         self.navigator = build_navigator(config, self._data)
         given["train_dataset"] = self._data.with_rows()
         if config.backfill:

@@ -23,6 +23,7 @@ from transformers import TrainerCallback
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path, write_text
+from gainrl.integrations.trl.adapters import lora_config, require_targets
 from gainrl.integrations.trl.checkpoints import last_complete
 from gainrl.integrations.trl.config import GainRLConfig
 from gainrl.integrations.trl.data import ScoredDataset, require_dataset
@@ -34,6 +35,7 @@ from gainrl.integrations.trl.ranking import load_model, make_scorer, rank, requi
 from gainrl.integrations.trl.run_config import RunConfig
 from gainrl.integrations.trl.together import agreed, chosen_checkpoint, require_shared
 from gainrl.integrations.trl.trainer import GainRLTrainer
+from gainrl.parts import is_table
 from gainrl.scoring import load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
 from gainrl.scoring.team import Team
@@ -88,7 +90,8 @@ def train(
     if scorer is not None:
         rank(config, rows, scorer, team, overwrite=overwrite, progress=progress)
     del rows, scorer
-    table = ScoreTable.read(config.table_path) if data is None else data.table
+    if data is None:
+        data = ScoredDataset(dataset, config.table_path)
 
     with _stopping(model, tokenizer, stop):
         trainer = GainRLTrainer(
@@ -98,7 +101,7 @@ def train(
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=lora_config(config.lora),
-            scores=table,
+            scores=data,
         )
     if progress:
         RunProgress.attach(trainer)
@@ -133,6 +136,9 @@ class _Described(TrainerCallback):
         write_text(directory / "config.yaml", self._config.dump())
         kept = directory / "scores.parquet"
         if kept.resolve() != table.resolve():
+            if table.is_dir():
+                ScoreTable.read(table).write(kept)
+                return
             with atomic_path(kept) as temporary:
                 shutil.copyfile(table, temporary)
 
@@ -159,7 +165,8 @@ def _checked(config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Any, 
         settings.accuracy_rewards = [rewards[0].__name__]
     dataset = require_dataset(_as_dataset(rows))
     tokenizer = load_tokenizer(config.model, revision=config.model_options.get("revision"))
-    lora_config(config.lora)
+    if (adapter := lora_config(config.lora)) is not None:
+        require_targets(adapter, config.model, config.model_options)
     data = _scored(config, dataset, tokenizer, overwrite=overwrite)
     if data is None:
         require_whole_parameters(config)
@@ -281,7 +288,7 @@ def _scored(config: RunConfig, dataset: Dataset, tokenizer: Any, *, overwrite: b
     With `overwrite`, a table of the run directory itself that does not fit is made again.
     """
     path = config.table_path
-    if not path.is_file():
+    if not is_table(path):
         return None
     try:
         data = ScoredDataset(dataset, path)
@@ -315,20 +322,6 @@ def _loaded(config: RunConfig, tokenizer: Any, settings: GainRLConfig, *, ranks:
     """The model and, if the run is to rank the dataset, a scorer with it."""
     model = load_model(config)
     return model, make_scorer(config, model, tokenizer, settings.device) if ranks else None
-
-
-def lora_config(given: dict[str, Any] | None) -> Any:
-    """PEFT's `LoraConfig` from the section `lora`; UserError without PEFT, or for names that it does not have."""
-    if given is None:
-        return None
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise UserError("section 'lora' needs PEFT: pip install peft") from error
-    try:
-        return LoraConfig(**{"task_type": "CAUSAL_LM", **given})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"section 'lora': {error}") from error
 
 
 def stop_token_ids(tokenizer: Any, stop: list[str]) -> list[int]:

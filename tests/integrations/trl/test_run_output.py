@@ -86,6 +86,8 @@ def test_a_resume_that_succeeds_describes_the_run_as_it_goes_on(model: str, out:
         ({"model_options": {"attn_implementation": "fastest"}}, "cannot load the model"),
         ({"scoring": {"tokens_per_bach": 5}}, "section 'scoring'"),
         ({"lora": {"rank": 4}}, "section 'lora'"),
+        ({"lora": {"target_modules": ["query"]}}, r"section 'lora': .*not found"),
+        ({"lora": {"target_modules": ["q_proj", "v_prj"]}}, r"no module of the model is called 'v_prj' \(near: "),
     ],
     ids=str,
 )
