@@ -8,7 +8,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,7 +20,6 @@ DRIVERS = {13: 580, 12: 525}
 """CUDA's major release -> the oldest driver that runs code of it (NVIDIA's table of minor version compatibility)."""
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
 """Flags of /proc/cpuinfo that the CPU kernels can use."""
-EXTRAS = ("tasks", "trl", "report", "demo", "docs", "wheels", "dev")
 FRAMEWORKS = ("deepspeed", "peft", "ray", "verl", "vllm")
 CPUINFO = Path("/proc/cpuinfo")
 DRIVER = Path("/proc/driver/nvidia/version")
@@ -168,7 +167,7 @@ def packages() -> Iterator[Check]:
     """The packages that gainrl needs, its extras with what each lacks, and frameworks that it works with."""
     for name, requirement in requirements(None).items():
         yield installed(name, requirement)
-    for extra in EXTRAS:
+    for extra in metadata("gainrl").get_all("Provides-Extra") or ():
         lacking = [name for name, requirement in requirements(extra).items() if not satisfied(name, requirement)]
         detail = f"lacks {', '.join(lacking)}: pip install 'gainrl[{extra}]'" if lacking else "complete"
         yield Check("extras", extra, "missing" if lacking else "ok", detail)
