@@ -1,0 +1,117 @@
+"""python -m benchmarks.convergence run | study | report | levels; README.md beside this file says what for."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.convergence import protocol as protocols
+from benchmarks.convergence import study
+from benchmarks.convergence.arms import ARMS, arm
+from benchmarks.convergence.held_out import FAMILIES
+from gainrl.errors import UserError
+
+QUICK_STEPS, QUICK_ARMS = 12, ("uniform", "oracle", "gainrl", "probe")
+
+
+def run(options: argparse.Namespace) -> None:
+    """One run; its result is printed as a curve and kept."""
+    key = (options.family, arm(options.arm) and options.arm, options.seed)
+    protocol = protocols.load()
+    if options.steps:
+        protocol = dataclasses.replace(protocol, steps=options.steps)
+    runs = options.output
+    if runs is None:
+        if options.steps:
+            raise UserError("--steps is not the protocol's budget: name another place for the result with --output DIR")
+        runs = study.RUNS
+    result = study.land(protocol, key, runs)
+    for point in result["curve"]:
+        print(f"{point['step']:4d} {point['rollouts']:7d} rollouts {point['seconds']:7.1f} s  {point['accuracy']:.4f}")
+
+
+def walk(options: argparse.Namespace) -> None:
+    """Every run that is missing, in order, until --until or --limit."""
+    protocol, runs, arms, seeds = protocols.load(), options.output or study.RUNS, options.arms, options.seeds
+    if options.quick:
+        protocol = dataclasses.replace(protocol, steps=QUICK_STEPS)
+        runs, seeds = options.output or Path(tempfile.mkdtemp(prefix="convergence-")), [0]
+        arms = [name for name in QUICK_ARMS if name in arms]
+    todo = study.missing(study.order(options.families, arms, seeds), runs)
+    print(f"{len(todo)} runs are missing", flush=True)
+    for number, key in enumerate(todo[: options.limit], start=1):
+        if options.until and time.strftime("%H:%M", time.gmtime()) >= options.until:
+            print("the time is up", flush=True)
+            break
+        started = time.perf_counter()
+        result = study.land(protocol, key, runs)
+        print(
+            f"{number}/{len(todo)} {' '.join(map(str, key))}: {result['curve'][0]['accuracy']:.3f} to "
+            f"{result['curve'][-1]['accuracy']:.3f} in {result['seconds']:.0f} s, "
+            f"{time.perf_counter() - started:.0f} s in all",
+            flush=True,
+        )
+    if options.quick:
+        from benchmarks.convergence.report import report
+
+        report(runs, runs / "report")
+
+
+def levels(options: argparse.Namespace) -> None:
+    """What each family's base can do before training."""
+    import numpy as np
+
+    protocol = protocols.load()
+    for name in options.families:
+        for seed in options.seeds:
+            bed = protocol.bed(name, seed)
+            passes = bed.pass_rates(bed.model(), bed.problems)
+            of = np.array([problem.level for problem in bed.problems])
+            cells = [f"{level.name} {passes[of == at].mean():.2f}" for at, level in enumerate(bed.family.levels)]
+            print(f"{name} {seed}: {passes.mean():.3f}, below 0.02 {(passes < 0.02).mean():.2f}, "
+                  f"above 0.98 {(passes > 0.98).mean():.2f}; {', '.join(cells)}", flush=True)  # fmt: skip
+
+
+def make_report(options: argparse.Namespace) -> None:
+    """Tables, plots and convergence.json from whatever runs exist."""
+    from benchmarks.convergence.report import report
+
+    report(options.output or study.RUNS, study.RUNS)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.convergence", description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    one = verbs.add_parser("run", help="one arm, family and seed")
+    one.add_argument("--family", required=True, choices=list(FAMILIES))
+    one.add_argument("--arm", required=True, choices=list(ARMS))
+    one.add_argument("--seed", type=int, default=0)
+    one.add_argument("--steps", type=int, help="another budget, for trials")
+    many = verbs.add_parser("study", help="every run that is missing")
+    many.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    many.add_argument("--until", help="begin no run after this time of day, HH:MM UTC")
+    many.add_argument("--limit", type=int, help="at most so many runs")
+    many.add_argument("--quick", action="store_true", help="a first look in ten minutes: 12 steps, one seed")
+    cells = verbs.add_parser("levels", help="pass rates of the bases")
+    for with_families in (many, cells):
+        with_families.add_argument("--families", nargs="+", default=list(study.DEVELOPMENT), choices=list(FAMILIES))
+        with_families.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
+    page = verbs.add_parser("report", help="tables, plots and convergence.json")
+    for with_output in (one, many, page):
+        with_output.add_argument("--output", type=Path, help="folder of the runs")
+    options = parser.parse_args()
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    try:
+        {"run": run, "study": walk, "levels": levels, "report": make_report}[options.verb](options)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

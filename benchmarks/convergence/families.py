@@ -1,0 +1,172 @@
+"""Graded problems: a family has levels, a level draws (question, answer) pairs.
+
+`seen` is a level's weight in pretraining, `share` its weight among the prompts that are trained on and evaluated.
+Which level a problem is of is known to the analysis and to nobody else.  An answer is right if it is reproduced in
+full; answers have several tokens, so that guessing does not pass.  Every prompt begins with the family's `examples`, as few-shot
+prompts do; these tokens are the prompt's prefix.
+
+Development families (difficulty is tied to length in the first one only):
+
+    sums      sums of two numbers of 1 to 5 digits, all numbers written with the last digit first
+    strings   an operation on 3 to 5 letters; the operation makes it hard, the length hardly
+    lists     digits; easy questions come with LONG lists (first three, last three), hard ones with short lists
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+Draw = Callable[[Random], tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Level:
+    """One difficulty cell."""
+
+    name: str
+    draw: Draw
+    seen: float
+    """Weight in pretraining, 0 for never."""
+    share: float = 1.0
+    """Weight in the training and evaluation mix."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One prompt: `examples + question`, to be continued by `answer`."""
+
+    question: str
+    answer: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """Levels of one kind of problem."""
+
+    name: str
+    examples: str
+    levels: Sequence[Level]
+    held_out: bool = False
+
+    def problems(self, count: int, random: Random, *, pretraining: bool = False) -> list[Problem]:
+        """`count` problems drawn from the mix (of pretraining, or of training and evaluation)."""
+        weights = [level.seen if pretraining else level.share for level in self.levels]
+        chosen = random.choices(range(len(self.levels)), weights=weights, k=count)
+        return [Problem(*self.levels[index].draw(random), index) for index in chosen]
+
+    def prompt(self, problem: Problem) -> str:
+        """The whole prompt."""
+        return self.examples + problem.question
+
+
+# -- sums: difficulty is length ------------------------------------------------------------------------------
+
+
+def sum_of(digits: int) -> Draw:
+    """Two numbers of exactly `digits` digits and their sum, last digit first."""
+
+    def draw(random: Random) -> tuple[str, str]:
+        low = 10 ** (digits - 1) if digits > 1 else 0
+        a, b = (random.randrange(low, 10**digits) for _ in range(2))
+        return f"{str(a)[::-1]}+{str(b)[::-1]}=", str(a + b)[::-1]
+
+    return draw
+
+
+SUMS = Family(
+    "sums",
+    "2+7=9;",
+    [Level(f"{digits} digits", sum_of(digits), seen) for digits, seen in enumerate((3, 3, 1.5, 0.5, 0.2), start=1)],
+)
+
+
+# -- strings: difficulty is the operation --------------------------------------------------------------------
+
+LETTERS = "abcdefgh"
+
+
+def on_letters(code: str, operation: Callable[[str], str]) -> Draw:
+    """3 to 5 letters, marked with the operation's code, and what it makes of them."""
+
+    def draw(random: Random) -> tuple[str, str]:
+        text = "".join(random.choices(LETTERS, k=random.randint(3, 5)))
+        return f"{code}{text}>", operation(text)
+
+    return draw
+
+
+def next_letters(text: str) -> str:
+    """Each letter's successor, the last one's is the first."""
+    return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in text)
+
+
+def without_repeats(text: str) -> str:
+    """The first occurrence of each letter."""
+    return "".join(dict.fromkeys(text))
+
+
+def swapped_pairs(text: str) -> str:
+    """Neighbours exchanged in pairs; an odd last letter stays."""
+    return "".join(text[at : at + 2][::-1] for at in range(0, len(text), 2))
+
+
+STRINGS = Family(
+    "strings",
+    "Rab>ba;",
+    [
+        Level("copy", on_letters("C", lambda text: text), 2),
+        Level("first to the end", on_letters("T", lambda text: text[1:] + text[0]), 1),
+        Level("next letters", on_letters("N", next_letters), 1),
+        Level("reverse", on_letters("R", lambda text: text[::-1]), 0.7),
+        Level("swap pairs", on_letters("W", swapped_pairs), 0.4),
+        Level("without repeats", on_letters("D", without_repeats), 0.4),
+        Level("sort", on_letters("S", lambda text: "".join(sorted(text))), 0.3),
+        Level("reverse, next letters", on_letters("Q", lambda text: next_letters(text[::-1])), 0.15),
+    ],
+)
+
+
+# -- lists: long prompts are easy ----------------------------------------------------------------------------
+
+
+def on_digits(code: str, shortest: int, longest: int, operation: Callable[[list[int]], Sequence[int]]) -> Draw:
+    """A list of `shortest` to `longest` digits, marked with the question's code, and the digits of the answer."""
+
+    def draw(random: Random) -> tuple[str, str]:
+        digits = [random.randrange(10) for _ in range(random.randint(shortest, longest))]
+        return f"{code}{''.join(map(str, digits))}>", "".join(map(str, operation(digits)))
+
+    return draw
+
+
+def running(step: Callable[[int, int], int]) -> Callable[[list[int]], list[int]]:
+    """Running values of a list under `step`."""
+
+    def values(digits: list[int]) -> list[int]:
+        kept = digits[:1]
+        for digit in digits[1:]:
+            kept.append(step(kept[-1], digit))
+        return kept
+
+    return values
+
+
+LISTS = Family(
+    "lists",
+    "S21>12;",
+    [
+        Level("first three", on_digits("F", 8, 12, lambda digits: digits[:3]), 2),
+        Level("last three", on_digits("L", 8, 12, lambda digits: digits[-3:]), 1.5),
+        Level("running maximum", on_digits("M", 4, 7, running(max)), 0.8),
+        Level("each plus one", on_digits("V", 4, 6, lambda digits: [(digit + 1) % 10 for digit in digits]), 0.3),
+        Level("running sum", on_digits("A", 3, 6, running(lambda a, b: (a + b) % 10)), 0.5),
+        Level("three largest", on_digits("X", 3, 6, lambda digits: sorted(digits)[::-1][:3]), 0.5),
+        Level("sort", on_digits("S", 3, 5, sorted), 0.25),
+        Level("reverse of running sum", on_digits("B", 3, 4, lambda d: running(lambda a, b: (a + b) % 10)(d)[::-1]), 0.1),
+    ],
+)
+
+DEVELOPMENT = (SUMS, STRINGS, LISTS)
