@@ -25,7 +25,7 @@ from gainrl.curriculum import (
     shortest_first_ranking,
 )
 from gainrl.errors import UserError
-from gainrl.table import Prompt, ScoreTable, content_ids
+from gainrl.table import Prompt, ScoreTable, content_ids, fingerprint
 
 logger = logging.getLogger(__name__)
 
@@ -49,12 +49,14 @@ def load_curriculum(
     n: int,
     *,
     navigator: str = "gaussian",
+    subset: bool = False,
     **settings: Any,
 ) -> Curriculum:
     """The navigator `navigator` over the dataset that the score table was made for, with n prompts per epoch.
 
     `prompts` are the dataset's, in order, as they were scored (plain text, or chats); they are matched to the table by
-    content.  `settings` are those of `WindowSettings` (sigma, sigma_fraction, alpha, beta, mean, at_end) for
+    content.  `subset=True` lets the table have prompts that the dataset lacks, in any order: some frameworks drop long
+    ones.  `settings` are those of `WindowSettings` (sigma, sigma_fraction, alpha, beta, mean, at_end) for
     `gaussian` and `target`, and those of the navigator's class: order, seed, skip_mastered, ...; `components` for
     `probe` (whose table needs `gainrl score --directions`).  Prompts that were skipped or failed are never drawn.
 
@@ -62,17 +64,18 @@ def load_curriculum(
     """
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores, leave=("prompt",))
     ids = content_ids(prompts)
-    table.require_dataset(ids, "the dataset")
     if navigator not in NAVIGATORS:
         raise UserError(f"navigator {navigator!r}: choose {', '.join(NAVIGATORS)}")
+    rows = _table_rows(table, ids, subset)
     status = table.columns["status"].to_pylist()
-    usable = [row for row, word in enumerate(status) if word in ("ok", "undefined")]
+    usable = [row for row in rows if status[row] in ("ok", "undefined")]
     if not usable:
         raise UserError("the score table has no usable prompt: every row is skipped or failed")
     if len(usable) < len(ids):
         logger.warning("%d prompts that could not be scored are never drawn", len(ids) - len(usable))
-    names = [ids[row] for row in usable]
-    ranking = Ranking(names, table.scores[usable], table.metadata.fingerprint)
+    table_ids = table.ids
+    names = [table_ids[row] for row in usable]
+    ranking = Ranking(names, table.scores[usable], fingerprint(ids))
     kind, more = NAVIGATORS[navigator], dict(settings)
     lengths = table.column("question_tokens")[usable]
     if kind in (GaussianNavigator, TargetNavigator):
@@ -87,8 +90,23 @@ def load_curriculum(
         made = kind(ranking, n, **more)
     except TypeError as error:
         raise UserError(f"settings of the navigator {navigator!r}: {error}") from error
-    known = zip(ids, table.column("score").tolist(), strict=True)
+    known = zip(names, table.column("score")[usable].tolist(), strict=True)
     return Curriculum(made, ids, {name: score for name, score in known if score == score})
+
+
+def _table_rows(table: ScoreTable, ids: list[str], subset: bool) -> list[int]:
+    """The table's row of each of the dataset's prompts; UserError if the table was not made for them."""
+    if not subset:
+        table.require_dataset(ids, "the dataset")
+        return list(range(len(ids)))
+    row_of = {name: row for row, name in enumerate(table.ids)}
+    missing = [name for name in ids if name not in row_of]
+    if missing:
+        raise UserError(
+            f"{len(missing)} of the dataset's {len(ids)} prompts are not in the score table (first {missing[0]!r}), "
+            f"which was made from {table.metadata.dataset!r}: score a dataset that has them"
+        )
+    return [row_of[name] for name in ids]
 
 
 def _directions(table: ScoreTable) -> npt.NDArray[np.float32]:

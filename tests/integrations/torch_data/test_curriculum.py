@@ -2,36 +2,18 @@
 
 from __future__ import annotations
 
-import numpy as np
-import pyarrow as pa
 import pytest
+from tables import score_table
 
 from gainrl.curriculum import NAVIGATORS
 from gainrl.errors import UserError
 from gainrl.integrations.torch_data import CurriculumSampler, load_curriculum
-from gainrl.table import DIRECTION_FIELD, SCHEMA, ScoreTable, TableMetadata, content_ids, fingerprint, ranks
 
 PROMPTS = [f"question {i % 18}" for i in range(20)]  # two occur twice
 
 
-def table(*, failed=(), directions=False):
-    ids, count = content_ids(PROMPTS), len(PROMPTS)
-    scores = np.linspace(0.2, 0.9, count)[::-1].copy()
-    status = ["failed" if row in failed else "ok" for row in range(count)]
-    scores[list(failed)] = np.nan
-    columns = [
-        ids, range(count), status, [None] * count, scores, scores, scores, ranks(ids, scores),
-        [3] * count, [20 - row for row in range(count)],
-    ]  # fmt: skip
-    fields = list(SCHEMA)
-    if directions:
-        random = np.random.default_rng(0)
-        columns.append([None if row in failed else random.normal(size=4).astype(np.float32) for row in range(count)])
-        fields.append(DIRECTION_FIELD)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, fields, strict=True)]
-    made = dict.fromkeys(("model", "model_hash", "tokenizer_hash", "chat_template_hash"), "")
-    metadata = TableMetadata(**made, dataset="memory", split=None, limit=None, fingerprint=fingerprint(ids), rows=count)
-    return ScoreTable(pa.table(arrays, schema=pa.schema(fields)), metadata)
+def table(**options):
+    return score_table(PROMPTS, **options)
 
 
 def test_the_ranking_is_the_tables_and_rows_are_matched_by_content(tmp_path):
@@ -60,6 +42,7 @@ def test_prompts_that_could_not_be_scored_are_never_drawn():
     [
         (PROMPTS[:-1], {}, "made for another dataset"),
         (PROMPTS[::-1], {}, "in another order"),
+        ([*PROMPTS[:3], "another"], {"subset": True}, "1 of the dataset's 4 prompts are not in the score table"),
         (PROMPTS, {"navigator": "gauss"}, "navigator 'gauss': choose gaussian"),
         (PROMPTS, {"sigm": 2}, "settings of the navigator 'gaussian': .*sigm"),
         (PROMPTS, {"sigma": -1}, "sigma must be a positive"),
@@ -74,3 +57,11 @@ def test_what_does_not_fit_is_one_error(prompts, options, message):
 def test_a_table_without_usable_prompts_is_refused():
     with pytest.raises(UserError, match="no usable prompt"):
         load_curriculum(table(failed=range(20)), PROMPTS, 4)
+
+
+def test_a_dataset_may_lack_prompts_of_the_table_where_that_is_allowed():
+    kept = [prompt for prompt in PROMPTS if not prompt.endswith(("1", "7"))]
+    curriculum = load_curriculum(table(), kept, 4, subset=True, navigator="fixed")
+    drawn = [kept[row] for row in CurriculumSampler(curriculum.navigator, curriculum.ids)]
+    assert drawn == kept[:4]
+    assert curriculum.scores[curriculum.ids[0]] == pytest.approx(0.9)

@@ -1,0 +1,43 @@
+"""docs/frameworks.md: blocks that need no other framework run as they stand; the others say that they were read."""
+
+from __future__ import annotations
+
+import pytest
+from tables import score_table
+
+READ = "(checked by reading)"
+
+
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 with torch 2.13
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+def test_the_loop_and_the_stateful_loader_run_as_they_stand(page_blocks, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("torchdata", reason="torchdata: not installed")
+    datasets = pytest.importorskip("datasets", reason="datasets: not installed")
+    prompts = [[{"role": "user", "content": f"question {n}"}] for n in range(40)]
+    score_table(prompts).write(tmp_path / "scores.parquet")
+    monkeypatch.chdir(tmp_path)
+    dataset = datasets.Dataset.from_list([{"prompt": prompt, "row": row} for row, prompt in enumerate(prompts)])
+    seen = []
+
+    def roll_out_and_train(rows):
+        seen.append([row["row"] for row in rows])
+        return [float(row["row"] % 3 > 0) for row in rows], [7] * len(rows)
+
+    names = {"dataset": dataset, "roll_out_and_train": roll_out_and_train}
+    for heading in ("A loop of one's own", "torchdata's StatefulDataLoader"):
+        for block in page_blocks[heading]:
+            exec(compile(block, heading, "exec"), names)
+    assert [len(batch) for batch in seen] == [8] * 12
+    assert all(batch[::2] == batch[1::2] for batch in seen)
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert names["state"]
+    assert names["second"] != names["first"]
+
+
+def test_every_other_block_is_run_elsewhere_or_says_that_it_was_read(page_blocks):
+    blocks = {heading: found for heading, found in page_blocks.items() if heading not in
+              ("A loop of one's own", "torchdata's StatefulDataLoader")}  # fmt: skip
+    assert set(blocks) == {"OpenRLHF 0.11", "prime-rl 0.8", "SkyRL", "NeMo-RL"}
+    for heading, (block,) in blocks.items():
+        compile(block, heading, "exec")
+        assert (READ in block.splitlines()[0]) == (heading != "OpenRLHF 0.11")  # test_openrlhf.py
