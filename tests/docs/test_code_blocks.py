@@ -31,6 +31,8 @@ FENCE = re.compile(
 )
 RUN = ("python", "sh", "bash")
 READ = {"json": json.loads, "yaml": yaml.safe_load, "toml": tomllib.loads}
+PYTHON_IN = {"docs/frameworks.md": "tests/integrations/torch_data/test_page.py"}
+"""Pages whose Python has a test of its own, with a dataset and a loop around it."""
 LEFT = ("cmake", "text", "cpp")  # cmake and C++: examples/cpp is built by tests/angle/test_cpp.py
 
 if not (ROOT / "docs").is_dir():
@@ -72,12 +74,15 @@ def test_the_blocks_of_the_page_run(page, world, tmp_path, monkeypatch, request,
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {"__name__": "__main__"}
+    name = str(page.relative_to(ROOT))
     for block in blocks(page):
         if block.mark == "not run" or (block.mark == "full" and not request.config.getoption("--full")):
             continue
         if named := re.match(r"# ([\w-]+\.\w+)\n", block.code):
             Path(named[1]).write_text(block.code, encoding="utf-8")
-        if block.language == "python":
+        if block.language == "python" and name in PYTHON_IN:
+            assert (ROOT / PYTHON_IN[name]).exists()
+        elif block.language == "python":
             exec(compile("\n" * block.line + block.code, block.page, "exec"), names)
         elif block.language in RUN:
             shell(block, monkeypatch, capsys)
