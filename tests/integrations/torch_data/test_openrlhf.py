@@ -1,0 +1,182 @@
+"""The script of docs/frameworks.md with the real OpenRLHF 0.11.2 and Ray (environment: scripts/vllm_environment.sh).
+
+Real: PPOTrainer (its constructor, fit, train_step), prepare_datasets, PromptDataset, DeepspeedStrategy and its loader,
+SamplesGenerator, Ray.  Replaced: the vLLM engines' answers, the groups of model actors (which keep the checkpoint), and
+the experience maker, whose passes they make.  Absent: flash_attn, which needs CUDA.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+import types
+import warnings
+from importlib.machinery import ModuleSpec
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import pytest
+from tables import score_table
+
+if find_spec("openrlhf") is None or find_spec("vllm") is None:
+    pytest.skip("openrlhf: not installed here (scripts/vllm_environment.sh)", allow_module_level=True)
+
+pytestmark = [pytest.mark.full, pytest.mark.filterwarnings("default")]
+
+ROWS, EPISODE, BATCH, SAMPLES = 24, 8, 4, 2
+PROMPTS = [[{"role": "user", "content": f"question {n % 20}"}] for n in range(ROWS)]  # four occur twice
+
+
+@pytest.fixture(scope="module")
+def trainer_class(page_blocks):
+    """The class of the page's script."""
+    import accelerate  # noqa: F401  (whatever asks whether flash_attn is there has asked)
+    import peft  # noqa: F401
+
+    stubs = {
+        "flash_attn": (),
+        "flash_attn.bert_padding": ("index_first_axis", "pad_input", "rearrange", "unpad_input"),
+        "flash_attn.utils": (),
+        "flash_attn.utils.distributed": ("all_gather",),
+    }
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, symbols in stubs.items():
+            module = types.ModuleType(name)
+            module.__spec__ = ModuleSpec(name, None)
+            for symbol in symbols:
+                setattr(module, symbol, None)
+            patch.setitem(sys.modules, name, module)
+        names = {"__name__": "train_curriculum"}
+        (block,) = page_blocks["OpenRLHF 0.11"]
+        exec(compile(block, "train_curriculum.py", "exec"), names)
+        yield names["CurriculumTrainer"]
+
+
+@pytest.fixture(scope="module")
+def ray_started():
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+class Engine:
+    """A vLLM engine's face; it answers prompts of even numbers right."""
+
+    def __init__(self):
+        import ray
+
+        self.asked = []
+        self.get_num_unfinished_requests = SimpleNamespace(remote=lambda: ray.put(0))
+        self.generate_responses = SimpleNamespace(remote=lambda **given: ray.put(self._answers(**given)))
+
+    def _answers(self, prompt, label, num_samples, **_):
+        self.asked.append(prompt)
+        right = float(int(label) % 2 == 0)
+        answer = {
+            "prompt": prompt, "label": label, "observation_tokens": list(range(10)), "action_ranges": [(6, 10)],
+            "rollout_log_probs": None, "reward": right, "scores": right, "truncated": False,
+        }  # fmt: skip
+        return [dict(answer) for _ in range(num_samples)]
+
+
+class Models:
+    """A group of model actors: what it is asked to save."""
+
+    def __init__(self, states=None):
+        self.saved, self.states = [], states
+
+    def async_run_method_batch(self, method_name, **_):
+        return []
+
+    def async_run_method(self, method_name, **given):
+        import ray
+
+        if method_name == "save_checkpoint":
+            self.saved.append(copy.deepcopy(given["client_states"]))
+        return [ray.put(self.states if method_name == "get_checkpoint_states" else {})]
+
+
+def nested(flat):
+    from openrlhf.utils.config import hierarchize
+
+    return hierarchize(SimpleNamespace(**flat))
+
+
+def trainer_of(trainer_class, folder, states=None):
+    from openrlhf.utils.utils import get_strategy
+
+    (folder / "ckpt" / "_actor").mkdir(parents=True, exist_ok=True)
+    args = nested({
+        "data.prompt_dataset": str(folder / "prompts.jsonl"), "data.prompt_probs": None, "data.max_samples": 1000,
+        "data.prompt_split": "train", "data.input_template": None, "data.dataloader_num_workers": 0,
+        "data.input_key": "prompt", "data.label_key": "label", "data.apply_chat_template": True,
+        "data.image_key": "images", "data.disable_fast_tokenizer": False,
+        "eval.dataset": None, "eval.steps": -1,
+        "train.seed": 3, "train.batch_size": BATCH * SAMPLES, "train.micro_batch_size": 1, "train.num_episodes": 3,
+        "train.max_epochs": 1, "train.dynamic_batch_enable": False, "train.full_determinism_enable": False,
+        "rollout.n_samples_per_prompt": SAMPLES, "rollout.batch_size": BATCH, "rollout.vllm_generate_batch_size": BATCH,
+        "ckpt.save_steps": 1, "ckpt.path": str(folder / "ckpt"), "ckpt.load_enable": states is not None,
+        "ckpt.best_metric_key": "none",
+        "algo.kl.target": None, "algo.kl.init_coef": 0.0, "algo.dynamic_filtering_enable": False,
+        "algo.advantage.is_correction_level": "off", "algo.advantage.estimator": "rloo",
+        "logger.wandb.key": None, "logger.tensorboard_dir": None, "logger.logging_steps": 1,
+        "vllm.enable_sleep": False, "critic.freezing_steps": -1,
+        "ds.enable_sleep": False, "ds.zero_stage": 2, "ds.param_dtype": "fp32", "ds.adam_offload": False,
+        "ds.grad_accum_dtype": None, "ds.overlap_comm": False, "ds.zpg": 1, "ds.tensor_parallel_size": 1,
+        "ds.ring_attn_size": 1, "ds.use_universal_ckpt": False, "ds.deepcompile": False,
+        "use_ms": False, "local_rank": -1,
+    })  # fmt: skip
+    engine, models = Engine(), Models(states)
+    trainer = trainer_class(str(folder / "model"), get_strategy(args), models, None, None, None, [engine])
+    trainer.experience_maker = SimpleNamespace(make_experience_batch=lambda samples: samples)
+    return trainer, engine, models
+
+
+def run(trainer_class, folder, states=None):
+    trainer, engine, models = trainer_of(trainer_class, folder, states)
+    trainer.fit()
+    return trainer, engine.asked, models.saved
+
+
+def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_checkpoint(
+    trainer_class, ray_started, tokenizer, tmp_path, monkeypatch
+):
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    rows = [{"prompt": prompt, "label": str(n % 20)} for n, prompt in enumerate(PROMPTS)]
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    score_table(PROMPTS).write(tmp_path / "scores.parquet")
+    monkeypatch.setenv("SCORES", str(tmp_path / "scores.parquet"))
+    monkeypatch.setenv("PROMPTS_PER_EPISODE", str(EPISODE))
+
+    trainer, asked, saved = run(trainer_class, tmp_path)
+    assert len(asked) == 3 * EPISODE
+    assert trainer.get_max_steps() == 3 * EPISODE // BATCH
+    texts = trainer.prompts_dataloader.dataset.prompts
+    # The same curriculum by hand: the prompts of even numbers are right.
+    from gainrl.integrations.torch_data import load_curriculum
+
+    curriculum = load_curriculum(tmp_path / "scores.parquet", PROMPTS, EPISODE, seed=3)
+    expected = []
+    for _ in range(3):
+        drawn = curriculum.navigator.draw()
+        expected += [texts[trainer.sampler.row_of[name]] for name in drawn]
+        curriculum.navigator.observe(
+            {"id": name, "correct": trainer.sampler.row_of[name] % 20 % 2 == 0, "scored": True,
+             "angle": curriculum.scores[name], "reward": 1.0, "tokens": 4}
+            for name in drawn for _ in range(SAMPLES)
+        )  # fmt: skip
+    assert asked == expected
+    totals, by_hand = trainer.sampler.navigator.totals, curriculum.navigator.totals
+    assert (totals.rollouts, totals.accuracy) == (by_hand.rollouts, by_hand.accuracy)
+    assert trainer.sampler.navigator.mean == pytest.approx(curriculum.navigator.mean)
+    assert trainer.sampler.navigator.mean > 0
+
+    for states in saved[:-1]:
+        again, more, _ = run(trainer_class, tmp_path, states)
+        assert more == asked[states["global_step"] * BATCH :]
+        assert again.sampler.state_dict() == trainer.sampler.state_dict()
