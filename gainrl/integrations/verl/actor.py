@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from gainrl.angle import angle_concentration
-from gainrl.integrations.verl.extension import ACTOR, extension_point, require
+from gainrl.integrations.verl.extension import ACTOR, extension_point, listed, require
 from gainrl.scoring.taps import decoder_of
 
 MARK = "gainrl"
@@ -78,7 +78,7 @@ def _asks(engine: Any, data: Any) -> bool:
         return False
     if not {"extra_info", "uid", "session_id", "input_ids"} <= set(data.keys()):
         return False
-    return any(bool((info.get(MARK) or {}).get("angle")) for info in _listed(data["extra_info"]) if info)
+    return any(bool((info.get(MARK) or {}).get("angle")) for info in listed(data["extra_info"]) if info)
 
 
 class _Tap:
@@ -96,7 +96,7 @@ class _Tap:
     def _read(self, module: Any, inputs: Any, output: Any) -> None:
         hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
         offsets = self._batch["input_ids"].offsets().to(hidden.device)
-        names = zip(_listed(self._batch["uid"]), _listed(self._batch["session_id"]), strict=True)
+        names = zip(listed(self._batch["uid"]), listed(self._batch["session_id"]), strict=True)
         keys = [f"{group}_{session}" for group, session in names]
         with torch.no_grad():
             self._measured.append((keys, measure(hidden.detach(), offsets)))
@@ -133,11 +133,6 @@ def _publish(measured: list[tuple[list[str], Tensor]]) -> None:
         import transfer_queue as tq
 
         tq.kv_batch_put(keys=list(angles), partition_id=PARTITION, tags=[{"angle": angle} for angle in angles.values()])
-
-
-def _listed(values: Any) -> list[Any]:
-    listed: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
-    return listed
 
 
 if _ENGINES in sys.modules:  # verl's workers and trainers; inference servers have no engine to measure

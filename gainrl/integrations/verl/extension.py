@@ -61,6 +61,12 @@ def require(points: tuple[tuple[str, str], ...]) -> None:
     warn_if_untested()
 
 
+def listed(values: Any) -> list[Any]:
+    """A column that is no tensor, as a list; the TransferQueue hands over lists or tensordict's stacks of values."""
+    plain: list[Any] = values.tolist() if hasattr(values, "tolist") else list(values)
+    return plain
+
+
 @cache
 def warn_if_untested() -> None:
     """Warn once where verl is of another release than the tested one."""

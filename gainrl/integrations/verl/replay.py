@@ -14,7 +14,7 @@ from typing import Any
 
 from gainrl.integrations.verl.curriculum import Curriculum, Rollout
 from gainrl.integrations.verl.dataset import MARK, current
-from gainrl.integrations.verl.extension import REPLAY_BUFFER, extension_point, require
+from gainrl.integrations.verl.extension import REPLAY_BUFFER, extension_point, listed, require
 
 ANGLES = "gainrl"
 """Partition of the TransferQueue in which the actor's workers leave their measurements, as tags."""
@@ -107,8 +107,8 @@ def read_rollouts(keys: Sequence[str], curriculum: Curriculum) -> list[Rollout]:
     # Rows have lengths of their own (jagged); one reduction each, and one copy to a list.
     rewards = [float(row.sum()) for row in data["rm_scores"].unbind()]
     tokens = [int(row.sum()) for row in data["response_mask"].unbind()]
-    marks = [info[MARK] for info in data["extra_info"].tolist()]
-    fields = data["extra_fields"].tolist()
+    marks = [info[MARK] for info in listed(data["extra_info"])]
+    fields = listed(data["extra_fields"])
     last: dict[str, tuple[int, int]] = {}
     generated: dict[str, int] = {}
     for place, key in enumerate(keys):

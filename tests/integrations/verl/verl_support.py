@@ -151,6 +151,7 @@ class Agents:
                 prompt_ids=[5, 6, 7, 8],
                 response_ids=[9, 10, 11][:RESPONSE],
                 response_mask=[1] * RESPONSE,
+                response_logprobs=[0.0] * RESPONSE,
                 reward_score=score,
                 num_turns=2,
                 metrics=AgentLoopMetrics(),
@@ -195,6 +196,7 @@ class Workers:
         from tensordict import TensorDict
 
         from gainrl.integrations.verl.actor import _publish
+        from gainrl.integrations.verl.extension import listed
 
         data = tq.kv_batch_get(
             keys=batch.keys,
@@ -209,10 +211,10 @@ class Workers:
             partition_id=batch.partition_id,
             fields=TensorDict({"log_probs": zeros, "entropy": zeros.clone()}, batch_size=len(batch)),
         )
-        marks = [info["gainrl"] for info in data["extra_info"].tolist()]
+        marks = [info["gainrl"] for info in listed(data["extra_info"])]
         if self.measures and marks[0]["angle"]:
-            sessions = [int(session) for session in data["session_id"].tolist()]
-            names = [f"{uid}_{session}" for uid, session in zip(data["uid"].tolist(), sessions, strict=True)]
+            sessions = [int(session) for session in listed(data["session_id"])]
+            names = [f"{uid}_{session}" for uid, session in zip(listed(data["uid"]), sessions, strict=True)]
             angles = [angle_of(mark["id"], session) for mark, session in zip(marks, sessions, strict=True)]
             _publish([(names, torch.tensor(angles))])
         return batch
@@ -312,3 +314,95 @@ def new_uid() -> str:
 def epochs_of(prompts: Sequence[str], n: int) -> list[list[str]]:
     """Prompts in the order of their generation, cut into epochs of n."""
     return [list(prompts[start : start + n]) for start in range(0, len(prompts), n)]
+
+
+def expected_epochs(
+    scores: Path, n: int, epochs: int, angle: Callable[[str, int], float], **window: Any
+) -> list[list[str]]:
+    """Ids of the first epochs, by a navigator of its own fed with what `reward_of` and `angle` say."""
+    from gainrl.curriculum import GaussianNavigator, Ranking, WindowSettings
+    from gainrl.table import ScoreTable
+
+    table = ScoreTable.read(scores)
+    ranking = Ranking(table.ids, table.scores, table.metadata.fingerprint)
+    navigator = GaussianNavigator(ranking, n, WindowSettings(**window))
+    drawn = []
+    for _ in range(epochs):
+        drawn.append(navigator.draw())
+        navigator.observe(
+            {
+                "id": name,
+                "correct": reward_of(name, s),
+                "scored": True,
+                "angle": angle(name, s),
+                "reward": 0.0,
+                "tokens": 3,
+            }
+            for name in drawn[-1]
+            for s in range(2)
+        )
+    return drawn
+
+
+def table_angle(scores: Path) -> Callable[[str, int], float]:
+    """The prompt's score, as `data.gainrl.angle=table` takes it."""
+    from gainrl.table import ScoreTable
+
+    table = ScoreTable.read(scores)
+    score = dict(zip(table.ids, table.scores.tolist(), strict=True))
+    return lambda name, session: score[name]
+
+
+def records_of(directory: Path) -> list[dict[str, Any]]:
+    """The lines of `epochs.jsonl`, without the seconds."""
+    import json
+
+    lines = (directory / "epochs.jsonl").read_text().splitlines()
+    return [{key: value for key, value in json.loads(line).items() if key != "seconds"} for line in lines]
+
+
+class Killed(Exception):
+    """A run that is cut short."""
+
+
+def v0_trainer(config: Any, *, kill_after: int | None = None) -> tuple[Any, list[str]]:
+    """verl's V0 trainer with REPLACED replaced, and the ids of the prompts that it generates for, as they come.
+
+    kill_after: the run is cut short as it begins to generate for the step after this many.
+    """
+    from verl import DataProto
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+    from verl.trainer.ppo.utils import Role
+    from verl.utils import hf_tokenizer
+
+    prompts: list[str] = []
+
+    class Generates:
+        steps = 0
+
+        def generate_sequences(self, batch: Any) -> Any:
+            if self.steps == kill_after:
+                raise Killed
+            self.steps += 1
+            prompts.extend(info["gainrl"]["id"] for info in batch.non_tensor_batch["extra_info"][::2])
+            return v0_rollouts(batch, reward_of)
+
+    class Trainer(RayPPOTrainer):  # type: ignore[misc]
+        def _compute_old_log_prob(self, batch: Any) -> Any:
+            zeros = torch.zeros(batch.batch["responses"].shape)
+            return DataProto.from_single_dict({"old_log_probs": zeros, "entropys": zeros.clone()}), 0.0
+
+        def _update_actor(self, batch: Any) -> Any:
+            return DataProto.from_single_dict({}, meta_info={"metrics": {"actor/pg_loss": [0.0]}})
+
+    trainer = Trainer(
+        config=config,
+        tokenizer=hf_tokenizer(config.actor_rollout_ref.model.path),
+        role_worker_mapping={Role.ActorRollout: None},
+        resource_pool_manager=Nothing(),
+    )
+    trainer.actor_rollout_wg = Workers(measures=False)
+    trainer.async_rollout_manager = Generates()
+    trainer.checkpoint_manager = Nothing()
+    trainer.llm_server_manager = Nothing()
+    return trainer, prompts
