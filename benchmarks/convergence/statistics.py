@@ -1,0 +1,134 @@
+"""Rollouts to a level, areas under curves, and intervals over seeds.  All comparisons are paired by seed.
+
+A curve is smoothed by averaging each evaluation with its two neighbours (the last with one).  The level of a family and seed
+is the end of uniform's smoothed curve; what it costs is where a smoothed curve first reaches it, interpolated
+linearly.  The factor of an arm is uniform's cost over the arm's: above 1, the arm needs less.
+
+An arm that does not reach the level within the budget is censored there: its factor is at most uniform's cost over the
+whole budget, that bound stands in the mean, and how many there are is said beside it (a mean with censored seeds
+is an upper bound).  A seed in which uniform gains less than MIN_GAIN has no level, and is left out of factors, counted.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import bootstrap
+
+MIN_GAIN = 0.01
+"""Accuracy that uniform must gain for its end to be a level."""
+COSTS = ("rollouts", "tokens", "seconds")
+
+Run = Mapping[str, Any]
+Floats = npt.NDArray[np.float64]
+
+
+def column(run: Run, name: str) -> Floats:
+    """(E,) values of the curve's evaluations; seconds include what the ranking took."""
+    values = np.array([point[name] for point in run["curve"]], dtype=np.float64)
+    return values + run["ranking_seconds"] if name == "seconds" else values
+
+
+def smoothed(accuracy: Floats) -> Floats:
+    """(E,) means over each evaluation and its neighbours; the first stays as it is."""
+    padded = np.pad(accuracy, 1, constant_values=np.nan)
+    means: Floats = np.nanmean(np.stack([padded[:-2], padded[1:-1], padded[2:]]), axis=0)
+    means[0] = accuracy[0]
+    return means
+
+
+def level_of(uniform: Run) -> float | None:
+    """The accuracy that uniform ends with; None if it hardly gained."""
+    curve = smoothed(column(uniform, "accuracy"))
+    return float(curve[-1]) if curve[-1] - curve[0] >= MIN_GAIN else None
+
+
+def cost_to(run: Run, level: float, cost: str) -> tuple[float, bool]:
+    """(cost at which the smoothed curve first reaches `level`, whether it does); the whole run's cost if not."""
+    accuracy, spent = smoothed(column(run, "accuracy")), column(run, cost)
+    above = np.flatnonzero(accuracy >= level)
+    if not len(above):
+        return float(spent[-1]), False
+    at = int(above[0])
+    if at == 0:
+        return float(spent[0]), True
+    share = (level - accuracy[at - 1]) / (accuracy[at] - accuracy[at - 1])
+    return float(spent[at - 1] + share * (spent[at] - spent[at - 1])), True
+
+
+def area(run: Run) -> float:
+    """Mean accuracy over the rollouts of the budget (trapezoids)."""
+    rollouts = column(run, "rollouts")
+    return float(np.trapezoid(column(run, "accuracy"), rollouts) / rollouts[-1])
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds with its 95 % bootstrap interval (None with fewer than 3 seeds)."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    def text(self, form: str = ".2f") -> str:
+        """`1.52 (1.10 to 2.07)`."""
+        if self.seeds == 0:
+            return "-"
+        inside = "" if self.low is None else f" ({self.low:{form}} to {self.high:{form}})"
+        return f"{self.mean:{form}}{inside}"
+
+
+def interval(values: Sequence[float], *, geometric: bool = False) -> Interval:
+    """Mean over seeds and its percentile bootstrap interval (10,000 resamples, a fixed seed)."""
+    given = np.log(values) if geometric else np.asarray(values, dtype=np.float64)
+    back = math.exp if geometric else float
+    if not len(given):
+        return Interval(math.nan, None, None, 0)
+    mean = back(float(given.mean()))
+    if len(given) < 3:
+        return Interval(mean, None, None, len(given))
+    found = bootstrap(
+        (given,), np.mean, n_resamples=9999, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    return Interval(mean, back(float(found.low)), back(float(found.high)), len(given))
+
+
+def compare(runs: Mapping[tuple[str, str, int], Run], family: str, arm: str) -> dict[str, Any] | None:
+    """An arm against uniform in one family, over the seeds that have both; None if there is none."""
+    seeds = sorted(seed for (f, a, seed) in runs if (f, a) == (family, arm) and (family, "uniform", seed) in runs)
+    if not seeds:
+        return None
+    each = [_seed(runs[family, "uniform", seed], runs[family, arm, seed], seed) for seed in seeds]
+    defined = [one for one in each if one["level"] is not None]
+    return {
+        "family": family,
+        "arm": arm,
+        "seeds": each,
+        "without_level": len(each) - len(defined),
+        "censored": sum(one["censored"] for one in defined),
+        **{f"factor_{cost}": interval([one[f"factor_{cost}"] for one in defined], geometric=True) for cost in COSTS},
+        "area": interval([one["area"] for one in each]),
+        "final": interval([one["final"] for one in each]),
+    }
+
+
+def _seed(uniform: Run, run: Run, seed: int) -> dict[str, Any]:
+    level = level_of(uniform)
+    found: dict[str, Any] = {
+        "seed": seed,
+        "level": level,
+        "area": area(run) - area(uniform),
+        "final": float(smoothed(column(run, "accuracy"))[-1] - smoothed(column(uniform, "accuracy"))[-1]),
+    }
+    if level is not None:
+        found["censored"] = not cost_to(run, level, "rollouts")[1]
+        for cost in COSTS:
+            theirs, own = cost_to(uniform, level, cost)[0], cost_to(run, level, cost)[0]
+            found[f"factor_{cost}"] = theirs / max(own, 1e-9)
+    return found
