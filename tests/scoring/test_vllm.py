@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.table import ScoreTable
 
@@ -142,10 +141,19 @@ def test_scores_are_the_definition_with_prefix_caching(make_model, tokenizer, or
         assert plain_scores.status == ["ok"] * 8 + ["skipped", "undefined"]
         expected_scores = AngleScorer(model, tokenizer).score(plain).score
         np.testing.assert_allclose(plain_scores.score[:8], expected_scores, rtol=0, atol=TOLERANCE)
-        with pytest.raises(UserError, match="tensor_parallel=0"):
-            VllmScorer(str(tmp_path), tensor_parallel=0)
-        with pytest.raises(UserError, match="'runner' cannot be given"):
-            VllmScorer(str(tmp_path), options={"runner": "generate"})
+        encode, refused = scorer._llm.encode, len(scorer.renderer(rows)[3].tokens)
+
+        def refusing(prompts, *arguments, **options):
+            if any(len(prompt["prompt_token_ids"]) == refused for prompt in prompts):
+                raise ValueError("vLLM does not want this one")
+            return encode(prompts, *arguments, **options)
+
+        scorer._llm.encode = refusing
+        some = scorer.score(rows[:8])
+        alike = [i for i, rendered in enumerate(scorer.renderer(rows[:8])) if len(rendered.tokens) == refused]
+        assert [i for i, status in enumerate(some.status) if status == "failed"] == alike
+        assert some.reasons[3] == "vLLM fails (ValueError: vLLM does not want this one)"
+        np.testing.assert_allclose(np.delete(some.score, alike), np.delete(scores.score[:8], alike), atol=TOLERANCE)
     finally:
         scorer.close()
 
@@ -174,22 +182,3 @@ def test_the_command_writes_the_table_with_prompts_in_pieces_on_two_devices(
     assert theirs.ids == ours.ids
     assert theirs.column("status").tolist() == ours.column("status").tolist()
     np.testing.assert_allclose(theirs.scores, ours.scores, rtol=0, atol=2 * TOLERANCE)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--nll"], "--nll needs the logits"),
-        (["--tap", "layer:1"], "final hidden states alone"),
-        (["--device", "cpu"], "chooses its devices itself"),
-        (["--engine-option", "eager"], "give NAME=VALUE"),
-        (["--engine-option", "runner=generate"], "'runner' cannot be given"),
-    ],
-)
-def test_what_vllm_does_not_give_is_refused_before_it_is_started(
-    model_directory, dataset, run_cli, tmp_path, arguments, message
-):
-    command = ["score", "--model", str(model_directory), "--dataset", str(dataset), "--engine", "vllm"]
-    status, _, err = run_cli([*command, "--output", str(tmp_path / "out.parquet"), *arguments])
-    assert status == 2
-    assert message in err
