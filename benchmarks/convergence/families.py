@@ -79,7 +79,7 @@ def sum_of(digits: int) -> Draw:
 SUMS = Family(
     "sums",
     "2+7=9;",
-    [Level(f"{digits} digits", sum_of(digits), seen) for digits, seen in enumerate((3, 3, 1.5, 0.5, 0.2), start=1)],
+    [Level(f"{digits} digits", sum_of(digits), seen) for digits, seen in enumerate((5, 4, 1, 0.1, 0.05), start=1)],
 )
 
 
