@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from gainrl.angle import reference
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.table import ScoreTable
 
@@ -26,8 +27,8 @@ with warnings.catch_warnings():  # of what vLLM's dependencies deprecate
 
 pytestmark = pytest.mark.filterwarnings("default")  # as above
 
-TOLERANCE = 5e-6
-"""Of C_intra and C_inter in float32, as for torch's engine: hidden states differ by their rounding, too."""
+TOLERANCE = reference.TOLERANCE
+"""Of C_intra and C_inter; the hidden states of vLLM and of transformers differ, too, but by less."""
 SMALL = {"hidden_size": 128, "intermediate_size": 128, "max_position_embeddings": 512}  # heads of 32: vLLM's smallest
 SYSTEM = {"role": "system", "content": "You are a helpful assistant. Answer the question step by step, then stop. " * 3}
 WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "or", "sixty")
