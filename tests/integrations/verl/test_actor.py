@@ -63,7 +63,7 @@ def batch_of(lengths: list[int], *, packed: bool, angle: bool = True, entropy: b
     from verl.utils import tensordict_utils as tu
 
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(5, 300, (length,), generator=generator) for length in lengths]
+    rows = [torch.randint(5, 250, (length,), generator=generator) for length in lengths]
     data = TensorDict(
         {
             "input_ids": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
