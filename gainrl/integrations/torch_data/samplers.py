@@ -119,9 +119,9 @@ class _Base(Sampler[Item]):
         """Hand finished rollouts of the epoch to the navigator: {id, correct, scored, angle, reward, tokens} each.
 
         On several processes the navigators must see the same: with `gather` every process calls this with the
-        rollouts of its own (none where another process hands them in, as for tensor-parallel ranks) and gets everybody's
-        (`torch.distributed.all_gather_object`); without it, `records` are everybody's already.  Raises UserError as
-        `Navigator.observe` does.
+        rollouts of its own and gets everybody's (`torch.distributed.all_gather_object`); a rollout that several
+        processes hold, as tensor-parallel ranks do, is handed in by one.  Without `gather`, `records` are everybody's
+        already.  Raises UserError as `Navigator.observe` does.
         """
         mine = list(records)
         if gather and self.num_replicas > 1:
