@@ -2,8 +2,8 @@
 
 `seen` is a level's weight in pretraining, `share` its weight among the prompts that are trained on and evaluated.
 Which level a problem is of is known to the analysis and to nobody else.  An answer is right if it is reproduced in
-full; answers have several tokens, so that guessing does not pass.  Every prompt begins with the family's `examples`, as few-shot
-prompts do; these tokens are the prompt's prefix.
+full; answers have several tokens, so that guessing does not pass.  Every prompt begins with the family's `examples`,
+as few-shot prompts do; these tokens are the prompt's prefix.
 
 Development families (difficulty is tied to length in the first one only):
 
@@ -165,7 +165,9 @@ LISTS = Family(
         Level("running sum", on_digits("A", 3, 6, running(lambda a, b: (a + b) % 10)), 0.5),
         Level("three largest", on_digits("X", 3, 6, lambda digits: sorted(digits)[::-1][:3]), 0.5),
         Level("sort", on_digits("S", 3, 5, sorted), 0.25),
-        Level("reverse of running sum", on_digits("B", 3, 4, lambda d: running(lambda a, b: (a + b) % 10)(d)[::-1]), 0.1),
+        Level(
+            "reverse of running sum", on_digits("B", 3, 4, lambda d: running(lambda a, b: (a + b) % 10)(d)[::-1]), 0.1
+        ),
     ],
 )
 

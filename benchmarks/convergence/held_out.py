@@ -1,7 +1,7 @@
 """Two families that chose nothing: no curriculum arm ran on them until everything else had been settled.
 
-    chains     sums, differences and products of 2 to 6 digits from left to right modulo 10, with the running values
-    brackets   what has to follow an open bracket expression to close it, and how deep its places lie
+chains     sums, differences and products of 2 to 6 digits from left to right modulo 10, with the running values
+brackets   what has to follow an open bracket expression to close it, and how deep its places lie
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ PassRates = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 class OracleNavigator(Navigator):
     """The n prompts whose pass rate is nearest to 0.5, ties by rank.
 
-    `pass_rates` must be set before the first draw: from ids to the chances (N,) that a rollout is right, now.  Its state
-    does not hold the policy, so a run with it cannot be resumed.
+    `pass_rates` must be set before the first draw: from ids to the chances (N,) that a rollout is right, now.  Its
+    state does not hold the policy, so a run with it cannot be resumed.
     """
 
     kind = "oracle"

@@ -1,4 +1,4 @@
-"""The protocol: everything that all arms share, read from protocol.yaml, which was committed before any arm but uniform ran."""
+"""The protocol: what all arms share, read from protocol.yaml, which was committed before any arm but uniform ran."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """Rollouts to a level, areas under curves, and intervals over seeds.  All comparisons are paired by seed.
 
-A curve is smoothed by averaging each evaluation with its two neighbours (the last with one).  The level of a family and seed
-is the end of uniform's smoothed curve; what it costs is where a smoothed curve first reaches it, interpolated
-linearly.  The factor of an arm is uniform's cost over the arm's: above 1, the arm needs less.
+A curve is smoothed by averaging each evaluation with its two neighbours (the last with one).  The level of a family
+and seed is the end of uniform's smoothed curve; what it costs is where a smoothed curve first reaches it,
+interpolated linearly.  The factor of an arm is uniform's cost over the arm's: above 1, the arm needs less.
 
 An arm that does not reach the level within the budget is censored there: its factor is at most uniform's cost over the
 whole budget, that bound stands in the mean, and how many there are is said beside it (a mean with censored seeds

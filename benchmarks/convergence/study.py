@@ -68,7 +68,7 @@ def compact(result: dict[str, Any]) -> str:
     for name, value in result.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             inside = ",\n  ".join(json.dumps(point) for point in value)
-            lines.append(f'{json.dumps(name)}: [\n  {inside}\n ]')
+            lines.append(f"{json.dumps(name)}: [\n  {inside}\n ]")
         else:
             lines.append(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
     return "{\n " + ",\n ".join(lines) + "\n}\n"

@@ -22,6 +22,7 @@ from benchmarks.convergence.rankings import ranked_by, score_table
 from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
 
 SUMS_OF_EPOCHS = ("rollouts", "tokens", "groups", "zero_variance", "backfilled")
+OF_EPOCHS = ("accuracy", "mean", "zero_variance", "groups")
 
 
 class Progress(TrainerCallback):
@@ -75,7 +76,8 @@ def settings_for(protocol: Protocol, name: str, bed: Bed, directory: str) -> Gai
         "output_dir": directory, "num_train_epochs": protocol.steps, "seed": bed.seed,
         "prompts_per_epoch": protocol.prompts_per_step, "num_generations": protocol.rollouts,
         "per_device_train_batch_size": rollouts, "gradient_accumulation_steps": 1,
-        "learning_rate": protocol.learning_rate[bed.family.name], "lr_scheduler_type": "constant_with_warmup", "warmup_steps": 4,
+        "learning_rate": protocol.learning_rate[bed.family.name], "lr_scheduler_type": "constant_with_warmup",
+        "warmup_steps": 4,
         "max_completion_length": bed.longest_answer, "temperature": 1.0,
         "curriculum_sigma_fraction": protocol.sigma_fraction, "curriculum_alpha": protocol.alpha,
         "curriculum_beta": protocol.beta, "curriculum_order": "draw", "use_cpu": True, "bf16": False,
@@ -120,7 +122,7 @@ def run(protocol: Protocol, family: str, name: str, seed: int) -> dict[str, Any]
         "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2),
         "levels": [level.name for level in bed.family.levels],
         "curve": progress.curve,
-        "epochs": [{key: _short(epoch.get(key)) for key in ("accuracy", "mean", "zero_variance", "groups")} for epoch in epochs],
+        "epochs": [{key: _short(epoch.get(key)) for key in OF_EPOCHS} for epoch in epochs],
     }  # fmt: skip
 
 

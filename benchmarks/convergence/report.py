@@ -1,0 +1,147 @@
+"""Tables, plots and `convergence.json` from whatever runs exist, and which ones are missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.convergence import study
+from benchmarks.convergence.arms import ARMS
+from benchmarks.convergence.held_out import FAMILIES
+from benchmarks.convergence.statistics import COSTS, Run, column, compare, interval
+from benchmarks.harness import table, write_result
+
+SEEDS = range(5)
+Runs = Mapping[study.Key, Run]
+
+
+def comparisons(runs: Runs) -> list[dict[str, Any]]:
+    """Every arm that ran beside uniform, family by family."""
+    pairs = [(family, arm) for family in FAMILIES for arm in ARMS]
+    return [found for family, arm in pairs if (found := compare(runs, family, arm)) is not None]
+
+
+def rows(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The main table: one row for each family and arm."""
+    return [
+        {
+            "family": one["family"],
+            "arm": one["arm"],
+            "seeds": len(one["seeds"]),
+            "no level": one["without_level"],
+            "censored": one["censored"],
+            "rollouts, factor": one["factor_rollouts"].text(),
+            "tokens, factor": one["factor_tokens"].text(),
+            "seconds, factor": one["factor_seconds"].text(),
+            "area": one["area"].text("+.3f"),
+            "final": one["final"].text("+.3f"),
+        }
+        for one in compared
+    ]
+
+
+def each_seed(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each run."""
+    return [
+        {
+            "family": one["family"],
+            "arm": one["arm"],
+            "seed": seed["seed"],
+            "level": seed["level"],
+            "rollouts, factor": seed.get("factor_rollouts"),
+            "reached": None if seed["level"] is None else "no" if seed["censored"] else "yes",
+            "area": seed["area"],
+            "final": seed["final"],
+        }
+        for one in compared
+        for seed in one["seeds"]
+    ]
+
+
+def still_missing(runs: Runs) -> list[study.Key]:
+    """Runs of the whole study (five families, five seeds, all arms) that have no result."""
+    return [key for key in study.order(FAMILIES, ARMS, SEEDS) if key not in runs]
+
+
+def rising(runs: Runs) -> list[dict[str, Any]]:
+    """Uniform's mean gain in accuracy in each third of its budget, with intervals over seeds."""
+    found = []
+    for family in FAMILIES:
+        gains = []
+        for (name, arm, _), run in runs.items():
+            if (name, arm) == (family, "uniform"):
+                rollouts, accuracy = column(run, "rollouts"), column(run, "accuracy")
+                ends = np.interp(np.linspace(0, rollouts[-1], 4), rollouts, accuracy)
+                gains.append([*np.diff(ends), ends[0], ends[-1]])
+        if gains:
+            thirds = [interval(values) for values in zip(*gains, strict=True)]
+            names = ("first third", "second third", "last third", "start", "end")
+            found.append({"family": family, "seeds": len(gains)}
+                         | {name: one.text("+.3f") for name, one in zip(names, thirds, strict=True)})  # fmt: skip
+    return found
+
+
+def plot(runs: Runs, path: Path) -> None:
+    """Learning curves: a panel for each family, a colour for each arm, every seed thin and their mean thick."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    present = [name for name in FAMILIES if any(family == name for family, _, _ in runs)]
+    arms = [arm for arm in ARMS if any(name == arm for _, name, _ in runs)]
+    if not present:
+        return
+    figure, axes = plt.subplots(1, len(present), figsize=(4.2 * len(present), 3.6), squeeze=False, layout="constrained")
+    colours = {arm: plt.get_cmap("tab20")(index) for index, arm in enumerate(ARMS)}
+    for panel, family in zip(axes[0], present, strict=True):
+        for arm in arms:
+            curves = [run for (name, kind, _), run in runs.items() if (name, kind) == (family, arm)]
+            if not curves:
+                continue
+            grid = np.linspace(0, min(column(run, "rollouts")[-1] for run in curves), 41)
+            lines = [np.interp(grid, column(run, "rollouts"), column(run, "accuracy")) for run in curves]
+            for line in lines:
+                panel.plot(grid, line, color=colours[arm], linewidth=0.5, alpha=0.5)
+            label = f"{arm} ({len(lines)})"
+            panel.plot(grid, np.mean(lines, axis=0), color=colours[arm], linewidth=1.8, label=label)
+        panel.set(title=family, xlabel="rollouts")
+        panel.legend(fontsize=6)
+    axes[0][0].set_ylabel("accuracy on fresh problems")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+    plt.close(figure)
+
+
+def report(runs_at: Path, output: Path) -> None:
+    """Print the tables; write `convergence.json` and the plot to `output`, beside the runs for a trial."""
+    runs = study.results(runs_at)
+    compared, absent = comparisons(runs), still_missing(runs)
+    print("Uniform's gain in accuracy by thirds of its budget\n" + table(rising(runs)))
+    print(
+        "\nAgainst uniform: factors above 1 are savings; mean over seeds (95 % bootstrap interval)\n"
+        + table(rows(compared))
+    )
+    print("\nEvery seed\n" + table(each_seed(compared)))
+    print(f"\n{len(runs)} runs; {len(absent)} of the whole study's {len(runs) + len(absent)} are missing:")
+    for family in FAMILIES:
+        lacking: dict[str, list[str]] = {}
+        for name, arm, seed in absent:
+            if name == family:
+                lacking.setdefault(arm, []).append(str(seed))
+        print(f"  {family}: " + "; ".join(f"{arm} {','.join(seeds)}" for arm, seeds in lacking.items()))
+    output.mkdir(parents=True, exist_ok=True)
+    at_home = output == study.RUNS
+    plot(runs, output / "curves.svg")
+    write_result(
+        "convergence",
+        [{**one, **{name: asdict(one[name]) for name in (*(f"factor_{cost}" for cost in COSTS), "area", "final")}}
+         for one in compared],
+        path=None if at_home else output / "convergence.json",
+        rising=rising(runs),
+        runs=len(runs),
+        missing=[" ".join(map(str, key)) for key in absent],
+    )  # fmt: skip
