@@ -181,7 +181,7 @@ def _checkpoint(settings: Settings) -> str | None:
 
 def _settings(config: DictConfig) -> Settings:
     section = config.get(MARK)
-    settings = Settings.from_config(None if section is None else OmegaConf.to_container(section, resolve=True))  # type: ignore[arg-type]
+    settings = Settings.from_config(None if section is None else OmegaConf.to_container(section, resolve=True))
     if settings.seed is None and config.get("seed") is not None:
         settings = dataclasses.replace(settings, seed=int(config.seed))
     if config.shuffle:

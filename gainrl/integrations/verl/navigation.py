@@ -33,7 +33,7 @@ def build_navigator(settings: Settings, ranking: Ranking, n: int, question_token
             f"{SECTION}.skip_mastered={settings.skip_mastered} works with the navigators {', '.join(windows)}, "
             f"not with {kind!r}"
         )
-    rest = {"skip_mastered": settings.skip_mastered, "mastered_rest": settings.mastered_rest}
+    rest: dict[str, Any] = {"skip_mastered": settings.skip_mastered, "mastered_rest": settings.mastered_rest}
     if kind == GaussianNavigator.kind:
         return GaussianNavigator(ranking, n, settings.window, **common, **rest)
     if kind == TargetNavigator.kind:

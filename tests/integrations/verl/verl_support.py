@@ -16,9 +16,10 @@ Replaced, and only this (REPLACED says it again for the tests' output):
 
 from __future__ import annotations
 
+import copy
 import random
-import uuid
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+import yaml
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
@@ -58,12 +60,18 @@ def write_dataset(path: Path, count: int = 24, *, seed: int = 0) -> list[list[di
     return [row["prompt"] for row in rows]
 
 
-def make_config(
-    directory: Path, model: str, train: Path, scores: Path, *overrides: str, base: str = "ppo_trainer"
-) -> Any:
-    """verl's configuration as Hydra composes it with the three lines and these overrides."""
-    lines = [line.format(scores=scores) for line in THREE_LINES]
+@cache
+def _composed() -> Any:
+    """verl's configuration as Hydra composes it with the three lines; seconds of work, done once."""
+    lines = [line.format(scores="to-be-set") for line in THREE_LINES]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose(config_name="ppo_trainer", overrides=lines)
+
+
+def make_config(directory: Path, model: str, train: Path, scores: Path, *overrides: str) -> Any:
+    """verl's configuration with the curriculum on, a small run, and these overrides `key=value`."""
     settings = [
+        f"data.gainrl.scores={scores}",
         f"data.train_files={train}",
         f"data.val_files={train}",
         "data.train_batch_size=4",
@@ -84,8 +92,10 @@ def make_config(
         "trainer.n_gpus_per_node=1",
         "trainer.total_epochs=100",
     ]
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        config = compose(config_name=base, overrides=[*lines, *settings, *overrides])
+    config = copy.deepcopy(_composed())
+    for override in (*settings, *overrides):
+        key, _, value = override.partition("=")
+        OmegaConf.update(config, key.removeprefix("+"), yaml.safe_load(value), force_add=key.startswith("+"))
     OmegaConf.resolve(config)
     return config
 
@@ -304,11 +314,6 @@ def v0_rollouts(gen_batch: Any, reward: Reward) -> Any:
         },
         meta_info={"reward_extra_keys": ["acc"], "timing": {}},
     )
-
-
-def new_uid() -> str:
-    """A `uid` as verl makes them."""
-    return str(uuid.uuid4())
 
 
 def epochs_of(prompts: Sequence[str], n: int) -> list[list[str]]:
