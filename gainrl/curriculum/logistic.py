@@ -29,8 +29,10 @@ from gainrl.errors import UserError
 
 Floats = npt.NDArray[np.float64]
 
-_NODES = np.linspace(-5.0, 5.0, 61)
+_NODES = np.linspace(-5.0, 5.0, 101)
 _DENSITY = portable.exp(-0.5 * _NODES * _NODES)
+_FEW = np.linspace(-3.0, 3.0, 13)
+_WEIGHTS = portable.exp(-0.5 * _FEW * _FEW)
 _CHUNK = 32
 _LEAST = 1e-6
 MOST_ROLLOUTS = 32.0
@@ -64,6 +66,23 @@ def sites(centre: Floats, variance: Floats, tried: Floats, solved: Floats) -> Si
     target = centre + mean / narrowed / (deviation * precision)
     evidence = top + portable.log(total / float(portable.ordered_sum(_DENSITY)))
     return Sites(precision, target, evidence)
+
+
+def usefulness(centre: Floats, variance: Floats, target: float) -> Floats:
+    """(n,) expected usefulness of a prompt whose logit is N(centre, variance), both (n,), up to one common factor.
+
+    E p^(2T) (1 − p)^(2(1−T)), T the target: largest for pass rates near T, and for T = ½ the expected variance of a
+    rollout's reward, p(1 − p).  By quadrature on 13 nodes, within 1 % for deviations up to 3.
+    """
+    deviation, result = np.sqrt(variance), np.zeros(len(centre))
+    for node, share in zip(_FEW.tolist(), (_WEIGHTS / float(portable.ordered_sum(_WEIGHTS))).tolist(), strict=True):
+        rate = portable.sigmoid(centre + node * deviation)
+        if target == 0.5:
+            result += share * (rate * (1.0 - rate))
+        else:
+            solved, failed = (portable.log(np.maximum(x, 1e-300)) for x in (rate, 1.0 - rate))
+            result += share * portable.exp(2.0 * target * solved + 2.0 * (1.0 - target) * failed)
+    return result
 
 
 class LogisticFilter:

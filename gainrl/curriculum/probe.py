@@ -9,10 +9,14 @@ information J_r (the precision of what they said, fading) and their mean residua
 
 and since it is the residual that is kept, practice that raises the weights' prediction raises it for such a prompt too.
 
-Draw: one θ_r = σ(η_r) from each prompt's posterior (Thompson sampling), independently, and the prompts whose θ_r is
-nearest to the target pass rate, nearest first.  A share `explore` of the epoch is drawn uniformly from all
-prompts instead: none starves, and what is known of the pool does not come from the target's neighbourhood alone.
-Prompts without a direction are drawn in that share only, until they have been tried.
+Draw: the usefulness of a prompt is what its posterior expects of p_r^2T (1 − p_r)^2(1−T), T the target pass rate; for
+T = ½ that is the expected variance of a rollout's reward, which a group's gradient lives on.  It is small where the
+pass rate is known to be extreme, and middling where little is known.  The epoch's prompts are drawn one after another
+without replacement, each with probability proportional to usefulness^SHARPNESS (as a race of exponential clocks, see
+gainrl.curriculum.draw), so that draws follow what is useful without being the same few prompts over and over; a
+prompt that was drawn rests for REST epochs.  A share `explore` of the epoch is drawn uniformly from all prompts
+instead: none starves, and what is known of the pool does not come from the useful prompts alone.  Prompts without a
+direction are drawn in that share only, until they have been tried.
 
 Fading λ and τ² are not settings.  A filter for each λ in FADINGS runs along, each outcome is first predicted by each
 with each τ² in RESIDUALS, and the pair with the highest (fading) evidence makes the next draw.  Where directions
@@ -36,27 +40,31 @@ from gainrl.curriculum import philox, portable
 from gainrl.curriculum.arrays import floats_from_text, floats_to_text, from_text, to_text
 from gainrl.curriculum.base import Navigator
 from gainrl.curriculum.features import PromptFeatures
-from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, sites
+from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, sites, usefulness
 from gainrl.curriculum.outcomes import CREDIT, Outcomes
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
 from gainrl.errors import UserError
 
 FADINGS = (0.8, 0.95, 0.99)
-RESIDUALS = (0.25, 1.0, 4.0)
+RESIDUALS = (0.25, 1.0, 4.0, 12.0)
 """τ², squared logits."""
-_USUAL = (1, 1)  # where evidence begins
+SHARPNESS = 8.0
+"""Power of the usefulness in the chance to be drawn."""
+REST = 4
+"""Epochs that a prompt rests after it was drawn, where no more than a quarter of all prompts then rest."""
+_USUAL = (1, 2)  # where evidence begins
 _HEAD_START = 1.0  # nats
 _EVIDENCE_FADING = 0.9
 _DRIFT = 0.01  # growth of the intercept's variance, an epoch
-_INTERCEPT, _SIDE, _SPREAD = 4.0, 0.5, 2.25
+_INTERCEPT, _SIDE, _SPREAD = 4.0, 0.5, 6.0
 """Prior variances, squared logits: intercept; slopes on ranking and length; all components together."""
 _OWN_FADING = 0.98
 
 _MODEL = 1
 """Part of the state: another number where other constants or formulas would make other draws of it."""
 
-_THOMPSON, _EXPLORE = 17, 18  # purposes of streams
+_RACE, _EXPLORE = 17, 18  # purposes of streams
 
 # A prompt's own information J in one byte: 0 for none, else 2^((c−1)/16)/64, from 1/64 to 939, 4.4 % apart.
 _STEPS, _UNIT = 16, 1.0 / 64.0
@@ -68,7 +76,7 @@ Floats = npt.NDArray[np.float64]
 
 
 class ProbeNavigator(Navigator):
-    """Thompson sampling towards a target pass rate that a probe predicts; see the module's docstring.
+    """Draws prompts by how useful their predicted pass rates are; see the module's docstring.
 
     features: of the prompts of this ranking.  target: pass rate looked for, in (0, 1).  explore: share of an epoch that
     is drawn uniformly, in [0, 1].  Raises UserError for values outside these, and for features of another ranking.
@@ -105,6 +113,7 @@ class ProbeNavigator(Navigator):
         self._evidence[_USUAL] = 0.0
         self._own = np.zeros(len(ranking), dtype=np.int64)  # codes of J
         self._residual = np.full(len(ranking), _CENTRE, dtype=np.int64)  # ē
+        self._resting = np.zeros(len(ranking), dtype=np.int64)  # epochs that a prompt still rests
         self._chosen: tuple[drawing.Ranks, drawing.Ranks] | None = None  # nearest first, and the explored
         self._prompts_tried: int | None = None
         self._expected = math.nan
@@ -136,28 +145,29 @@ class ProbeNavigator(Navigator):
     def _order(self) -> tuple[drawing.Ranks, drawing.Ranks]:
         if self._chosen is None:
             size = len(self.ranking)
-            noise = portable.normal(philox.Stream(self.seed, self._epoch, _THOMPSON).words(0, size))
-            distance = np.empty(size)
+            value = np.empty(size)
             for start in range(0, size, 4096):
                 part = slice(start, start + 4096)
-                mean, variance = self._logits(part)
-                distance[part] = np.abs(portable.sigmoid(mean + np.sqrt(variance) * noise[part]) - self.target)
-            distance[~self.features.known & (self._own == 0)] += 1.0
+                value[part] = np.maximum(usefulness(*self._logits(part), self.target), 1e-30)
+            words = philox.Stream(self.seed, self._epoch, _RACE).words(0, size)
+            clocks = portable.log(-portable.log(philox.uniform(words)))  # of unit exponentials
+            order = np.argsort(clocks - SHARPNESS * portable.log(value), kind="stable")
+            late = np.where(self.features.known | (self._own > 0), self._resting, 256)
+            best = order[np.argsort(late[order], kind="stable")]
             words = philox.Stream(self.seed, self._epoch, _EXPLORE).words(0, size)
             explored = np.argsort(words, kind="stable")[: round(self.explore * self.n)]
-            nearest = np.argsort(distance, kind="stable")
-            nearest = nearest[~np.isin(nearest, explored)]
-            self._chosen = nearest.astype(np.int64), explored.astype(np.int64)
+            best = best[~np.isin(best, explored)]
+            self._chosen = best.astype(np.int64), explored.astype(np.int64)
         return self._chosen
 
     def _pick(self) -> drawing.Ranks:
-        nearest, explored = self._order()
-        return np.concatenate([nearest[: self.n - len(explored)], explored])
+        best, explored = self._order()
+        return np.concatenate([best[: self.n - len(explored)], explored])
 
     def _pick_spares(self) -> drawing.Ranks:
-        nearest, explored = self._order()
+        best, explored = self._order()
         start = self.n - len(explored)
-        return nearest[start : start + self.n]
+        return best[start : start + self.n]
 
     # -- what an epoch teaches ------------------------------------------------------------------------------
 
@@ -168,6 +178,8 @@ class ProbeNavigator(Navigator):
     def _move(self, totals: Totals, outcomes: Outcomes) -> None:
         ranks, tried, solved = _outcomes(outcomes)
         self._fade_own()
+        self._resting = np.maximum(self._resting - 1, 0)
+        self._resting[outcomes.columns()[0]] = min(REST, len(self.ranking) // (4 * self.n))
         if len(ranks):
             which, _ = self._best
             x = self.features.values[:, ranks].astype(np.float64)
@@ -215,6 +227,7 @@ class ProbeNavigator(Navigator):
         return {
             "own": to_text(self._own, "<u1"),
             "residual": to_text(self._residual, "<u2"),
+            "resting": to_text(self._resting, "<u1"),
             "evidence": floats_to_text(self._evidence.ravel()),
             "weights": [floats_to_text(each.state()) for each in self._filters],
         }
@@ -225,6 +238,9 @@ class ProbeNavigator(Navigator):
         residual = from_text(position["residual"], "<u2", size, "residual")
         if (residual[own == 0] != _CENTRE).any():
             raise UserError("curriculum state: a prompt without rollouts of its own has a residual")
+        resting = from_text(position["resting"], "<u1", size, "resting")
+        if (resting > REST).any():
+            raise UserError("curriculum state: a prompt rests longer than any does")
         evidence = floats_from_text(position["evidence"], self._evidence.size, "evidence")
         weights = position["weights"]
         if not isinstance(weights, list) or len(weights) != len(self._filters):
@@ -233,7 +249,7 @@ class ProbeNavigator(Navigator):
             each.checked(floats_from_text(text, each.size, "weights"))
             for each, text in zip(self._filters, weights, strict=True)
         ]
-        self._own, self._residual = own, residual
+        self._own, self._residual, self._resting = own, residual, resting
         self._evidence = evidence.reshape(self._evidence.shape)
         for each, state in zip(self._filters, states, strict=True):
             each.restore(state)

@@ -8,8 +8,13 @@ Fields of a record (`EpochLog.append`); null where undefined:
     navigator, epoch, prompts, rollouts, scored, tokens, seconds, ranks, undefined_drawn     as drawn and counted
     accuracy, angle, reward         means over the epoch's rollouts of all ranks; accuracy is credit in [0, 1]
     mean, sigma, uniform, next_mean, held                  windows over the ranks (gaussian, target)
-    target                          accuracy or pass rate that is looked for (target, posterior)
-    tried, expected                 prompts tried before the epoch, pass rate expected of its prompts (posterior)
+    target                          accuracy or pass rate that is looked for (target, posterior, probe)
+    tried, expected                 prompts tried before the epoch, pass rate expected of its prompts (posterior, probe)
+    explored                        share of the epoch that is drawn uniformly (probe)
+    fading, residual                what predicts best: share that old rollouts keep an epoch, variance of the prompts
+                                    about the regression in squared logits (probe)
+    correlation, log_loss, constant_log_loss    of predicted and observed pass rates; nats a rollout of the
+                                    predictions, and of the epoch's mean rate for every prompt (probe)
     resting                         prompts left out of the draw because they are mastered (skip_mastered)
     reward_errors                   rows on which a reward function raised, over all ranks
     groups, zero_variance           groups generated, and those of them whose rewards are all equal

@@ -1,0 +1,407 @@
+"""The probe: portable arithmetic, features, the regression, where the draws go, what is reported, the state."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+from gainrl.curriculum import ProbeNavigator, PromptFeatures, Ranking, UniformNavigator, philox, portable
+from gainrl.curriculum.arrays import floats_to_text
+from gainrl.curriculum.logistic import LogisticFilter, sites, usefulness
+from gainrl.curriculum.probe import REST
+from gainrl.errors import UserError
+
+SIZE, N, GROUP = 600, 24, 8
+
+
+def ranking(size: int = SIZE, seed: int = 0) -> Ranking:
+    scores = np.random.default_rng(seed).normal(size=size)
+    return Ranking([f"p{i:04d}" for i in range(size)], scores, "data")
+
+
+class World:
+    """Prompts whose difficulty shows in their directions (or not), and a policy that learns from what is varied."""
+
+    def __init__(self, seed: int = 0, *, telling: bool = True, learning: float = 0.0) -> None:
+        rng = np.random.default_rng(seed)
+        self.rng, self.learning = rng, learning
+        self.logits = rng.normal(-3.0, 3.0, SIZE)
+        directions = rng.normal(size=(SIZE, 48))
+        if telling:
+            directions[:, 0] += self.logits
+        directions[:, 1] += 5.0
+        self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+        self.ranking = ranking(seed=seed)
+
+    def features(self, **options: Any) -> PromptFeatures:
+        ids = sorted(self.ranking.ids)
+        return PromptFeatures(self.ranking, ids, self.directions, np.full(SIZE, 9), **options)
+
+    def probe(self, **options: Any) -> ProbeNavigator:
+        return ProbeNavigator(self.ranking, N, self.features(), **options)
+
+    @property
+    def rates(self) -> Any:
+        return 1.0 / (1.0 + np.exp(-self.logits))
+
+    def epoch(self, navigator: Any) -> float:
+        """One epoch of rollouts; returns the mean p(1 − p) of its prompts."""
+        rows = [int(name[1:]) for name in navigator.draw()]
+        rates = self.rates[rows]
+        solved = self.rng.binomial(GROUP, rates)
+        for row, right in zip(rows, solved.tolist(), strict=True):
+            navigator.observe(outcome(f"p{row:04d}", right))
+        self.logits += self.learning * np.sqrt(solved * (GROUP - solved)).sum() / GROUP
+        return float((rates * (1.0 - rates)).mean())
+
+
+def outcome(name: str, solved: int, tried: int = GROUP) -> list[dict[str, Any]]:
+    return [
+        {"id": name, "correct": i < solved, "scored": True, "angle": None, "reward": None, "tokens": 1}
+        for i in range(tried)
+    ]
+
+
+# -- portable arithmetic -------------------------------------------------------------------------------------
+
+
+def test_exp_log_and_normals_are_what_they_say() -> None:
+    x = np.linspace(-700.0, 700.0, 20_001)
+    assert np.abs(portable.exp(x) / np.exp(x) - 1.0).max() < 4e-16 * 2
+    y = np.exp(x)
+    assert (np.abs(portable.log(y) - np.log(y)) / np.maximum(1.0, np.abs(x))).max() < 4e-16
+    assert portable.sigmoid([-1000.0, 0.0, 1000.0]).tolist() == [pytest.approx(0.0, abs=1e-300), 0.5, 1.0]
+    words = philox.Stream(1, 2, 30).words(0, 20_000)
+    found = portable.normal(words)
+    assert np.abs(found - stats.norm.ppf(philox.uniform(words))).max() < 2e-8
+    assert stats.kstest(found, "norm").pvalue > 1e-3
+
+
+def test_sums_factors_and_eigenvectors_agree_with_lapack() -> None:
+    rng = np.random.default_rng(0)
+    wide = rng.normal(size=(13, 29))
+    matrix = wide @ wide.T
+    assert np.allclose(portable.ordered_sum(wide), wide.sum(axis=1), atol=1e-12)
+    assert portable.ordered_sum(np.empty((3, 0))).tolist() == [0.0] * 3
+    lower = portable.cholesky(matrix)
+    assert np.allclose(lower, np.linalg.cholesky(matrix))
+    assert np.allclose(portable.solve(lower, wide[:, 0]), np.linalg.solve(matrix, wide[:, 0]))
+    values, vectors = portable.eigen(matrix)
+    assert np.allclose(values, np.linalg.eigvalsh(matrix)[::-1])
+    assert np.allclose(vectors * values @ vectors.T, matrix)
+
+
+# -- features ------------------------------------------------------------------------------------------------
+
+
+def test_components_are_the_principal_ones_with_their_signs_and_common_scale() -> None:
+    rng = np.random.default_rng(3)
+    plain = rng.normal(size=(SIZE, 40)) * 0.8 ** np.arange(40) + np.eye(40)[7]
+    plain = (plain / np.linalg.norm(plain, axis=1, keepdims=True)).astype(np.float32)
+    prompts = ranking()
+    found = PromptFeatures(prompts, sorted(prompts.ids), plain, components=6)
+    rows = np.array([int(name[1:]) for name in prompts.ids])
+    centred = (plain - plain.mean(axis=0))[rows].astype(np.float64)
+    _, _, basis = np.linalg.svd(centred, full_matrices=False)
+    basis = basis[:6] * np.where(np.take_along_axis(basis, np.abs(basis).argmax(1)[:, None], 1)[:6] < 0, -1.0, 1.0)
+    expected = basis @ centred.T
+    expected *= math.sqrt(6 / (expected**2).mean(axis=1).sum())
+    assert found.values.shape == (9, SIZE)
+    assert np.abs(found.values[3:] - expected).max() < 0.01
+    assert (found.values[0] == 1).all()
+    assert found.values[1, 0] == pytest.approx(3**0.5, rel=0.01)
+    assert np.abs(found.values[2]).max() == 0, "no lengths given"
+
+
+def test_features_do_not_depend_on_the_order_given_nor_on_blas(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    ids = sorted(world.ranking.ids)
+    first = world.features()
+    turned = PromptFeatures(world.ranking, ids[::-1], world.directions[::-1], np.full(SIZE, 9))
+    assert turned.digest == first.digest
+    assert np.array_equal(turned.values, first.values)
+
+    def backwards(left: Any, right: Any) -> Any:
+        """A product that sums in another order, as another BLAS or number of threads would."""
+        half = left.shape[1] // 2
+        return left[:, half:] @ right[half:] + left[:, :half] @ right[:half]
+
+    monkeypatch.setattr(portable, "exact_product", backwards)
+    assert np.array_equal(world.features().values, first.values)
+
+
+def test_prompts_without_a_direction_have_the_mean_and_are_drawn_in_the_uniform_share_alone() -> None:
+    world = World()
+    world.directions[::2, 3] = math.nan
+    found = world.features()
+    even = np.array([int(name[1:]) % 2 == 0 for name in world.ranking.ids])
+    assert np.array_equal(found.known, ~even)
+    assert (found.values[3:, even] == 0).all()
+    assert np.isfinite(found.values).all()
+    navigator = ProbeNavigator(world.ranking, N, found, explore=0.0)
+    assert found.known[navigator.ranks].all()
+    explored = ProbeNavigator(world.ranking, N, found, explore=1.0)
+    assert 0 < found.known[explored.ranks].sum() < N
+    for _ in range(3):
+        world.epoch(explored)
+    explored.draw()
+    explored.explore = 0.0
+    explored._forget()
+    rest = explored._own[explored.ranks] > 0
+    assert (found.known[explored.ranks] | rest).all(), "once tried, its own rollouts speak for it"
+
+
+def test_prompts_without_a_score_have_no_place_in_the_ranking() -> None:
+    prompts = Ranking(["a", "b", "c", "d"], [math.nan, 2.0, 1.0, math.nan], "data")
+    found = PromptFeatures(prompts, list("abcd"), np.eye(4), [1, 2, 3, 4])
+    assert found.values[1].tolist() == pytest.approx([3**0.5 / 2, -(3**0.5) / 2, 0.0, 0.0])
+    assert found.components == 3, "four prompts differ in three dimensions"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"components": 0}, "components must be an integer from 1 to 128, got 0"),
+        ({"components": 2.0}, "got 2.0"),
+        ({"directions": np.zeros(4)}, r"directions must be \(N, D\) floating, got float64 \(4,\)"),
+        ({"directions": np.zeros((3, 2))}, "3 directions for 4 ids"),
+        ({"directions": np.full((4, 2), math.nan)}, "no prompt has a direction"),
+        ({"ids": ["a", "b", "c", "a"]}, "repeat: 'd' has none"),
+        ({"ids": ["a", "b", "c", "x"]}, "has no id 'x'"),
+        ({"question_tokens": [1, 2]}, r"question_tokens must be \(4,\) numbers of tokens"),
+    ],
+)
+def test_what_does_not_fit_the_ranking_is_refused(change: dict[str, Any], said: str) -> None:
+    prompts = Ranking(list("abcd"), [4.0, 3.0, 2.0, 1.0], "data")
+    given: dict[str, Any] = {"ids": list("abcd"), "directions": np.eye(4), **change}
+    with pytest.raises(UserError, match=said):
+        PromptFeatures(prompts, **given)
+
+
+# -- the regression ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mean", "variance", "tried", "solved"), [(0, 4, 8, 0), (-3, 2, 8, 1), (1, 0.3, 16, 7.5), (0, 9, 32, 16)]
+)
+def test_a_site_gives_the_exact_posterior_mean_and_variance(
+    mean: float, variance: float, tried: float, solved: float
+) -> None:
+    def density(eta: float) -> float:
+        return math.exp(
+            solved * eta - tried * math.log1p(math.exp(eta)) - (eta - mean) ** 2 / (2 * variance)
+        ) / math.sqrt(2 * math.pi * variance)
+
+    moments = [integrate.quad(lambda eta, k=k: eta**k * density(eta), -15, 15, limit=200, epsabs=0)[0] for k in range(3)]
+    exact, spread = moments[1] / moments[0], moments[2] / moments[0] - (moments[1] / moments[0]) ** 2
+    found = sites(*(np.array([float(value)]) for value in (mean, variance, tried, solved)))
+    precision = 1.0 / variance + float(found.precision[0])
+    assert 1.0 / precision == pytest.approx(spread, rel=2e-3)
+    centre = (mean / variance + float(found.precision[0] * found.centre[0])) / precision
+    assert centre == pytest.approx(exact, abs=2e-3)
+    assert float(found.evidence[0]) == pytest.approx(math.log(moments[0]), abs=2e-3)
+
+
+@pytest.mark.parametrize(("mean", "variance", "target"), [(0, 1, 0.5), (-4, 6, 0.5), (2, 9, 0.3)])
+def test_usefulness_is_the_expected_variance_or_what_peaks_at_the_target(
+    mean: float, variance: float, target: float
+) -> None:
+    def density(eta: float) -> float:
+        rate = 1.0 / (1.0 + math.exp(-eta))
+        value = rate ** (2 * target) * (1 - rate) ** (2 * (1 - target))
+        return value * float(stats.norm.pdf(eta, mean, variance**0.5))
+
+    exact = integrate.quad(density, mean - 30, mean + 30, limit=200)[0]
+    found = usefulness(np.array([float(mean)]), np.array([float(variance)]), target)
+    assert float(found[0]) == pytest.approx(exact, rel=0.02)
+
+
+def test_gaussian_observations_are_ridge_regression_and_fading_weighs_them() -> None:
+    rng = np.random.default_rng(1)
+    x, z = rng.normal(size=(3, 40)), rng.normal(size=40)
+    regression = LogisticFilter(np.array([1.0, 0.0, 0.0]), np.full(3, 2.0), fading=0.5, drift=0.0)
+    regression.absorb(x[:, :20], np.full(20, 3.0), z[:20])
+    regression.fade()
+    regression.absorb(x[:, 20:], np.full(20, 3.0), z[20:])
+    weight = np.repeat([1.5, 3.0], 20)
+    precision = np.eye(3) / 2 + x * weight @ x.T
+    assert np.allclose(regression.precision, precision)
+    assert np.allclose(regression.mean, np.linalg.solve(precision, x * weight @ z + [0.5, 0, 0]))
+    mean, variance = regression.predict(x[:, :2])
+    assert np.allclose(mean, regression.mean @ x[:, :2])
+    assert np.allclose(variance, np.diag(x[:, :2].T @ np.linalg.inv(precision) @ x[:, :2]))
+
+
+def test_drift_widens_the_intercept_alone() -> None:
+    regression = LogisticFilter(np.zeros(2), np.ones(2), fading=1.0, drift=0.7)
+    regression.absorb(np.array([[1.0, 1.0], [0.5, -2.0]]), np.ones(2), np.ones(2))
+    before, mean = np.linalg.inv(regression.precision), regression.mean
+    regression.fade()
+    assert np.allclose(np.linalg.inv(regression.precision), before + np.diag([0.7, 0.0]))
+    assert np.allclose(regression.mean, mean)
+
+
+# -- where the draws go --------------------------------------------------------------------------------------
+
+
+def useful(world: World, navigator: Any, epochs: int = 16) -> float:
+    """Mean p(1 − p) of the prompts of the second half of the epochs."""
+    return float(np.mean([world.epoch(navigator) for _ in range(epochs)][epochs // 2 :]))
+
+
+def test_prompts_never_tried_are_found_by_their_directions() -> None:
+    probe, uniform = (
+        useful(world, make(world))
+        for world, make in (
+            (World(1), lambda world: world.probe(seed=1)),
+            (World(1), lambda world: UniformNavigator(world.ranking, N, seed=1)),
+        )
+    )
+    assert probe > 1.7 * uniform
+
+
+def test_directions_that_tell_nothing_leave_it_no_worse_than_uniform() -> None:
+    found = []
+    for seed in range(2):
+        one, other = World(seed, telling=False), World(seed, telling=False)
+        uniform = UniformNavigator(other.ranking, N, seed=seed)
+        found.append(useful(one, one.probe(seed=seed)) / useful(other, uniform))
+    assert np.mean(found) > 1.0
+    assert min(found) > 0.9
+
+
+def test_a_drawn_prompt_rests_unless_too_few_others_are_left() -> None:
+    world = World(3)
+    navigator = world.probe(explore=0.0)
+    drawn: list[set[int]] = []
+    for _ in range(8):
+        navigator.draw()
+        drawn.append(set(navigator.ranks.tolist()))
+        world.epoch(navigator)
+    assert REST == 4
+    assert all(not drawn[i] & drawn[j] for i in range(8) for j in range(i) if i - j <= 4)
+    assert len(set.union(*drawn)) < 8 * N, "and then it is drawn again if it is useful"
+    crowded = ProbeNavigator(world.ranking, SIZE // 2, world.features())
+    world.epoch(crowded)
+    crowded.draw()
+    assert not crowded._resting.any()
+
+
+def test_the_explored_share_is_uniform_and_counted() -> None:
+    navigator = World().probe(explore=0.5, order="draw")
+    assert navigator.metrics()["explored"] == 0.5
+    taken: list[int] = []
+    for epoch in range(200):
+        navigator._epoch = epoch
+        navigator._forget()
+        taken += navigator.ranks[N // 2 :].tolist()
+    counts = np.bincount(np.array(taken) // 60, minlength=10)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_a_tried_prompt_keeps_its_distance_as_the_policy_improves() -> None:
+    """What it did is remembered relative to the prediction, which rises with the others."""
+    world = World(4)
+    navigator = world.probe(seed=4)
+    for _ in range(8):
+        world.epoch(navigator)
+    navigator.draw()
+    tried = np.flatnonzero(navigator._own)
+    before = navigator._logits(tried)[0]
+    world.logits += 3.0
+    for _ in range(8):
+        world.epoch(navigator)
+    navigator.draw()
+    still = np.setdiff1d(tried, np.flatnonzero(navigator._own > 200))
+    after = navigator._logits(tried)[0]
+    assert len(still)
+    assert np.mean(after - before) > 1.0
+
+
+def test_predictions_are_compared_with_what_came() -> None:
+    world = World(5)
+    navigator = world.probe(seed=5, explore=1.0)
+    assert navigator.metrics()["correlation"] is None
+    for _ in range(12):
+        world.epoch(navigator)
+        report = navigator.metrics()
+    assert report["correlation"] > 0.5
+    assert report["log_loss"] < report["constant_log_loss"]
+    assert report["tried"] > 100
+    assert json.loads(json.dumps(report, allow_nan=False)) == report
+
+
+def test_unscored_rollouts_teach_nothing() -> None:
+    navigator = World().probe()
+    navigator.observe([{**record, "scored": False} for name in navigator.draw() for record in outcome(name, 3)])
+    before = [each.mean.copy() for each in navigator._filters]
+    assert navigator.metrics()["log_loss"] is None
+    navigator.draw()
+    assert navigator.epoch == 1
+    assert not navigator._own.any()
+    assert all(np.allclose(each.mean, mean) for each, mean in zip(navigator._filters, before, strict=True))
+
+
+# -- options and state ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"target": 0.0}, r"target pass rate must lie in \(0, 1\), got 0.0"),
+        ({"target": "half"}, "got 'half'"),
+        ({"explore": 1.5}, r"explore must be a share of the epoch, in \[0, 1\], got 1.5"),
+        ({"explore": True}, "got True"),
+    ],
+)
+def test_impossible_options_are_refused_by_name(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        World().probe(**options)
+
+
+def test_features_of_another_ranking_are_refused() -> None:
+    with pytest.raises(UserError, match="features of 600 prompts for a ranking of 500"):
+        ProbeNavigator(ranking(500), N, World().features())
+
+
+def test_a_state_of_other_directions_is_refused_by_name() -> None:
+    world = World()
+    state = world.probe().state_dict()
+    world.directions[7, 0] += 0.25
+    with pytest.raises(UserError, match=r"features was '[0-9a-f]{32}' and is now '[0-9a-f]{32}'"):
+        world.probe().load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"own": "?"}, "own is damaged"),
+        ({"evidence": "AAAA"}, "evidence holds 3 bytes, 12 numbers need 96"),
+        ({"weights": []}, "weights must be a list of 3"),
+        ({"weights": 0.0}, "not positive definite"),
+        ({"weights": math.nan}, "not finite"),
+        ({"swap": True}, "a prompt without rollouts of its own has a residual"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any], said: str) -> None:
+    world = World()
+    navigator = world.probe()
+    world.epoch(navigator)
+    navigator.draw()
+    state = json.loads(json.dumps(navigator.state_dict()))
+    other = world.probe()
+    before = other.state_dict()
+    if change.pop("swap", False):
+        state["position"]["own"] = before["position"]["own"]
+    if isinstance(change.get("weights"), float):
+        size = navigator._filters[0].size
+        change["weights"] = [floats_to_text(np.full(size, change["weights"]))] * 3
+    state["position"] |= change
+    with pytest.raises(UserError, match=said):
+        other.load_state_dict(state)
+    assert other.state_dict() == before
