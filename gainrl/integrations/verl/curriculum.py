@@ -26,7 +26,7 @@ from gainrl.errors import UserError
 from gainrl.integrations.verl.journal import EpochLog, LateBatches
 from gainrl.integrations.verl.navigation import build_navigator
 from gainrl.integrations.verl.rewards import credit
-from gainrl.integrations.verl.settings import Settings
+from gainrl.integrations.verl.settings import SECTION, Settings
 from gainrl.table import ScoreTable
 
 logger = logging.getLogger(__name__)
@@ -138,7 +138,8 @@ class Curriculum:
             raise UserError(
                 f"all {self.n} prompts of an epoch were handed out and nothing was observed: this trainer of verl "
                 "neither calls on_batch_end of its dataset nor samples from gainrl's replay buffer "
-                "(trainer.v1.sampler.custom_sampler), so that a curriculum cannot follow it"
+                "(trainer.v1.sampler.custom_sampler), so that a curriculum cannot follow it; or it is one batch ahead "
+                f"(one-step off-policy), and {SECTION}.prompts_per_epoch must be two batches or more"
             )
         if totals.rollouts:
             self._log_epoch()
@@ -305,7 +306,7 @@ class Curriculum:
         rollouts = self._late_batches.read(state)
         if rollouts is not None:
             self._end_batch([Rollout(**rollout) for rollout in rollouts])
-        elif self._fetched > self._settled and not self.settings.asynchronous:
+        if self._fetched > self._settled and not self.settings.asynchronous:
             logger.warning(
                 "%d prompts that were trained before the checkpoint was saved have not been observed: verl's V0 "
                 "trainer hands a batch over after it saves, and its last one never",

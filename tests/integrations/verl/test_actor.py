@@ -175,3 +175,39 @@ def test_verl_loads_the_hook_by_the_models_external_lib(
     omega_conf_to_dataclass(config.actor_rollout_ref.model)
     assert "gainrl.integrations.verl.actor" in sys.modules
     assert FSDPEngineWithLMHead.forward_step._gainrl
+
+
+def test_a_run_moves_by_what_verls_engine_measured(
+    engine: Any, queue: Any, dataset: Path, model: str, scores: Path, tmp_path: Path
+) -> None:
+    """verl's `fit`, its TransferQueue bridge and its engine in one: from the forward pass to the next draw."""
+    from verl.utils import tensordict_utils as tu
+    from verl.utils.transferqueue_utils import tqbridge
+    from verl_support import Workers, epochs_of, expected_epochs, make_config, records_of, run_v1, tokens_of
+
+    @tqbridge()
+    def infer(data: Any) -> Any:
+        tu.assign_non_tensor(
+            data, use_remove_padding=False, use_fused_kernels=False, use_dynamic_bsz=True, max_token_len_per_gpu=24
+        )
+        return tu.get_tensordict(tensor_dict=engine.infer_batch(data)["model_output"], non_tensor_dict={"metrics": {}})
+
+    class EngineWorkers(Workers):
+        def compute_log_prob(self, batch: Any) -> Any:
+            return infer(batch)
+
+    def angle(name: str, session: int) -> float:
+        ids = torch.tensor(tokens_of(name, session))
+        with torch.no_grad():
+            hidden = engine.module.model(ids.unsqueeze(0)).last_hidden_state[0]
+        roles = torch.ones(len(ids), dtype=torch.int8)
+        return float(angle_concentration(hidden, torch.tensor([0, len(ids)]), roles, backend="reference").whole)
+
+    config = make_config(tmp_path, model, dataset, scores, "trainer.total_training_steps=6", "trainer.save_freq=6")
+    _, agents = run_v1(config, workers=EngineWorkers(measures=False))
+    records = records_of(tmp_path)
+    assert [record["angle_source"] for record in records] == ["actor"] * 3
+    drawn = epochs_of(agents.prompts, 8)
+    assert drawn == expected_epochs(scores, 8, 3, angle)
+    for record, names in zip(records, drawn, strict=True):
+        assert record["angle"] == pytest.approx(sum(angle(name, s) for name in names for s in range(2)) / 16, abs=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -27,6 +28,7 @@ KEYS = {
     "trainer.v1.sampler.custom_sampler.name": "replay_buffer",
 }
 
+ROOT = Path(__file__).parents[3]
 Configure = Callable[..., Any]
 
 
@@ -62,14 +64,24 @@ def test_three_lines_turn_the_curriculum_on() -> None:
     assert config == plain  # and nothing else is
 
 
-def test_verls_command_line_takes_the_three_lines() -> None:
-    """verl's own entry point composes them (and would go on to train)."""
-    lines = [line.format(scores="s.parquet") for line in THREE_LINES]
-    command = [sys.executable, "-m", "verl.trainer.main_ppo", "--cfg", "job", "--package", "data.gainrl", *lines]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+def test_verls_command_line_composes_the_example(tmp_path: Path) -> None:
+    """verl's own entry point takes the example's lines (and would go on to train)."""
+    scores = tmp_path / "scores.parquet"
+    scores.touch()  # ranked already
+    environment = {**os.environ, "SCORES": str(scores), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    command = [str(ROOT / "examples/verl/gsm8k.sh"), "--cfg", "job", "--package", "data.gainrl"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert "scores: s.parquet" in done.stdout
+    assert f"scores: {scores}" in done.stdout
+    assert "prompts_per_epoch: 1024" in done.stdout
     assert "directory: ${trainer.default_local_dir}" in done.stdout
+
+
+@pytest.mark.parametrize("page", ["docs/verl.md", "examples/verl/gsm8k.sh"])
+def test_the_page_and_the_example_have_the_three_lines(page: str) -> None:
+    text = (ROOT / page).read_text().replace("'", "").replace('"', "")
+    for line in THREE_LINES:
+        assert line.partition("{")[0] in text
 
 
 def test_every_setting_of_the_packaged_group_is_known_and_has_its_default(configure: Configure) -> None:

@@ -120,6 +120,12 @@ def angle_of(prompt_id: str, session: int) -> float:
     return ((int(prompt_id[8:14], 16) + session) % 97 + 1) / 100
 
 
+def tokens_of(prompt_id: str, session: int) -> list[int]:
+    """Prompt and response as token ids, of a length of its own; the last RESPONSE are the response."""
+    digits = [int(prompt_id[place : place + 2], 16) % 200 + 5 for place in range(0, 16, 2)]
+    return [*digits[: 3 + digits[0] % 5], *(token + session for token in digits[:RESPONSE])]
+
+
 class Agents:
     """The agent loop: answers at once, and leaves in the TransferQueue what verl's own does."""
 
@@ -158,8 +164,8 @@ class Agents:
         for session in range(self.rollouts):
             score = self.reward(mark["id"], session)
             output = AgentLoopOutput(
-                prompt_ids=[5, 6, 7, 8],
-                response_ids=[9, 10, 11][:RESPONSE],
+                prompt_ids=tokens_of(mark["id"], session)[:-RESPONSE],
+                response_ids=tokens_of(mark["id"], session)[-RESPONSE:],
                 response_mask=[1] * RESPONSE,
                 response_logprobs=[0.0] * RESPONSE,
                 reward_score=score,
@@ -173,11 +179,11 @@ class Agents:
             field["input_ids"] = torch.cat([field["prompts"], field["responses"]])
             field["position_ids"] = torch.arange(len(field["input_ids"]))
             field["multi_modal_inputs"] = {}
-            steps = int(row["global_steps"])
+            steps, length = int(row["global_steps"]), len(field["input_ids"])
             keys.append(f"{uid}_{session}_0")
             fields.append(field)
             tags.append(
-                {"status": "success", "prompt_len": 4, "response_len": RESPONSE, "seq_len": 4 + RESPONSE}
+                {"status": "success", "prompt_len": length - RESPONSE, "response_len": RESPONSE, "seq_len": length}
                 | {"global_steps": steps, "min_global_steps": steps, "max_global_steps": steps}
             )
         tq.kv_batch_put(keys=keys, fields=list_of_dict_to_tensordict(fields), tags=tags, partition_id="train")
@@ -241,7 +247,7 @@ class Workers:
         assert (Path(local_path) / "weights").read_text() == "trained"
 
 
-def v1_trainer(config: Any, *, measures: bool = True) -> Any:
+def v1_trainer(config: Any, *, measures: bool = True, workers: Workers | None = None) -> Any:
     """verl's V1 trainer for `trainer.v1.trainer_mode`, with REPLACED replaced, set up to a loaded checkpoint."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
@@ -251,7 +257,7 @@ def v1_trainer(config: Any, *, measures: bool = True) -> Any:
             self._init_dataloader()
             self._init_dump_executor()
             self.ref_in_actor = False
-            self.actor_rollout_wg = Workers(measures=measures)
+            self.actor_rollout_wg = workers or Workers(measures=measures)
             self.resource_pool_manager = Nothing()
             self.checkpoint_manager = Nothing()
             self.llm_server_manager = Nothing()
@@ -266,9 +272,11 @@ def v1_trainer(config: Any, *, measures: bool = True) -> Any:
     return trainer
 
 
-def run_v1(config: Any, agents: Agents | None = None, *, measures: bool = True) -> tuple[Any, Agents]:
+def run_v1(
+    config: Any, agents: Agents | None = None, *, measures: bool = True, workers: Workers | None = None
+) -> tuple[Any, Agents]:
     """Train with verl's real `fit`; returns the trainer, whose `seen` are the logged metrics, and the agent loop."""
-    trainer = v1_trainer(config, measures=measures)
+    trainer = v1_trainer(config, measures=measures, workers=workers)
     agents = agents or Agents(int(config.actor_rollout_ref.rollout.n))
     computed = trainer._compute_metrics
 
