@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,17 @@ def missing(keys: Iterable[Key], runs: Path = RUNS) -> list[Key]:
     return [key for key in keys if not result_path(key, runs).is_file()]
 
 
+@cache
+def loaded() -> dict[str, Any]:
+    """The commit of the code in this process, which may be older than the checkout by the time of a later run."""
+    return commit()
+
+
 def land(protocol: Protocol, key: Key, runs: Path = RUNS) -> dict[str, Any]:
     """Train one arm and write its result, whole or not at all."""
+    made = loaded()  # before the trainer is imported
     from benchmarks.convergence.training import run
 
-    made = commit()  # before the run: the code that is measured
     family, arm, seed = key
     result = {
         "command": f"python -m benchmarks.convergence run --family {family} --arm {arm} --seed {seed}",
