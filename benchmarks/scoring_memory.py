@@ -1,10 +1,11 @@
 """Does the scoring pass's memory grow with the number of prompts?
 
-    python benchmarks/scoring_memory.py [--rows 10000 100000 1000000]
+    python benchmarks/scoring_memory.py [--rows 10000 100000 1000000] [--parts]
 
 A tiny random Llama scores datasets of short prompts, read as they are needed from a JSONL file of that many rows,
 through the whole path: journal, table, ranks, summary.  Each size runs in a process of its own; reported is the
 peak of its private memory (RssAnon, sampled every 5 ms from the first batch to the end), over that of the first size.
+With --parts the table is a folder of parts sorted by rank.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Sampler(threading.Thread):
             self.peak = max(self.peak, private_bytes())
 
 
-def measure(rows: int) -> dict[str, float]:
+def measure(rows: int, parts: bool) -> dict[str, float]:
     """Score `rows` prompts; peak private memory in bytes, and seconds."""
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -82,7 +83,7 @@ def measure(rows: int) -> dict[str, float]:
         start = time.perf_counter()
         run = score_dataset(
             scorer, scoring_prompts(opened), output, Source("generated", size=opened.size), model_name="tiny",
-            model_hash="weights:0", progress=progress,
+            model_hash="weights:0", shards=0 if parts else None, progress=progress,
         )  # fmt: skip
         summary(run, output)
         seconds = time.perf_counter() - start
@@ -94,15 +95,16 @@ def measure(rows: int) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--parts", action="store_true")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     if options.measure:
-        print(json.dumps(measure(options.measure)))
+        print(json.dumps(measure(options.measure, options.parts)))
         return
     results: list[dict[str, float]] = []
     for rows in options.rows:
-        child = [sys.executable, __file__, "--measure", str(rows)]
+        child = [sys.executable, __file__, "--measure", str(rows), *(["--parts"] if options.parts else [])]
         seen = json.loads(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
         results.append(
             {
@@ -114,7 +116,7 @@ def main() -> None:
             }
         )
     print(table(results))
-    write_result("scoring_memory", results, path=options.output)
+    write_result("scoring_memory_parts" if options.parts else "scoring_memory", results, path=options.output)
 
 
 if __name__ == "__main__":

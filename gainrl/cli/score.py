@@ -11,7 +11,7 @@ import typer
 
 from gainrl.errors import UserError
 
-ENGINES = ("torch", "vllm")
+ENGINES = ("torch", "vllm", "ray")
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")]
 
 
@@ -34,8 +34,9 @@ def score(
     ] = None,
     too_long: Annotated[str, typer.Option(help="Prompts beyond the model's context: skip or truncate.")] = "skip",
     engine: Annotated[
-        str, typer.Option(help="What runs the model: torch (in this process), or vllm (models beyond one GPU).")
+        str, typer.Option(help="What runs the model: torch (this process), ray (a cluster), or vllm (beyond one GPU).")
     ] = "torch",
+    workers: Annotated[int | None, typer.Option(help="ray: copies of the model (default: one a GPU, or 1).")] = None,
     tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs that share each layer.")] = 1,
     engine_option: Annotated[
         list[str] | None, typer.Option(help="vllm: NAME=VALUE for vllm.LLM (VALUE as JSON or text); repeat for more.")
@@ -79,7 +80,9 @@ def score(
         raise UserError(f"--dtype {dtype!r}: choose auto, float32, bfloat16 or float16")
     if engine not in ENGINES:
         raise UserError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
-    if engine == "torch" and (tensor_parallel != 1 or engine_option):
+    if engine != "ray" and workers is not None:
+        raise UserError("--workers is for --engine ray")
+    if engine != "vllm" and (tensor_parallel != 1 or engine_option):
         raise UserError("--tensor-parallel and --engine-option are for --engine vllm")
     from gainrl.angle import available_backends
 
@@ -116,6 +119,12 @@ def score(
         _require_vllm_fits(device, tap, nll, team.size)
         options = engine_options(engine_option or [])
         scorer = VllmScorer(model, tensor_parallel=tensor_parallel, options=options, **common)
+    elif engine == "ray":
+        from gainrl.scoring.ray_engine import RayScorer
+
+        if team.size > 1:
+            raise UserError("Ray starts its own workers: run gainrl score without torchrun, with --workers")
+        scorer = RayScorer(model, workers=workers, device=device, tap=tap, nll=nll, **common)
     else:
         scorer = AngleScorer(model, device=team.device(device), tap=tap, nll=nll, **common)
     with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 
@@ -75,6 +75,18 @@ class Scorer(Protocol):
         *,
         without_tokens: bool = ...,
     ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]: ...
+
+
+@runtime_checkable
+class WindowsScorer(Protocol):
+    """A scorer that works on several windows at once, in whatever order their batches are finished."""
+
+    windows_at_once: int
+
+    def score_windows(
+        self, windows: Sequence[tuple[Prepared, frozenset[int]]], *, without_tokens: bool = ...
+    ) -> Iterator[tuple[int, tuple[int, ...], list[RowResult]]]:
+        """(which window, positions in it, their results) of each batch with rows that are not done."""
 
 
 def within(prompt: Rendered, vocabulary: int) -> Rendered:

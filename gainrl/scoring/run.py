@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
@@ -16,11 +16,12 @@ from typing import Any
 from gainrl import __version__
 from gainrl.errors import UserError
 from gainrl.parts import foreign, is_table
-from gainrl.scoring.contract import WINDOW, Scorer
+from gainrl.scoring.contract import WINDOW, Prepared, Scorer, WindowsScorer
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
 from gainrl.scoring.journal import Journal, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
+from gainrl.scoring.results import RowResult
 from gainrl.scoring.shards import ROWS_PER_PART
 from gainrl.scoring.team import ALONE, Team
 from gainrl.table import ScoreTable, TableMetadata, content_digest
@@ -183,6 +184,18 @@ def _finished(
     return run
 
 
+@dataclass(frozen=True)
+class _Window:
+    """Rows of the dataset from `first` on that are planned together."""
+
+    first: int
+    prompts: Sequence[ScoringPrompt]
+    digests: Sequence[bytes]
+    done: frozenset[int]
+    """Positions that the journals hold."""
+    prepared: Prepared
+
+
 @dataclass
 class _Pass:
     """One pass over a dataset: what is open, and what was counted."""
@@ -234,45 +247,67 @@ class _Pass:
         max_failed: float,
         progress: Progress | None,
     ) -> None:
-        """Score what is owed, a window at a time."""
+        """Score what is owed, a window (or as many as the scorer takes at once) at a time."""
         assert self.own is not None
-        scorer, team = self.scorer, self.team
-        rows = iter(prompts)
-        loads = [0] * team.size
+        windows = self._windows(iter(prompts), progress)
+        loads = [0] * self.team.size
         number = 0
-        while window := list(islice(rows, WINDOW)):
-            digests = [content_digest(row.prompt) for row in window]
-            done = self._done(number, digests)
-            self.kept += len(done)
-            if done and progress:
-                progress(len(done), 0)
-            prepared = scorer.prepare(window)
-            share = partial(team.share, rendered=prepared.rendered, loads=loads)
-            for members, results in scorer.score_window(prepared, done, share, without_tokens=team.leads):
-                with scorer.clock("write"):
-                    self.own.append(
-                        [self.rows + i for i in members],
-                        [digests[i] for i in members],
-                        [window[i].prompt for i in members] if keep_prompts else None,
-                        results,
-                    )
-                tokens = sum(result.prefix_tokens + result.question_tokens for result in results)
-                self.scored += len(members)
-                self.tokens += tokens
-                for i, result in zip(members, results, strict=True):
-                    if result.status == "failed":
-                        self.failed += 1
-                        self._remember(self.rows + i, str(result.reason))
+        while group := list(islice(windows, getattr(self.scorer, "windows_at_once", 1))):
+            for window, members, results in self._scored(group, loads):
+                self._take(window, members, results, keep_prompts)
                 if progress:
-                    progress(len(members), tokens)
-            self.rows += len(window)
-            self._check_failures(self.failed_before + self.failed, max_failed)
-            number += 1
-        self._check_failures(self.failed_before + sum(team.gather(self.failed)), max_failed)
+                    progress(len(members), sum(result.prefix_tokens + result.question_tokens for result in results))
+            self.rows += sum(len(window.prompts) for window in group)
+            number += len(group)
+            self._check_failures(self.failed_before + self.failed, max_failed, first=number == len(group))
+        self._check_failures(self.failed_before + sum(self.team.gather(self.failed)), max_failed)
         if self.rows == 0:
             raise UserError(f"dataset {source.name!r} is empty")
         if any(journal.last_window >= number for journal in (self.own, *self.others)):
             raise self._changed()
+
+    def _windows(self, rows: Iterator[ScoringPrompt], progress: Progress | None) -> Iterator[_Window]:
+        number = 0
+        while prompts := list(islice(rows, WINDOW)):
+            digests = [content_digest(row.prompt) for row in prompts]
+            done = self._done(number, digests)
+            self.kept += len(done)
+            if done and progress:
+                progress(len(done), 0)
+            yield _Window(number * WINDOW, prompts, digests, done, self.scorer.prepare(prompts))
+            number += 1
+
+    def _scored(
+        self, group: Sequence[_Window], loads: list[int]
+    ) -> Iterator[tuple[_Window, tuple[int, ...], list[RowResult]]]:
+        """(window, positions in it, their results) of each batch that this process owes."""
+        scorer, leads = self.scorer, self.team.leads
+        if isinstance(scorer, WindowsScorer):
+            given = [(window.prepared, window.done) for window in group]
+            for which, members, results in scorer.score_windows(given, without_tokens=leads):
+                yield group[which], members, results
+            return
+        for window in group:
+            share = partial(self.team.share, rendered=window.prepared.rendered, loads=loads)
+            for members, results in scorer.score_window(window.prepared, window.done, share, without_tokens=leads):
+                yield window, members, results
+
+    def _take(self, window: _Window, members: Sequence[int], results: Sequence[RowResult], keep_prompts: bool) -> None:
+        """Write a batch's results to the journal, and count them."""
+        assert self.own is not None
+        with self.scorer.clock("write"):
+            self.own.append(
+                [window.first + i for i in members],
+                [window.digests[i] for i in members],
+                [window.prompts[i].prompt for i in members] if keep_prompts else None,
+                results,
+            )
+        self.scored += len(members)
+        self.tokens += sum(result.prefix_tokens + result.question_tokens for result in results)
+        for i, result in zip(members, results, strict=True):
+            if result.status == "failed":
+                self.failed += 1
+                self._remember(window.first + i, str(result.reason))
 
     def _done(self, number: int, digests: Sequence[bytes]) -> frozenset[int]:
         """Positions of a window that the journals hold, after checking that they are still the same prompts."""
@@ -296,9 +331,9 @@ class _Pass:
         if len(self.first_failures) < 3:
             self.first_failures.append(f"row {row}: {reason}")
 
-    def _check_failures(self, failed: int, max_failed: float) -> None:
-        """`failed` of the rows so far."""
-        if self.rows and failed == self.rows <= WINDOW:
+    def _check_failures(self, failed: int, max_failed: float, *, first: bool = False) -> None:
+        """`failed` of the rows so far, which are the `first` ones that were looked at."""
+        if self.rows and failed == self.rows and (first or self.rows <= WINDOW):
             assert self.own is not None
             self.own.remove()  # failures alone are worth no resuming
             first = self.first_failures[0].partition(": ")[2]
