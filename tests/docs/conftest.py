@@ -23,13 +23,19 @@ def _lines(path: Path, rows: list[dict]) -> None:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the pages take for granted, small and real: a random Qwen2 under every name of a model but smollm2-135m."""
+    """What the pages take for granted, small and real: a random Qwen2 under every name of a model."""
     from tiny_models import make_model
 
     folder = tmp_path_factory.mktemp("world")
     make_model(folder / "checkpoint", texts=QUESTIONS)
-    for name in ("my-model", "Qwen/Qwen2.5-1.5B-Instruct", "runs/a/checkpoints/checkpoint-200"):
+    for name in (
+        "my-model",
+        "Qwen/Qwen2.5-1.5B-Instruct",
+        "runs/a/checkpoints/checkpoint-200",
+        "cache/smollm2-135m-instruct",
+    ):
         shutil.copytree(folder / "checkpoint", folder / name)
+    (folder / "cache/smollm2-135m-instruct/gainrl-complete").touch()
     _lines(folder / "openai/gsm8k/train.jsonl", GSM8K)  # datasets takes a folder of the hub's name for the dataset
     (folder / "openai/gsm8k/README.md").write_text(CARD, encoding="utf-8")
     _lines(folder / "gsm8k/test.jsonl", GSM8K)

@@ -2,7 +2,8 @@
 
 A block that cannot run here has a line `<!-- not run: REASON -->` before it, and one that takes long
 `<!-- full: REASON -->`, which runs with --full; both are reported as skips with their reason.  A page runs in a folder
-of its own, a copy of `world`; Python blocks share their names.  A block that begins with a comment that names a file
+of its own, a copy of `world`, where a small random model has the names that the pages use; with --full smollm2-135m is
+the real one.  Python blocks share their names.  A block that begins with a comment that names a file
 (`# my_tasks.py`) is written to that file as well.
 """
 
@@ -72,6 +73,8 @@ MARKED = [block for block in BLOCKS if block.mark and block.language in RUN]
 def test_the_blocks_of_the_page_run(page, world, tmp_path, monkeypatch, request, capsys):
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
+    if not request.config.getoption("--full"):
+        monkeypatch.setenv("GAINRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {"__name__": "__main__"}
     name = str(page.relative_to(ROOT))
