@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import logging
+import math
 import sys
 import tempfile
 import time
@@ -35,6 +36,17 @@ def run(options: argparse.Namespace) -> None:
         print(f"{point['step']:4d} {point['rollouts']:7d} rollouts {point['seconds']:7.1f} s  {point['accuracy']:.4f}")
 
 
+def next_time(clock: str, now: float | None = None) -> float:
+    """Seconds since the epoch of the next time that it is `clock` (HH:MM UTC); UserError for anything else."""
+    now = time.time() if now is None else now
+    try:
+        hours, minutes = (int(part) for part in clock.split(":"))
+    except ValueError:
+        raise UserError(f"--until {clock!r}: give a time of day in UTC, such as 23:45") from None
+    today = now - now % 86400 + 3600 * hours + 60 * minutes
+    return today if today > now else today + 86400
+
+
 def walk(options: argparse.Namespace) -> None:
     """Every run that is missing, in order, until --until or --limit."""
     protocol, runs, arms, seeds = protocols.load(), options.output or study.RUNS, options.arms, options.seeds
@@ -42,10 +54,11 @@ def walk(options: argparse.Namespace) -> None:
         protocol = dataclasses.replace(protocol, steps=QUICK_STEPS)
         runs, seeds = options.output or Path(tempfile.mkdtemp(prefix="convergence-")), [0]
         arms = [name for name in QUICK_ARMS if name in arms]
+    deadline = next_time(options.until) if options.until else math.inf
     todo = study.missing(study.order(options.families, arms, seeds), runs)
     print(f"{len(todo)} runs are missing", flush=True)
     for number, key in enumerate(todo[: options.limit], start=1):
-        if options.until and time.strftime("%H:%M", time.gmtime()) >= options.until:
+        if time.time() >= deadline:
             print("the time is up", flush=True)
             break
         started = time.perf_counter()

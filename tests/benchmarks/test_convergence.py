@@ -13,6 +13,7 @@ pytest.importorskip("scipy", reason="scipy is not installed")
 
 from benchmarks.convergence import protocol as protocols
 from benchmarks.convergence import statistics, study
+from benchmarks.convergence.__main__ import next_time
 from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.base import Pretraining, Size, content_key, make_model
 from benchmarks.convergence.bed import Bed, pass_rates, right_answers
@@ -134,6 +135,11 @@ def test_the_order_begins_with_the_first_arms_of_all_families_seed_by_seed():
     first = [key for key in keys if key[1] in study.FIRST]
     assert keys[: len(first)] == first
     assert len(keys) == len(set(keys)) == 2 * 2 * len(ARMS)
+
+
+@pytest.mark.parametrize(("now", "clock", "hours"), [(23, "00:30", 1.5), (1, "23:00", 22), (5, "05:00", 24)])
+def test_until_is_the_next_time_of_day(now: int, clock: str, hours: float):
+    assert next_time(clock, now * 3600.0) == (now + hours) * 3600
 
 
 def test_the_protocol_names_every_family():
