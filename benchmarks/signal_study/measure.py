@@ -26,7 +26,7 @@ from gainrl.correlation import other_diagonal
 from gainrl.errors import UserError
 from gainrl.evaluation import Sampling, TransformersEngine
 from gainrl.files import atomic_path, write_text
-from gainrl.scoring import AngleScorer, ScoringPrompt, load_model, load_tokenizer
+from gainrl.scoring import AngleScorer, ScoringPrompt, load_model, load_tokenizer, model_identity
 
 PART = 8
 """Prompts of one part of rollouts or gradients."""
@@ -66,8 +66,11 @@ class Measurement:
         self._same_settings()
 
     def _same_settings(self) -> None:
-        """UserError if the parts there are of other prompts or settings."""
-        own = {"prompts": [row["prompt"] for row in self.rows], "samples": self.case.samples, "group": self.case.group}
+        """UserError if the parts there are of another model, other prompts or settings."""
+        own = {
+            "model": model_identity(self.problems.model), "prompts": [row["prompt"] for row in self.rows],
+            "samples": self.case.samples, "group": self.case.group,
+        }  # fmt: skip
         path = self.folder / "settings.json"
         if path.exists() and json.loads(path.read_text(encoding="utf-8")) != own:
             raise UserError(f"runs/signal/{self.name} holds another measurement: remove it to measure anew")

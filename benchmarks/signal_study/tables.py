@@ -15,7 +15,8 @@ NAMES = {
 }  # fmt: skip
 TITLES = {
     "pass_rate": "pass rate", "variance": "reward variance p(1 − p)", "grpo_norm": "gradient norm of the GRPO step",
-    "grpo_norm_varied": "the same, groups with variance only", "policy_norm": "the same, advantages not scaled",
+    "grpo_norm_varied": "gradient norm of the GRPO step, among groups with variance",
+    "policy_norm": "gradient norm of the step with advantages not divided by their spread",
     "question_norm": "gradient norm, question (mean)", "question_norm_sum": "gradient norm, question (sum)",
     "answer_norm": "gradient norm, gold answer (mean)",
 }  # fmt: skip
