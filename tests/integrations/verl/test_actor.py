@@ -19,6 +19,7 @@ from gainrl.angle import angle_concentration
 def engine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
     import verl.workers.engine_workers  # noqa: F401
     from transformers import AutoModelForCausalLM
+    from verl.utils import seqlen_balancing
     from verl.workers.engine import utils
     from verl.workers.engine.fsdp import transformer_impl
 
@@ -48,10 +49,10 @@ def engine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Any:
             return True
 
     patch = pytest.MonkeyPatch()
-    for module in (transformer_impl, utils):
-        if hasattr(module, "get_device_id"):
-            patch.setattr(module, "get_device_id", lambda: "cpu")
-    patch.setattr(transformer_impl, "get_device_name", lambda: "cpu")
+    for module in (transformer_impl, utils, seqlen_balancing):  # verl takes a machine without a GPU for one with CUDA
+        for name in ("get_device_id", "get_device_name"):
+            if hasattr(module, name):
+                patch.setattr(module, name, lambda: "cpu")
     yield Engine()
     patch.undo()
     torch.distributed.destroy_process_group()
