@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.convergence import study
 from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.held_out import FAMILIES
-from benchmarks.convergence.statistics import COSTS, Run, column, compare, interval
+from benchmarks.convergence.statistics import COSTS, Interval, Run, column, compare, interval
 from benchmarks.harness import table, write_result
 
 SEEDS = range(5)
@@ -138,10 +138,19 @@ def report(runs_at: Path, output: Path) -> None:
     plot(runs, output / "curves.svg")
     write_result(
         "convergence",
-        [{**one, **{name: asdict(one[name]) for name in (*(f"factor_{cost}" for cost in COSTS), "area", "final")}}
-         for one in compared],
+        [plain(one) for one in compared],
         path=None if at_home else output / "convergence.json",
+        command="python -m benchmarks.convergence report",
         rising=rising(runs),
         runs=len(runs),
         missing=[" ".join(map(str, key)) for key in absent],
-    )  # fmt: skip
+    )
+
+
+def plain(compared: dict[str, Any]) -> dict[str, Any]:
+    """A comparison as JSON types; a mean over no seed is null."""
+    found = dict(compared)
+    for name in (*(f"factor_{cost}" for cost in COSTS), "area", "final"):
+        one: Interval = compared[name]
+        found[name] = asdict(one) | ({} if one.seeds else {"mean": None})
+    return found
