@@ -192,12 +192,9 @@ def test_what_does_not_fit_the_ranking_is_refused(change: dict[str, Any], said: 
 def test_a_site_gives_the_exact_posterior_mean_and_variance(
     mean: float, variance: float, tried: float, solved: float
 ) -> None:
-    def density(eta: float) -> float:
-        return math.exp(
-            solved * eta - tried * math.log1p(math.exp(eta)) - (eta - mean) ** 2 / (2 * variance)
-        ) / math.sqrt(2 * math.pi * variance)
-
-    moments = [integrate.quad(lambda eta, k=k: eta**k * density(eta), -15, 15, limit=200, epsabs=0)[0] for k in range(3)]
+    eta = np.linspace(-20.0, 20.0, 40_001)
+    density = np.exp(solved * eta - tried * np.logaddexp(0, eta)) * stats.norm.pdf(eta, mean, variance**0.5)
+    moments = [float((eta**k * density).sum() * 0.001) for k in range(3)]
     exact, spread = moments[1] / moments[0], moments[2] / moments[0] - (moments[1] / moments[0]) ** 2
     found = sites(*(np.array([float(value)]) for value in (mean, variance, tried, solved)))
     precision = 1.0 / variance + float(found.precision[0])
@@ -249,7 +246,7 @@ def test_drift_widens_the_intercept_alone() -> None:
 # -- where the draws go --------------------------------------------------------------------------------------
 
 
-def useful(world: World, navigator: Any, epochs: int = 16) -> float:
+def useful(world: World, navigator: Any, epochs: int = 12) -> float:
     """Mean p(1 − p) of the prompts of the second half of the epochs."""
     return float(np.mean([world.epoch(navigator) for _ in range(epochs)][epochs // 2 :]))
 
