@@ -1,6 +1,6 @@
 """Fixtures of verl's tests; `verl_support` holds the helpers and says what is replaced.
 
-verl needs an environment of its own: scripts/verl_environment.sh.
+verl needs an environment of its own: scripts/verl_environment.sh.  Without it these tests skip.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,6 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces a change of its own otherwise
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tiny_models
-
-if find_spec("verl") is None:
-    pytest.skip(
-        "verl is not installed (scripts/verl_environment.sh makes an environment for it)", allow_module_level=True
-    )
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from verl_support import Workers, epochs_of, expected_epochs, make_config, records_of, run_v1, tokens_of
 
 from gainrl.angle import angle_concentration
 
@@ -169,7 +170,6 @@ def test_verl_loads_the_hook_by_the_models_external_lib(
 ) -> None:
     from verl.utils.config import omega_conf_to_dataclass
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
-    from verl_support import make_config
 
     config = make_config(tmp_path, model, dataset, scores)
     monkeypatch.delitem(sys.modules, "gainrl.integrations.verl.actor", raising=False)
@@ -184,7 +184,6 @@ def test_a_run_moves_by_what_verls_engine_measured(
     """verl's `fit`, its TransferQueue bridge and its engine in one: from the forward pass to the next draw."""
     from verl.utils import tensordict_utils as tu
     from verl.utils.transferqueue_utils import tqbridge
-    from verl_support import Workers, epochs_of, expected_epochs, make_config, records_of, run_v1, tokens_of
 
     @tqbridge()
     def infer(data: Any) -> Any:

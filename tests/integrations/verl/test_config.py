@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
-from verl_support import THREE_LINES, make_config, write_dataset
+from verl_support import THREE_LINES, OmegaConf, compose, initialize_config_module, make_config, write_dataset
 
 from gainrl.errors import UserError
 
