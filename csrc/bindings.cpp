@@ -1,13 +1,16 @@
 // gainrl._native: the kernels for Python.  Pointers and strides (in elements) come as integers, so that no framework's
 // headers are needed and one build serves every version of every framework.
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 
 #include "angle/cpu.h"
 #include "angle/params.h"
+#include "forward/cpu.h"
 #if defined(GAINRL_WITH_CUDA)
 #include "angle/cuda.h"
 #endif
@@ -79,6 +82,44 @@ void require(gainrl::Result result) {
   throw std::runtime_error("gainrl._native: unknown result");
 }
 
+// An array of the attention: its address and two strides, of heads and of rows.
+using Heads = std::tuple<std::uintptr_t, std::int64_t, std::int64_t>;
+
+void attention_cpu(int dtype, std::int64_t heads, std::int64_t kv_heads, std::int64_t width, std::int64_t value_width,
+                   const Heads& query, const Heads& key, const Heads& value, std::int64_t shared,
+                   const Heads& shared_key, const Heads& shared_value, std::int64_t sequences, std::uintptr_t offsets,
+                   float scale, float softcap, std::int64_t window, std::uintptr_t output, int threads) {
+  gainrl::AttentionParams p;
+  p.dtype = static_cast<gainrl::DType>(dtype);
+  p.heads = heads;
+  p.kv_heads = kv_heads;
+  p.width = width;
+  p.value_width = value_width;
+  const auto take = [](const Heads& from, const void*& address, std::int64_t& head, std::int64_t& row) {
+    address = pointer<const void>(std::get<0>(from));
+    head = std::get<1>(from);
+    row = std::get<2>(from);
+  };
+  take(query, p.query, p.query_head, p.query_row);
+  take(key, p.key, p.key_head, p.key_row);
+  take(value, p.value, p.value_head, p.value_row);
+  p.shared = shared;
+  take(shared_key, p.shared_key, p.shared_key_head, p.shared_key_row);
+  take(shared_value, p.shared_value, p.shared_value_head, p.shared_value_row);
+  p.sequences = sequences;
+  p.offsets = pointer<const std::int64_t>(offsets);
+  p.scale = scale;
+  p.softcap = softcap;
+  p.window = window;
+  p.output = pointer<void>(output);
+  gainrl::Result result;
+  {
+    py::gil_scoped_release released;
+    result = gainrl::attention_cpu(p, threads);
+  }
+  require(result);
+}
+
 // The part of DLPack's ABI (dlpack.h, versions 0 and 1) that is read here.
 struct DLTensor {
   void* data;
@@ -137,6 +178,27 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         require(result);
       },
       py::arg("params"), py::arg("threads"));
+  m.def("attention_cpu", &attention_cpu);
+  m.def("rms_norm_cpu", [](std::uintptr_t x, std::uintptr_t weight, float weight_offset, float eps, std::uintptr_t out,
+                           std::int64_t rows, std::int64_t width, int dtype, int threads) {
+    gainrl::Result result;
+    {
+      py::gil_scoped_release released;
+      result = gainrl::rms_norm_cpu(pointer<const void>(x), pointer<const void>(weight), weight_offset, eps,
+                                    pointer<void>(out), rows, width, static_cast<gainrl::DType>(dtype), threads);
+    }
+    require(result);
+  });
+  m.def("silu_mul_cpu",
+        [](std::uintptr_t gate, std::uintptr_t up, std::uintptr_t out, std::int64_t n, int dtype, int threads) {
+          gainrl::Result result;
+          {
+            py::gil_scoped_release released;
+            result = gainrl::silu_mul_cpu(pointer<const void>(gate), pointer<const void>(up), pointer<void>(out), n,
+                                          static_cast<gainrl::DType>(dtype), threads);
+          }
+          require(result);
+        });
   m.def("cpu_isa", &gainrl::angle_cpu_isa);
   m.def("dlpack_view", &dlpack_view, py::arg("capsule"));
   m.attr("compiler") = __VERSION__;

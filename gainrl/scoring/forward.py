@@ -3,7 +3,8 @@
 `PackedForward` runs the questions of many prompts as one row without padding.  The tokens that they share were
 forwarded once; their keys and values are kept per layer, and an attention function registered with transformers
 lets each question attend to them and to itself.  Nothing else in the model mixes tokens, so every linear layer sees
-only real tokens.  Inside the attention, questions of equal length form one batched call.
+only real tokens.  On a CPU the attention is a kernel of the package's own, as are norms and gates (`FusedLayers`);
+elsewhere, questions of equal length form one batched call of torch's attention.
 
 `PaddedForward` runs whole prompts as a right-padded batch with the model's own attention: for models whose
 attention or position code does not go through transformers' interface, or mixes tokens elsewhere (state-space
@@ -26,6 +27,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from gainrl.scoring import kernels
+from gainrl.scoring.fused import FusedLayers
 from gainrl.scoring.phases import NO_CLOCK, Clock
 from gainrl.scoring.taps import FINAL, Reached, Tap, decoder_of, evaluating, first_device
 
@@ -92,6 +95,8 @@ class _Layout:
     """What the attention function needs to know about the packed row under way."""
 
     groups: list[_Group]
+    offsets: Tensor
+    """(B + 1,) int64 on the CPU: where each sequence starts in the packed row, and where the last ends."""
     prefix: Prefix | None
     record: Prefix | None = None
     masks: dict[tuple[int, int, int, torch.device], Tensor] = field(default_factory=dict)
@@ -152,6 +157,19 @@ def _packed_attention(
             raise Unsupported(f"layer {layer} attends more than once")
         layout.record.keys_values[layer] = (key[0], value[0])
     shared = layout.prefix.keys_values[layer] if layout.prefix is not None else None
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    own = kernels.attention(
+        query[0],
+        key[0],
+        value[0],
+        shared,
+        layout.offsets,
+        scale=scale,
+        softcap=softcap or 0.0,
+        window=sliding_window or 0,
+    )
+    if own is not None:
+        return own[None], None
     output = query.new_empty(query.shape[2], heads, value_dim)
     for group in _slices(layout.groups, 0 if shared is None else shared[0].shape[1]):
         rows = slice(group.start, group.start + group.count * group.length)
@@ -168,10 +186,10 @@ def _packed_attention(
             k, v = (states.repeat_interleave(heads // kv_heads, dim=1) for states in (k, v))
         mask = layout.mask(group.length, before, sliding_window or 0, query.device)
         if softcap is not None:
-            mixed = _softcapped(q, k, v, mask, scaling, softcap)
+            mixed = _softcapped(q, k, v, mask, scale, softcap)
         else:
             mixed = torch.nn.functional.scaled_dot_product_attention(
-                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling, enable_gqa=q.shape[1] != k.shape[1]
+                q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=q.shape[1] != k.shape[1]
             )
         output[rows] = mixed.transpose(1, 2).flatten(0, 1)
     return output[None], None
@@ -185,11 +203,11 @@ def _slices(groups: Sequence[_Group], shared: int) -> Iterator[_Group]:
             yield _Group(group.start + first * group.length, min(step, group.count - first), group.length)
 
 
-def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float | None, cap: float) -> Tensor:
+def _softcapped(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, cap: float) -> Tensor:
     """Attention whose logits pass through cap * tanh(logit / cap) (Gemma 2); softmax in float32."""
     repeat = q.shape[1] // k.shape[1]
     k, v = k.repeat_interleave(repeat, dim=1), v.repeat_interleave(repeat, dim=1)
-    logits = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scale is None else scale)
+    logits = q @ k.transpose(2, 3) * scale
     logits = torch.tanh(logits / cap) * cap
     if mask is None:
         mask = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
@@ -259,6 +277,7 @@ class PackedForward(_Runner):
         super().__init__(model, tap)
         _register()
         self.windows: set[int] = set()
+        self._fused: FusedLayers | None = None
 
     def prefix(self, tokens: Tokens) -> Prefix:
         prefix = Prefix(tokens, torch.empty(0))
@@ -270,7 +289,8 @@ class PackedForward(_Runner):
 
     def _run(self, sequences: Sequence[Tokens], prefix: Prefix | None, record: Prefix | None) -> States:
         lengths = [len(sequence) for sequence in sequences]
-        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        starts = offsets[:-1]
         groups: list[_Group] = []
         for start, length in zip(starts.tolist(), lengths, strict=True):
             if groups and groups[-1].length == length:
@@ -280,10 +300,12 @@ class PackedForward(_Runner):
         offset = len(prefix) if prefix is not None else 0
         ids = np.concatenate(sequences).astype(np.int64)
         positions = np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths])
-        layout = _Layout(groups, prefix, record)
+        layout = _Layout(groups, torch.from_numpy(offsets), prefix, record)
+        if self._fused is None:
+            self._fused = FusedLayers(self.decoder)
         token = _layout.set(layout)
         try:
-            with _attention(self.decoder, _NAME):
+            with _attention(self.decoder, _NAME), self._fused.installed():
                 hidden, final = self._forward(input_ids=ids[None], position_ids=positions[None])
         finally:
             _layout.reset(token)

@@ -1,0 +1,117 @@
+"""The forward pass's own CPU kernels (csrc/forward): packed attention, RMSNorm and the gate of a SwiGLU layer.
+
+Each function says by `None` that it does not serve a call (not on a CPU, no compiled module, another dtype or layout);
+the caller then does the same in torch.  Products are added in float32 and results rounded once to the dtype.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gainrl.angle.backends import native_module
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+def _serve(*tensors: Tensor) -> Any:
+    """The compiled module, if it can work on these: plain CPU tensors of one dtype, last dimension contiguous."""
+    module = native_module()
+    first = tensors[0]
+    if isinstance(module, str) or first.device.type != "cpu" or first.dtype not in _DTYPES or torch.is_grad_enabled():
+        return None
+    plain = (Tensor, torch.nn.Parameter)
+    served = all(
+        type(t) in plain
+        and t.device.type == "cpu"
+        and t.dtype == first.dtype
+        and (t.shape[-1] < 2 or t.stride(-1) == 1)
+        for t in tensors
+    )
+    return module if served else None
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    shared: tuple[Tensor, Tensor] | None,
+    offsets: Tensor,
+    *,
+    scale: float,
+    softcap: float,
+    window: int,
+) -> Tensor | None:
+    """Causal attention within each sequence of a packed row, which also sees the shared tokens before it.
+
+    query (H, T, d), key (Hkv, T, d), value (Hkv, T, dv): query head h reads key head h // (H // Hkv).
+    shared: keys (Hkv, P, d) and values (Hkv, P, dv), positions applied.  offsets: (B + 1,) int64 from 0 to T.
+    softcap: logits x become softcap * tanh(x / softcap); 0 for none.  window: how many tokens one sees, itself
+    included; 0 for all.  Returns (T, H, dv).
+    """
+    tensors = (query, key, value, *(shared or ()))
+    module = _serve(*tensors)
+    if module is None or (shared is not None and shared[0].shape[1] == 0):
+        return None
+    heads, rows, width = query.shape
+    output = query.new_empty(rows, heads, value.shape[-1])
+    nothing = (0, 0, 0)
+    module.attention_cpu(
+        _DTYPES[query.dtype],
+        heads,
+        key.shape[0],
+        width,
+        value.shape[-1],
+        _heads(query),
+        _heads(key),
+        _heads(value),
+        0 if shared is None else shared[0].shape[1],
+        nothing if shared is None else _heads(shared[0]),
+        nothing if shared is None else _heads(shared[1]),
+        len(offsets) - 1,
+        offsets.data_ptr(),
+        scale,
+        softcap,
+        window,
+        output.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return output
+
+
+def _heads(tensor: Tensor) -> tuple[int, int, int]:
+    return tensor.data_ptr(), tensor.stride(0), tensor.stride(1)
+
+
+def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor | None:
+    """x / sqrt(mean(x²) + eps) · (weight + offset) over the last dimension, of any shape (..., D)."""
+    module = _serve(x, weight)
+    if module is None or not x.is_contiguous() or x.numel() == 0:
+        return None
+    out = torch.empty_like(x)
+    width = x.shape[-1]
+    module.rms_norm_cpu(
+        x.data_ptr(),
+        weight.data_ptr(),
+        offset,
+        eps,
+        out.data_ptr(),
+        x.numel() // width,
+        width,
+        _DTYPES[x.dtype],
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def silu_mul(gate: Tensor, up: Tensor) -> Tensor | None:
+    """silu(gate) · up, elementwise, written over `gate`."""
+    module = _serve(gate, up)
+    if module is None or gate.shape != up.shape or not (gate.is_contiguous() and up.is_contiguous()):
+        return None
+    module.silu_mul_cpu(
+        gate.data_ptr(), up.data_ptr(), gate.data_ptr(), gate.numel(), _DTYPES[gate.dtype], torch.get_num_threads()
+    )
+    return gate
