@@ -69,8 +69,7 @@ def empty_outputs(call: AngleCall) -> Outputs:
 
 
 _library.impl("angle", _angle, "CompositeExplicitAutograd")
-_library.impl("angle", _fake, "Meta")
-torch.library.register_fake(f"{NAMESPACE}::angle", _fake, lib=_library)
+torch.library.register_fake(f"{NAMESPACE}::angle", _fake, lib=_library)  # serves meta tensors too
 _registered: Any = getattr(torch.ops, NAMESPACE).angle.default
 
 
