@@ -23,8 +23,8 @@ with each τ² in RESIDUALS, and the pair with the highest (fading) evidence mak
 carry nothing, evidence moves to a large τ²: prompts are then judged by their own rollouts, and all those
 never tried are equally likely.
 
-Settings frozen: the constants below were chosen on the development families of benchmarks/convergence, before any
-held-out family was opened.
+Settings frozen: the constants below were chosen on the development families of benchmarks/convergence; its held-out
+families had no part in it.
 
 A draw is O(N·K²) elementwise operations and bit for bit the same on every machine (gainrl.curriculum.portable).
 """
@@ -67,7 +67,7 @@ _OWN_FADING = 0.98
 _MODEL = 1
 """Part of the state: another number where other constants or formulas would make other draws of it."""
 
-_RACE, _EXPLORE = 17, 18  # purposes of streams
+_RACE, _EXPLORE = 17, 18  # purposes of streams (those of draw_ranks, lot 1, which this never draws)
 
 # A prompt's own information J in one byte: 0 for none, else 2^((c−1)/16)/64, from 1/64 to 939, 4.4 % apart.
 _STEPS, _UNIT = 16, 1.0 / 64.0

@@ -2,7 +2,7 @@
 
     format     "gainrl-curriculum"
     version    2
-    navigator  kind: gaussian, target, posterior, uniform, fixed, shortest-first
+    navigator  kind: gaussian, target, posterior, probe, uniform, fixed, shortest-first
     ranking    {size: N, dataset: the dataset's fingerprint, order: a hash of the ids in rank order}
     settings   every setting that the draws depend on, n and seed among them
     epoch      the epoch under way, from 0
