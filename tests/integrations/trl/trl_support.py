@@ -37,8 +37,11 @@ def problems(count: int = 24, *, seed: int = 0) -> list[dict[str, str]]:
     return rows
 
 
-def make_model(directory: Path, *, kind: str = "qwen2") -> str:
-    """Save a random two-layer model and a byte-level BPE tokenizer to `directory`; returns its path."""
+def make_model(directory: Path, *, kind: str = "qwen2", **changes: int) -> str:
+    """Save a random two-layer model and a byte-level BPE tokenizer to `directory`; returns its path.
+
+    `changes` are fields of its configuration.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -62,6 +65,7 @@ def make_model(directory: Path, *, kind: str = "qwen2") -> str:
         "pad_token_id": fast.pad_token_id,
         "eos_token_id": fast.eos_token_id,
         "bos_token_id": None,
+        **changes,
     }
     torch.manual_seed(0)
     if kind == "qwen2":
