@@ -1,6 +1,6 @@
 """`gainrl ...` with accelerate's FSDP on the CPU: what accelerate does on GPUs, between gloo processes.
 
-accelerate (1.14) shards only where the processes have accelerators; on the CPU it falls back to DDP without a word.
+accelerate (1.15) shards only where the processes have accelerators; on the CPU it falls back to DDP without a word.
 Nothing but that choice is changed here: accelerate's own FSDP preparation and checkpoints, and torch's sharding, run.
 """
 
