@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verl_support import Killed, epochs_of, expected_epochs, make_config, records_of, table_angle, v0_trainer
+from verl_support import epochs_of, expected_epochs, make_config, records_of, table_angle
+from verl_v0 import Killed, v0_trainer
 
 Configure = Callable[..., Any]
 
