@@ -336,8 +336,8 @@ class _Pass:
         if self.rows and failed == self.rows and (first or self.rows <= WINDOW):
             assert self.own is not None
             self.own.remove()  # failures alone are worth no resuming
-            first = self.first_failures[0].partition(": ")[2]
-            raise UserError(f"none of the first {self.rows} rows can be scored; one says: {first}")
+            said = self.first_failures[0].partition(": ")[2]
+            raise UserError(f"none of the first {self.rows} rows can be scored; one says: {said}")
         if failed > max_failed * self.rows:
             raise UserError(
                 f"{failed} of the first {self.rows} rows failed, more than --max-failed {max_failed:g} allows "

@@ -69,10 +69,11 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
                 f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig "
                 "(or put gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
-        if not isinstance(scores, ScoredDataset) or scores.dataset is not given.get("train_dataset"):
-            table = scores.table if isinstance(scores, ScoredDataset) else scores
-            scores = ScoredDataset(given.get("train_dataset"), table if table is not None else config.scores)
-        self._data = scores
+        if isinstance(scores, ScoredDataset) and scores.dataset is given.get("train_dataset"):
+            self._data: ScoredDataset = scores
+        else:
+            found = scores.table if isinstance(scores, ScoredDataset) else scores
+            self._data = ScoredDataset(given.get("train_dataset"), found if found is not None else config.scores)
         self.navigator = build_navigator(config, self._data)
         given["train_dataset"] = self._data.with_rows()
         if config.backfill:
