@@ -68,18 +68,34 @@ BLOCKS = [block for page in PAGES for block in blocks(page)]
 MARKED = [block for block in BLOCKS if block.mark and block.language in RUN]
 
 
+WARNINGS = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
+WITH_FULL = [p for p in PAGES if any(b.mark == "full" or "smollm2-135m" in b.code for b in blocks(p))]
+
+
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda page: str(page.relative_to(ROOT)))
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::ResourceWarning")
-def test_the_blocks_of_the_page_run(page, world, tmp_path, monkeypatch, request, capsys):
+@WARNINGS
+def test_the_blocks_of_the_page_run(page, world, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("GAINRL_CACHE", str(tmp_path / "cache"))
+    run_page(page, ("",), world, tmp_path, monkeypatch, capsys)
+
+
+@pytest.mark.full
+@pytest.mark.model
+@pytest.mark.parametrize("page", WITH_FULL, ids=lambda page: str(page.relative_to(ROOT)))
+@WARNINGS
+def test_the_blocks_that_take_long_run_too_and_with_the_real_model(page, world, tmp_path, monkeypatch, capsys):
+    run_page(page, ("", "full"), world, tmp_path, monkeypatch, capsys)
+
+
+def run_page(page, marks, world, tmp_path, monkeypatch, capsys) -> None:
+    """Run the page's blocks that carry one of `marks`, in a copy of `world`."""
     shutil.copytree(world, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
-    if not request.config.getoption("--full"):
-        monkeypatch.setenv("GAINRL_CACHE", str(tmp_path / "cache"))
     monkeypatch.syspath_prepend(str(tmp_path))
     names: dict[str, object] = {"__name__": "__main__"}
     name = str(page.relative_to(ROOT))
     for block in blocks(page):
-        if block.mark == "not run" or (block.mark == "full" and not request.config.getoption("--full")):
+        if block.mark not in marks:
             continue
         if named := re.match(r"# ([\w-]+\.\w+)\n", block.code):
             Path(named[1]).write_text(block.code, encoding="utf-8")
