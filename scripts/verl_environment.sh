@@ -16,7 +16,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setting up $venv with ${packages[0]} and $torch"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
-"${pip[@]}" "$torch"  # first and alone; named again below, so that nothing brings another build
-"${pip[@]}" "$torch" "${packages[@]}"
+"${pip[@]}" --no-compile "$torch"  # first and alone; named again below, so that nothing brings another build
+"${pip[@]}" --no-compile "$torch" "${packages[@]}"
 echo "$PWD" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/gainrl.pth"
 echo "$wanted" >"$stamp"
