@@ -16,6 +16,10 @@ from benchmarks.convergence.statistics import COSTS, Interval, Run, column, comp
 from benchmarks.harness import table, write_result
 
 SEEDS = range(5)
+NOTE = (
+    "factor_seconds compares wall-clock seconds of runs made at different times: on a shared machine it says nothing "
+    "unless the loads in the runs' files are alike"
+)
 Runs = Mapping[study.Key, Run]
 
 
@@ -26,7 +30,7 @@ def comparisons(runs: Runs) -> list[dict[str, Any]]:
 
 
 def rows(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The main table: one row for each family and arm."""
+    """The main table: one row for each family and arm; seconds are in convergence.json alone (see NOTE)."""
     return [
         {
             "family": one["family"],
@@ -36,7 +40,6 @@ def rows(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "censored": one["censored"],
             "rollouts, factor": one["factor_rollouts"].text(),
             "tokens, factor": one["factor_tokens"].text(),
-            "seconds, factor": one["factor_seconds"].text(),
             "area": one["area"].text("+.3f"),
             "final": one["final"].text("+.3f"),
         }
@@ -141,6 +144,7 @@ def report(runs_at: Path, output: Path) -> None:
         [plain(one) for one in compared],
         path=None if at_home else output / "convergence.json",
         command="python -m benchmarks.convergence report",
+        note=NOTE,
         rising=rising(runs),
         runs=len(runs),
         missing=[" ".join(map(str, key)) for key in absent],
