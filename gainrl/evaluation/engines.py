@@ -22,7 +22,7 @@ class VLLMEngine:
 
     def __init__(self, model: str, tokenizer: Any, **options: Any):
         try:
-            import vllm  # type: ignore[import-not-found]
+            import vllm
         except ImportError as error:
             raise UserError(
                 "vLLM is not installed (pip install vllm); leave the engine at 'transformers', or give a server"
