@@ -67,6 +67,8 @@ DIRECTION_FIELD = pa.field("direction", pa.list_(pa.float32()))
 NLL_FIELD = pa.field("nll", pa.float32())
 RESIDUAL_FIELD = pa.field("residual", pa.float32(), nullable=False)
 STATUSES = ("ok", "undefined", "skipped", "failed")
+_CHUNK = 16_384
+"""Rows of a chunk where a table in parts is put in order: 2^31 floats are 131,072 for each of its directions."""
 
 
 def prompt_text(prompt: Prompt) -> str:
@@ -241,7 +243,7 @@ class ScoreTable:
         if not Path(path).is_dir():
             return cls(_read(Path(path), chosen), metadata)
         read = pa.concat_tables(_read(part, [*chosen, *{"row"}.difference(chosen)]) for part in files(path))
-        return cls(read.sort_by("row").select(chosen).combine_chunks(), metadata)
+        return cls(_sorted_by_row(read, chosen), metadata)
 
     @staticmethod
     def describe(path: str | os.PathLike[str]) -> tuple[TableMetadata, list[str]]:
@@ -341,6 +343,23 @@ class ScoreTable:
 def _read(path: Path, columns: Sequence[str]) -> pa.Table:
     with pq.ParquetFile(path) as file:
         return file.read(columns=list(columns)).replace_schema_metadata(None)
+
+
+def _sorted_by_row(table: pa.Table, chosen: Sequence[str]) -> pa.Table:
+    """The `chosen` columns in dataset order, in chunks: a column of them all may not fit 32-bit offsets."""
+    order = np.argsort(table["row"].to_numpy(), kind="stable")
+    table = table.select(chosen)
+    wide = pa.schema([field.with_type(_wide(field.type)) for field in table.schema])
+    together = table.cast(wide).combine_chunks()
+    pieces = (order[first : first + _CHUNK] for first in range(0, max(1, len(order)), _CHUNK))
+    return pa.concat_tables([together.take(pa.array(piece)).cast(table.schema) for piece in pieces])
+
+
+def _wide(kind: pa.DataType) -> pa.DataType:
+    """The type with 64-bit offsets."""
+    if pa.types.is_string(kind):
+        return pa.large_string()
+    return pa.large_list(kind.value_field) if pa.types.is_list(kind) else kind
 
 
 def _first(names: Sequence[str]) -> str:

@@ -103,7 +103,7 @@ def score_dataset(
     progress: Progress | None = None,
 ) -> Run:
     """Score `prompts` and write the score table to `output`; with `shards`, a folder of so many parts by rank (0: of
-    even size; see `gainrl.parts`).
+    `ROWS_PER_PART` rows; see `gainrl.parts`).
 
     Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes
     on from there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.

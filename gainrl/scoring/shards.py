@@ -1,6 +1,6 @@
 """Rows that arrive in dataset order, leaving in order of rank: a distribution sort through one spill file.
 
-Ranks are known, so a row's part is known when it arrives: its rank divided by the rows of a part.  Each window is cut
+Ranks are known, so a row's part is known when it arrives: the one whose bounds its rank lies in.  Each window is cut
 up by part and written to a file without a name (compressed Arrow record batches); then one part after the other is
 read back and sorted.  Memory holds one window, or one part, and 24 bytes for every piece.
 """
@@ -25,20 +25,21 @@ _OPTIONS = pa.ipc.IpcWriteOptions(compression="lz4")
 class RankShards:
     """Sorts `rows` rows by their column `rank`, a permutation of 0 .. rows - 1, into `count` parts of even size.
 
-    `count` 0 stands for parts of ROWS_PER_PART rows.  OSError if the disk of `folder` is full.
+    Sizes differ by one row at most; of fewer rows than `count` each has a part of its own.  `count` 0 stands for parts
+    of ROWS_PER_PART rows, with a last one of what is left.  OSError if the disk of `folder` is full.
     """
 
     def __init__(self, folder: Path, rows: int, schema: pa.Schema, count: int = 0) -> None:
-        self.size = -(-rows // count) if count else ROWS_PER_PART
-        """Rows of a part; the last one may have fewer."""
+        even = min(count, rows)
+        starts = [rows * k // even for k in range(even)] if count else range(0, rows, ROWS_PER_PART)
+        self._starts = np.asarray(starts, dtype=np.int64)  # the rank that each part begins with
         self._schema = schema
         self._file: Any = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (as long as this object)
-        self._count = -(-rows // self.size)
         self._pieces = array("q")  # (part, offset, length) of each, flat
 
     def put(self, table: pa.Table) -> None:
         """Take rows, in any order."""
-        part = table["rank"].to_numpy() // self.size
+        part = np.searchsorted(self._starts, table["rank"].to_numpy(), side="right") - 1
         order = np.argsort(part, kind="stable")
         numbers, starts = np.unique(part[order], return_index=True)
         for number, picked in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
@@ -50,7 +51,7 @@ class RankShards:
     def __iter__(self) -> Iterator[pa.Table]:
         """The parts, each sorted, one after the other by rank."""
         pieces = np.frombuffer(self._pieces, dtype=np.int64).reshape(-1, 3)
-        for number in range(self._count):
+        for number in range(len(self._starts)):
             batches = []
             for _, offset, length in pieces[pieces[:, 0] == number].tolist():
                 self._file.seek(offset)
