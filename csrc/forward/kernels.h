@@ -17,6 +17,8 @@ struct PackedTokens {
 // The widest vector of any instruction set, and the size of the tiles that attention works in.
 constexpr std::int64_t kWidestLanes = 16, kTileRows = 24, kBlock = 256;
 
+namespace {
+
 constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; }
 constexpr std::int64_t packed_keys(std::int64_t tokens, std::int64_t width) {
   return round_up(tokens, kWidestLanes) * width;
@@ -24,6 +26,8 @@ constexpr std::int64_t packed_keys(std::int64_t tokens, std::int64_t width) {
 constexpr std::int64_t packed_values(std::int64_t tokens, std::int64_t width) {
   return round_up(width, kWidestLanes) * tokens;
 }
+
+}  // namespace
 
 // What one thread works with; kept from task to task.
 struct AttentionScratch {

@@ -266,9 +266,7 @@ class Tile {
       top = maximum(top, x);
     }
     const float before = highest_[r], seen = highest(top), now = seen > before ? seen : before;
-    // Nothing to see (or nothing but minus infinity, whose softmax is 0 / 0 and must say so).
-    if (now == kNegativeInfinity) {
-      if (low < high) sum_[r] = __builtin_nanf("");
+    if (now == kNegativeInfinity) {  // nothing to see yet (if that stays so, 0 / 0 says it in the end)
       set_weights(r, scores, padded, 0.0F);
       return;
     }

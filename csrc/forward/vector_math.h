@@ -41,7 +41,7 @@ inline void narrow(float x, Half* out) {
 constexpr float kLog2E = 1.44269504088896341F, kLn2High = 0.693359375F, kLn2Low = -2.12194440e-4F;
 constexpr float kExp[6] = {1.9875691500e-4F, 1.3981999507e-3F, 8.3334519073e-3F,
                            4.1665795894e-2F, 1.6666665459e-1F, 5.0000001201e-1F};
-constexpr float kLowest = -87.0F, kHighest = 88.0F;
+constexpr float kLowest = -87.0F, kHighest = 89.0F;
 
 #if defined(__AVX512F__)
 
@@ -128,11 +128,11 @@ void store(Vector x, T* to) {
 }
 #endif
 
-// cap * tanh(x / cap)
+// cap * tanh(x / cap), with tanh(y) = 1 - 2 / (exp(2 y) + 1).
 inline Vector capped(Vector x, float cap) {
-  const Vector grown = exponential(maximum(x * Vector::all(2.0F / cap), Vector::all(kLowest)));
   const Vector one = Vector::all(1.0F);
-  return divide(grown + Vector::all(-1.0F), grown + one) * Vector::all(cap);
+  const Vector grown = exponential(x * Vector::all(2.0F / cap)) + one;
+  return (one + divide(Vector::all(-2.0F), grown)) * Vector::all(cap);
 }
 
 }  // namespace

@@ -158,10 +158,17 @@ class ProbeNavigator(Navigator):
             late = np.where(self.features.known | (self._own > 0), self._resting, 256)
             best = order[np.argsort(late[order], kind="stable")]
             words = philox.Stream(self.seed, self._epoch, _EXPLORE).words(0, size)
-            explored = np.argsort(words, kind="stable")[: round(self.explore * self.n)]
+            explored = np.argsort(words, kind="stable")[: self._to_explore()]
             best = best[~np.isin(best, explored)]
             self._chosen = best.astype(np.int64), explored.astype(np.int64)
         return self._chosen
+
+    def _to_explore(self) -> int:
+        """How many prompts of the epoch under way are drawn uniformly: of a small epoch one in some epochs."""
+        share = self.explore * self.n
+        if round(share) >= 1:
+            return round(share)
+        return math.floor((self._epoch + 1) * share) - math.floor(self._epoch * share)
 
     def _pick(self) -> drawing.Ranks:
         best, explored = self._order()

@@ -16,11 +16,13 @@ Hidden states of both are those of the prompt run alone, within rounding.
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -244,6 +246,14 @@ def _attention(decoder: nn.Module, name: str) -> Iterator[None]:
             config._attn_implementation = old
 
 
+_locks: WeakKeyDictionary[nn.Module, threading.Lock] = WeakKeyDictionary()
+
+
+def _lent(decoder: nn.Module) -> threading.Lock:
+    """The lock of a decoder whose attention and modules are exchanged for the time of a forward pass."""
+    return _locks.setdefault(decoder, threading.Lock())
+
+
 class _Runner:
     """The decoder up to the tap; what both forms share."""
 
@@ -305,7 +315,7 @@ class PackedForward(_Runner):
             self._fused = FusedLayers(self.decoder)
         token = _layout.set(layout)
         try:
-            with _attention(self.decoder, _NAME), self._fused.installed():
+            with _lent(self.decoder), _attention(self.decoder, _NAME), self._fused.installed():
                 hidden, final = self._forward(input_ids=ids[None], position_ids=positions[None])
         finally:
             _layout.reset(token)

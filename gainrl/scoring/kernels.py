@@ -6,6 +6,7 @@ the caller then does the same in torch.  Products are added in float32 and resul
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -16,21 +17,31 @@ from gainrl.angle.backends import native_module
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
+def available() -> bool:
+    """Whether this machine has kernels that are known to be worth it: x86-64 with AVX2 or more.
+
+    The plain code is for tests (GAINRL_CPU_ISA=plain): it was never measured against torch's own.
+    """
+    module = native_module()
+    if isinstance(module, str):
+        return False
+    return module.cpu_isa() != "plain" or os.environ.get("GAINRL_CPU_ISA") == "plain"
+
+
 def _serve(*tensors: Tensor) -> Any:
     """The compiled module, if it can work on these: plain CPU tensors of one dtype, last dimension contiguous."""
-    module = native_module()
     first = tensors[0]
-    if isinstance(module, str) or first.device.type != "cpu" or first.dtype not in _DTYPES or torch.is_grad_enabled():
+    if first.device.type != "cpu" or first.dtype not in _DTYPES or torch.is_grad_enabled() or not available():
         return None
     plain = (Tensor, torch.nn.Parameter)
     served = all(
         type(t) in plain
-        and t.device.type == "cpu"
+        and t.device == first.device
         and t.dtype == first.dtype
-        and (t.shape[-1] < 2 or t.stride(-1) == 1)
+        and (t.stride(-1) == 1 or t.shape[-1] == 1)
         for t in tensors
     )
-    return module if served else None
+    return native_module() if served else None
 
 
 def attention(
@@ -49,21 +60,28 @@ def attention(
     query (H, T, d), key (Hkv, T, d), value (Hkv, T, dv): query head h reads key head h // (H // Hkv).
     shared: keys (Hkv, P, d) and values (Hkv, P, dv), positions applied.  offsets: (B + 1,) int64 from 0 to T.
     softcap: logits x become softcap * tanh(x / softcap); 0 for none.  window: how many tokens one sees, itself
-    included; 0 for all.  Returns (T, H, dv).
+    included; 0 for all.  Returns (T, H, dv).  Raises ValueError for offsets that are not those of T rows.
     """
-    tensors = (query, key, value, *(shared or ()))
-    module = _serve(*tensors)
-    if module is None or (shared is not None and shared[0].shape[1] == 0):
-        return None
     heads, rows, width = query.shape
-    output = query.new_empty(rows, heads, value.shape[-1])
+    kv_heads, value_width = key.shape[0], value.shape[-1]
+    module = _serve(query, key, value, *(shared or ()))
+    fits = key.shape == (kv_heads, rows, width) and value.shape == (kv_heads, rows, value_width)
+    if shared is not None:
+        before = shared[0].shape[1]
+        fits &= shared[0].shape == (kv_heads, before, width) and shared[1].shape == (kv_heads, before, value_width)
+        fits &= before > 0
+    if module is None or not fits or kv_heads == 0 or heads % kv_heads:
+        return None
+    if offsets.dtype != torch.int64 or not offsets.is_contiguous() or offsets.is_cuda or int(offsets[-1]) != rows:
+        raise ValueError(f"offsets must be int64 on the CPU and end at {rows}, the rows that there are: got {offsets}")
+    output = query.new_empty(rows, heads, value_width)
     nothing = (0, 0, 0)
     module.attention_cpu(
         _DTYPES[query.dtype],
         heads,
-        key.shape[0],
+        kv_heads,
         width,
-        value.shape[-1],
+        value_width,
         _heads(query),
         _heads(key),
         _heads(value),
@@ -88,7 +106,7 @@ def _heads(tensor: Tensor) -> tuple[int, int, int]:
 def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor | None:
     """x / sqrt(mean(x²) + eps) · (weight + offset) over the last dimension, of any shape (..., D)."""
     module = _serve(x, weight)
-    if module is None or not x.is_contiguous() or x.numel() == 0:
+    if module is None or not x.is_contiguous() or x.numel() == 0 or weight.shape != x.shape[-1:]:
         return None
     out = torch.empty_like(x)
     width = x.shape[-1]
@@ -107,11 +125,12 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float) -> Tensor | N
 
 
 def silu_mul(gate: Tensor, up: Tensor) -> Tensor | None:
-    """silu(gate) · up, elementwise, written over `gate`."""
+    """silu(gate) · up, elementwise."""
     module = _serve(gate, up)
     if module is None or gate.shape != up.shape or not (gate.is_contiguous() and up.is_contiguous()):
         return None
+    out = torch.empty_like(gate)
     module.silu_mul_cpu(
-        gate.data_ptr(), up.data_ptr(), gate.data_ptr(), gate.numel(), _DTYPES[gate.dtype], torch.get_num_threads()
+        gate.data_ptr(), up.data_ptr(), out.data_ptr(), gate.numel(), _DTYPES[gate.dtype], torch.get_num_threads()
     )
-    return gate
+    return out

@@ -38,7 +38,16 @@ def test_a_thread_that_still_holds_tensors_does_not_abort_the_process(tmp_path: 
         ("import sys; sys.exit()", 0, ""),
         ("import sys; sys.exit(2)", 2, ""),
         ("import sys; sys.exit('no such thing')", 1, "no such thing\n"),
+        ("import sys; sys.exit(130)", 130, ""),
         ("raise KeyError('k')", 1, "Traceback"),
+        ("raise KeyboardInterrupt", 130, "Traceback"),
+        ("import sys; sys.excepthook = lambda *_: print('hook', file=sys.stderr); raise KeyError('k')", 1, "hook\n"),
+        (
+            "import sys, threading, time; "
+            "threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start(); sys.exit(130)",
+            130,
+            "",
+        ),
         ("import threading, time; threading.Thread(target=lambda: (time.sleep(0.3), print('late'))).start()", 0, ""),
     ],
 )
@@ -48,6 +57,21 @@ def test_the_status_is_that_of_the_block(body: str, status: int, said: str) -> N
     assert process.returncode == status, error
     assert error.startswith(said)
     assert out == ("late\n" if "late" in body else "")
+
+
+def test_what_cannot_be_printed_is_no_success() -> None:
+    code = "from gainrl.cli.leaving import one_of_several\nwith one_of_several():\n    print('x')"
+    with open("/dev/full", "w") as full:
+        environment = {**os.environ, "WORLD_SIZE": "2", "PYTHONUNBUFFERED": ""}
+        done = subprocess.run([sys.executable, "-c", code], stdout=full, env=environment, timeout=60, check=False)
+    assert done.returncode == 120
+
+
+@pytest.mark.parametrize("size", ["", "1", "many"])
+def test_other_world_sizes_are_one_process(monkeypatch: pytest.MonkeyPatch, size: str) -> None:
+    monkeypatch.setenv("WORLD_SIZE", size)
+    with one_of_several():
+        pass
 
 
 def test_a_process_alone_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

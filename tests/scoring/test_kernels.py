@@ -123,17 +123,48 @@ def test_attention_does_not_depend_on_threads_or_neighbours() -> None:
     assert torch.equal(attend(100, 250, torch.tensor([0, 150])), together[100:250])
 
 
+@pytest.mark.parametrize("softcap", [0.0, 5.0])
 @torch.inference_mode()
-def test_non_finite_tokens_stay_in_their_sequence() -> None:
+def test_non_finite_tokens_stay_in_their_sequence(softcap: float) -> None:
     generator = torch.Generator().manual_seed(6)
     query, key, value = (states(generator, torch.float32, 2, 60, 16) for _ in range(3))
-    clean = kernels.attention(query, key, value, None, torch.tensor([0, 20, 60]), scale=1.0, softcap=0.0, window=0)
+    bounds = torch.tensor([0, 20, 60])
+    clean = kernels.attention(query, key, value, None, bounds, scale=1.0, softcap=softcap, window=0)
     key[:, 30] = float("nan")
-    spoilt = kernels.attention(query, key, value, None, torch.tensor([0, 20, 60]), scale=1.0, softcap=0.0, window=0)
+    spoilt = kernels.attention(query, key, value, None, bounds, scale=1.0, softcap=softcap, window=0)
     assert clean is not None
     assert spoilt is not None
     assert torch.equal(spoilt[:20], clean[:20])
     assert spoilt[30:].isnan().all()
+
+
+@torch.inference_mode()
+def test_minus_infinity_weighs_nothing_whichever_block_it_is_in() -> None:
+    """A shared token of logit -infinity, alone in its block; and a row that sees nothing else."""
+    one = torch.ones(1, 1, 1)
+    never = torch.full((1, 1, 1), float("-inf"))
+    bounds = torch.tensor([0, 1])
+    seen = kernels.attention(one, one, one, (never, one), bounds, scale=1.0, softcap=0.0, window=0)
+    nothing = kernels.attention(one, never, one, (never, one), bounds, scale=1.0, softcap=0.0, window=0)
+    assert seen is not None
+    assert nothing is not None
+    assert seen.item() == 1.0
+    assert nothing.isnan().all()
+
+
+@torch.inference_mode()
+def test_arguments_that_do_not_fit_are_not_served() -> None:
+    state = torch.randn(2, 6, 8)
+    good = torch.tensor([0, 6])
+    options = {"scale": 1.0, "softcap": 0.0, "window": 0}
+    assert kernels.attention(state, state[:, :5], state, None, good, **options) is None
+    assert kernels.attention(state, state[..., :4], state, None, good, **options) is None
+    assert kernels.attention(state[:1], state, state, None, good, **options) is None
+    for bounds in (torch.tensor([0, 5]), torch.tensor([0, 7]), good.int()):
+        with pytest.raises(ValueError, match="offsets must be"):
+            kernels.attention(state, state, state, None, bounds, **options)
+    assert kernels.rms_norm(state, torch.ones(1), 0.0, 1e-5) is None
+    assert kernels.silu_mul(state, state[:, :5]) is None
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -151,14 +182,17 @@ def test_norm_and_gate_equal_their_definitions(width: int, dtype: torch.dtype) -
     torch.testing.assert_close(given.double(), exact.to(dtype).double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
     exact = torch.nn.functional.silu(x.double()) * other.double()
     gated = kernels.silu_mul(x, other)
-    assert gated is x
-    torch.testing.assert_close(x.double(), exact.to(dtype).double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+    assert gated is not None
+    assert torch.equal(x, kept)
+    torch.testing.assert_close(gated.double(), exact.to(dtype).double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @torch.inference_mode()
 def test_extreme_values_of_the_gate(dtype: torch.dtype) -> None:
-    values = torch.tensor([0.0, -0.0, 1e-4, -1e-4, 89.0, -89.0, 500.0, -500.0, 6e4, -6e4, np.inf, np.nan]).to(dtype)
+    values = torch.tensor(
+        [0.0, -0.0, 1e-4, -1e-4, 89.0, -89.0, 500.0, -500.0, 6e4, -6e4, -3e38, np.inf, -np.inf, np.nan]
+    ).to(dtype)
     gate = values.repeat(3)  # more than one vector
     given = kernels.silu_mul(gate.clone(), torch.ones_like(gate))
     wanted = torch.nn.functional.silu(gate.double()).to(dtype)
@@ -220,31 +254,77 @@ def test_the_model_is_as_before(make_model: Callable[..., Any], tokenizer: Any) 
     assert not any("forward" in vars(module) for module in model.modules())
 
 
-def test_modules_that_only_look_alike_are_left_alone() -> None:
-    """A norm of another formula, and a gate with another activation."""
+class MeanNorm(torch.nn.Module):
+    """By the mean magnitude, not by the root of the mean square."""
 
-    class MeanNorm(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.ones(32))
-            self.eps = 1e-5
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = torch.nn.Parameter(torch.ones(32)), 1e-5
 
-        def forward(self, x: Tensor) -> Tensor:
-            return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight
+    def forward(self, x: Tensor) -> Tensor:
+        return x / (x.abs().mean(-1, keepdim=True) + self.eps) * self.weight
 
-    class Gate(torch.nn.Module):
-        def __init__(self, swapped: bool) -> None:
-            super().__init__()
-            self.gate_proj, self.up_proj = torch.nn.Linear(32, 48), torch.nn.Linear(32, 48)
-            self.down_proj, self.act_fn = torch.nn.Linear(48, 32), torch.nn.SiLU()
-            self.swapped = swapped
 
-        def forward(self, x: Tensor) -> Tensor:
-            gate, up = self.gate_proj(x), self.up_proj(x)
-            if self.swapped:
-                gate, up = up, gate
-            return self.down_proj(self.act_fn(gate) * up)
+class PairNorm(torch.nn.RMSNorm):
+    def forward(self, x: Tensor) -> Any:
+        return super().forward(x), x
 
-    with torch.inference_mode():
-        assert len(FusedLayers(torch.nn.ModuleList([MeanNorm(), Gate(swapped=True)]))) == 0
-        assert len(FusedLayers(torch.nn.ModuleList([torch.nn.RMSNorm(32, eps=1e-5), Gate(swapped=False)]))) == 2
+
+class ScalarNorm(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.eps = torch.nn.Parameter(torch.ones(1)), 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.eps) * self.weight
+
+
+class Gate(torch.nn.Module):
+    def __init__(self, *, swapped: bool = False, limit: float = float("inf")) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj = torch.nn.Linear(32, 48), torch.nn.Linear(32, 48)
+        self.down_proj, self.act_fn = torch.nn.Linear(48, 32), torch.nn.SiLU()
+        self.swapped, self.limit = swapped, limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.gate_proj(x), self.up_proj(x).clamp(-self.limit, self.limit)
+        if self.swapped:
+            gate, up = up, gate
+        return self.down_proj(self.act_fn(gate) * up)
+
+
+@pytest.mark.parametrize(
+    ("module", "found"),
+    [
+        (torch.nn.RMSNorm(32, eps=1e-5), 1),
+        (torch.nn.RMSNorm(2048, eps=1e-6).bfloat16(), 1),
+        (torch.nn.LayerNorm(4096, bias=False).bfloat16(), 0),  # centred rows hide the mean that it takes away
+        (MeanNorm(), 0),
+        (ScalarNorm(), 0),
+        (PairNorm(32, eps=1e-5), 0),
+        (Gate(), 1),
+        (Gate().bfloat16(), 1),
+        (Gate(swapped=True), 0),
+        (torch.nn.ModuleList([Gate(), Gate(limit=50.0)]), 1),  # of one class, and only one is clamped
+    ],
+    ids=lambda value: value._get_name() if isinstance(value, torch.nn.Module) else None,
+)
+@torch.inference_mode()
+def test_modules_that_only_look_alike_are_left_alone(module: torch.nn.Module, found: int) -> None:
+    assert len(FusedLayers(module)) == found
+
+
+@torch.inference_mode()
+def test_hooks_and_keywords_work_as_before() -> None:
+    """A hook on the activation steers, a hook on the gate's projection sees its output, keywords are passed on."""
+    gate = Gate()
+    rows = torch.randn(1, 3, 32)
+    kept: list[Tensor] = []
+    gate.gate_proj.register_forward_hook(lambda module, given, output: kept.append(output))
+    fused = FusedLayers(torch.nn.ModuleList([gate]))
+    assert kept == [], "trying a module does not run its hooks"
+    with fused.installed():
+        torch.testing.assert_close(gate(rows), gate(x=rows))
+        assert torch.equal(kept[0], torch.nn.functional.linear(rows, gate.gate_proj.weight, gate.gate_proj.bias))
+        gate.act_fn.register_forward_hook(lambda module, given, output: output * 0)
+        torch.testing.assert_close(gate(rows), gate.down_proj.bias.expand(1, 3, 32))
