@@ -70,7 +70,7 @@ def score(
     prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
     shards: Annotated[
         int | None,
-        typer.Option(help="Write a folder of so many Parquet files, sorted by rank (0: of even size), instead of one."),
+        typer.Option(help="Write a folder of so many Parquet files by rank (0: of 16,384 rows each) instead of one."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and start anew.")] = False,
@@ -157,6 +157,9 @@ def score(
             bar.close()
             print(f"\ninterrupted: finished rows are kept beside {output}; go on with --resume", file=sys.stderr)
             raise typer.Exit(130) from None
+        finally:
+            if close := getattr(scorer, "close", None):  # an engine's processes
+                close()
     if team.leads:
         print(summary(run, output))
     leave()

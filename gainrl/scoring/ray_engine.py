@@ -13,7 +13,11 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import pickle
+import socket
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -41,6 +45,8 @@ if TYPE_CHECKING:
 WINDOWS_AT_ONCE = 16
 DEATHS = 3
 """How often one worker may die and be started again, and one batch be computed anew."""
+PATIENCE = 10.0
+"""Seconds that may pass without a free device before the user is told what is waited for."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +74,21 @@ class _Worker:
         self._open.enter_context(self._scorer.weights_fixed())  # for good: nobody trains this copy
 
     def __call__(self, rows: dict[str, Any]) -> dict[str, list[Any]]:
-        out = []
-        for packed in rows["packed"]:
-            number, batch, prompts = pickle.loads(packed)
-            out.append(pickle.dumps((number, self._scorer._score_batch(batch, prompts))))
-        return {"packed": out}
+        return {"packed": [self._one(packed) for packed in rows["packed"]]}
+
+    def _one(self, packed: bytes) -> bytes:
+        """A batch's number and its results, or the UserError that came of it (Ray Data would wrap it in others)."""
+        number, batch, prompts = pickle.loads(packed)
+        try:
+            return pickle.dumps((number, self._scorer._score_batch(batch, prompts)))
+        except UserError as error:
+            return pickle.dumps((number, error))
+        except RuntimeError as error:
+            if "CUDA error" not in str(error):
+                raise
+            # This process's CUDA context is of no use any more: Ray starts another one, which computes the batch.
+            print(f"gainrl: a Ray worker lost its GPU and ends: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
 
 
 def _facts(model: str, options: dict[str, Any]) -> _Facts:
@@ -98,7 +114,8 @@ class RayScorer:
     The cluster is the one that RAY_ADDRESS names or that runs on this machine; without one, Ray is started here and
     ended by `close`.  `workers` is by default the number of the cluster's GPUs, each its own worker, or 1.
 
-    Raises UserError if Ray is not installed, if the cluster lacks the devices, or if the model cannot be loaded there.
+    Raises UserError if Ray is not installed, if the cluster does not answer or lacks the devices, or if the model
+    cannot be loaded there.
     """
 
     def __init__(
@@ -124,27 +141,27 @@ class RayScorer:
             raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
         self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
         tokenizer = load_tokenizer(model)
+        self._model, self.backend, self.directions, self.nll = model, backend, directions, nll
+        self._said_waiting = False
         self._ray = _ray()
         self._ours = not self._ray.is_initialized()
-        if self._ours:
-            self._ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-        there = self._ray.cluster_resources()
-        gpus = 0 if device == "cpu" else int(there.get("GPU", 0))
-        if device == "cuda" and not gpus:
-            raise UserError("--device cuda: the Ray cluster has no GPU")
-        self.workers = workers or max(1, gpus)
-        self._resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
-        room = gpus or int(there.get("CPU", 1))
-        if not 1 <= self.workers <= room:
-            raise UserError(f"--workers {self.workers}: the Ray cluster has {room} {'GPUs' if gpus else 'CPUs'}")
-        self._model, self.backend, self.directions, self.nll = model, backend, directions, nll
-        self._options: dict[str, Any] = {
-            "device": "cuda" if gpus else "cpu", "dtype": dtype, "backend": backend, "tap": tap,
-            "definition": self.definition, "directions": directions, "nll": nll, "tokens_per_batch": tokens_per_batch,
-        }  # fmt: skip
-        with self._explained():
-            look = self._ray.remote(_facts).options(**self._resources)
-            self._facts: _Facts = self._ray.get(look.remote(model, self._options))
+        try:
+            if self._ours:
+                self._join()
+            with self._explained():
+                gpus = self._share_out(workers, device)
+                self._options: dict[str, Any] = {
+                    "device": "cuda" if gpus else "cpu", "dtype": dtype, "backend": backend, "tap": tap,
+                    "definition": self.definition, "directions": directions, "nll": nll,
+                    "tokens_per_batch": tokens_per_batch,
+                }  # fmt: skip
+                self._say_if_waiting()
+                # One call a process: a worker that went on would keep its CUDA context and the model's memory.
+                look = self._ray.remote(max_calls=1, **self._resources)(_facts)
+                self._facts: _Facts = self._ray.get(look.remote(model, self._options))
+        except BaseException:
+            self.close()
+            raise
         self.model = _Commit(self._facts.commit)
         self.device = torch.device(self._facts.device)
         self.dtype, self.tap, self.form = self._facts.dtype, self._facts.tap, self._facts.form
@@ -155,6 +172,48 @@ class RayScorer:
         self.renderer = PromptRenderer(
             tokenizer, question_after=question_after, max_tokens=self._facts.context, too_long=too_long, date=date
         )
+
+    def _join(self) -> None:
+        """Connect to the cluster there is, or start one."""
+        address = os.environ.get("RAY_ADDRESS", "")
+        try:
+            host, _, port = address.rpartition("://")[2].rpartition(":")
+            if host and port.isdigit():  # Ray itself tries a dead address for minutes
+                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+            self._ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
+            what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
+            raise UserError(f"{what} ({_last_line(error)})") from error
+
+    def _share_out(self, workers: int | None, device: str) -> int:
+        """Set what each worker gets; the number of the cluster's GPUs that may be used."""
+        there = self._ray.cluster_resources()
+        gpus = 0 if device == "cpu" else int(there.get("GPU", 0))
+        if device == "cuda" and not gpus:
+            raise UserError("--device cuda: the Ray cluster has no GPU")
+        self.workers = max(1, gpus) if workers is None else workers
+        self._resources: dict[str, Any] = {"num_gpus": 1, "num_cpus": 1} if gpus else {"num_cpus": 1}
+        room = gpus or int(there.get("CPU", 1))
+        if not 1 <= self.workers <= room:
+            raise UserError(f"--workers {self.workers}: the Ray cluster has {room} {'GPUs' if gpus else 'CPUs'}")
+        return gpus
+
+    def _say_if_waiting(self) -> None:
+        """Tell the user, once, if nothing is free for a worker; Ray starts it when something is."""
+        until = time.monotonic() + PATIENCE
+        wanted = "GPU" if "num_gpus" in self._resources else "CPU"
+        while not self._said_waiting:
+            free = self._ray.available_resources()
+            if all(free.get(kind, 0) >= 1 for kind in {wanted, "CPU"}):
+                return
+            if time.monotonic() > until:
+                self._said_waiting = True
+                print(
+                    f"waiting for {self.workers} {wanted}s of the Ray cluster: others hold {wanted}s or CPUs that "
+                    "its workers need",
+                    file=sys.stderr,
+                )
+            time.sleep(0.2)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -245,8 +304,12 @@ class RayScorer:
                 max_task_retries=DEATHS,
                 **self._resources,
             )
+            self._say_if_waiting()
             for row in results.iter_rows():
-                yield pickle.loads(row["packed"])
+                number, computed = pickle.loads(row["packed"])
+                if isinstance(computed, UserError):
+                    raise computed
+                yield number, computed
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -254,15 +317,33 @@ class RayScorer:
         try:
             yield
         except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise UserError(str(error.cause)) from error
-            raise
-        except (self._ray.exceptions.RayError, self._ray.exceptions.RaySystemError) as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
-                f"a Ray worker died more than {DEATHS} times, or the cluster is gone ({first}); finished rows are "
-                "kept: go on with --resume"
-            ) from error
+            raise UserError(_said_by_worker(error)) from error
+        except self._ray.exceptions.RayError as error:
+            if getattr(error, "actor_init_failed", False):
+                why = f"a Ray worker could not begin: {_last_line(error)}"
+            else:
+                first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+                why = f"a Ray worker died more than {DEATHS} times, or the cluster is gone ({first})"
+            raise UserError(why + _KEPT) from error
+
+
+_KEPT = "; finished rows are kept: go on with --resume"
+
+
+def _said_by_worker(error: Any) -> str:
+    """What a worker's exception comes to: a UserError as it was said there, anything else by its last line."""
+    cause = error
+    while inner := getattr(cause, "cause", None) or cause.__cause__:
+        cause = inner
+    if isinstance(cause, UserError):
+        return str(cause)
+    # Pickling drops the exception that Ray Data's own was raised from; the traceback's text has it.
+    inmost = str(error).partition("\nThe above exception was the direct cause")[0]
+    return f"a Ray worker failed: {_last_line(inmost)}{_KEPT}"
+
+
+def _last_line(said: object) -> str:
+    return next((line.strip() for line in reversed(str(said).splitlines()) if line.strip()), type(said).__name__)
 
 
 class _Commit:

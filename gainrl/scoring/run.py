@@ -110,14 +110,16 @@ def score_dataset(
     `control="length"` ranks by what is left of the score after length is regressed out (`gainrl.table`).  Memory holds
     one window of prompts, whatever the size of the dataset.
 
-    Raises UserError if the dataset is empty or is not the one that was begun, if every row of the first window
-    fails, or if after some window more than the share `max_failed` of the rows failed; finished rows are kept in
-    the journal.
+    Raises UserError if a `WindowsScorer` is run in several processes, if the dataset is empty or is not the one that
+    was begun, if every row of the first window fails, or if after some window more than the share `max_failed` of the
+    rows failed; finished rows are kept in the journal.
     """
     if control not in CONTROLS:
         raise UserError(f"--control {control!r}: choose {' or '.join(CONTROLS)}")
     if not 0 <= max_failed <= 1:
         raise UserError(f"--max-failed {max_failed}: give a share of the rows, from 0 to 1")
+    if team.size > 1 and isinstance(scorer, WindowsScorer):
+        raise UserError(f"{type(scorer).__name__} shares out the work itself: run one process, not {team.size}")
     if team.leads:
         check_output(output, overwrite=overwrite, resume=resume, shards=shards)
     team.barrier()  # nobody's journal is there yet when that is checked

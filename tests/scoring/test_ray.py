@@ -105,6 +105,10 @@ def test_workers_that_die_too_often_end_the_run_and_keep_the_rows(
 def test_in_memory_and_what_the_cluster_does_not_have(model_directory):
     with pytest.raises(UserError, match=r"--workers 999: the Ray cluster has \d+ CPUs"):
         RayScorer(str(model_directory), device="cpu", workers=999)
+    assert not ray.is_initialized(), "what was started for a scorer that could not be made is ended"
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="WARNING")
+    with pytest.raises(UserError, match="--workers 0"):
+        RayScorer(str(model_directory), device="cpu", workers=0)
     with pytest.raises(UserError, match="no GPU"):
         RayScorer(str(model_directory), device="cuda")
     with pytest.raises(UserError, match="tap 'layer:99'"):
@@ -116,6 +120,12 @@ def test_in_memory_and_what_the_cluster_does_not_have(model_directory):
     assert ours.status == theirs.status
     assert ours.score.tobytes() == theirs.score.tobytes()
     assert ours.directions.tobytes() == theirs.directions.tobytes()
+
+
+def test_an_address_without_a_cluster_is_one_error(monkeypatch, model_directory):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: no Ray cluster answers there"):
+        RayScorer(str(model_directory), device="cpu")
 
 
 def test_without_ray_the_error_names_the_extra(monkeypatch, model_directory):
