@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
-from gainrl.scoring.forward import Prefix, States
+from gainrl.scoring.forward import States
+from gainrl.scoring.packed import Prefix
 from gainrl.scoring.prompts import Rendered
 from gainrl.scoring.taps import decoder_of, evaluating, first_device
 

@@ -26,9 +26,10 @@ from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.budget import out_of_memory, tokens_per_batch
 from gainrl.scoring.contract import Prepared, within
 from gainrl.scoring.definition import PUBLISHED, Definition
-from gainrl.scoring.forward import Prefix, choose_forward
+from gainrl.scoring.forward import choose_forward
 from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
 from gainrl.scoring.nll import LikelihoodHead
+from gainrl.scoring.packed import Prefix
 from gainrl.scoring.phases import NO_CLOCK, Clock
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
 from gainrl.scoring.results import RowResult, Scores, failed, not_finite, row_result
