@@ -316,7 +316,7 @@ class RayScorer:
         """What goes wrong in the cluster as one sentence; a mistake found by a worker as it was said there."""
         try:
             yield
-        except self._ray.exceptions.RayTaskError as error:
+        except (self._ray.exceptions.RayTaskError, self._ray.exceptions.UserCodeException) as error:
             raise UserError(_said_by_worker(error)) from error
         except self._ray.exceptions.RayError as error:
             if getattr(error, "actor_init_failed", False):
