@@ -1,4 +1,4 @@
-"""gainrl: reinforcement fine-tuning of language models with fewer rollouts (GAIN-RL, arXiv 2506.02281).
+"""gainrl: scoring and curricula for reinforcement fine-tuning of language models (GAIN-RL, arXiv 2506.02281).
 
 The public names are loaded on first use, so that `import gainrl` costs nothing and the curriculum works
 without torch.

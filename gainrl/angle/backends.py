@@ -50,7 +50,7 @@ def _native_cuda() -> str:
 def _torch() -> str:
     try:
         importlib.import_module("torch")
-    except ImportError as error:
+    except Exception as error:  # OSError where a library of CUDA is missing, ValueError where one does not fit
         return f"torch does not import: {error}"
     return "ok"
 
@@ -61,7 +61,7 @@ def _triton(interpreted: bool) -> str:
         return _torch()
     try:
         importlib.import_module("triton")
-    except ImportError as error:
+    except Exception as error:
         return f"triton does not import: {error}"
     if not interpreted:
         import torch
@@ -127,8 +127,11 @@ def _automatic(device: str) -> str:
     for name in order(device):
         if not (reason := unavailable(name, device)):
             why = "".join(f"; not {other}: {text}" for other, text in passed)
+            slow = name in ("torch", "reference") and device in ("cpu", "cuda")
+            # CUDA code that is there and cannot run is worth a word, though Triton is as good.
+            refused = device == "cuda" and name != "native" and getattr(native_module(), "built_with_cuda", False)
             log.log(
-                logging.WARNING if name in ("torch", "reference") and device in ("cpu", "cuda") else logging.INFO,
+                logging.WARNING if slow or refused else logging.INFO,
                 "angle concentration on %s uses the %s backend%s", device, name, why,
             )  # fmt: skip
             return name

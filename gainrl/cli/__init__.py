@@ -28,7 +28,7 @@ VERBS = {
 
 app = typer.Typer(
     name="gainrl",
-    help="Reinforcement fine-tuning with fewer rollouts: rank, train with the curriculum, report.",
+    help="Reinforcement fine-tuning with a curriculum: rank, train, evaluate, report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

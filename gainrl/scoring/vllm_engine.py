@@ -57,7 +57,11 @@ _OURS = {
     "convert": None,
     "pooler_config": None,
     "worker_extension_cls": None,
+    "revision": "a local directory of that revision as --model",
+    "tokenizer_revision": "a local directory of that revision as --model",
 }
+_HARMLESS = {"gpu_memory_utilization", "swap_space", "cpu_offload_gb", "enforce_eager", "disable_log_stats", "seed"}
+"""Options that change speed and memory, not scores."""
 
 
 class _Sums(NamedTuple):
@@ -119,7 +123,10 @@ class VllmScorer:
         self._params: Callable[..., Any] = vllm.PoolingParams
         self.model = SimpleNamespace(config=config.hf_config)
         self.dtype = str(config.dtype).removeprefix("torch.")
-        self.form = f"vllm {vllm.__version__}, tensor parallel {tensor_parallel}"
+        given = sorted((name, value) for name, value in (options or {}).items() if name not in _HARMLESS)
+        self.form = f"vllm {vllm.__version__}, tensor parallel {tensor_parallel}" + "".join(
+            f", {name}={value!r}" for name, value in given
+        )
         self.device = torch.device(_device_type())
         self.backend = backend
         self.directions = directions

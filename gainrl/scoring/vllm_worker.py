@@ -15,6 +15,7 @@ elsewhere, once for all prompts that share them).  A prompt that vLLM computes i
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Set
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -91,6 +92,21 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
         return torch.cat([outputs.sums.view(-1, 2 * width), *tail], dim=1)
 
 
+def _norm_after_forward(kind: type) -> bool:
+    """Whether `compute_logits` of a vLLM model normalises first (MiMo, Step 3.5): forward's result is not final then.
+
+    A model that is adapted to pooling inherits from the one that computes logits.
+    """
+    for base in kind.__mro__:
+        method = vars(base).get("compute_logits")
+        if method is not None:
+            try:
+                return ".norm(" in inspect.getsource(method)
+            except (OSError, TypeError):  # no source to read
+                return False
+    return False
+
+
 class WorkerExtension:
     """vLLM's workers take this class as a base (`worker_extension_cls`); its methods are called by name."""
 
@@ -99,5 +115,7 @@ class WorkerExtension:
         model: Any = self.get_model()  # type: ignore[attr-defined]
         if not hasattr(model, "pooler"):
             return f"{type(model).__name__} has no pooler (model.pooler)"
+        if _norm_after_forward(type(model)):
+            return f"{type(model).__name__} applies its final norm where it computes logits, not in its forward"
         model.pooler = RoleSums(backend)
         return None

