@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -13,7 +14,7 @@ import pytest
 from scoring_runs import gainrl_score
 
 from gainrl.errors import UserError
-from gainrl.scoring import AngleScorer, ray_engine
+from gainrl.scoring import AngleScorer, ScoringPrompt, ray_engine
 from gainrl.scoring.ray_engine import RayScorer
 from gainrl.scoring.run import journal_path
 
@@ -132,3 +133,36 @@ def test_without_ray_the_error_names_the_extra(monkeypatch, model_directory):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"pip install 'gainrl\[ray\]'"):
         RayScorer(str(model_directory))
+
+
+def test_what_goes_wrong_in_a_worker_is_named(model_directory):
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="WARNING")
+    scorer = RayScorer(str(model_directory), device="cpu")
+    options = scorer._options
+    scorer._options = {**options, "tap": "layer:99"}
+    with pytest.raises(UserError, match=r"tap 'layer:99'"):
+        scorer.score(["one"])
+    scorer._options = options
+    prepared = scorer.prepare([ScoringPrompt("two")])
+    broken = pickle.dumps((0, prepared.batches[0], None))
+    with pytest.raises(UserError, match=r"a Ray worker failed: TypeError: .*NoneType"):
+        list(scorer._computed([broken]))
+
+
+def test_waiting_for_a_cluster_is_said_once(model_directory, capsys, monkeypatch):
+    monkeypatch.setattr(ray_engine, "PATIENCE", 0.1)
+    ray.init(num_cpus=2, log_to_driver=False, include_dashboard=False, logging_level="WARNING")
+    scorer = RayScorer(str(model_directory), device="cpu")
+
+    @ray.remote(num_cpus=2)
+    def holds():
+        time.sleep(60)
+
+    held = holds.remote()
+    while ray.available_resources().get("CPU", 0):
+        time.sleep(0.1)
+    capsys.readouterr()
+    for _ in range(2):
+        scorer._say_if_waiting()
+    assert capsys.readouterr().err.count("waiting for 1 CPUs") == 1
+    ray.cancel(held, force=True)
