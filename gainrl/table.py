@@ -301,6 +301,36 @@ class ScoreTable:
         values: npt.NDArray[Any] = self.columns[name].to_numpy()
         return values
 
+    @property
+    def usable(self) -> npt.NDArray[np.int64]:
+        """Rows that can be drawn, ascending: skipped prompts do not fit the context, failed ones cannot be rendered."""
+        return np.flatnonzero(np.isin(self.column("status").astype(str), ("ok", "undefined")))
+
+    @property
+    def has_directions(self) -> bool:
+        """Whether it was made with `gainrl score --directions`."""
+        return "direction" in self.columns.column_names
+
+    def directions(self) -> npt.NDArray[np.float32]:
+        """(N, D) float32 directions in dataset order, NaN where a row has none.
+
+        Raises UserError if the table has none at all, or such of unequal length.
+        """
+        if not self.has_directions:
+            raise UserError("the score table has no directions: score again with `gainrl score --directions`")
+        column = self.columns["direction"]
+        widths = {len(first) for chunk in column.chunks if len(first := chunk.drop_null()[:1].flatten())}
+        found = np.full((len(column), widths.pop() if len(widths) == 1 else 0), np.nan, dtype=np.float32)
+        start = 0
+        for chunk in column.chunks:  # one array of all might not fit its 32-bit offsets
+            there = np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
+            flat = chunk.drop_null().flatten().to_numpy()
+            if len(flat) != len(there) * found.shape[1]:
+                raise UserError("the score table's directions are of unequal length: score again")
+            found[start + there] = flat.reshape(len(there), found.shape[1])
+            start += len(chunk)
+        return found
+
     def length_correlations(self) -> list[dict[str, Any]]:
         """How much of the order is only length, with and without the diagonal (`gainrl.correlation`)."""
         ok = self.column("status") == "ok"

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gainrl.errors import UserError
 from gainrl.table import (
+    DIRECTION_FIELD,
     METADATA_KEY,
     SCHEMA,
     ScoreTable,
@@ -179,3 +180,37 @@ def test_spearman_agrees_with_scipy_ties_and_missing_values_included():
     assert spearman(x, y) == pytest.approx(spearmanr(x[keep], y[keep]).statistic, abs=1e-12)
     assert np.isnan(spearman([1, 1, 1], [1, 2, 3]))
     assert np.isnan(spearman([1, 2], [1, 2]))
+
+
+def with_directions(table: ScoreTable, rows: list[list[float] | None]) -> ScoreTable:
+    column = pa.array(rows, DIRECTION_FIELD.type)
+    return ScoreTable(table.columns.append_column(DIRECTION_FIELD, column), table.metadata)
+
+
+def test_directions_come_by_row_and_are_nan_where_there_are_none():
+    plain = make([f"p{i}" for i in range(10)], [0.1 * i for i in range(10)])
+    given: list[list[float] | None] = [[float(i), 1.0, 2.0] for i in range(10)]
+    given[4] = None
+    table = with_directions(plain, given)
+    halves = ScoreTable(pa.concat_tables([table.columns[:7], table.columns[7:]]), table.metadata)
+    for each in (table, halves):
+        assert each.has_directions
+        found = each.directions()
+        assert found.dtype == np.float32
+        assert found.shape == (10, 3)
+        assert np.isnan(found[4]).all()
+        assert found[:, 0][~np.isnan(found[:, 0])].tolist() == [i for i in range(10) if i != 4]
+    unequal = with_directions(plain, [[1.0] * (2 + i % 2) for i in range(10)])
+    with pytest.raises(UserError, match="of unequal length"):
+        unequal.directions()
+    with pytest.raises(UserError, match="no directions: score again with `gainrl score --directions`"):
+        plain.directions()
+
+
+def test_rows_that_were_skipped_or_failed_cannot_be_drawn():
+    table = make([f"p{i}" for i in range(4)], [0.5, float("nan"), 0.25, 0.1])
+    words = pa.array(["skipped", "undefined", "ok", "failed"])
+    place = table.columns.column_names.index("status")
+    changed = ScoreTable(table.columns.set_column(place, SCHEMA.field("status"), words), table.metadata)
+    assert table.usable.tolist() == [0, 1, 2, 3]
+    assert changed.usable.tolist() == [1, 2]

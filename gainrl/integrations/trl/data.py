@@ -6,8 +6,6 @@ import logging
 import os
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from datasets import Dataset
 
 from gainrl.curriculum import Ranking
@@ -37,8 +35,7 @@ class ScoredDataset:
         self.ids = content_ids(self.dataset["prompt"])
         self.table.require_dataset(self.ids, "the training dataset")
         self.row_of = {name: row for row, name in enumerate(self.ids)}
-        status = self.table.columns["status"].to_pylist()
-        usable = [row for row, word in enumerate(status) if word in ("ok", "undefined")]
+        usable = self.table.usable.tolist()
         if len(usable) < len(self.ids):
             logger.warning("%d prompts that could not be scored are never drawn", len(self.ids) - len(usable))
         if not usable:
@@ -50,26 +47,6 @@ class ScoredDataset:
     def ranked(self, scores: Any) -> Ranking:
         """The ranking by `scores` (N,) floating, one for each of the `usable` rows, NaN where undefined."""
         return Ranking([self.ids[row] for row in self.usable], scores, self.table.metadata.fingerprint)
-
-    def directions(self) -> npt.NDArray[np.float32]:
-        """(N, D) float32 directions of the `usable` rows, NaN where a row has none; UserError if the table has none."""
-        if "direction" not in self.table.columns.column_names:
-            raise UserError(
-                "curriculum_navigator='probe' learns from the prompts' directions, and the score table has none: "
-                "score again with `gainrl score --directions`"
-            )
-        column = self.table.columns["direction"]
-        widths = {len(first) for chunk in column.chunks if len(first := chunk.drop_null()[:1].flatten())}
-        found = np.full((len(column), widths.pop() if len(widths) == 1 else 0), np.nan, dtype=np.float32)
-        start = 0
-        for chunk in column.chunks:  # one array of all might not fit its 32-bit offsets
-            there = np.flatnonzero(chunk.is_valid().to_numpy(zero_copy_only=False))
-            flat = chunk.drop_null().flatten().to_numpy()
-            if len(flat) != len(there) * found.shape[1]:
-                raise UserError("the score table's directions are of unequal length: score again")
-            found[start + there] = flat.reshape(len(there), found.shape[1])
-            start += len(chunk)
-        return found[self.usable]
 
     def with_rows(self) -> Dataset:
         """The dataset with its row numbers as a column of its own."""

@@ -8,17 +8,13 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
-from datasets import Dataset
-from trl_support import epoch_records, make_table, make_trainer, problems
+from trl_support import epoch_records, make_trainer, problems
 
 from gainrl.errors import UserError
 from gainrl.integrations.trl import run as runs
-from gainrl.integrations.trl.data import ScoredDataset
 from gainrl.integrations.trl.run_config import RunConfig
-from gainrl.table import DIRECTION_FIELD, ScoreTable
+from gainrl.table import ScoreTable
 
 PROBE: dict[str, Any] = {"navigator": "probe", "components": 5, "explore": 0.25, "prompts_per_epoch": 8}
 FIELDS = ("explored", "expected", "tried", "correlation", "log_loss", "constant_log_loss", "fading", "residual")
@@ -43,12 +39,6 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     return tmp_path
-
-
-def with_directions(table: ScoreTable, rows: list[list[float] | None]) -> ScoreTable:
-    return ScoreTable(
-        table.columns.append_column(DIRECTION_FIELD, pa.array(rows, pa.list_(pa.float32()))), table.metadata
-    )
 
 
 def test_a_run_ranks_with_directions_by_itself_and_resumes_to_the_same_records(
@@ -79,22 +69,6 @@ def test_a_run_ranks_with_directions_by_itself_and_resumes_to_the_same_records(
 def test_a_table_without_directions_is_refused_with_the_option_that_makes_them(model: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="`gainrl score --directions`"):
         make_trainer(model, tmp_path, curriculum_navigator="probe")
-
-
-def test_directions_come_by_row_and_are_nan_where_there_are_none() -> None:
-    rows = problems()
-    given: list[list[float] | None] = [[float(i), 1.0, 2.0] for i in range(len(rows))]
-    given[4] = None
-    table = with_directions(make_table(rows), given)
-    halves = ScoreTable(pa.concat_tables([table.columns[:7], table.columns[7:]]), table.metadata)
-    for each in (table, halves):
-        found = ScoredDataset(Dataset.from_list(rows), each).directions()
-        assert found.dtype == np.float32
-        assert np.isnan(found[4]).all()
-        assert [row[0] for row in found.tolist() if row[0] == row[0]] == [float(i) for i in range(len(rows)) if i != 4]
-    unequal = with_directions(make_table(rows), [[1.0] * (2 + i % 2) for i in range(len(rows))])
-    with pytest.raises(UserError, match="of unequal length"):
-        ScoredDataset(Dataset.from_list(rows), unequal).directions()
 
 
 @pytest.mark.parametrize(
