@@ -10,31 +10,40 @@ so what was observed until then counts.  Order and shares, for n = 6 prompts, 2 
 
 A prompt's repeats stay on one process, neighbours in the order are in one step, and all processes have equally many.
 
-`state_dict()` holds the navigator's state and how many of the epoch's prompts were handed out, counted over all
-processes: a run may be resumed with another number of them.  The iteration after `load_state_dict()` has what is left
-of that epoch (nothing, if it had ended), the one after that is the next epoch, as with torchdata's own samplers.
+`state_dict()` holds the navigator's state and the epoch's prompts that are done: those of which a rollout was observed.
+What a loader's workers had fetched ahead, and what was still being generated, comes again after a resume; what is in
+the navigator's sums does not.  So every prompt that came to an end is to be reported, one that could not be graded with
+`scored` False.  After `load_state_dict()` an iteration has what is left of that epoch, or the next epoch if nothing is;
+`epoch` says which.  The number of processes may be another.
 
-torchdata's StatefulDataLoader keeps this state within its own.  With workers it takes it when a batch is sent to a
-worker, so rollouts observed since are not in it; `navigator_in_state=False` then leaves the navigator out, for the
-caller to save beside the loader's state (`navigator.state_dict()`) and to load before iterating.
+torchdata's StatefulDataLoader keeps a state of its own, in which prompts count as done when their batch leaves the
+loader, and has the sampler's in it; there the iteration after an epoch's last batch is empty, as with torchdata's own
+samplers.  With workers it takes that state when a batch is sent to a worker, so rollouts observed since are not in it;
+`navigator_in_state=False` then leaves the navigator out, for the caller to save beside the loader's state
+(`navigator.state_dict()`) and to load before iterating.
 """
 
 from __future__ import annotations
 
+import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from gainrl.curriculum import Navigator
 from gainrl.errors import UserError
+from gainrl.integrations.torch_data.place import Place
 
 Item = TypeVar("Item")
 
-_VERSION = 1
-_FIELDS = {"version", "navigator", "epoch", "handed_out", "repeated", "num_replicas"}
+logger = logging.getLogger(__name__)
+
+_VERSION = 2
+_FIELDS = {"version", "navigator", "epoch", "num_replicas", *Place.FIELDS}
 
 
 class _Base(Sampler[Item]):
@@ -45,10 +54,10 @@ class _Base(Sampler[Item]):
         navigator: Navigator,
         ids: Sequence[str],
         *,
-        repeats: int,
-        num_replicas: int | None,
-        rank: int | None,
-        navigator_in_state: bool,
+        repeats: int = 1,
+        num_replicas: int | None = None,
+        rank: int | None = None,
+        navigator_in_state: bool = True,
     ) -> None:
         started = dist.is_available() and dist.is_initialized()
         self.num_replicas = num_replicas if num_replicas is not None else dist.get_world_size() if started else 1
@@ -75,53 +84,89 @@ class _Base(Sampler[Item]):
                 f"{len(missing)} of the ranking's prompts are not in the dataset, first {missing[0]!r}: it was "
                 "made for another dataset (gainrl.table.content_ids makes a dataset's ids)"
             )
-        self._handed_out = 0
-        self._repeated = 0  # of the step after those: how often it was handed out already
-        self._resumes = False
+        self._done = Place(navigator.n)  # of which something was observed
+        self._reported = 0  # rollouts that were observed through this sampler in the epoch under way
+        self._noted: tuple[int, dict[str, int]] | None = None  # an epoch, and the position of each of its prompts
+        self._sent = Place(navigator.n)  # what the iteration under way has handed out
+        self._resumed: Place | None = None  # what the next iteration leaves out of the epoch under way
 
     @property
     @abstractmethod
     def _step(self) -> int:
         """Prompts that all processes together hand out at once."""
 
+    @property
+    def _least(self) -> int:
+        """Fewer prompts than these make no item."""
+        return self.num_replicas
+
     @abstractmethod
     def _items(self, rows: list[int]) -> list[Item]:
         """This process's items of one step, from the step's rows."""
 
+    def _over(self, place: Place) -> bool:
+        """Whether nothing comes after a place in its epoch."""
+        return len(place.rest) < self._least
+
+    @property
+    def epoch(self) -> int:
+        """Number, from 0, of the epoch that the next iteration goes through.
+
+        After a resume, `for epoch in range(sampler.epoch, epochs)` has the epochs that are owed.
+        """
+        if self._resumed is not None:
+            return self.navigator.epoch + self._over(self._resumed)
+        return self.navigator.epoch + (self.navigator.totals.rollouts > 0)
+
     def __iter__(self) -> Iterator[Item]:
         """One epoch, drawn when its first item is asked for; after `load_state_dict`, what is left of its epoch."""
-        resumes, self._resumes = self._resumes, False
-        return self._epoch(resumes)
+        return _Epoch(self)
 
-    def _epoch(self, resumes: bool) -> Iterator[Item]:
-        if resumes:
-            drawn = self.navigator.ids
-        else:
-            drawn = self.navigator.draw()
-            self._handed_out = self._repeated = 0
-        left = len(drawn) - self._handed_out
-        if left % self.num_replicas:
-            raise UserError(
-                f"{left} prompts are left of the epoch, which {self.num_replicas} processes cannot share: resume "
-                "with a number of processes that divides them"
-            )
-        while self._handed_out < len(drawn):
-            step = drawn[self._handed_out : self._handed_out + self._step]
-            items = self._items([self.row_of[name] for name in step])
+    def _begin(self) -> Place:
+        """Where an iteration begins: in the epoch that a state was loaded of, if it has not ended, or in the next."""
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None and not self._over(resumed):
+            return resumed
+        return Place(len(self.navigator.draw()))
+
+    def _hand_out(self, place: Place) -> Iterator[Item]:
+        """What `place` leaves of the epoch under way; the place moves with it."""
+        self._note_epoch()
+        self._sent = place
+        names, positions = self.navigator.ids, place.rest
+        if extra := len(positions) % self.num_replicas:
+            logger.warning(
+                "%d prompts are left of the epoch, which %d processes cannot share: the last %d are left out",
+                len(positions), self.num_replicas, extra,
+            )  # fmt: skip
+            positions = positions[:-extra]
+        for start in range(0, len(positions), self._step):
+            step = positions[start : start + self._step]
+            items = self._items([self.row_of[names[position]] for position in step])
             # The place is moved on before an item is handed out: a state taken then counts it.
-            for item in items[self._repeated : -1]:
-                self._repeated += 1
+            for item in items[place.repeated : -1]:
+                place.repeated += 1
                 yield item
-            self._handed_out, self._repeated = self._handed_out + len(step), 0
+            place.add(step)
             yield from items[-1:]
+
+    def _note_epoch(self) -> dict[str, int]:
+        """Position of each prompt of the epoch under way; of a new one, nothing is done yet."""
+        epoch = self.navigator.epoch
+        if self._noted is None or self._noted[0] != epoch:
+            if self._noted is not None:
+                self._done, self._reported = Place(self.navigator.n), 0
+            self._noted = epoch, {name: position for position, name in enumerate(self.navigator.ids)}
+        return self._noted[1]
 
     def observe(self, records: Iterable[Mapping[str, Any]], *, gather: bool = True) -> None:
         """Hand finished rollouts of the epoch to the navigator: {id, correct, scored, angle, reward, tokens} each.
 
-        On several processes the navigators must see the same: with `gather` every process calls this with the
-        rollouts of its own and gets everybody's (`torch.distributed.all_gather_object`); a rollout that several
-        processes hold, as tensor-parallel ranks do, is handed in by one.  Without `gather`, `records` are everybody's
-        already.  Raises UserError as `Navigator.observe` does.
+        A prompt is done with its first record.  On several processes the navigators must see the same: with `gather`
+        every process calls this with the rollouts of its own and gets everybody's
+        (`torch.distributed.all_gather_object`); a rollout that several processes hold, as tensor-parallel ranks do, is
+        handed in by one.  Without `gather`, `records` are everybody's already.  Raises UserError as `Navigator.observe`
+        does.
         """
         mine = list(records)
         if gather and self.num_replicas > 1:
@@ -134,16 +179,28 @@ class _Base(Sampler[Item]):
             dist.all_gather_object(parts, mine)
             mine = [record for part in parts for record in part]
         self.navigator.observe(mine)
+        positions = self._note_epoch()
+        self._done.add(positions[record["id"]] for record in mine if record["id"] in positions)  # else: a spare
+        self._reported += len(mine)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain JSON types: the navigator's state, and the prompts of the epoch that all processes have handed out."""
+        """Plain JSON types: the navigator's state, and which of the epoch's prompts are done.
+
+        Rollouts that went past `observe`, straight to the navigator, name no prompt here: what was handed out then
+        counts as done, which with a loader that fetches ahead is more than was trained on.
+        """
+        self._note_epoch()
+        known = self._reported == self.navigator.totals.rollouts
+        navigator = self.navigator.state_dict() if self.navigator_in_state else None
+        return self._state(self._done if known else self._sent, navigator)
+
+    def _state(self, place: Place, navigator: dict[str, Any] | None) -> dict[str, Any]:
         return {
             "version": _VERSION,
-            "navigator": self.navigator.state_dict() if self.navigator_in_state else None,
+            "navigator": navigator,
             "epoch": self.navigator.epoch,
-            "handed_out": self._handed_out,
-            "repeated": self._repeated,
             "num_replicas": self.num_replicas,
+            **place.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -153,16 +210,19 @@ class _Base(Sampler[Item]):
         not have, a navigator that is of another epoch than the state (where the state leaves it out), and whatever the
         navigator refuses.
         """
+        place = self._place_of(state)
+        self._done, self._sent, self._resumed = place.copy(), place.copy(), place
+        self._noted = None
+        self._note_epoch()
+        self._reported = self.navigator.totals.rollouts
+
+    def _place_of(self, state: Mapping[str, Any]) -> Place:
+        """The place that a state tells, with the navigator set to its epoch."""
         if set(state) != _FIELDS or state["version"] != _VERSION:
             fields = sorted(map(str, state))
             raise UserError(f"no state of a curriculum sampler (version {_VERSION}): it has the fields {fields}")
-        handed_out, repeated = state["handed_out"], state["repeated"]
-        if not 0 <= handed_out <= self.navigator.n or not 0 <= repeated < self.repeats:
-            raise UserError(
-                f"the state was made {handed_out} prompts and {repeated} repeats into an epoch, of which this sampler "
-                f"has {self.navigator.n} and {self.repeats}"
-            )
-        if repeated and state["num_replicas"] != self.num_replicas:
+        place = Place.from_state(state, self.navigator.n, self.repeats)
+        if place.repeated and state["num_replicas"] != self.num_replicas:
             raise UserError(
                 f"the state was made amid a prompt's repeats on {state['num_replicas']} processes: resume with as many "
                 "or save after whole groups"
@@ -174,8 +234,36 @@ class _Base(Sampler[Item]):
                 f"the sampler's state is of epoch {state['epoch']}, its navigator is in epoch {self.navigator.epoch}: "
                 "load the navigator's own state first (navigator_in_state is off)"
             )
-        self._handed_out, self._repeated = handed_out, repeated
-        self._resumes = True
+        return place
+
+
+class _Epoch(Iterator[Item]):
+    """One iteration.  Its state, which StatefulDataLoader keeps beside the sampler's, says what it has handed out."""
+
+    def __init__(self, sampler: _Base[Item]) -> None:
+        self._sampler = sampler
+        self._place: Place | None = None
+        self._items: Iterator[Item] | None = None
+
+    def __next__(self) -> Item:
+        if self._items is None:  # not at iter(), which loaders call more than once for one epoch
+            if self._place is None:
+                self._place = self._sampler._begin()
+            self._items = self._sampler._hand_out(self._place)
+        return next(self._items)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place, without the navigator; empty before the first item, when the sampler's own state says all."""
+        if self._items is None or self._place is None:
+            return {}
+        return self._sampler._state(self._place, None)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on behind what was handed out: with nothing, if that was all."""
+        if state:
+            self._place = self._sampler._place_of(state)
+            self._sampler._resumed = None
+            self._sampler._done.add(np.flatnonzero(self._place.gone))
 
 
 class CurriculumSampler(_Base[int]):
@@ -188,21 +276,6 @@ class CurriculumSampler(_Base[int]):
 
     Raises UserError if n is not a multiple of num_replicas, or if the dataset lacks prompts of the ranking.
     """
-
-    def __init__(
-        self,
-        navigator: Navigator,
-        ids: Sequence[str],
-        *,
-        repeats: int = 1,
-        num_replicas: int | None = None,
-        rank: int | None = None,
-        navigator_in_state: bool = True,
-    ) -> None:
-        super().__init__(
-            navigator, ids,
-            repeats=repeats, num_replicas=num_replicas, rank=rank, navigator_in_state=navigator_in_state,
-        )  # fmt: skip
 
     @property
     def _step(self) -> int:
@@ -258,6 +331,10 @@ class CurriculumBatchSampler(_Base[list[int]]):
     @property
     def _step(self) -> int:
         return self.prompts_per_batch * self.num_replicas
+
+    @property
+    def _least(self) -> int:
+        return self._step if self.drop_last else self.num_replicas
 
     def _items(self, rows: list[int]) -> list[list[int]]:
         if self.drop_last and len(rows) < self._step:

@@ -108,26 +108,72 @@ def test_what_is_observed_moves_the_next_epoch(kind):
     assert flat(sampler) == rows_of(alone.draw())
 
 
+def epochs_of(sampler, loader, epochs, states=None):
+    """Batches until `epochs` are over, each reported; the sampler's state before the first and after each."""
+    found = []
+    for _ in range(sampler.epoch, epochs):
+        for batch in loader:
+            found.append(batch)
+            sampler.observe(rollouts(batch if isinstance(batch, list) else [batch]))
+            if states is not None:
+                states.append(json.dumps(sampler.state_dict()))
+    return found
+
+
+def loader_of(kind, sampler, workers):
+    given = {"batch_sampler": sampler} if kind is CurriculumBatchSampler else {"sampler": sampler, "batch_size": 6}
+    return DataLoader(range(N), num_workers=workers, collate_fn=list, **given)
+
+
 @KINDS
-@pytest.mark.parametrize("repeats", [1, 3])
-def test_a_state_goes_on_at_every_place(kind, repeats):
-    whole = make(kind, navigator(), repeats=repeats)
-    expected, states = [], [json.dumps(whole.state_dict())]
-    for _ in range(2):
-        for item in whole:
-            expected.append(item)
-            whole.observe(rollouts(set(flat([item]))))
-            states.append(json.dumps(whole.state_dict()))
-    for place, state in enumerate(states):
-        again = make(kind, navigator(), repeats=repeats)
-        again.load_state_dict(json.loads(state))
-        found = []
-        while len(found) < len(expected) - place:
-            for item in again:
-                found.append(item)
-                again.observe(rollouts(set(flat([item]))))
-        assert found == expected[place:], place
-        assert again.navigator.state_dict() == whole.navigator.state_dict()
+@pytest.mark.parametrize(("workers", "places"), [(0, range(13)), (2, (0, 1, 4, 6, 8))])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+def test_a_state_goes_on_behind_what_was_observed_however_far_the_loader_fetched(kind, workers, places):
+    whole = make(kind, navigator(n=18 if kind is CurriculumSampler else 12), repeats=2)
+    states = [json.dumps(whole.state_dict())]
+    expected = epochs_of(whole, loader_of(kind, whole, workers), 2, states)
+    assert len(expected) == 12
+    for place in places:
+        again = make(kind, navigator(n=whole.navigator.n), repeats=2)
+        again.load_state_dict(json.loads(states[place]))
+        assert again.epoch == place // 6
+        assert epochs_of(again, loader_of(kind, again, workers), 2) == expected[place:], place
+        assert again.state_dict() == whole.state_dict()
+
+
+@KINDS
+def test_prompts_that_were_not_observed_come_again_after_a_resume(kind):
+    sampler = make(kind, navigator())
+    drawn = flat(sampler)
+    sampler.observe(rollouts([*drawn[:3], drawn[6]]))
+    again = make(kind, navigator())
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert again.state_dict() == sampler.state_dict()
+    assert (again.epoch, flat(again)) == (0, [*drawn[3:6], *drawn[7:]])
+    again.observe(rollouts([*drawn[3:6], *drawn[7:]]))
+    assert (again.epoch, again.navigator.totals.rollouts) == (1, 12)
+
+
+@KINDS
+def test_what_went_past_the_sampler_counts_as_handed_out(kind):
+    sampler = make(kind, navigator())
+    items = iter(sampler)
+    first = flat([next(items), next(items)])
+    sampler.navigator.observe(rollouts(first))
+    again = make(kind, navigator())
+    again.load_state_dict(sampler.state_dict())
+    assert flat(again) == flat(items)
+
+
+def test_what_drop_last_leaves_out_is_no_epoch():
+    sampler = CurriculumBatchSampler(navigator(), IDS, 5, drop_last=True)
+    for batch in sampler:
+        sampler.observe(rollouts(batch))
+    again = CurriculumBatchSampler(navigator(), IDS, 5, drop_last=True)
+    again.load_state_dict(sampler.state_dict())
+    assert again.epoch == 1
+    assert list(again) == list(sampler)
+    assert again.navigator.epoch == 1
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1), (2, 4), (3, 1)])
@@ -135,6 +181,8 @@ def test_a_run_resumes_on_another_number_of_processes(before, after):
     drawn = rows_of(navigator().draw())
     first = [CurriculumSampler(navigator(), IDS, num_replicas=before, rank=r) for r in range(before)]
     taken = [list(islice(sampler, 4 // before if before != 3 else 2)) for sampler in first]
+    for sampler in first:
+        sampler.observe(rollouts(flat(taken)), gather=False)
     state = first[0].state_dict()
     assert all(sampler.state_dict() == state for sampler in first)
     then = [CurriculumSampler(navigator(), IDS, num_replicas=after, rank=r) for r in range(after)]
@@ -142,7 +190,17 @@ def test_a_run_resumes_on_another_number_of_processes(before, after):
         sampler.load_state_dict(state)
     rest = [list(sampler) for sampler in then]
     assert sorted(flat(taken) + flat(rest)) == sorted(drawn)
-    assert {len(part) for part in rest} == {(12 - state["handed_out"]) // after}
+    assert {len(part) for part in rest} == {(12 - state["done"]) // after}
+
+
+def test_what_the_processes_cannot_share_is_left_out_and_said(caplog):
+    drawn = rows_of(navigator().draw())
+    state = CurriculumSampler(navigator(), IDS).state_dict()
+    samplers = [CurriculumSampler(navigator(), IDS, num_replicas=2, rank=rank) for rank in range(2)]
+    for sampler in samplers:
+        sampler.load_state_dict({**state, "done": 1})
+    assert [list(sampler) for sampler in samplers] == [drawn[1:-1:2], drawn[2:-1:2]]
+    assert "11 prompts are left of the epoch, which 2 processes cannot share: the last 1 are left out" in caplog.text
 
 
 @KINDS
@@ -172,9 +230,12 @@ def bad(**changes):
     ("state", "message"),
     [
         ({}, "no state of a curriculum sampler"),
-        (bad(version=2), "no state of a curriculum sampler"),
+        (bad(version=1), "no state of a curriculum sampler"),
         (bad(more=1), "no state of a curriculum sampler"),
-        (bad(handed_out=13), "made 13 prompts and 0 repeats into an epoch, of which this sampler has 12 and 1"),
+        (bad(done=13), r"made 13 prompts and 0 repeats into an epoch .*, of which this sampler has 12 and 1"),
+        (bad(ahead=[12]), "and has 1 prompts further on"),
+        (bad(done=2, ahead=[1]), "made 2 prompts"),
+        (bad(done="2"), "made 2 prompts"),
         (bad(repeated=1), "made 0 prompts and 1 repeats"),
         (bad(navigator={}), "no curriculum state"),
         (bad(navigator=UniformNavigator(navigator().ranking, 12).state_dict()), "gaussian"),
@@ -190,9 +251,12 @@ def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(state, message
 
 def test_amid_a_prompts_repeats_the_number_of_processes_must_stay():
     sampler = CurriculumSampler(navigator(), IDS, repeats=3)
-    next(iter(sampler))
+    items = iter(sampler)
+    next(items)
+    state = items.state_dict()
+    assert (state["done"], state["repeated"]) == (0, 1)
     with pytest.raises(UserError, match="amid a prompt's repeats on 1 processes"):
-        CurriculumSampler(navigator(), IDS, repeats=3, num_replicas=2, rank=0).load_state_dict(sampler.state_dict())
+        iter(CurriculumSampler(navigator(), IDS, repeats=3, num_replicas=2, rank=0)).load_state_dict(state)
 
 
 @pytest.mark.parametrize(
