@@ -4,6 +4,7 @@
     ids, epoch         the epoch under way; reading them never moves anything
     spares             ids to fall back on in the epoch under way, in the order of their use
     observe(records)   one record per finished rollout of the epoch under way, in any number of calls
+    observe_late(records)   rollouts of earlier epochs that come back only now (asynchronous trainers)
     rerank(ranking)    between epochs: the same prompts in another order of score
     metrics()          the epoch under way as one JSON-able object
     state_dict(), load_state_dict(state)
@@ -66,6 +67,7 @@ class Navigator(ABC):
         self.seed = int(seed)
         self._epoch = 0
         self._totals = Totals()
+        self._late = Totals()
         self._outcomes = Outcomes()
         self._ranks: drawing.Ranks | None = None
         self._spares: list[str] | None = None
@@ -119,8 +121,13 @@ class Navigator(ABC):
 
     @property
     def totals(self) -> Totals:
-        """Sums over what was observed in the epoch under way."""
+        """Sums over what was observed since the draw of the epoch under way: what its move follows from."""
         return self._totals
+
+    @property
+    def late(self) -> Totals:
+        """The part of `totals` that comes from prompts drawn for earlier epochs."""
+        return self._late
 
     @property
     def ranks(self) -> drawing.Ranks:
@@ -161,7 +168,7 @@ class Navigator(ABC):
         if self._totals.rollouts:
             self._move(self._totals, self._outcomes)
             self._epoch += 1
-            self._totals, self._outcomes = Totals(), Outcomes()
+            self._totals, self._late, self._outcomes = Totals(), Totals(), Outcomes()
             self._forget()
 
     def rerank(self, ranking: Ranking) -> None:
@@ -197,6 +204,21 @@ class Navigator(ABC):
             for record in records:
                 self._outcomes.add(self.ranking.rank_of(record["id"]), record)
 
+    def observe_late(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Add rollouts of prompts that were drawn for an earlier epoch, whose move is made already.
+
+        They have their say in the next move and in what is remembered of their prompts; `metrics` of the epoch under
+        way leave them out.  All or none of them are added.  Raises UserError for a malformed record and for a prompt
+        that is not in the ranking.
+        """
+        records = list(records)
+        totals = Totals.from_records(records)
+        ranks = [self.ranking.rank_of(record["id"]) for record in records]
+        self._totals, self._late = self._totals + totals, self._late + totals
+        if self._remembers:
+            for rank, record in zip(ranks, records, strict=True):
+                self._outcomes.add(rank, record, late=True)
+
     def observe_totals(self, totals: Totals) -> None:
         """Add sums that were made elsewhere, such as `Totals` reduced over processes.
 
@@ -210,11 +232,12 @@ class Navigator(ABC):
         self._totals = self._totals + totals
 
     def metrics(self) -> dict[str, Any]:
-        """The epoch under way: its number, its draw, means over what was observed so far (None where undefined).
+        """The epoch under way: its number, its draw, means over what was observed of it so far (None where undefined).
 
-        `ranks` are the lowest rank drawn, the 10, 50 and 90 % quantiles, and the highest.
+        `ranks` are the lowest rank drawn, the 10, 50 and 90 % quantiles, and the highest.  What came late from earlier
+        epochs is not in these numbers (see `late`), except where they tell of the next move.
         """
-        totals = self._totals
+        totals = self._totals - self._late
         low, tenth, middle, ninetieth, high = np.quantile(self.ranks, [0.0, 0.1, 0.5, 0.9, 1.0]).tolist()
         return {
             "navigator": self.kind,
@@ -235,7 +258,7 @@ class Navigator(ABC):
         """The state as JSON types (gainrl.curriculum.state): what the epoch under way came from, and its sums."""
         outcomes = self._outcomes if self._remembers else None
         return states.pack(
-            self.kind, self.ranking, self._settings(), self._epoch, self._position(), self._totals, outcomes
+            self.kind, self.ranking, self._settings(), self._epoch, self._position(), self._totals, self._late, outcomes
         )
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -244,11 +267,11 @@ class Navigator(ABC):
         Raises UserError, changing nothing, if the state has unknown or missing fields, or is of another version,
         navigator, dataset, ranking or setting; the message names what differs.
         """
-        epoch, position, totals, outcomes = states.unpack(
+        epoch, position, totals, late, outcomes = states.unpack(
             state, self.kind, self.ranking, self._settings(), self._position(), self._remembers
         )
         self._restore(position)
-        self._epoch, self._totals, self._outcomes = epoch, totals, outcomes or Outcomes()
+        self._epoch, self._totals, self._late, self._outcomes = epoch, totals, late, outcomes or Outcomes()
         self._forget()
 
     def _forget(self) -> None:

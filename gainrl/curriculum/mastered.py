@@ -2,7 +2,8 @@
 
 A prompt of which every rollout was scored and fully correct in k epochs in a row rests for `rest` epochs, in which it
 is drawn only if fewer than n others are awake.  When it is drawn again and solved in full again, it rests again
-at once; else its count starts anew.
+at once; else its count starts anew.  Rollouts that come back after their epoch (`Navigator.observe_late`) count as an
+epoch of their own, before the one in which they come: a group should come back whole.
 """
 
 from __future__ import annotations
@@ -52,12 +53,12 @@ class Mastered:
 
     def finish(self, outcomes: Outcomes) -> None:
         """Take the consequences of a finished epoch."""
-        ranks, rollouts, scored, credit = outcomes.columns()
-        full = (scored == rollouts) & (credit == CREDIT * scored)
-        # a streak stays at k: after the rest one full solution is enough
-        self._streak[ranks] = np.where(full, np.minimum(self._streak[ranks] + 1, self.times), 0)
         self._left = np.maximum(self._left - 1, 0)
-        self._left[ranks] = np.where(self._streak[ranks] == self.times, self.rest, 0)
+        for ranks, rollouts, scored, credit in (outcomes.late(), outcomes.own()):
+            full = (scored == rollouts) & (credit == CREDIT * scored)
+            # a streak stays at k: after the rest one full solution is enough
+            self._streak[ranks] = np.where(full, np.minimum(self._streak[ranks] + 1, self.times), 0)
+            self._left[ranks] = np.where(self._streak[ranks] == self.times, self.rest, 0)
 
     def reorder(self, old_rank: Integers) -> None:
         """The prompt that is now at rank r was at `old_rank[r]`."""

@@ -2,6 +2,9 @@
 
 Sums are integers, so that the order of the observations and their split over calls and processes do not matter.
 Credit is summed in units of 1/256, rounded down: only a rollout of full credit (within 2^-20) counts 256.
+
+Rollouts of prompts that were drawn for an earlier epoch (`Navigator.observe_late`) are kept apart: what a prompt came
+to in that epoch is not what it came to in this one.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ CREDIT = 256
 """Units of one rollout solved in full."""
 
 Integers = npt.NDArray[np.int64]
+Columns = tuple[Integers, Integers, Integers, Integers]
+Sums = dict[int, tuple[int, int, int]]
 _FIELDS = ("ranks", "rollouts", "scored", "credit")
 
 
@@ -26,53 +31,79 @@ class Outcomes:
     """Rollouts, scored rollouts and credit of every prompt observed in the epoch, by rank."""
 
     def __init__(self) -> None:
-        self._sums: dict[int, tuple[int, int, int]] = {}
+        self._own: Sums = {}
+        self._late: Sums = {}
 
     def __len__(self) -> int:
-        return len(self._sums)
+        return len(self._own.keys() | self._late.keys())
 
-    def add(self, rank: int, record: Mapping[str, Any]) -> None:
+    def add(self, rank: int, record: Mapping[str, Any], *, late: bool = False) -> None:
         """Add one rollout record of the prompt at `rank`; the record has been checked (`Totals.from_records`)."""
-        rollouts, scored, credit = self._sums.get(rank, (0, 0, 0))
+        sums = self._late if late else self._own
+        rollouts, scored, credit = sums.get(rank, (0, 0, 0))
         if record["scored"]:
             scored += 1
             credit += round(float(record["correct"]) * 2**20) * CREDIT >> 20
-        self._sums[rank] = (rollouts + 1, scored, credit)
+        sums[rank] = (rollouts + 1, scored, credit)
 
-    def columns(self) -> tuple[Integers, Integers, Integers, Integers]:
+    def columns(self) -> Columns:
         """Ranks in ascending order, and their rollouts, scored rollouts and credit in units of 1/256; each (m,)."""
-        rows = [(rank, *self._sums[rank]) for rank in sorted(self._sums)]
-        table = np.array(rows, dtype=np.int64).reshape(len(rows), 4)
-        return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+        if not self._late:
+            return _columns(self._own)
+        both = dict(self._own)
+        for rank, late in self._late.items():
+            rollouts, scored, credit = both.get(rank, (0, 0, 0))
+            both[rank] = (rollouts + late[0], scored + late[1], credit + late[2])
+        return _columns(both)
 
-    def reordered(self, new_rank: Integers) -> Outcomes:
-        """The same outcomes where the prompt of rank r has moved to `new_rank[r]`."""
-        moved = Outcomes()
-        moved._sums = {int(new_rank[rank]): sums for rank, sums in self._sums.items()}
-        return moved
+    def own(self) -> Columns:
+        """As `columns`, of the prompts drawn for this epoch alone."""
+        return _columns(self._own)
+
+    def late(self) -> Columns:
+        """As `columns`, of the prompts drawn for an earlier epoch alone."""
+        return _columns(self._late)
 
     def state(self) -> dict[str, Any]:
-        """As JSON types."""
-        ranks, *sums = self.columns()
-        steps = np.diff(ranks, prepend=0)
-        texts = [to_text(column, "<u4") for column in (steps, *sums)]
-        return {"size": len(ranks), **dict(zip(_FIELDS, texts, strict=True))}
+        """As JSON types; `late` is null where nothing came late."""
+        return {**_state(self._own), "late": _state(self._late) if self._late else None}
 
     @classmethod
     def from_state(cls, state: Any, size: int) -> Outcomes:
         """From `state()`, over a ranking of `size` prompts; UserError if it is none."""
-        wanted = {"size", *_FIELDS}
+        wanted = {"size", "late", *_FIELDS}
         if not isinstance(state, Mapping) or set(state) != wanted:
             raise UserError(f"curriculum state: the outcomes of the epoch need the fields {sorted(wanted)}")
-        count = state["size"]
-        if not isinstance(count, int) or not 0 <= count <= size:
-            raise UserError(f"curriculum state: outcomes of {count!r} prompts in a ranking of {size}")
-        steps, rollouts, scored, credit = (from_text(state[name], "<u4", count, name) for name in _FIELDS)
-        ranks = np.cumsum(steps)
-        possible = (scored <= rollouts) & (credit <= CREDIT * scored) & (ranks < size) & (rollouts > 0)
-        if not possible.all() or (count and len(np.unique(ranks)) < count):
-            raise UserError("curriculum state: the outcomes of the epoch contradict themselves")
         outcomes = cls()
-        rows = zip(*(column.tolist() for column in (ranks, rollouts, scored, credit)), strict=True)
-        outcomes._sums = {rank: (a, b, c) for rank, a, b, c in rows}
+        outcomes._own = _sums(state, size)
+        if (late := state["late"]) is not None:
+            if not isinstance(late, Mapping) or set(late) != wanted - {"late"}:
+                raise UserError(f"curriculum state: late outcomes need the fields {sorted(wanted - {'late'})}")
+            outcomes._late = _sums(late, size)
         return outcomes
+
+
+def _columns(sums: Sums) -> Columns:
+    rows = [(rank, *sums[rank]) for rank in sorted(sums)]
+    table = np.array(rows, dtype=np.int64).reshape(len(rows), 4)
+    return table[:, 0], table[:, 1], table[:, 2], table[:, 3]
+
+
+def _state(sums: Sums) -> dict[str, Any]:
+    ranks, *others = _columns(sums)
+    steps = np.diff(ranks, prepend=0)
+    texts = [to_text(column, "<u4") for column in (steps, *others)]
+    return {"size": len(ranks), **dict(zip(_FIELDS, texts, strict=True))}
+
+
+def _sums(state: Mapping[str, Any], size: int) -> Sums:
+    count = state["size"]
+    if not isinstance(count, int) or not 0 <= count <= size:
+        raise UserError(f"curriculum state: outcomes of {count!r} prompts in a ranking of {size}")
+    steps, rollouts, scored, credit = (from_text(state[name], "<u4", count, name) for name in _FIELDS)
+    ranks = np.cumsum(steps)
+    possible = (scored <= rollouts) & (credit <= CREDIT * scored) & (ranks < size) & (rollouts > 0)
+    if not possible.all() or (count and len(np.unique(ranks)) < count):
+        raise UserError("curriculum state: the outcomes of the epoch contradict themselves")
+    rows = zip(*(column.tolist() for column in (ranks, rollouts, scored, credit)), strict=True)
+    return {rank: (a, b, c) for rank, a, b, c in rows}

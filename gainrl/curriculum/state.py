@@ -1,21 +1,22 @@
 """The state of a navigator on disk: one JSON object, versioned, refused by name where it does not fit.
 
     format     "gainrl-curriculum"
-    version    2
+    version    3
     navigator  kind: gaussian, target, posterior, probe, uniform, fixed, shortest-first
     ranking    {size: N, dataset: the dataset's fingerprint, order: a hash of the ids in rank order}
     settings   every setting that the draws depend on, n and seed among them
     epoch      the epoch under way, from 0
     position   where its draw came from (the window's mean, counts per prompt), empty where the epoch says it all
-    totals     integer sums over the rollouts observed in it so far (gainrl.curriculum.totals)
+    totals     integer sums over the rollouts observed since its draw (gainrl.curriculum.totals)
+    late       the part of them that comes from prompts drawn for earlier epochs
     outcomes   sums per prompt of the same rollouts (gainrl.curriculum.outcomes); null where the navigator needs none
 
 With it and the ranking, the epoch under way and all later ones follow; the drawn ids are not stored, because a draw is
 a pure function of (settings, epoch, position).  The size does not depend on the number of prompts, except for the
 navigators that remember prompts: at most 1 MB per 100 thousand prompts (tests/curriculum/test_state_size.py).
 
-Version 1 (before partial credit) is read: its counts of correct rollouts become credit, and its windows have no
-resting prompts.
+Older versions are read: in version 2 nothing is late; in version 1 (before partial credit) counts of correct rollouts
+become credit, and windows have no resting prompts.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from gainrl.curriculum.totals import Totals
 from gainrl.errors import UserError
 
 FORMAT = "gainrl-curriculum"
-VERSION = 2
-_FIELDS = ("format", "version", "navigator", "ranking", "settings", "epoch", "position", "totals", "outcomes")
+VERSION = 3
+_FIELDS = ("format", "version", "navigator", "ranking", "settings", "epoch", "position", "totals", "late", "outcomes")
 
 
 def pack(
@@ -41,6 +42,7 @@ def pack(
     epoch: int,
     position: Mapping[str, Any],
     totals: Totals,
+    late: Totals,
     outcomes: Outcomes | None,
 ) -> dict[str, Any]:
     """The state as plain JSON types."""
@@ -53,6 +55,7 @@ def pack(
         "epoch": epoch,
         "position": dict(position),
         "totals": {field.name: getattr(totals, field.name) for field in fields(totals)},
+        "late": {field.name: getattr(late, field.name) for field in fields(late)},
         "outcomes": None if outcomes is None else outcomes.state(),
     }
 
@@ -64,8 +67,8 @@ def unpack(
     settings: Mapping[str, Any],
     position: Mapping[str, Any],
     remembers: bool,
-) -> tuple[int, dict[str, Any], Totals, Outcomes | None]:
-    """Check a state against what it is loaded into; returns its epoch, position, totals and outcomes.
+) -> tuple[int, dict[str, Any], Totals, Totals, Outcomes | None]:
+    """Check a state against what it is loaded into; returns its epoch, position, totals, late totals and outcomes.
 
     `settings` must be equal, `position` gives the names that a position must have, `remembers` says whether there
     are outcomes per prompt.  Raises UserError that names the field, and both values where two differ.
@@ -74,6 +77,8 @@ def unpack(
         raise UserError(f"this is no curriculum state: its field 'format' is not {FORMAT!r}")
     if state.get("version") == 1:
         state = _from_version_1(state)
+    if state.get("version") == 2:
+        state = _from_version_2(state)
     if state.get("version") != VERSION:
         raise UserError(
             f"curriculum state of version {state.get('version')!r}: this gainrl reads versions 1 to {VERSION}; "
@@ -90,13 +95,16 @@ def unpack(
         raise UserError(f"curriculum state: epoch must be an integer in [0, 2^64), got {epoch!r}")
     _same_fields("position of the curriculum state", state["position"], tuple(position))
     names = tuple(field.name for field in fields(Totals))
-    _same_fields("totals of the curriculum state", state["totals"], names)
+    for part in ("totals", "late"):
+        _same_fields(f"{part} of the curriculum state", state[part], names)
+    totals, late = Totals(**state["totals"]), Totals(**state["late"])
+    _ = totals - late  # UserError if it is no part of them
     if remembers != (state["outcomes"] is not None):
         raise UserError(
             "curriculum state: outcomes per prompt belong to navigators that remember prompts, and only there"
         )
     outcomes = Outcomes.from_state(state["outcomes"], len(ranking)) if remembers else None
-    return epoch, dict(state["position"]), Totals(**state["totals"]), outcomes
+    return epoch, dict(state["position"]), totals, late, outcomes
 
 
 def _from_version_1(state: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,6 +116,17 @@ def _from_version_1(state: Mapping[str, Any]) -> dict[str, Any]:
         new["totals"] = {**others, "credit_units": totals["correct"] * 2**32}
     if isinstance(settings, Mapping) and state.get("navigator") in ("gaussian", "uniform"):
         new["settings"] = {**settings, "skip_mastered": None, "mastered_rest": None}
+    return new
+
+
+def _from_version_2(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The same state in the fields of version 3; what does not fit is left for the checks that follow."""
+    new = {**state, "version": 3}
+    if "late" not in state:
+        new["late"] = {field.name: 0 for field in fields(Totals)}
+    outcomes = state.get("outcomes")
+    if isinstance(outcomes, Mapping) and "late" not in outcomes:
+        new["outcomes"] = {**outcomes, "late": None}
     return new
 
 

@@ -58,6 +58,10 @@ class Totals:
     def __add__(self, other: Totals) -> Totals:
         return Totals(*(a + b for a, b in zip(self.as_list(), other.as_list(), strict=True)))
 
+    def __sub__(self, other: Totals) -> Totals:
+        """The sum without rollouts that are part of it; UserError if they cannot be."""
+        return Totals(*(a - b for a, b in zip(self.as_list(), other.as_list(), strict=True)))
+
     @property
     def accuracy(self) -> float | None:
         """Mean credit of the scored rollouts: the share of correct ones where it is 0 or 1; None if none was scored."""

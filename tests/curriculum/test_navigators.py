@@ -320,7 +320,7 @@ def changed(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     ("path", "value", "message"),
     [
         ("format", "other", "no curriculum state"),
-        ("version", 3, "version 3: this gainrl reads versions 1 to 2"),
+        ("version", 4, "version 4: this gainrl reads versions 1 to 3"),
         ("outcomes", {}, "outcomes per prompt belong to navigators that remember prompts"),
         ("settings.skip_mastered", 3, "skip_mastered was 3 and is now None"),
         ("version", None, "version None"),
@@ -329,6 +329,8 @@ def changed(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("position.mean", None, r"position of the curriculum state .* missing fields \['mean'\]"),
         ("totals.extra", 1, r"totals of the curriculum state .* unknown fields \['extra'\]"),
         ("totals.tokens", 1.5, "tokens must be an integer"),
+        ("late.tokens", None, r"late of the curriculum state .* missing fields \['tokens'\]"),
+        ("late.rollouts", 3, "need 0 <= credit <= scored <= rollouts"),
         ("settings.beta", None, r"settings of the curriculum state .* missing fields \['beta'\]"),
         ("settings.sigma", 21.0, "sigma was 21.0 and is now 20.0"),
         ("settings.n", 25, "n was 25 and is now 24"),
@@ -377,6 +379,23 @@ def test_states_of_version_2_still_load_and_draw_what_they_drew() -> None:
     for name, case in golden.items():
         navigator = makers[name]()
         navigator.load_state_dict(case["state"])
+        assert navigator.ids == case["ids"]
+        assert navigator.draw() == case["next_ids"]
+        expected = makers[name]()
+        expected.load_state_dict(case["next_state"])
+        assert navigator.state_dict() == expected.state_dict()
+        assert navigator.state_dict()["position"] == case["next_state"]["position"]
+
+
+def test_states_of_version_3_still_load_and_draw_what_they_drew() -> None:
+    """With rollouts that came late."""
+    golden = json.loads((GOLDEN / "curriculum_state_v3.json").read_text())
+    makers = MAKE | RESTING
+    assert golden.keys() == makers.keys()
+    for name, case in golden.items():
+        navigator = makers[name]()
+        navigator.load_state_dict(case["state"])
+        assert navigator.late.rollouts == 4
         assert navigator.ids == case["ids"]
         assert navigator.draw() == case["next_ids"]
         assert navigator.state_dict() == case["next_state"]
