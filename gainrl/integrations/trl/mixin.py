@@ -27,6 +27,7 @@ import torch
 from torch.utils.data import Sampler
 
 from gainrl.errors import UserError
+from gainrl.integrations.epoch_log import EpochLog
 from gainrl.integrations.trl.accuracy import Accuracy, RewardGuard
 from gainrl.integrations.trl.backfill import backfill
 from gainrl.integrations.trl.config import CurriculumArguments
@@ -34,7 +35,6 @@ from gainrl.integrations.trl.data import ROW, ScoredDataset
 from gainrl.integrations.trl.groups import EpochCounts, zero_variance
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.random_state import preserved_random_state
-from gainrl.integrations.trl.records import EpochLog
 from gainrl.integrations.trl.reranking import require_whole_model, rerank
 from gainrl.integrations.trl.rollouts import RolloutBatch, rollout_numbers
 from gainrl.integrations.trl.sampler import EpochSampler

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from gainrl.errors import UserError
+from gainrl.integrations.epoch_log import NAME as EPOCHS
 from gainrl.integrations.trl.checkpoints import STATE_NAME, checkpoints, last_complete
-from gainrl.integrations.trl.records import NAME as EPOCHS
 from gainrl.scoring.team import Team
 
 logger = logging.getLogger(__name__)

@@ -25,9 +25,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from trl_support import epoch_records, losses, make_trainer, recorded
 
+from gainrl.integrations.epoch_log import EpochLog
 from gainrl.integrations.trl import GainRLTrainer, saving
 from gainrl.integrations.trl.checkpoints import last_complete
-from gainrl.integrations.trl.records import EpochLog
 
 MOMENTS = {
     "generation": (GainRLTrainer, "_generate_single_turn"),

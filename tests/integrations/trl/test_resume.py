@@ -22,7 +22,6 @@ from gainrl.integrations.trl.checkpoints import (
     step_of,
     why_incomplete,
 )
-from gainrl.integrations.trl.records import EpochLog
 
 SHAPES: list[dict[str, Any]] = [
     {"gradient_accumulation_steps": 1, "per_device_train_batch_size": 4, "prompts_per_epoch": 8},
@@ -277,20 +276,6 @@ def test_a_copy_of_a_checkpoint_may_have_any_name(model: str, saved: tuple[Any, 
     (copied / "trainer_state.json").write_text(text + " " * (size - len(text)))
     with pytest.raises(UserError, match="does not tell the step"):
         run(model, tmp_path / "again", resume=str(copied), **SHAPES[0])
-
-
-def test_epoch_records_survive_a_torn_end_and_nothing_else(tmp_path: Path) -> None:
-    log = EpochLog(tmp_path)
-    log.append({"epoch": 0})
-    log.append({"epoch": 1})
-    with open(log.path, "a") as file:
-        file.write('{"epoch": 2, "navi')
-    assert [record["epoch"] for record in log.read()] == [0, 1]
-    damaged = '{"epoch": 0}\n<<<<<<< HEAD\n{"epoch": 1}\n'
-    log.path.write_text(damaged)
-    with pytest.raises(UserError, match=r"epochs.jsonl, line 2, is no epoch record"):
-        log.keep(2)
-    assert log.path.read_text() == damaged
 
 
 def test_the_state_is_small(saved: tuple[Any, Path]) -> None:

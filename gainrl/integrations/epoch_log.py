@@ -21,10 +21,16 @@ Fields of a record (`EpochLog.append`); null where undefined:
     backfilled                      groups without variance that others took the place of (backfill)
     rerank_correlation, rerank_seconds    Spearman's rank correlation of the ranking of this epoch with the one before,
                                     and what making it took; null unless the dataset was scored again before this epoch
+    unscored                        rollouts that nothing said right or wrong of (verl)
+    angle_source                    where angles come from: actor, the policy's own passes, or table (verl)
+    in_flight                       prompts not yet observed when the epoch was drawn (verl)
+    late, late_accuracy             rollouts of earlier epochs that came back in this one, in none of the counts and
+                                    means above but in next_mean, and their accuracy (verl)
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -50,6 +56,16 @@ class EpochLog:
                 f"{self.path} holds the epochs of an earlier run: resume it, choose another directory, or remove it"
             )
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def set_aside(self) -> Path | None:
+        """Start a new run; the records of an earlier one, if there are any, move to the path that is returned."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.path.exists() or not self.path.stat().st_size:
+            return None
+        free = (self.path.with_stem(f"{self.path.stem}-{number}") for number in itertools.count(1))
+        kept = next(path for path in free if not path.exists())
+        self.path.rename(kept)
+        return kept
 
     def keep(self, finished: int) -> None:
         """Keep the records of the first `finished` epochs alone."""
