@@ -1,4 +1,4 @@
-"""The workflow that makes releases: wheels come from the source distribution alone, and nothing falls back in silence."""
+"""The workflow that makes releases: wheels come from the source distribution alone; nothing falls back in silence."""
 
 from __future__ import annotations
 
