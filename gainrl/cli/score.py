@@ -84,10 +84,9 @@ def score(
         raise UserError("--workers is for --engine ray")
     if engine != "vllm" and (tensor_parallel != 1 or engine_option):
         raise UserError("--tensor-parallel and --engine-option are for --engine vllm")
-    from gainrl.angle import available_backends
+    from gainrl.angle.checks import check_backend
 
-    if backend != "auto" and (why := available_backends().get(backend, "no such backend")) != "ok":
-        raise UserError(f"--backend {backend!r}: {why}; available here: {_usable()}")
+    check_backend(backend)  # that it serves is asked where the model runs
     from gainrl.scoring.run import check_output
     from gainrl.scoring.team import join
 
@@ -190,12 +189,6 @@ def engine_options(given: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             options[name] = value
     return options
-
-
-def _usable() -> str:
-    from gainrl.angle import available_backends
-
-    return ", ".join(name for name, why in available_backends().items() if why == "ok")
 
 
 def prompts_of(dataset: str | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]

@@ -21,10 +21,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from gainrl.angle.backends import unavailable
+from gainrl.angle.checks import NAMES
 from gainrl.errors import UserError
 from gainrl.files import cache_directory
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -115,6 +118,19 @@ def resolve_device(device: str) -> str:
             f"device {device!r} cannot be used with this torch ({torch.__version__}); there are {known}"
         ) from error
     return device
+
+
+def require_backend(backend: str, device: torch.device) -> None:
+    """UserError, with what serves there, unless the backend that was named can serve tensors on `device`.
+
+    It may begin CUDA in this process, so an engine asks in its workers.
+    """
+    if backend == "auto" or not (why := unavailable(backend, device.type)):
+        return
+    able = [name for name in NAMES if name not in ("auto", backend) and not unavailable(name, device.type)]
+    raise UserError(
+        f"--backend {backend}: it cannot serve {device.type} tensors here: {why}; these can: {', '.join(able)}"
+    )
 
 
 def model_identity(name: str, model: PreTrainedModel | None = None) -> str:

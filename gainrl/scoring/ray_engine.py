@@ -22,25 +22,20 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from gainrl.errors import UserError
+from gainrl.scoring.base import BaseScorer
 from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.contract import Prepared, within
+from gainrl.scoring.contract import Prepared
 from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.models import load_tokenizer
-from gainrl.scoring.phases import NO_CLOCK, Clock
-from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.results import RowResult, Scores
+from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
+from gainrl.scoring.results import RowResult
 from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.taps import FINAL, context_length
-from gainrl.scoring.windows import score_batches, score_in_memory
-from gainrl.table import Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 WINDOWS_AT_ONCE = 16
 DEATHS = 3
@@ -108,7 +103,7 @@ def _facts(model: str, options: dict[str, Any]) -> _Facts:
     )
 
 
-class RayScorer:
+class RayScorer(BaseScorer):
     """Scores prompts with `workers` copies of the model in a Ray cluster; the arguments are those of `AngleScorer`.
 
     The cluster is the one that RAY_ADDRESS names or that runs on this machine; without one, Ray is started here and
@@ -137,11 +132,11 @@ class RayScorer:
     ) -> None:
         if device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {device}: give auto, cpu or cuda; Ray chooses which ones its workers get")
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
-        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
+        super().__init__(
+            backend=backend, definition=definition, directions=directions, nll=nll, tokens_per_batch=tokens_per_batch
+        )
         tokenizer = load_tokenizer(model)
-        self._model, self.backend, self.directions, self.nll = model, backend, directions, nll
+        self._model = model
         self._said_waiting = False
         self._ray = _ray()
         self._ours = not self._ray.is_initialized()
@@ -165,7 +160,6 @@ class RayScorer:
         self.model = _Commit(self._facts.commit)
         self.device = torch.device(self._facts.device)
         self.dtype, self.tap, self.form = self._facts.dtype, self._facts.tap, self._facts.form
-        self.clock: Clock = NO_CLOCK
         self.windows_at_once = WINDOWS_AT_ONCE
         self.budget_chosen = tokens_per_batch is not None
         self.tokens_per_batch = self._facts.tokens_per_batch
@@ -215,15 +209,6 @@ class RayScorer:
                 )
             time.sleep(0.2)
 
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that renders and splits the prompts."""
-        return self.renderer.tokenizer
-
-    def score(self, prompts: Iterable[Prompt | ScoringPrompt]) -> Scores:
-        """Score prompts in memory; as `AngleScorer.score`."""
-        return score_in_memory(self, prompts)
-
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
         if self._ours:
@@ -233,16 +218,17 @@ class RayScorer:
         """Nobody trains the workers' copies."""
         return nullcontext()
 
-    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
-        """Render, tokenise and plan a window, as `AngleScorer.prepare` does."""
-        for row in rows[:1]:
-            self.renderer.require_usable(row.prompt)
-        rendered = [within(prompt, self._facts.vocabulary) for prompt in self.renderer(rows)]
+    @property
+    def _vocabulary(self) -> int:
+        return self._facts.vocabulary
+
+    def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         padded = not self._facts.shares_prefix
         share = not padded and self.backend != "reference"
-        alone = self._facts.alone_beyond
-        batches = plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=alone)
-        return Prepared(rendered, list(batches))
+        return plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self._facts.alone_beyond)
+
+    def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        raise AssertionError("batches are the workers' affair")
 
     def score_window(
         self,
@@ -252,7 +238,7 @@ class RayScorer:
         *,
         without_tokens: bool = True,
     ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        """Score one window; as `AngleScorer.score_window`, in whatever order the batches are finished."""
+        """Score one window; as `BaseScorer.score_window`, in whatever order the batches are finished."""
         prepared = Prepared(prepared.rendered, list(mine(prepared.batches)))
         for _, members, results in self.score_windows([(prepared, done)], without_tokens=without_tokens):
             yield members, results
@@ -266,7 +252,7 @@ class RayScorer:
         """Score several windows at once: (which of them, positions in it, their results), as they are finished."""
         owed: list[tuple[int, Batch]] = []
         for which, (prepared, done) in enumerate(windows):
-            for members, results in score_batches(_none, prepared, done, lambda _: (), without_tokens=without_tokens):
+            for members, results in super().score_window(prepared, done, lambda _: (), without_tokens=without_tokens):
                 yield which, members, results
             owed += [(which, batch) for batch in prepared.batches if not done.issuperset(batch.members)]
         finished = 0
@@ -351,10 +337,6 @@ class _Commit:
 
     def __init__(self, commit: str | None) -> None:
         self.config = type("Config", (), {"_commit_hash": commit})()
-
-
-def _none(batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-    raise AssertionError("no batch was asked for")
 
 
 def _ray() -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -22,20 +22,19 @@ import torch
 
 from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
+from gainrl.scoring.base import BaseScorer
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.budget import out_of_memory, tokens_per_batch
-from gainrl.scoring.contract import Prepared, within
 from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.forward import choose_forward
-from gainrl.scoring.models import load_model, load_tokenizer, require_offsets
+from gainrl.scoring.models import load_model, load_tokenizer, require_backend, require_offsets, resolve_device
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.packed import Prefix
-from gainrl.scoring.phases import NO_CLOCK, Clock
-from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.results import RowResult, Scores, failed, not_finite, row_result
+from gainrl.scoring.phases import Clock
+from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
+from gainrl.scoring.results import RowResult, failed, not_finite, row_result
 from gainrl.scoring.taps import FINAL, context_length, evaluating
-from gainrl.scoring.windows import in_halves, score_batches, score_in_memory
-from gainrl.table import Prompt
+from gainrl.scoring.windows import in_halves
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class AngleScorer:
+class AngleScorer(BaseScorer):
     """Scores prompts by the angle concentration of their hidden states (design, part 2; arXiv 2506.02281).
 
     `model` is a name (hub id, local directory, `smollm2-135m`) or a loaded causal language model, which is used where
@@ -71,17 +70,20 @@ class AngleScorer:
         directions: bool = False,
         nll: bool = False,
     ) -> None:
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
-        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
+        super().__init__(
+            backend=backend, definition=definition, directions=directions, nll=nll, tokens_per_batch=tokens_per_batch
+        )
         self.model: Any
         if isinstance(model, str):
+            device = resolve_device(device)
+            require_backend(backend, torch.device(device))  # before the weights are read
             tokenizer = tokenizer or load_tokenizer(model, revision=revision)
             self.model = load_model(model, dtype=dtype, device=device, revision=revision)
         else:
             if tokenizer is None:
                 raise UserError("AngleScorer was given a loaded model but no tokenizer: pass tokenizer=")
             require_offsets(tokenizer)
+            require_backend(backend, next(model.parameters()).device)
             self.model = model
         self.renderer = PromptRenderer(
             tokenizer,
@@ -92,24 +94,11 @@ class AngleScorer:
         )
         self.forward = choose_forward(self.model, tap)
         self.device = self.forward.device
-        self.backend = backend
-        self.directions = directions
-        self.clock: Clock = NO_CLOCK
         self._likelihood = LikelihoodHead(self.model) if nll else None
         self.forward.keep_final = nll
         self._budget = tokens_per_batch
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[bytes, Prefix, SharedPrefix] | None = None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that renders and splits the prompts."""
-        return self.renderer.tokenizer
-
-    @property
-    def nll(self) -> bool:
-        """Whether the questions' negative log-likelihood is computed too."""
-        return self._likelihood is not None
 
     @property
     def dtype(self) -> str:
@@ -146,16 +135,6 @@ class AngleScorer:
         """Time the phases of the passes to come (`gainrl.scoring.phases`)."""
         self.clock = self.forward.clock = clock
 
-    # -- in memory -------------------------------------------------------------------------------------------
-
-    def score(self, prompts: Iterable[Prompt | ScoringPrompt]) -> Scores:
-        """Score prompts: plain strings, chats, or `ScoringPrompt`s that name their question.
-
-        Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
-        Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
-        """
-        return score_in_memory(self, prompts)
-
     @contextmanager
     def weights_fixed(self) -> Iterator[None]:
         """While inside, shared prefixes are kept from call to call; outside, the model may be trained on."""
@@ -165,40 +144,14 @@ class AngleScorer:
         finally:
             self._prefix = None
 
-    # -- one window at a time --------------------------------------------------------------------------------
+    @property
+    def _vocabulary(self) -> int:
+        return int(self.model.get_input_embeddings().weight.shape[0])
 
-    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
-        """Render and tokenise a window of at most `contract.WINDOW` prompts and plan its batches.
-
-        Raises UserError if prompts of the first row's kind can never be scored with this model.
-        """
-        with self.clock("tokenise"):
-            for row in rows[:1]:
-                self.renderer.require_usable(row.prompt)
-            vocabulary = self.model.get_input_embeddings().weight.shape[0]
-            rendered = [within(prompt, vocabulary) for prompt in self.renderer(rows)]
-            padded = not self.forward.shares_prefix
-            share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
-            batches = plan(
-                rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond
-            )
-            return Prepared(rendered, list(batches))
-
-    def score_window(
-        self,
-        prepared: Prepared,
-        done: frozenset[int] = frozenset(),
-        mine: Callable[[Sequence[Batch]], Iterable[Batch]] = lambda batches: batches,
-        *,
-        without_tokens: bool = True,
-    ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        """Score a window, batch by batch.
-
-        Yields (positions in the window, their results), none of them in `done`; first the rows that have no
-        tokens, unless these are somebody else's.  Batches whose positions are all in `done` are passed over: a
-        resumed run makes the batches that it would have made.  `mine` chooses among the batches still owed.
-        """
-        return score_batches(self._score_batch, prepared, done, mine, without_tokens=without_tokens)
+    def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
+        padded = not self.forward.shares_prefix
+        share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
+        return plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond)
 
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
         """Score a batch whole; in halves if that fails, so that a row that cannot be scored is found and named."""

@@ -19,7 +19,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,19 +27,14 @@ import torch
 
 from gainrl.angle import Status
 from gainrl.errors import UserError
+from gainrl.scoring.base import BaseScorer
 from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.contract import Prepared, within
 from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.models import load_tokenizer, resolve_model
-from gainrl.scoring.phases import NO_CLOCK, Clock
-from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered, ScoringPrompt
-from gainrl.scoring.results import RowResult, Scores, failed, not_finite, row_result
+from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
+from gainrl.scoring.results import RowResult, failed, not_finite, row_result
 from gainrl.scoring.taps import FINAL
-from gainrl.scoring.windows import in_halves, score_batches, score_in_memory
-from gainrl.table import Prompt
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from gainrl.scoring.windows import in_halves
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +73,7 @@ class _Sums(NamedTuple):
     """The first position that was computed: rows before it came from the cache and are in no sum."""
 
 
-class VllmScorer:
+class VllmScorer(BaseScorer):
     """Scores prompts like `AngleScorer`, with a model that vLLM runs.
 
     `model` is a name; `dtype` auto, float32, bfloat16 or float16; `tensor_parallel` the GPUs that share each layer;
@@ -88,7 +83,6 @@ class VllmScorer:
     Raises UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
     """
 
-    nll = False
     tap = FINAL
 
     def __init__(
@@ -106,15 +100,15 @@ class VllmScorer:
         directions: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if tokens_per_batch is not None and tokens_per_batch < 1:
-            raise UserError(f"tokens_per_batch={tokens_per_batch}: give at least 1")
+        super().__init__(
+            backend=backend, definition=definition, directions=directions, nll=False, tokens_per_batch=tokens_per_batch
+        )
         if tensor_parallel < 1:
             raise UserError(f"tensor_parallel={tensor_parallel}: give at least 1")
         for name, instead in _OURS.items():
             if name in (options or {}):
                 remedy = f"use {instead}" if instead else "the scorer sets it"
                 raise UserError(f"the vLLM option {name!r} cannot be given: {remedy}")
-        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
         tokenizer = load_tokenizer(model)
         vllm = _vllm()
         directory = resolve_model(model)
@@ -128,9 +122,6 @@ class VllmScorer:
             f", {name}={value!r}" for name, value in given
         )
         self.device = torch.device(_device_type())
-        self.backend = backend
-        self.directions = directions
-        self.clock: Clock = NO_CLOCK
         self.renderer = PromptRenderer(
             tokenizer,
             question_after=question_after,
@@ -138,7 +129,7 @@ class VllmScorer:
             too_long=too_long,
             date=date,
         )
-        self._vocabulary = int(config.get_vocab_size())
+        self._known_tokens = int(config.get_vocab_size())
         self.budget_chosen = True
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH
         self.cached_tokens = 0
@@ -146,15 +137,6 @@ class VllmScorer:
         self.sent_again = 0
         """Prompts so far that had to be sent a second time, past the cache."""
         self._prefix: tuple[bytes, _Sums] | None = None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that renders and splits the prompts."""
-        return self.renderer.tokenizer
-
-    def score(self, prompts: Iterable[Prompt | ScoringPrompt]) -> Scores:
-        """Score prompts in memory; as `AngleScorer.score`."""
-        return score_in_memory(self, prompts)
 
     def close(self) -> None:
         """End vLLM's processes (they end with this process, too)."""
@@ -165,24 +147,12 @@ class VllmScorer:
         """vLLM's weights never change while it lives; what was summed of a shared prefix is kept from call to call."""
         yield
 
-    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
-        """As `AngleScorer.prepare`."""
-        with self.clock("tokenise"):
-            for row in rows[:1]:
-                self.renderer.require_usable(row.prompt)
-            rendered = [within(prompt, self._vocabulary) for prompt in self.renderer(rows)]
-            return Prepared(rendered, list(plan(rendered, self.tokens_per_batch)))
+    @property
+    def _vocabulary(self) -> int:
+        return self._known_tokens
 
-    def score_window(
-        self,
-        prepared: Prepared,
-        done: frozenset[int] = frozenset(),
-        mine: Callable[[Sequence[Batch]], Iterable[Batch]] = lambda batches: batches,
-        *,
-        without_tokens: bool = True,
-    ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        """As `AngleScorer.score_window`."""
-        return score_batches(self._score_batch, prepared, done, mine, without_tokens=without_tokens)
+    def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
+        return plan(rendered, self.tokens_per_batch)
 
     def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
         """Score a batch whole; in halves if vLLM refuses it, so that a row that cannot be scored is named."""
@@ -309,8 +279,13 @@ def _load(vllm: Any, directory: str, dtype: str, tensor_parallel: int, backend: 
     except (ValueError, RuntimeError, TypeError, OSError) as error:  # pydantic's errors are ValueErrors
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"vLLM cannot load {directory!r}: {' '.join(lines[:2]) or type(error).__name__}") from error
+    # In the workers, which have the devices: asked here, CUDA would be begun in a process that vLLM forks.
+    if unable := next(filter(None, llm.collective_rpc("gainrl_refuses", args=(backend,))), None):
+        llm.llm_engine.engine_core.shutdown()
+        raise UserError(unable)
     refused = llm.collective_rpc("gainrl_install", args=(backend,))
     if all(refused):
+        llm.llm_engine.engine_core.shutdown()
         raise UserError(f"vLLM {vllm.__version__}: {refused[0]}; the vLLM engine needs it")
     return llm
 

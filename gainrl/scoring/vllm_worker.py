@@ -28,6 +28,8 @@ from vllm.model_executor.layers.pooler import Pooler
 from gainrl.angle.call import SUMS, AngleCall
 from gainrl.angle.library import run
 from gainrl.angle.result import Status
+from gainrl.errors import UserError
+from gainrl.scoring.models import require_backend
 
 KEY = "gainrl"
 TAIL = 4
@@ -109,6 +111,15 @@ def _norm_after_forward(kind: type) -> bool:
 
 class WorkerExtension:
     """vLLM's workers take this class as a base (`worker_extension_cls`); its methods are called by name."""
+
+    def gainrl_refuses(self, backend: str) -> str | None:
+        """Why `backend` cannot serve on this worker's device, or None."""
+        model: Any = self.get_model()  # type: ignore[attr-defined]
+        try:
+            require_backend(backend, next(model.parameters()).device)
+        except UserError as error:
+            return str(error)
+        return None
 
     def gainrl_install(self, backend: str) -> str | None:
         """Put `RoleSums` in place; None, or why this worker's model cannot have it."""

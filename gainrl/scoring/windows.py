@@ -1,30 +1,15 @@
-"""A window's batches one after the other, and prompts in memory: what all scorers do alike."""
+"""A window's batches one after the other, and a batch in halves."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 
 from gainrl.scoring.batching import Batch
-from gainrl.scoring.contract import WINDOW, Prepared, Scorer
-from gainrl.scoring.prompts import Rendered, ScoringPrompt
-from gainrl.scoring.results import RowResult, Scores, collect
-from gainrl.table import Prompt
+from gainrl.scoring.contract import Prepared
+from gainrl.scoring.prompts import Rendered
+from gainrl.scoring.results import RowResult
 
 ScoreBatch = Callable[[Batch, Sequence[Rendered]], list[RowResult]]
-
-
-def score_in_memory(scorer: Scorer, prompts: Iterable[Prompt | ScoringPrompt]) -> Scores:
-    """The scores of prompts, in their order."""
-    rows = (prompt if isinstance(prompt, ScoringPrompt) else ScoringPrompt(prompt) for prompt in prompts)
-    results: list[RowResult] = []
-    with scorer.weights_fixed():
-        while window := list(islice(rows, WINDOW)):
-            in_window: dict[int, RowResult] = {}
-            for members, batch_results in scorer.score_window(scorer.prepare(window)):
-                in_window.update(zip(members, batch_results, strict=True))
-            results += [in_window[i] for i in range(len(window))]
-    return collect(results, scorer.definition, directions=scorer.directions, nll=scorer.nll)
 
 
 def score_batches(
@@ -35,7 +20,7 @@ def score_batches(
     *,
     without_tokens: bool,
 ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-    """(positions in the window, their results) of each batch that is owed; `AngleScorer.score_window` says more."""
+    """(positions in the window, their results) of each batch that is owed; `BaseScorer.score_window` says more."""
     rendered = prepared.rendered
     without = tuple(i for i, prompt in enumerate(rendered) if not len(prompt.tokens) and i not in done)
     if without and without_tokens:

@@ -92,7 +92,7 @@ def test_the_optional_columns_are_there_when_asked_for(make_model, tokenizer, tm
         (["--split", "train"], "no splits"),
         (["--limit", "0"], "--limit 0"),
         (["--dtype", "int8"], "--dtype 'int8'"),
-        (["--backend", "cuda9"], "--backend 'cuda9'"),
+        (["--backend", "cuda9"], "backend is 'cuda9'"),
         (["--device", "cuda"], "'cuda' cannot be used"),
         (["--device", "toaster"], "toaster"),
         (["--device", "meta"], "'meta' cannot be used"),

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from gainrl.angle import reference
+from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.table import ScoreTable
 
@@ -23,7 +24,7 @@ with warnings.catch_warnings():  # of what vLLM's dependencies deprecate
     from vllm.v1.pool.metadata import PoolingMetadata, PoolingStates
 
     from gainrl.scoring.vllm_engine import VllmScorer
-    from gainrl.scoring.vllm_worker import RoleSums
+    from gainrl.scoring.vllm_worker import RoleSums, WorkerExtension
 
 pytestmark = pytest.mark.filterwarnings("default")  # as above
 
@@ -116,6 +117,18 @@ def test_a_row_that_is_not_finite_is_told_and_stays_with_its_prompt():
     torch.testing.assert_close(good.double(), expected(rows[3:], 0, 0, 1), rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("backend", "said"),
+    [("auto", None), ("torch", None), ("triton", "--backend triton: it cannot serve cpu tensors here")],
+)
+def test_a_worker_says_whether_the_backend_serves_on_its_device(backend, said, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    worker = WorkerExtension()
+    worker.get_model = lambda: torch.nn.Linear(2, 2)
+    found = worker.gainrl_refuses(backend)
+    assert found is None if said is None else found.startswith(said)
+
+
 # -- the engine ------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +170,14 @@ def test_scores_are_the_definition_with_prefix_caching(make_model, tokenizer, or
         np.testing.assert_allclose(np.delete(some.score, alike), np.delete(scores.score[:8], alike), atol=TOLERANCE)
     finally:
         scorer.close()
+
+
+@pytest.mark.full
+def test_a_backend_that_the_workers_cannot_use_is_one_error_of_theirs(make_model, tokenizer, tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    saved(make_model, tokenizer, tmp_path, "Qwen2")
+    with pytest.raises(UserError, match="--backend triton: it cannot serve cpu tensors here: it serves GPU tensors"):
+        VllmScorer(str(tmp_path), backend="triton", options={"enforce_eager": True, "block_size": 32})
 
 
 @pytest.mark.full
