@@ -63,8 +63,13 @@ def ray_started():
     ray.shutdown()
 
 
+def answers_right(number: int, sample: int) -> bool:
+    """Even numbers are answered right, odd ones wrong, and every third number by turns."""
+    return sample % 2 == 0 if number % 3 == 0 else number % 2 == 0
+
+
 class Engine:
-    """A vLLM engine's face; it answers prompts of even numbers right."""
+    """A vLLM engine's face."""
 
     def __init__(self):
         import ray
@@ -75,12 +80,12 @@ class Engine:
 
     def _answers(self, prompt, label, num_samples, **_):
         self.asked.append(prompt)
-        right = float(int(label) % 2 == 0)
+        scores = [float(answers_right(int(label), sample)) for sample in range(num_samples)]
         answer = {
             "prompt": prompt, "label": label, "observation_tokens": list(range(10)), "action_ranges": [(6, 10)],
-            "rollout_log_probs": None, "reward": right, "scores": right, "truncated": False,
+            "rollout_log_probs": None, "truncated": False,
         }  # fmt: skip
-        return [dict(answer) for _ in range(num_samples)]
+        return [{**answer, "reward": score, "scores": score} for score in scores]
 
 
 class Models:
@@ -106,7 +111,7 @@ def nested(flat):
     return hierarchize(SimpleNamespace(**flat))
 
 
-def trainer_of(trainer_class, folder, states=None):
+def trainer_of(trainer_class, folder, states=None, *, filtering=False):
     from openrlhf.utils.utils import get_strategy
 
     (folder / "ckpt" / "_actor").mkdir(parents=True, exist_ok=True)
@@ -121,7 +126,8 @@ def trainer_of(trainer_class, folder, states=None):
         "rollout.n_samples_per_prompt": SAMPLES, "rollout.batch_size": BATCH, "rollout.vllm_generate_batch_size": BATCH,
         "ckpt.save_steps": 1, "ckpt.path": str(folder / "ckpt"), "ckpt.load_enable": states is not None,
         "ckpt.best_metric_key": "none",
-        "algo.kl.target": None, "algo.kl.init_coef": 0.0, "algo.dynamic_filtering_enable": False,
+        "algo.kl.target": None, "algo.kl.init_coef": 0.0, "algo.dynamic_filtering_enable": filtering,
+        "algo.dynamic_filtering_range": (0, 1),
         "algo.advantage.is_correction_level": "off", "algo.advantage.estimator": "rloo",
         "logger.wandb.key": None, "logger.tensorboard_dir": None, "logger.logging_steps": 1,
         "vllm.enable_sleep": False, "critic.freezing_steps": -1,
@@ -136,15 +142,15 @@ def trainer_of(trainer_class, folder, states=None):
     return trainer, engine, models
 
 
-def run(trainer_class, folder, states=None):
-    trainer, engine, models = trainer_of(trainer_class, folder, states)
+def run(trainer_class, folder, states=None, **options):
+    trainer, engine, models = trainer_of(trainer_class, folder, states, **options)
     trainer.fit()
     return trainer, engine.asked, models.saved
 
 
-def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_checkpoint(
-    trainer_class, ray_started, tokenizer, tmp_path, monkeypatch
-):
+@pytest.fixture
+def scored(tokenizer, tmp_path, monkeypatch):
+    """A folder with a model's tokenizer, the prompts and their score table."""
     tokenizer.save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     rows = [{"prompt": prompt, "label": str(n % 20)} for n, prompt in enumerate(PROMPTS)]
@@ -152,31 +158,54 @@ def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_che
     score_table(PROMPTS).write(tmp_path / "scores.parquet")
     monkeypatch.setenv("SCORES", str(tmp_path / "scores.parquet"))
     monkeypatch.setenv("PROMPTS_PER_EPISODE", str(EPISODE))
+    return tmp_path
 
-    trainer, asked, saved = run(trainer_class, tmp_path)
-    assert len(asked) == 3 * EPISODE
-    assert trainer.get_max_steps() == 3 * EPISODE // BATCH
-    texts = trainer.prompts_dataloader.dataset.prompts
-    # The same curriculum by hand: the prompts of even numbers are right.
+
+def by_hand(folder, row_of):
+    """Three epochs of the same curriculum: the navigator at their end, and the rows drawn."""
     from gainrl.integrations.torch_data import load_curriculum
 
-    curriculum = load_curriculum(tmp_path / "scores.parquet", PROMPTS, EPISODE, seed=3)
-    expected = []
+    curriculum = load_curriculum(folder / "scores.parquet", PROMPTS, EPISODE, seed=3)
+    rows = []
     for _ in range(3):
         drawn = curriculum.navigator.draw()
-        expected += [texts[trainer.sampler.row_of[name]] for name in drawn]
+        rows += [row_of[name] for name in drawn]
         curriculum.navigator.observe(
-            {"id": name, "correct": trainer.sampler.row_of[name] % 20 % 2 == 0, "scored": True,
+            {"id": name, "correct": answers_right(row_of[name] % 20, sample), "scored": True,
              "angle": curriculum.scores[name], "reward": 1.0, "tokens": 4}
-            for name in drawn for _ in range(SAMPLES)
+            for name in drawn for sample in range(SAMPLES)
         )  # fmt: skip
-    assert asked == expected
-    totals, by_hand = trainer.sampler.navigator.totals, curriculum.navigator.totals
+    return curriculum.navigator, rows
+
+
+def assert_is(navigator, expected):
+    totals, by_hand = navigator.totals, expected.totals
     assert (totals.rollouts, totals.accuracy) == (by_hand.rollouts, by_hand.accuracy)
-    assert trainer.sampler.navigator.mean == pytest.approx(curriculum.navigator.mean)
-    assert trainer.sampler.navigator.mean > 0
+    assert navigator.mean == pytest.approx(expected.mean)
+    assert navigator.mean > 0
+
+
+def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_checkpoint(
+    trainer_class, ray_started, scored
+):
+    trainer, asked, saved = run(trainer_class, scored)
+    assert len(asked) == 3 * EPISODE
+    assert trainer.get_max_steps() == 3 * EPISODE // BATCH
+    expected, rows = by_hand(scored, trainer.sampler.row_of)
+    assert asked == [trainer.prompts_dataloader.dataset.prompts[row] for row in rows]
+    assert_is(trainer.sampler.navigator, expected)
 
     for states in saved[:-1]:
-        again, more, _ = run(trainer_class, tmp_path, states)
+        again, more, _ = run(trainer_class, scored, states)
         assert more == asked[states["global_step"] * BATCH :]
         assert again.sampler.state_dict() == trainer.sampler.state_dict()
+
+
+def test_rollouts_that_dynamic_filtering_drops_count_in_the_accuracy(trainer_class, ray_started, scored):
+    trainer, asked, saved = run(trainer_class, scored, filtering=True)
+    expected, rows = by_hand(scored, trainer.sampler.row_of)
+    assert len(saved) < 3 * EPISODE // BATCH  # groups were dropped: fewer steps
+    texts = trainer.prompts_dataloader.dataset.prompts
+    for start in range(0, 3 * EPISODE, EPISODE):  # replacements are asked for as answers come, in whatever order
+        assert sorted(asked[start : start + EPISODE]) == sorted(texts[row] for row in rows[start : start + EPISODE])
+    assert_is(trainer.sampler.navigator, expected)
