@@ -1,9 +1,10 @@
 """Angle concentration of the policy's own sequences, measured in verl's actor workers.
 
 verl imports this module in every process that builds the actor's model, because `actor_rollout_ref.model.external_lib`
-names it.  It measures nothing unless a batch asks for it: its prompts carry the curriculum's mark with `angle` set
-(data.gainrl.angle), and the pass is the actor's own for old log-probabilities in the V1 trainer.  The passes of the
-reference model, the critic, validation and training are left alone.
+names it; a module of the user's may import it as well, before verl's engine is loaded or after.  It measures nothing
+unless a batch asks for it: its prompts carry the curriculum's mark with `angle` set (data.gainrl.angle), and the pass
+is the actor's own for old log-probabilities in the V1 trainer.  The passes of the reference model, the critic,
+validation and training are left alone.
 
 A forward hook on the decoder reads the final norm's output of the very pass that verl makes anyway, in which sequences
 lie packed (1, T) or padded (B, L); one number per sequence is kept on the device, and copied to the host once a batch.
@@ -14,8 +15,13 @@ own of the TransferQueue, under `{uid}_{session}`: verl empties the training par
 from __future__ import annotations
 
 import functools
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import math
 import sys
+from collections.abc import Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,7 +33,6 @@ from gainrl.scoring.taps import decoder_of
 
 MARK = "gainrl"
 PARTITION = "gainrl"
-_ENGINES = "verl.workers.engine_workers"
 _TARGET = ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead")
 _MEASURED = "_gainrl_measured"
 
@@ -135,5 +140,28 @@ def _publish(measured: list[tuple[list[str], Tensor]]) -> None:
         tq.kv_batch_put(keys=list(angles), partition_id=PARTITION, tags=[{"angle": angle} for angle in angles.values()])
 
 
-if _ENGINES in sys.modules:  # verl's workers and trainers; inference servers have no engine to measure
+class _OnceEngineIsThere(importlib.abc.MetaPathFinder):
+    """Installs the measurement as soon as verl's engine has been imported; processes without one never load it."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname != _TARGET[0]:
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            execute = spec.loader.exec_module
+
+            def execute_and_install(module: ModuleType) -> None:
+                execute(module)
+                install()
+
+            spec.loader.exec_module = execute_and_install  # type: ignore[method-assign]
+        return spec
+
+
+if _TARGET[0] in sys.modules:
     install()
+else:  # a worker that imports this before its engine, or an inference server, which has none
+    sys.meta_path.insert(0, _OnceEngineIsThere())

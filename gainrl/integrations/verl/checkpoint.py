@@ -49,5 +49,6 @@ class CurriculumCheckpoint(CheckpointCallback):  # type: ignore[misc]
         self, trainer: Any, global_step: int, checkpoint_dir: str, async_save: bool = False, **kwargs: Any
     ) -> None:
         """Write `curriculum.json` into the checkpoint."""
-        state = trainer.train_dataset.state_dict()
+        dataset = trainer.train_dataset
+        state = dataset.curriculum.saved or dataset.state_dict()  # the very one that `data.pt` has
         write_text(Path(checkpoint_dir) / NAME, json.dumps({"global_step": global_step, **state}, indent=1))

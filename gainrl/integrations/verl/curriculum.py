@@ -5,10 +5,10 @@ navigator draws.  Rollouts come back by one of two ways:
 
     V0, separation    the dataset's on_batch_end, once for each batch, after the batch was trained (and saved)
     V1                the replay buffer, as batches are sampled or groups evicted; where the actor measures angles,
-                      rollouts are held until the measurements are there: at the next draw, sample or save
+                      rollouts are held until the measurements are there: at the step's end, the next sample or save
 
-A rollout of an epoch that is over (asynchronous trainers) counts in the epoch under way, and as `late`.  How many
-prompts were still out when an epoch was drawn is logged; the warm-up and one batch bound it.
+A rollout of an epoch that is over (asynchronous trainers, refilled batches) has its say in the next move and in what is
+remembered of its prompt; the record of the epoch under way counts it as `late`, apart from its own.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from gainrl.curriculum import Ranking, Totals
 from gainrl.errors import UserError
-from gainrl.integrations.verl.journal import EpochLog, LateBatches
-from gainrl.integrations.verl.navigation import build_navigator
-from gainrl.integrations.verl.rewards import credit
-from gainrl.integrations.verl.settings import SECTION, Settings
+from gainrl.integrations.epoch_log import EpochLog
+from gainrl.integrations.navigation import build_navigator
+from gainrl.integrations.verl.journal import LateBatches
+from gainrl.integrations.verl.rewards import Grader
+from gainrl.integrations.verl.settings import SECTION, Settings, called
 from gainrl.table import ScoreTable
 
 logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own modules do
 
 FORMAT = "gainrl-verl"
-VERSION = 1
-_COUNTS = ("handed", "seen", "fetched", "settled", "batches", "late", "logged")
+VERSION = 2
+_COUNTS = ("handed", "seen", "fetched", "settled", "batches", "logged", "in_flight")
+"""Integers of the state."""
 
 
 @dataclass(frozen=True)
@@ -75,39 +76,35 @@ class Curriculum:
         source: str,
     ) -> None:
         table.require_dataset(ids, source)
-        status = table.columns["status"].to_pylist()
-        usable = [place for place, row in enumerate(rows) if status[row] in ("ok", "undefined")]
-        if not usable:
-            raise UserError("the score table has no usable prompt: every row is skipped, failed or filtered out")
+        scored = set(table.usable.tolist())
+        self._place = {ids[row]: place for place, row in enumerate(rows) if row in scored}
+        usable = [row for row in rows if row in scored]
         if len(usable) < len(ids):
             logger.warning("%d prompts that verl or the scoring pass left out are never drawn", len(ids) - len(usable))
-        names = [ids[rows[place]] for place in usable]
-        scores = table.scores[[rows[place] for place in usable]]
-        self._place = dict(zip(names, usable, strict=True))
-        self._score = dict(zip(names, scores.tolist(), strict=True))
         self.settings = settings
-        self.n = settings.epoch_size(train_batch_size, len(usable))
+        self.n = settings.epoch_size(train_batch_size, len(usable)) if usable else 0
         self.batch = train_batch_size
-        ranking = Ranking(names, scores, table.metadata.fingerprint)
-        tokens = table.column("question_tokens")[[rows[place] for place in usable]].tolist()
-        self.navigator = build_navigator(settings, ranking, self.n, dict(zip(names, tokens, strict=True)))
+        self.navigator = build_navigator(settings.navigation, table, usable, self.n, called=called)
+        self._score = dict(zip(ids, table.column("score").tolist(), strict=True))
+        self._grader = Grader(settings)
         self.angle_source, why = settings.angle_source()
         logger.info("curriculum: angle concentration from the %s (%s)", self.angle_source, why)
 
         self.collect: Callable[[], Mapping[str, float]] | None = None
         """Returns the angles measured since it was last called, by `{group}_{session}`; set by the replay buffer."""
         self._epoch_log = EpochLog(settings.run.directory)
-        self._late_batches = LateBatches(settings.run.directory)
+        self._late_batches = LateBatches(settings.run)
         self._ids: list[str] = []
         self._held: dict[str, Rollout] = {}
         self._handed, self._seen = self.n, 0  # no epoch is under way: position 0 draws
-        self._fetched = self._settled = self._batches = self._late = self._logged = 0
-        self._in_flight = 0
+        self._fetched = self._settled = self._batches = self._logged = self._in_flight = 0
         self._begun = False  # whether this process has drawn or loaded anything
-        self._drawn_here = 0
-        self._observed_here = False
-        self._saved: dict[str, Any] | None = None
-        self._started = time.monotonic()
+        self._drawn_here = self._reported_here = False
+        self._measured_here = self._missed_here = False
+        self._unfinished_record = False  # of the epoch under way, in the log until the whole one takes its place
+        self.saved: dict[str, Any] | None = None
+        """The state that was asked for last, until a batch follows it."""
+        self._seconds, self._started = 0.0, time.monotonic()
 
     # -- prompts ---------------------------------------------------------------------------------------------
 
@@ -130,29 +127,29 @@ class Curriculum:
 
     def _begin_epoch(self) -> None:
         if not self._begun:
-            self._epoch_log.keep(0)
             self._begun = True
+            if (kept := self._epoch_log.set_aside()) is not None:
+                logger.warning("epoch records of an earlier run were in the way of this one: they are in %s now", kept)
         self.settle()
-        totals = self.navigator.totals
-        if self._drawn_here and not self._observed_here:
+        if self._drawn_here and not self._reported_here:
             raise UserError(
                 f"all {self.n} prompts of an epoch were handed out and nothing was observed: this trainer of verl "
                 "neither calls on_batch_end of its dataset nor samples from gainrl's replay buffer "
                 "(trainer.v1.sampler.custom_sampler), so that a curriculum cannot follow it; or it is one batch ahead "
                 f"(one-step off-policy), and {SECTION}.prompts_per_epoch must be two batches or more"
             )
-        if totals.rollouts:
+        if self.navigator.totals.rollouts:
             self._log_epoch()
         elif self._fetched:
             logger.warning("epoch %d: nothing was observed, so the same prompts are drawn again", self.navigator.epoch)
         self._in_flight = self._fetched - self._settled
         self._ids = self.navigator.draw()
         self._handed = self._seen = 0
-        self._drawn_here += 1
-        self._started = time.monotonic()
+        self._drawn_here = True
+        self._seconds, self._started = 0.0, time.monotonic()
         if self._in_flight:
             logger.info(
-                "epoch %d drawn with %d prompts of earlier epochs not yet observed (warm-up and batch: %d)",
+                "epoch %d drawn with %d prompts of earlier epochs not yet observed (at most %d)",
                 self.navigator.epoch,
                 self._in_flight,
                 self.most_in_flight,
@@ -160,39 +157,65 @@ class Curriculum:
 
     @property
     def most_in_flight(self) -> int:
-        """Prompts that can be out when an epoch is drawn: the warm-up and the batch under way."""
-        ahead = self.settings.run.warmup_batches if self.settings.asynchronous else 0
-        return math.floor(ahead * self.batch) + self.batch
+        """Prompts that can be out when an epoch is drawn (`Settings.most_in_flight`)."""
+        return self.settings.most_in_flight(self.batch)
 
     # -- rollouts --------------------------------------------------------------------------------------------
 
-    def credit(self, reward: float | None, extra: Mapping[str, Any]) -> float | None:
-        """How correct a rollout is; see `gainrl.integrations.verl.rewards.credit`."""
-        return credit(self.settings, reward, extra)
+    def credits(
+        self, rewards: Sequence[float | None], extras: Sequence[Mapping[str, Any]], *, whole: bool
+    ) -> list[float | None]:
+        """How correct rollouts are; see `gainrl.integrations.verl.rewards.Grader`."""
+        return self._grader.credits(rewards, extras, whole=whole)
 
     def hold(self, rollouts: Iterable[Rollout], prompts: int) -> None:
         """Take rollouts of `prompts` prompts that the actor is still to measure; with the table's angles, `observe`."""
+        self.settle()
         if self.angle_source == "table":
             self.observe(rollouts, prompts)
             return
-        self.settle()
+        self._reported_here = True
         self._settled += prompts
         self._held = {f"{rollout.group}_{rollout.session}": rollout for rollout in rollouts}
 
     def settle(self) -> None:
-        """Observe what is held, with the angles measured meanwhile."""
+        """Observe what is held, with the angles measured meanwhile: call it once the actor's pass is over.
+
+        Where the first batch of this process has none, `angle=auto` takes the table's from then on, and UserError is
+        raised for `angle=actor`.
+        """
         angles = self.collect() if self.collect is not None else {}
         if not self._held:
             return
         held, self._held = self._held, {}
         missing = [key for key in held if key not in angles]
-        if missing:
-            logger.warning("%d of %d rollouts have no measured angle, first %s", len(missing), len(held), missing[0])
+        if len(missing) == len(held) and not self._measured_here:
+            self._do_without_the_actor(len(held))
+        elif missing and not self._missed_here:
+            self._missed_here = True
+            logger.warning(
+                "%d of %d rollouts have no measured angle, first %s (curriculum/unmeasured counts such)",
+                len(missing),
+                len(held),
+                missing[0],
+            )
+        self._measured_here = self._measured_here or len(missing) < len(held)
         rollouts = [Rollout(**{**asdict(rollout), "angle": angles.get(key)}) for key, rollout in held.items()]
         self._observe(rollouts)
 
+    def _do_without_the_actor(self, rollouts: int) -> None:
+        found = (
+            f"the actor's workers measured none of the first batch's {rollouts} rollouts: "
+            "actor_rollout_ref.model.external_lib must be gainrl.integrations.verl.actor, or a module that imports it"
+        )
+        if self.settings.angle == "actor":
+            raise UserError(f"{SECTION}.angle=actor, but {found}; or use {SECTION}.angle=auto or table")
+        logger.warning("curriculum: angle concentration from the table from now on (%s)", found)
+        self.angle_source = "table"
+
     def observe(self, rollouts: Iterable[Rollout], prompts: int) -> None:
         """Take rollouts of `prompts` prompts that will not be measured (any more)."""
+        self._reported_here = True
         self._settled += prompts
         self._observe(list(rollouts))
 
@@ -203,26 +226,35 @@ class Curriculum:
                 "curriculum: angle concentration from the table (this trainer calls on_batch_end, as V0 does)"
             )
             self.angle_source = "table"
-        if self._saved is not None:
-            self._late_batches.write(self._saved, [asdict(rollout) for rollout in rollouts])
-            self._saved = None
+        if self.saved is not None:
+            self._late_batches.write(self.saved, [asdict(rollout) for rollout in rollouts])
+            self.saved = None
         self._end_batch(rollouts)
 
     def _end_batch(self, rollouts: Sequence[Rollout]) -> None:
         self._batches += 1
-        self.observe(rollouts, len({rollout.group for rollout in rollouts}))
+        prompts = len({rollout.group for rollout in rollouts})
+        self.observe(rollouts, prompts)
+        if 0 < prompts == self.n - self._seen and self._batches == self._last_batch(prompts) - 1:
+            logger.info(
+                "epoch %d: verl's V0 trainer does not hand its last batch over: the record lacks its %d prompts",
+                self.navigator.epoch,
+                prompts,
+            )
+            self._log_epoch(unfinished=True)
+
+    def _last_batch(self, prompts: int) -> float:
+        """How many batches of so many prompts the run has in all, as verl counts them."""
+        run = self.settings.run
+        if run.total_training_steps is not None:
+            return run.total_training_steps
+        return math.inf if run.total_epochs is None else run.total_epochs * (self.n // prompts)
 
     def _observe(self, rollouts: Sequence[Rollout]) -> None:
         now = [rollout for rollout in rollouts if rollout.epoch == self.navigator.epoch]
         late = [rollout for rollout in rollouts if rollout.epoch != self.navigator.epoch]
         self.navigator.observe([self._record(rollout) for rollout in now])
-        self._observed_here = self._observed_here or bool(rollouts)
-        if late:
-            self._late += len(late)
-            try:
-                self.navigator.observe_totals(Totals.from_records([self._record(rollout) for rollout in late]))
-            except UserError:  # a navigator that remembers prompts has no use for those of another epoch
-                logger.info("%d late rollouts are counted but not remembered", len(late))
+        self.navigator.observe_late([self._record(rollout) for rollout in late])
         self._seen += len({rollout.group for rollout in now})
         if self._seen >= self.n:
             self._log_epoch()
@@ -230,7 +262,7 @@ class Curriculum:
     def _record(self, rollout: Rollout) -> dict[str, Any]:
         angle = rollout.angle
         if self.angle_source == "table":
-            angle = self._score[rollout.id]
+            angle = self._score.get(rollout.id)
         unscored = rollout.correct is None
         return {
             "id": rollout.id,
@@ -243,21 +275,34 @@ class Curriculum:
 
     # -- records ---------------------------------------------------------------------------------------------
 
-    def _log_epoch(self) -> None:
+    def _log_epoch(self, *, unfinished: bool = False) -> None:
         if self._logged > self.navigator.epoch:
             return
-        record = {**self._described(), "seconds": time.monotonic() - self._started}
+        if self._unfinished_record:
+            self._epoch_log.keep(self.navigator.epoch)
+        record = {**self._described(), "seconds": self._elapsed()}
         self._epoch_log.append(record)
-        self._logged = self.navigator.epoch + 1
-        logger.info("curriculum epoch finished: %s", record)
+        self._unfinished_record = unfinished
+        if not unfinished:
+            self._logged = self.navigator.epoch + 1
+            logger.info("curriculum epoch finished: %s", record)
 
     def _described(self) -> dict[str, Any]:
+        described, late = self.navigator.metrics(), self.navigator.late
+        own = self.navigator.totals - late
         return {
-            **self.navigator.metrics(),
+            **described,
+            "unscored": own.rollouts - own.scored,
+            "unmeasured": own.rollouts - own.angles,
             "angle_source": self.angle_source,
-            "late": self._late,
+            "late": late.rollouts,
+            "late_accuracy": late.accuracy,
             "in_flight": self._in_flight,
         }
+
+    def _elapsed(self) -> float:
+        """Wall-clock seconds of the epoch under way, over all the processes that worked on it."""
+        return self._seconds + time.monotonic() - self._started
 
     def metrics(self) -> dict[str, float]:
         """The numbers of the epoch under way so far, as `curriculum/...`, for verl's loggers."""
@@ -274,14 +319,14 @@ class Curriculum:
     def state_dict(self) -> dict[str, Any]:
         """The state as JSON types; what is held is observed first."""
         self.settle()
-        state = {
+        self.saved = {
             "format": FORMAT,
             "version": VERSION,
             **{name: getattr(self, f"_{name}") for name in _COUNTS},
+            "seconds": self._elapsed(),
             "navigator": self.navigator.state_dict(),
         }
-        self._saved = state
-        return state
+        return self.saved
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a state, and from what was handed over after it was saved.
@@ -289,19 +334,13 @@ class Curriculum:
         Raises UserError, changing nothing, for another format or version, unknown or missing fields, and whatever
         the navigator refuses: another dataset, ranking or setting.
         """
-        if not isinstance(state, Mapping) or state.get("format") != FORMAT or state.get("version") != VERSION:
-            raise UserError(
-                f"this is no curriculum state of verl that this gainrl reads (format {FORMAT!r}, version {VERSION})"
-            )
-        wanted = {"format", "version", "navigator", *_COUNTS}
-        if set(state) != wanted:
-            raise UserError(
-                f"curriculum state: missing fields {sorted(wanted - set(state))}, unknown {sorted(set(state) - wanted)}"
-            )
-        self.navigator.load_state_dict(state["navigator"])
+        known = _current(state)
+        self.navigator.load_state_dict(known["navigator"])
         for name in _COUNTS:
-            setattr(self, f"_{name}", state[name])
-        self._begun, self._ids, self._held, self._saved = True, [], {}, None
+            setattr(self, f"_{name}", known[name])
+        self._seconds, self._started = float(known["seconds"]), time.monotonic()
+        self._begun, self._ids, self._held, self.saved = True, [], {}, None
+        self._unfinished_record = False
         self._epoch_log.keep(self._logged)
         rollouts = self._late_batches.read(state)
         if rollouts is not None:
@@ -313,3 +352,21 @@ class Curriculum:
                 self._fetched - self._settled,
             )
             self._settled = self._fetched
+
+
+def _current(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state of this version or an older one in this version's fields; UserError for anything else."""
+    if not isinstance(state, Mapping) or state.get("format") != FORMAT or state.get("version") not in (1, VERSION):
+        raise UserError(
+            f"this is no curriculum state of verl that this gainrl reads (format {FORMAT!r}, versions 1 to {VERSION})"
+        )
+    known = dict(state)
+    if known["version"] == 1:  # counted all that was ever late, and neither clock nor what was out at the draw
+        known = {name: value for name, value in known.items() if name != "late"}
+        known.update(version=VERSION, in_flight=0, seconds=0.0)
+    wanted = {"format", "version", "navigator", "seconds", *_COUNTS}
+    if set(known) != wanted:
+        raise UserError(
+            f"curriculum state: missing fields {sorted(wanted - set(known))}, unknown {sorted(set(known) - wanted)}"
+        )
+    return known

@@ -15,12 +15,12 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from gainrl.errors import UserError
 from gainrl.integrations.verl.curriculum import Curriculum, Rollout
 from gainrl.integrations.verl.extension import CUSTOM_DATASET, extension_point, require
+from gainrl.integrations.verl.journal import DATA, resumed_from, state_in
 from gainrl.integrations.verl.settings import SECTION, Settings
 from gainrl.table import ScoreTable, content_ids
 
@@ -30,7 +30,6 @@ logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own module
 MARK = "gainrl"
 """Key of `extra_info` under which a prompt's id and epoch travel with it through verl."""
 _ROW = "gainrl_row"
-_DATASET_STATE = "dataset_state"  # where torchdata's StatefulDataLoader keeps the dataset's state
 
 RLHFDataset: Any = extension_point("verl.utils.dataset.rl_dataset", "RLHFDataset")
 
@@ -78,7 +77,10 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
             settings,
             self._content_ids,
             self._rows,
-            ScoreTable.read(os.path.expanduser(settings.scores)),
+            ScoreTable.read(
+                os.path.expanduser(settings.scores),
+                leave=("prompt",) if settings.navigator == "probe" else ("prompt", "direction"),
+            ),
             int(config.train_batch_size),
             f"data.train_files={_files(config.train_files)}",
         )
@@ -120,17 +122,18 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
         tokens = batch.batch["response_mask"].sum(dim=-1).tolist()
         columns = batch.non_tensor_batch
         reported = [name for name in batch.meta_info.get("reward_extra_keys", []) if name in columns]
+        extras = [{name: columns[name][index] for name in reported} for index in range(len(rewards))]
+        credits = curriculum.credits(rewards, extras, whole=True)
         rollouts = []
         for index, (reward, count) in enumerate(zip(rewards, tokens, strict=True)):
             mark = columns["extra_info"][index][MARK]
-            extra = {name: columns[name][index] for name in reported}
             rollouts.append(
                 Rollout(
                     id=mark["id"],
                     epoch=mark["epoch"],
                     group=str(columns["uid"][index]),
                     session=str(index),
-                    correct=curriculum.credit(reward, extra),
+                    correct=credits[index],
                     reward=reward,
                     tokens=int(count),
                 )
@@ -154,29 +157,15 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
             return
         self._loaded = True
         assert self.curriculum is not None
-        path = _checkpoint(self.curriculum.settings)
-        if path is None or not os.path.exists(path):
+        folder = resumed_from(self.curriculum.settings.run)
+        if folder is None or not (folder / DATA).exists():
             return
-        saved = torch.load(path, weights_only=False)  # verl's own file, which verl reads in the same way
-        state = saved.get(_DATASET_STATE) if isinstance(saved, dict) else None
-        if not state:
-            logger.warning("%s has no state of a curriculum: it begins here", path)
+        state = state_in(folder)
+        if state is None:
+            logger.warning("%s has no state of a curriculum: it begins here", folder / DATA)
             return
-        logger.info("curriculum: state from %s, which verl passes over at the end of an epoch", path)
+        logger.info("curriculum: state from %s, which verl passes over at the end of an epoch", folder / DATA)
         self.curriculum.load_state_dict(state)
-
-
-def _checkpoint(settings: Settings) -> str | None:
-    """`data.pt` of the checkpoint that this run resumes from, as verl chooses it; None for a new run."""
-    run = settings.run
-    if run.resume_mode == "disable":
-        return None
-    if run.resume_mode == "resume_path":
-        folder: str | None = run.resume_from_path
-    else:
-        find = extension_point("verl.utils.checkpoint.checkpoint_manager", "find_latest_ckpt_path")
-        folder = find(os.path.abspath(run.directory))
-    return None if folder is None else os.path.join(os.path.abspath(folder), "data.pt")
 
 
 def _settings(config: DictConfig) -> Settings:

@@ -24,6 +24,7 @@ REPLAY_BUFFER = (
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer.sample"),
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBuffer._clear_groups"),
     ("verl.trainer.ppo.v1.replay_buffer", "ReplayBufferAsync.sample"),
+    ("verl.trainer.ppo.v1.trainer_base", "PPOTrainer.on_step_end"),
     ("transfer_queue", "kv_batch_get"),
     ("transfer_queue", "kv_list"),
     ("transfer_queue", "kv_clear"),

@@ -9,6 +9,7 @@ accuracy with whatever trajectories they have, without an angle unless it is the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -41,15 +42,35 @@ def replay_buffer(**kwargs: Any) -> Any:
         "filter_groups_metric": None if metric is None else str(metric),
         "sync_refill_failed_groups": refill,
     }
+    made: Any
     if asynchronous:
-        return CurriculumReplayBufferAsync(**kwargs, **options)
-    batch = given["train_batch_size"]
-    options.update(
-        train_batch_size=batch,
-        gen_batch_size=1 if metric is not None or refill else (given.get("gen_batch_size") or batch),
-        max_inflight_gen_batches=1 if metric is None else filters.get("max_inflight_gen_batches", 1),
-    )
-    return CurriculumReplayBuffer(**kwargs, **options)
+        made = CurriculumReplayBufferAsync(**kwargs, **options)
+    else:
+        batch = given["train_batch_size"]
+        options.update(
+            train_batch_size=batch,
+            gen_batch_size=1 if metric is not None or refill else (given.get("gen_batch_size") or batch),
+            max_inflight_gen_batches=1 if metric is None else filters.get("max_inflight_gen_batches", 1),
+        )
+        made = CurriculumReplayBuffer(**kwargs, **options)
+    settle_after_each_step(getattr(kwargs.get("refill_fn"), "__self__", None), made)
+    return made
+
+
+def settle_after_each_step(trainer: Any, buffer: _Observing) -> None:
+    """Have the measurements of a step taken at its end: the last step of a run is followed by nothing that asks.
+
+    trainer: verl's, whose `on_step_end` is called once in a step, after the actor's passes and the save.
+    """
+    if not callable(on_step_end := getattr(trainer, "on_step_end", None)):
+        return
+
+    @functools.wraps(on_step_end)
+    def settling() -> Any:
+        buffer.curriculum.settle()
+        return on_step_end()
+
+    trainer.on_step_end = settling
 
 
 class _Observing:
@@ -76,14 +97,14 @@ class _Observing:
             global_steps=global_steps, partition_id=partition_id, batch_size=batch_size
         )
         if partition_id == TRAIN:
-            self.curriculum.hold(read_rollouts(batch.keys, self.curriculum), batch_size)
+            self.curriculum.hold(read_rollouts(batch.keys, self.curriculum, whole=True), batch_size)
             metrics = {**metrics, **self.curriculum.metrics()}
         return batch, metrics
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == TRAIN and uids:
             keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
-            self.curriculum.observe(read_rollouts(keys, self.curriculum), len(uids))
+            self.curriculum.observe(read_rollouts(keys, self.curriculum, whole=False), len(uids))
         super()._clear_groups(partition_id, uids)  # type: ignore[misc]
 
 
@@ -95,8 +116,11 @@ class CurriculumReplayBufferAsync(_Observing, _Async):  # type: ignore[misc]
     """verl's ReplayBufferAsync, observed."""
 
 
-def read_rollouts(keys: Sequence[str], curriculum: Curriculum) -> list[Rollout]:
-    """The rollouts under these trajectory keys `{uid}_{session}_{index}`; a session's last output has its reward."""
+def read_rollouts(keys: Sequence[str], curriculum: Curriculum, *, whole: bool) -> list[Rollout]:
+    """The rollouts under these trajectory keys `{uid}_{session}_{index}`; a session's last output has its reward.
+
+    whole: whether they are a batch, and not some groups that verl puts away.
+    """
     if not keys:
         return []
     import transfer_queue as tq
@@ -116,17 +140,19 @@ def read_rollouts(keys: Sequence[str], curriculum: Curriculum) -> list[Rollout]:
         generated[session] = generated.get(session, 0) + tokens[place]
         if session not in last or int(index) > last[session][0]:
             last[session] = int(index), place
+    ends = [place for _, place in last.values()]
+    extras = [fields[place].get("reward_extra_info", {}) if isinstance(fields[place], dict) else {} for place in ends]
+    credits = curriculum.credits([rewards[place] for place in ends], extras, whole=whole)
     rollouts = []
-    for name, (_, place) in last.items():
+    for name, place, correct in zip(last, ends, credits, strict=True):
         group, _, session = name.rpartition("_")
-        extra = fields[place].get("reward_extra_info", {}) if isinstance(fields[place], dict) else {}
         rollouts.append(
             Rollout(
                 id=marks[place]["id"],
                 epoch=marks[place]["epoch"],
                 group=group,
                 session=session,
-                correct=curriculum.credit(rewards[place], extra),
+                correct=correct,
                 reward=rewards[place],
                 tokens=generated[name],
             )

@@ -6,15 +6,21 @@ import dataclasses
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from gainrl.curriculum import ORDERS, WindowSettings
+from gainrl.curriculum.building import NavigatorSettings
 from gainrl.errors import UserError
 
 ANGLES = ("auto", "actor", "table")
-KINDS = ("gaussian", "target", "posterior", "uniform", "fixed", "shortest-first")
 SECTION = "data.gainrl"
+_TRAINER_ONLY = {
+    "backfill": "verl replaces groups without variance itself: algorithm.filter_groups.enable=true",
+    "rerank_every": "rank again between runs, with gainrl score and the checkpoint's weights",
+    "accuracy_rewards": f"name the value that says what is correct in {SECTION}.accuracy",
+    "run_dir": "records go to trainer.default_local_dir",
+}
+"""Settings of `gainrl train` that mean nothing here, and what takes their place."""
 TYPICAL_EPOCH = 1000
 """Prompts per epoch that the default comes near to, about the published number."""
 
@@ -32,6 +38,11 @@ class Run:
     strategy: str | None = None
     sequence_parallel: int = 1
     bypass_old_log_probs: bool = False
+    filter_groups: bool = False
+    max_inflight_gen_batches: int = 1
+    refill_failed_groups: bool = False
+    total_epochs: int | None = None
+    total_training_steps: int | None = None
     colocated_reward_model: bool = False
     reward_model_pool: bool = False
 
@@ -54,24 +65,32 @@ class Settings:
     at_end: str = "stay"
     prior_strength: float = 4.0
     memory: int = 64
+    components: int = 32
+    explore: float = 0.1
     skip_mastered: int | None = None
     mastered_rest: int = 10
     angle: str = "auto"
     accuracy: str | None = None
     accuracy_range: tuple[float, float] | None = None
     accuracy_threshold: float | None = None
-    window: WindowSettings = field(init=False)
 
     def __post_init__(self) -> None:
-        for name, known in (("navigator", KINDS), ("order", ORDERS), ("angle", ANGLES)):
-            value = getattr(self, name)
-            if value not in known:
-                raise UserError(f"{SECTION}.{name}={value!r}: choose one of {', '.join(known)}")
+        if self.angle not in ANGLES:
+            raise UserError(
+                f"{SECTION}.angle={self.angle!r}: choose one of {', '.join(ANGLES)} (what gainrl train calls sequence "
+                "is actor here, prompt is table)"
+            )
+        self.navigation.check(called)
         if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
             raise UserError(f"{SECTION}.accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
         object.__setattr__(self, "accuracy_range", _range(self.accuracy_range))
-        window = WindowSettings(self.sigma, self.sigma_fraction, self.alpha, self.beta, self.mean, self.at_end)
-        object.__setattr__(self, "window", window)
+
+    @property
+    def navigation(self) -> NavigatorSettings:
+        """The navigator's part."""
+        names = [item.name for item in dataclasses.fields(NavigatorSettings) if item.name != "seed"]
+        seed = 0 if self.seed is None else int(self.seed)
+        return NavigatorSettings(seed=seed, **{name: getattr(self, name) for name in names})
 
     @classmethod
     def from_config(cls, section: Mapping[str, Any] | None) -> Settings:
@@ -84,8 +103,8 @@ class Settings:
         given = dict(section)
         if given.get("scores") in (None, "???"):
             raise UserError(
-                f"{SECTION}.scores is not set: give the score table of data.train_files "
-                "(make one with: gainrl score --output scores.parquet ...)"
+                f"{SECTION}.scores is not set: give the score table of data.train_files (make one with: gainrl score "
+                "--output scores.parquet --dataset FILE ..., --dataset once for each file)"
             )
         run = given.pop("run", None)
         if not isinstance(run, Mapping):
@@ -131,6 +150,21 @@ class Settings:
         """Whether prompts are drawn while earlier ones are still being generated."""
         return self.run.v1 and self.run.trainer_mode != "sync"
 
+    def most_in_flight(self, train_batch_size: int) -> int:
+        """Prompts that can be out, neither sampled nor put away, when an epoch is drawn.
+
+        Asynchronous trainers: the warm-up, and the batch that is being fetched; refilling replaces what was put away,
+        so that no more come out.  The synchronous one has nothing out, unless it refills while it samples: then the
+        rest of the batch, and with DAPO's filter also what it lets be generated at a time.  V0: the batch that
+        one-step off-policy is ahead.
+        """
+        run = self.run
+        if self.asynchronous:
+            return math.floor(run.warmup_batches * train_batch_size) + train_batch_size
+        if run.v1 and run.filter_groups:
+            return (run.max_inflight_gen_batches + 1) * train_batch_size
+        return 0 if run.v1 and not run.refill_failed_groups else train_batch_size
+
     def angle_source(self) -> tuple[str, str]:
         """`actor` or `table`, and why; UserError if the actor is asked for and cannot measure."""
         if self.angle == "table":
@@ -150,9 +184,16 @@ class Settings:
         return ("table", reason) if reason else ("actor", "measured when old log-probabilities are computed")
 
 
+def called(name: str) -> str:
+    """What a field of `NavigatorSettings` is called in verl's configuration."""
+    return f"{SECTION}.{name}"
+
+
 def _known(cls: type[Any], given: Mapping[str, Any], section: str, leave: tuple[str, ...] = ()) -> dict[str, Any]:
     names = [item.name for item in dataclasses.fields(cls) if item.init and item.name not in leave]
     for name in given:
+        if name in _TRAINER_ONLY and name not in names:
+            raise UserError(f"{section}.{name} is a setting of gainrl train alone: {_TRAINER_ONLY[name]}")
         if name not in names:
             near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.0)[0]
             raise UserError(f"{section}.{name} is not a setting; the nearest name is {near!r}")

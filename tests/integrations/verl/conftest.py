@@ -5,7 +5,6 @@ verl needs an environment of its own: scripts/verl_environment.sh.  Without it t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -16,15 +15,17 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces a change of its own otherwise
+UNITS = ("test_curriculum.py", "test_journal.py", "test_rewards.py")
+"""What these test needs no verl."""
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[2]))  # tiny_models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these are `full`; what verl, Ray and their dependencies warn about is theirs to mend."""
+    """All of these but the units are `full`; what verl, Ray and their dependencies warn about is theirs to mend."""
     here = Path(__file__).parent
     for item in items:
-        if here in item.path.parents:
+        if here in item.path.parents and item.path.name not in UNITS:
             item.add_marker(pytest.mark.full)
             item.add_marker(pytest.mark.filterwarnings("default"))
 
@@ -50,18 +51,17 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="session")
 def scores(dataset: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset's score table as `gainrl score` makes it from verl's file."""
-    from gainrl.cli import main
+    from verl_support import rank
 
-    path = tmp_path_factory.mktemp("scores") / "scores.parquet"
-    given = {"--model": model, "--dataset": str(dataset), "--output": str(path), "--device": "cpu"}
-    before, sys.argv = sys.argv, ["gainrl", "score", *(word for pair in given.items() for word in pair)]
-    try:
-        with contextlib.suppress(SystemExit):
-            main()
-    finally:
-        sys.argv = before
-    assert path.exists()
-    return path
+    return rank(model, [dataset], tmp_path_factory.mktemp("scores") / "scores.parquet")
+
+
+@pytest.fixture(scope="session")
+def scores_with_directions(dataset: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, with what `navigator=probe` looks at."""
+    from verl_support import rank
+
+    return rank(model, [dataset], tmp_path_factory.mktemp("directions") / "scores.parquet", "--directions")
 
 
 @pytest.fixture(scope="session")

@@ -3,21 +3,28 @@
 Real: Ray, TransferQueue, Hydra's composition of verl's own configuration, verl's trainers (V0 and V1, `fit` and all),
 datasets, data loaders, replay buffers, checkpoints, advantages and metrics.
 
-Replaced, and only this (REPLACED says it again for the tests' output):
+Replaced, and only this (REPLACED and REPLACED_V0 name the places, and tests hold the trainers to them):
 
     actor worker group    `Workers`: log-probabilities are zero, an update changes nothing, a checkpoint is one file.
                           Where angles are asked for, they are left in the TransferQueue by the function the hook uses
                           (the hook itself runs in verl's real FSDP engine in test_actor.py)
     agent loop            `Agents`: completions are three tokens, graded by `reward_of`; what it puts into the
                           TransferQueue, and its keys and tags, are those of AgentLoopWorkerTQ
-    weight syncing        `Nothing` for the checkpoint-engine manager: there is no inference server
+    weight syncing        `Nothing` for the checkpoint-engine manager
+    inference servers     `Nothing` for their manager: there are none
     resource pool         `Nothing`, reporting one device
+    reward-loop manager   an object without workers: `Agents` grades
+    set-up                what makes the six above, from `_setup` of the V1 trainer
+    V0                    `_compute_old_log_prob` returns zeros and `_update_actor` no more than a metric; its
+                          `async_rollout_manager` hands back three tokens graded by `reward_of` (verl_v0)
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import random
+import sys
 from collections.abc import Callable, Sequence
 from functools import cache
 from importlib.util import find_spec
@@ -36,7 +43,25 @@ if find_spec("verl") is None:  # skips the test module that imports this one
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
-REPLACED = ("actor worker group", "agent loop", "weight syncing", "resource pool")
+REPLACED = {
+    "actor_rollout_wg": "actor worker group",
+    "agent_loop_manager": "agent loop",
+    "checkpoint_manager": "weight syncing",
+    "llm_server_manager": "inference servers",
+    "resource_pool_manager": "resource pool",
+    "reward_loop_manager": "reward-loop manager",
+    "_setup": "set-up",
+}
+REPLACED_V0 = {
+    "actor_rollout_wg": "actor worker group",
+    "async_rollout_manager": "agent loop",
+    "checkpoint_manager": "weight syncing",
+    "llm_server_manager": "inference servers",
+    "resource_pool_manager": "resource pool",
+    "_compute_old_log_prob": "old log-probabilities",
+    "_update_actor": "update",
+}
+"""Attributes and methods of verl's trainers that are not verl's in these tests."""
 THREE_LINES = (
     "hydra.searchpath=[pkg://gainrl.integrations.verl.config]",
     "+curriculum=gainrl",
@@ -105,6 +130,28 @@ def make_config(directory: Path, model: str, train: Path, scores: Path, *overrid
     return config
 
 
+def rank(model: str, datasets: Sequence[Path], path: Path, *options: str) -> Path:
+    """Run `gainrl score` over these files as one dataset; returns the table's path."""
+    from gainrl.cli import main
+
+    files = [word for dataset in datasets for word in ("--dataset", str(dataset))]
+    before, sys.argv = sys.argv, ["gainrl", "score", "--model", model, *files, "--output", str(path)]
+    sys.argv += ["--device", "cpu", *options]
+    try:
+        with contextlib.suppress(SystemExit):
+            main()
+    finally:
+        sys.argv = before
+    assert path.exists()
+    return path
+
+
+class NoRewardWorkers:
+    """The reward-loop manager of a run whose agent loop grades."""
+
+    reward_loop_worker_handles: tuple[Any, ...] = ()
+
+
 class Nothing:
     """Stands for the managers of devices and inference servers: takes every call and does nothing."""
 
@@ -113,6 +160,13 @@ class Nothing:
 
     def get_n_gpus(self) -> int:
         return 1
+
+
+def replaced_in(trainer: Any) -> set[str]:
+    """Attributes and methods of a trainer that come from these tests."""
+    own = {"verl_support", "verl_v0"}
+    values = {name for name, value in vars(trainer).items() if type(value).__module__ in own}
+    return values | {name for name, value in vars(type(trainer)).items() if callable(value)}
 
 
 def reward_of(prompt_id: str, session: int) -> float:
@@ -135,9 +189,14 @@ class Agents:
     """The agent loop: answers at once, and leaves in the TransferQueue what verl's own does."""
 
     def __init__(
-        self, rollouts: int, reward: Reward = reward_of, *, fails: Callable[[str], bool] = lambda _: False
+        self,
+        rollouts: int,
+        reward: Reward = reward_of,
+        *,
+        fails: Callable[[str], bool] = lambda _: False,
+        silent: Callable[[str, int], bool] = lambda name, session: False,
     ) -> None:
-        self.rollouts, self.reward, self.fails = rollouts, reward, fails
+        self.rollouts, self.reward, self.fails, self.silent = rollouts, reward, fails, silent
         self.prompts: list[str] = []
         """Ids of the prompts in the order in which verl asked for them."""
         self.held: list[dict[str, Any]] | None = None
@@ -176,7 +235,11 @@ class Agents:
                 reward_score=score,
                 num_turns=2,
                 metrics=AgentLoopMetrics(),
-                extra_fields={"reward_extra_info": {"acc": bool(score)}, "min_global_steps": 0, "max_global_steps": 0},
+                extra_fields={
+                    "reward_extra_info": {} if self.silent(mark["id"], session) else {"acc": bool(score)},
+                    "min_global_steps": 0,
+                    "max_global_steps": 0,
+                },
             )
             field = output.as_dict()
             field.update(row, session_id=session)
@@ -207,8 +270,8 @@ def _plain(values: Any, index: int) -> Any:
 class Workers:
     """The actor worker group of the V1 trainer, over the real TransferQueue."""
 
-    def __init__(self, *, measures: bool) -> None:
-        self.measures = measures
+    def __init__(self, *, measures: bool | Callable[[str, int], bool]) -> None:
+        self.measures = measures if callable(measures) else lambda name, session: bool(measures)
         self._dispatch_info = {"actor": [0]}
         self.saved: list[str] = []
 
@@ -233,11 +296,14 @@ class Workers:
             fields=TensorDict({"log_probs": zeros, "entropy": zeros.clone()}, batch_size=len(batch)),
         )
         marks = [info["gainrl"] for info in listed(data["extra_info"])]
-        if self.measures and marks[0]["angle"]:
+        if marks[0]["angle"]:
             sessions = [int(session) for session in listed(data["session_id"])]
-            names = [f"{uid}_{session}" for uid, session in zip(listed(data["uid"]), sessions, strict=True)]
-            angles = [angle_of(mark["id"], session) for mark, session in zip(marks, sessions, strict=True)]
-            _publish([(names, torch.tensor(angles))])
+            found = {
+                f"{uid}_{session}": angle_of(mark["id"], session)
+                for uid, session, mark in zip(listed(data["uid"]), sessions, marks, strict=True)
+                if self.measures(mark["id"], session)
+            }
+            _publish([(list(found), torch.tensor(list(found.values())))])
         return batch
 
     def update_actor(self, batch: Any) -> Any:
@@ -252,7 +318,9 @@ class Workers:
         assert (Path(local_path) / "weights").read_text() == "trained"
 
 
-def v1_trainer(config: Any, *, measures: bool = True, workers: Workers | None = None) -> Any:
+def v1_trainer(
+    config: Any, *, measures: bool | Callable[[str, int], bool] = True, workers: Workers | None = None
+) -> Any:
     """verl's V1 trainer for `trainer.v1.trainer_mode`, with REPLACED replaced, set up to a loaded checkpoint."""
     from verl.trainer.ppo.v1 import get_trainer_cls
 
@@ -266,7 +334,7 @@ def v1_trainer(config: Any, *, measures: bool = True, workers: Workers | None = 
             self.resource_pool_manager = Nothing()
             self.checkpoint_manager = Nothing()
             self.llm_server_manager = Nothing()
-            self.reward_loop_manager = type("Rewards", (), {"reward_loop_worker_handles": []})()
+            self.reward_loop_manager = NoRewardWorkers()
             self.distillation_config = None
             self.seen: list[dict[str, Any]] = []
             self._load_checkpoint()
@@ -278,7 +346,11 @@ def v1_trainer(config: Any, *, measures: bool = True, workers: Workers | None = 
 
 
 def run_v1(
-    config: Any, agents: Agents | None = None, *, measures: bool = True, workers: Workers | None = None
+    config: Any,
+    agents: Agents | None = None,
+    *,
+    measures: bool | Callable[[str, int], bool] = True,
+    workers: Workers | None = None,
 ) -> tuple[Any, Agents]:
     """Train with verl's real `fit`; returns the trainer, whose `seen` are the logged metrics, and the agent loop."""
     trainer = v1_trainer(config, measures=measures, workers=workers)

@@ -1,0 +1,268 @@
+"""The curriculum behind verl's dataset, by itself: what its calls from the trainers come to, without verl."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from gainrl.errors import UserError
+from gainrl.integrations.verl.curriculum import Curriculum, Rollout
+from gainrl.integrations.verl.settings import Run, Settings
+from gainrl.table import SCHEMA, ScoreTable, TableMetadata, fingerprint
+
+SIZE, BATCH, N = 24, 4, 8
+IDS = [f"p{index:02}" for index in range(SIZE)]
+V1 = {"v1": True, "strategy": "fsdp", "trainer_mode": "sync"}
+ASYNC = {**V1, "trainer_mode": "colocate_async", "warmup_batches": 1}
+
+
+def table() -> ScoreTable:
+    scores = np.linspace(1.0, 0.1, SIZE)
+    values = {
+        "id": IDS,
+        "row": range(SIZE),
+        "status": ["ok"] * SIZE,
+        "reason": [None] * SIZE,
+        "intra": scores,
+        "inter": [0.0] * SIZE,
+        "score": scores,
+        "rank": range(SIZE),
+        "prefix_tokens": [1] * SIZE,
+        "question_tokens": [2] * SIZE,
+    }
+    columns = pa.table({name: pa.array(values[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    metadata = TableMetadata(
+        model="m", model_hash="weights:0", tokenizer_hash="t", chat_template_hash="", dataset="d", split=None,
+        limit=None, fingerprint=fingerprint(IDS), rows=SIZE,
+    )  # fmt: skip
+    return ScoreTable(columns, metadata)
+
+
+def curriculum(directory: Path, run: dict[str, Any] | None = None, **options: Any) -> Curriculum:
+    given = Settings("s.parquet", Run(str(directory), **(V1 if run is None else run)), prompts_per_epoch=N, **options)
+    return Curriculum(given, IDS, range(SIZE), table(), BATCH, "the data")
+
+
+def fetch(made: Curriculum, start: int, count: int = BATCH) -> list[dict[str, Any]]:
+    """Marks of the prompts at these positions, as verl's loader asks for them."""
+    marks = []
+    for index in range(start, start + count):
+        made.place(index)
+        marks.append(made.mark(index))
+    return marks
+
+
+def rollouts(marks: list[dict[str, Any]], correct: float | None = 1.0, angle: float | None = None) -> list[Rollout]:
+    return [
+        Rollout(mark["id"], mark["epoch"], f"{mark['id']}-{mark['epoch']}", str(session), correct, 1.0, 3, angle)
+        for mark in marks
+        for session in range(2)
+    ]
+
+
+def measured(given: list[Rollout], angle: float = 0.5) -> dict[str, float]:
+    return {f"{rollout.group}_{rollout.session}": angle for rollout in given}
+
+
+def records(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "epochs.jsonl").read_text().splitlines()]
+
+
+def test_a_first_batch_without_angles_falls_back_to_the_table_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = curriculum(tmp_path)
+    made.collect = dict  # the hook is not there
+    assert made.angle_source == "actor"
+    first = fetch(made, 0)
+    assert first[0]["angle"] is True
+    with caplog.at_level(logging.WARNING):
+        made.hold(rollouts(first), BATCH)
+        made.settle()
+        second = fetch(made, 4)
+        assert second[0]["angle"] is False
+        made.hold(rollouts(second), BATCH)
+        made.settle()
+        fetch(made, 0)
+    assert caplog.text.count("angle concentration from the table from now on") == 1
+    assert "external_lib must be gainrl.integrations.verl.actor" in caplog.text
+    assert "no measured angle" not in caplog.text
+    scores = dict(zip(IDS, table().scores.tolist(), strict=True))
+    (record,) = records(tmp_path)
+    assert record["angle_source"] == "table"
+    assert record["unmeasured"] == 0
+    assert record["angle"] == pytest.approx(np.mean([scores[mark["id"]] for mark in first + second]))
+    assert record["next_mean"] > 0
+
+
+def test_asked_for_the_actor_alone_a_run_that_measures_nothing_stops(tmp_path: Path) -> None:
+    made = curriculum(tmp_path, angle="actor")
+    made.collect = dict
+    made.hold(rollouts(fetch(made, 0)), BATCH)
+    with pytest.raises(UserError, match=r"angle=actor, but the actor's workers measured none of the first batch's 8"):
+        made.settle()
+
+
+def test_single_rollouts_without_an_angle_are_counted_and_said_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = curriculum(tmp_path)
+    angles: dict[str, float] = {}
+    made.collect = lambda: angles
+    with caplog.at_level(logging.WARNING):
+        for start in (0, 4):
+            given = rollouts(fetch(made, start))
+            angles = measured(given[:-1])
+            made.hold(given, BATCH)
+            made.settle()
+        angles = {}  # and once a whole batch of them, later on
+        given = rollouts(fetch(made, 0))
+        made.hold(given, BATCH)
+        made.settle()
+    assert caplog.text.count("1 of 8 rollouts have no measured angle") == 1
+    assert made.angle_source == "actor"
+    assert records(tmp_path)[0]["unmeasured"] == 2
+    assert made.metrics()["curriculum/unmeasured"] == 8
+
+
+@pytest.mark.parametrize("navigator", ["posterior", "gaussian"])
+def test_rollouts_of_an_earlier_epoch_teach_without_changing_this_ones_numbers(tmp_path: Path, navigator: str) -> None:
+    rest = {"skip_mastered": 1} if navigator == "gaussian" else {}
+    made = curriculum(tmp_path, ASYNC, angle="table", navigator=navigator, **rest)
+    first = fetch(made, 0, N)
+    made.hold(rollouts(first[:4], correct=1.0), 4)
+    second = fetch(made, 0, 4)
+    made.hold(rollouts(first[4:], correct=0.0), 4)
+    made.observe(rollouts(second, correct=1.0), 4)
+    assert made.navigator.totals.rollouts == 16
+    third = made.metrics()
+    assert third["curriculum/late"] == 8
+    assert third["curriculum/late_accuracy"] == 0.0
+    assert third["curriculum/accuracy"] == 1.0
+    assert third["curriculum/rollouts"] == 8
+    outcomes = made.navigator.state_dict()["outcomes"]
+    assert (outcomes["size"], outcomes["late"]["size"]) == (4, 4)
+    fetch(made, 4, 4)
+    made.observe(rollouts([made.mark(index) for index in range(4, 8)], correct=0.0), 4)
+    fetch(made, 0, 4)
+    assert [record["late"] for record in records(tmp_path)] == [0, 8]  # each in its own epoch
+    assert [record["rollouts"] for record in records(tmp_path)] == [8, 16]
+    assert made.metrics()["curriculum/late"] == 0
+
+
+def test_a_late_rollout_of_a_prompt_that_is_not_ranked_is_no_small_matter(tmp_path: Path) -> None:
+    made = curriculum(tmp_path, ASYNC, angle="table", navigator="posterior")
+    made.observe(rollouts(fetch(made, 0, N)), N)
+    fetch(made, 0, 4)
+    with pytest.raises(UserError, match="has no id 'stranger'"):
+        made.observe(rollouts([{"id": "stranger", "epoch": 0}]), 1)
+
+
+def test_what_was_out_at_the_draw_and_the_clock_survive_a_restart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    made = curriculum(tmp_path, ASYNC, angle="table")
+    first = fetch(made, 0, N)
+    made.observe(rollouts(first[:4]), 4)
+    second = fetch(made, 0, 4)
+    made.observe(rollouts(first[4:]), 4)
+    now[0] += 7.0
+    state = json.loads(json.dumps(made.state_dict()))
+    assert (state["in_flight"], state["seconds"]) == (4, 7.0)
+
+    now[0] += 1000.0  # nobody works
+    again = curriculum(tmp_path, ASYNC, angle="table")
+    again.load_state_dict(state)
+    now[0] += 5.0
+    third = fetch(again, 4, 4)
+    again.observe(rollouts(second + third), 8)
+    record = records(tmp_path)[1]
+    assert record["in_flight"] == 4
+    assert record["late"] == 8
+    assert record["seconds"] == 12.0
+
+
+def test_a_state_of_version_1_is_read(tmp_path: Path) -> None:
+    made = curriculum(tmp_path)
+    made.observe(rollouts(fetch(made, 0)), 4)
+    state = json.loads(json.dumps(made.state_dict()))
+    del state["seconds"], state["in_flight"]
+    old = {**state, "version": 1, "late": 3}
+    again = curriculum(tmp_path)
+    again.load_state_dict(old)
+    assert again.navigator.state_dict() == made.navigator.state_dict()
+    for wrong, said in (({**state, "version": 3}, "versions 1 to 2"), ({**old, "seen": None, "x": 1}, "unknown")):
+        with pytest.raises(UserError, match=said):
+            curriculum(tmp_path).load_state_dict(wrong)
+
+
+@pytest.mark.parametrize(
+    ("run", "most"),
+    [
+        (V1, 0),
+        ({**V1, "refill_failed_groups": True}, 4),
+        ({**V1, "filter_groups": True, "max_inflight_gen_batches": 3}, 16),
+        (ASYNC, 8),
+        ({**ASYNC, "warmup_batches": 1.5, "filter_groups": True, "max_inflight_gen_batches": 3}, 10),
+        ({"v1": False}, 4),
+    ],
+)
+def test_how_many_prompts_can_be_out_at_a_draw_is_said_for_each_trainer(run: dict[str, Any], most: int) -> None:
+    assert Settings("s.parquet", Run(".", **run)).most_in_flight(BATCH) == most
+
+
+def test_failed_groups_of_a_first_batch_are_no_reason_to_stop(tmp_path: Path) -> None:
+    made = curriculum(tmp_path, {**V1, "refill_failed_groups": True}, angle="table")
+    fetch(made, 0, N)
+    made.observe([], 1)  # verl puts a group without trajectories away, and asks for another prompt
+    fetch(made, 0, 1)
+    assert made.navigator.epoch == 0
+
+
+def test_a_run_that_begins_sets_the_records_of_another_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        made = curriculum(tmp_path, angle="table")
+        with caplog.at_level(logging.WARNING):
+            made.observe(rollouts(fetch(made, 0, N)), N)
+        assert len(records(tmp_path)) == 1
+    assert "they are in" in caplog.text
+    assert len((tmp_path / "epochs-1.jsonl").read_text().splitlines()) == 1
+
+
+def test_v0s_last_epoch_has_a_record_though_its_last_batch_never_comes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = curriculum(tmp_path, {"total_epochs": 2})
+    with caplog.at_level(logging.INFO):
+        for start in (0, 4, 0):
+            made.end_batch(rollouts(fetch(made, start)))
+    assert [record["rollouts"] for record in records(tmp_path)] == [16, 8]
+    assert "the record lacks its 4 prompts" in caplog.text
+    state = json.loads(json.dumps(made.state_dict()))
+    made.end_batch(rollouts(fetch(made, 4)))  # other trainers of this kind do hand it over
+    assert [record["rollouts"] for record in records(tmp_path)] == [16, 16]
+    prolonged = curriculum(tmp_path, {"total_epochs": 3})
+    prolonged.load_state_dict(state)
+    assert [record["rollouts"] for record in records(tmp_path)] == [16]
+
+
+def test_angles_of_the_table_are_scores_whatever_the_prompts_are_ranked_by(tmp_path: Path) -> None:
+    by_length = table()
+    residual = pa.array(np.linspace(-9.0, 9.0, SIZE), pa.float32())
+    columns = by_length.columns.append_column("residual", residual)
+    fields = {**vars(by_length.metadata), "control": "length", "control_fit": [0.0, 0.0, 0.0]}
+    given = Settings("s.parquet", Run(str(tmp_path)), prompts_per_epoch=N, navigator="fixed")
+    made = Curriculum(given, IDS, range(SIZE), ScoreTable(columns, TableMetadata(**fields)), BATCH, "the data")
+    marks = fetch(made, 0, N)
+    assert marks[0]["id"] == IDS[-1]
+    made.observe(rollouts(marks), N)
+    assert records(tmp_path)[0]["angle"] == pytest.approx(np.mean(by_length.scores[-N:]), abs=1e-6)
