@@ -19,8 +19,11 @@ def score(
     model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
     output: Annotated[Path, typer.Option(help="Score table to write: a .parquet file, or a folder (--shards).")],
     dataset: Annotated[
-        str | None,
-        typer.Option(help="Hub id (name or name:configuration), or a local .jsonl, .json or .parquet file."),
+        list[str] | None,
+        typer.Option(
+            help="Hub id (name or name:configuration), or a local .jsonl, .json or .parquet file; repeat it to rank "
+            "several as one."
+        ),
     ] = None,
     task: Annotated[
         str | None,
@@ -191,19 +194,22 @@ def engine_options(given: list[str]) -> dict[str, Any]:
     return options
 
 
-def prompts_of(dataset: str | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]
-    """The prompts and where they come from: a task's rows, or a dataset that has a column `prompt`."""
+def prompts_of(dataset: str | list[str] | None, task: str | None, split: str | None, limit: int | None):  # type: ignore[no-untyped-def]
+    """The prompts and where they come from: a task's rows, or a dataset (or several) that has a column `prompt`."""
     from gainrl.scoring import ScoringPrompt, Source, open_rows, scoring_prompts
 
+    names = [dataset] if isinstance(dataset, str) else dataset or []
     if task is not None:
+        if len(names) > 1:
+            raise UserError(f"--task {task} maps one dataset to prompts: give --dataset once, not {len(names)} times")
         from gainrl.tasks import load_task
 
         loaded = load_task(task)
         chosen = split or loaded.splits[0]
-        rows = loaded.load(chosen, source=dataset, limit=limit)
+        rows = loaded.load(chosen, source=names[0] if names else None, limit=limit)
         found = (ScoringPrompt(row["prompt"], row.get("question")) for row in rows)
-        return found, Source(dataset or task, chosen, limit, len(rows), task)
-    if dataset is None:
+        return found, Source(names[0] if names else task, chosen, limit, len(rows), task)
+    if not names:
         raise UserError("give --dataset (a hub id or a local file), --task, or both")
-    opened = open_rows(dataset, split=split, limit=limit)
+    opened = open_rows(names, split=split, limit=limit)
     return scoring_prompts(opened), Source(opened.name, opened.split, opened.limit, opened.size)

@@ -7,8 +7,8 @@ may hold the question's text.  Other columns are left alone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,18 @@ class Rows:
         return islice(self.open(), self.limit)
 
 
-def open_rows(dataset: str, *, split: str | None = None, limit: int | None = None) -> Rows:
-    """Open a dataset by name.
+def open_rows(dataset: str | Sequence[str], *, split: str | None = None, limit: int | None = None) -> Rows:
+    """Open a dataset by name, or several as one, their rows one after another.
 
     Raises UserError if the file, the split or the hub's dataset cannot be had, or if it is empty.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give at least 1, or leave it out for all rows")
+    if not isinstance(dataset, str):
+        parts = [open_rows(name, split=split) for name in dataset]
+        if not parts:
+            raise UserError("no dataset is named: give a hub id or a local file")
+        return _together(parts, limit) if len(parts) > 1 else replace(parts[0], limit=limit, size=_cut(parts[0], limit))
     path = Path(dataset).expanduser()
     local = path.suffix in SUFFIXES
     if local or path.exists():
@@ -51,6 +56,29 @@ def open_rows(dataset: str, *, split: str | None = None, limit: int | None = Non
     if dataset.startswith((".", "/", "~")):
         raise UserError(f"dataset {dataset!r}: no such file (a local dataset ends in {', '.join(SUFFIXES)})")
     return _hub(dataset, split, limit)
+
+
+def _together(parts: Sequence[Rows], limit: int | None) -> Rows:
+    def rows() -> Iterator[Row]:
+        for part in parts:
+            for number, row in enumerate(part):
+                if not number and "prompt" not in row:
+                    raise UserError(f"dataset {part.name!r}: row 0 has no column 'prompt', only {sorted(row)}")
+                yield row
+
+    sizes = [part.size for part in parts]
+    whole = Rows(
+        " + ".join(part.name for part in parts),
+        parts[0].split,
+        limit,
+        None if None in sizes else sum(size or 0 for size in sizes),
+        rows,
+    )
+    return replace(whole, size=_cut(whole, limit))
+
+
+def _cut(rows: Rows, limit: int | None) -> int | None:
+    return rows.size if limit is None or rows.size is None else min(rows.size, limit)
 
 
 def _local(dataset: str, path: Path, split: str | None, limit: int | None) -> Rows:

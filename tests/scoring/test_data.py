@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from gainrl.cli.score import prompts_of
 from gainrl.errors import UserError
 from gainrl.scoring.data import open_rows, scoring_prompts
 
@@ -41,6 +42,30 @@ def test_limit_takes_the_first_rows(file):
     rows = open_rows(str(file), limit=2)
     assert rows.size == 2
     assert [row["answer"] for row in rows] == ["1", "2"]
+
+
+def test_several_files_are_one_dataset_in_their_order(file, tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"prompt": "d", "answer": "4"}\n{"prompt": "a?", "answer": "5"}\n')
+    rows = open_rows([str(file), str(more)])
+    assert (rows.size, rows.limit, rows.name) == (5, None, f"{file} + {more}")
+    assert [row["answer"] for row in rows] == [row["answer"] for row in rows] == ["1", "2", "3", "4", "5"]
+    assert [row["answer"] for row in open_rows([str(more), str(file)], limit=3)] == ["4", "5", "1"]
+    assert open_rows([str(more), str(file)], limit=3).size == 3
+    assert (open_rows([str(file)], limit=2).size, open_rows([str(file)]).name) == (2, str(file))
+
+
+def test_one_of_several_files_without_prompts_is_named(file, tmp_path):
+    more = tmp_path / "more.jsonl"
+    more.write_text('{"problem": "d"}\n')
+    with pytest.raises(UserError, match=r"more\.jsonl': row 0 has no column 'prompt', only \['problem'\]"):
+        list(open_rows([str(file), str(more)]))
+    with pytest.raises(UserError, match="no such file"):
+        open_rows([str(file), "missing.jsonl"])
+    with pytest.raises(UserError, match="no dataset is named"):
+        open_rows([])
+    with pytest.raises(UserError, match="--task arithmetic maps one dataset to prompts: give --dataset once, not 2"):
+        prompts_of(["a", "b"], "arithmetic", None, None)
 
 
 def test_questions_of_plain_text_come_along():
