@@ -104,18 +104,21 @@ def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision
 
 
 def resolve_device(device: str) -> str:
-    """`auto` is CUDA where there is a device, else the CPU; an explicit device that is absent is a UserError."""
+    """`auto` is CUDA where there is a device, else the CPU; an explicit device that cannot be used is a UserError."""
     import torch
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        wanted = torch.device(device)
-        torch.empty(1, device=wanted).cpu()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        # Only an allocation and a copy back tell; torch has no one error for what can be wrong: AssertionError if it was
+        # built without the device, ImportError if an extension brings it, NotImplementedError (a RuntimeError) if nothing
+        # runs there or it holds no data, RuntimeError for an unknown name, an absent index, and all that a driver says.
+        torch.empty(1, device=torch.device(device)).cpu()
+    except (RuntimeError, AssertionError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(
-            f"device {device!r} cannot be used with this torch ({torch.__version__}); there are {known}"
+            f"device {device!r} cannot be used with this torch ({torch.__version__}): {_first_line(error)}; "
+            f"there are {', '.join(known)}"
         ) from error
     return device
 
@@ -177,11 +180,14 @@ def _samples(stream: IO[bytes], suffix: str, size: int) -> list[tuple[int, int]]
 
 
 def _unreachable(what: str, name: str, error: Exception) -> str:
-    first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return (
-        f"cannot load the {what} {name!r}: {first} (give a hub id that can be reached from here, "
+        f"cannot load the {what} {name!r}: {_first_line(error)} (give a hub id that can be reached from here, "
         f"a local directory, or {PACKAGED!r})"
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _packaged_model() -> Path:
@@ -258,7 +264,9 @@ def _from_hub(target: Path, why: Exception) -> None:
 
     try:
         snapshot_download(_HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"])
-    except Exception as error:
+    except (
+        Exception
+    ) as error:  # the hub's own errors, the HTTP client's, the system's: all mean that it is not to be had
         raise UserError(
             f"the packaged model {PACKAGED!r} cannot be had: {why}; and the hub does not give {_HUB_ID} ({error}). "
             "Name a local model directory instead."

@@ -32,10 +32,22 @@ def test_a_directory_without_a_model_is_refused(tmp_path):
         resolve_model("./missing/model")
 
 
-def test_unknown_devices_are_refused():
-    assert resolve_device("cpu") == "cpu"
-    with pytest.raises(UserError, match="toaster"):
-        resolve_device("toaster")
+@pytest.mark.parametrize(
+    ("device", "why"),
+    [("toaster", "Expected one of cpu"), ("meta", "no data"), ("hpu", "No module named"), ("xpu", "not compiled with")],
+)
+def test_devices_that_cannot_be_used_are_refused_with_torchs_reason(device, why):
+    with pytest.raises(UserError, match=rf"device '{device}' cannot be used .*: .*{why}.*; there are cpu"):
+        resolve_device(device)
+
+
+def test_a_device_out_of_memory_is_not_said_to_be_absent(monkeypatch):
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+    monkeypatch.setattr(torch, "empty", full)
+    with pytest.raises(UserError, match="CUDA out of memory"):
+        resolve_device("cpu")
 
 
 @pytest.mark.model
