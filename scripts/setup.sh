@@ -3,12 +3,17 @@
 #   EXTRAS  e.g. demo or dev; WHEEL installs that file instead of this source tree (editable).
 #   TORCH   the requirement for torch (default torch==2.13.0): the one place to choose another build.
 #   PYTHON  the interpreter (default python3), 3.11 or newer.
-# Installs what a bare Debian or Ubuntu lacks when it may (root); otherwise says what to install.
+# As root, installs what a bare Debian or Ubuntu lacks; anybody else is told what to have installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 extras=$2 wheel=${3:-}
 python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
 
+command -v "$python" >/dev/null || { echo "no $python here: set PYTHON= to an interpreter, 3.11 or newer" >&2; exit 1; }
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+  echo "gainrl needs Python 3.11 or newer, and $python is $("$python" -V): set PYTHON= to another interpreter" >&2
+  exit 1
+}
 missing=()
 command -v c++ >/dev/null || missing+=(build-essential)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
@@ -20,11 +25,13 @@ if [ ${#missing[@]} -gt 0 ]; then
     echo "installing: ${missing[*]}"
     apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
   else
-    echo "please install first: ${missing[*]} (apt-get install ${missing[*]})" >&2
+    {
+      echo "not installed here: ${missing[*]} (Debian's names: a C++ compiler, bubblewrap, Python's ensurepip and headers)"
+      echo "install them, on Debian or Ubuntu with:  sudo apt-get install ${missing[*]}"
+    } >&2
     exit 1
   fi
 fi
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gainrl needs Python 3.11 or newer; set PYTHON=" >&2; exit 1; }
 
 stamp="$venv/.gainrl-$extras"
 wanted="$torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} | sha256sum)"
