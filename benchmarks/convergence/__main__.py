@@ -55,18 +55,14 @@ def walk(options: argparse.Namespace) -> None:
         runs, seeds = options.output or Path(tempfile.mkdtemp(prefix="convergence-")), [0]
         arms = [name for name in QUICK_ARMS if name in arms]
     deadline = next_time(options.until) if options.until else math.inf
-    todo = study.missing(study.order(options.families, arms, seeds), runs)
+    todo = study.missing(study.order(options.families, arms, seeds), runs)[: options.limit]
     print(f"{len(todo)} runs are missing", flush=True)
-    for number, key in enumerate(todo[: options.limit], start=1):
-        if time.time() >= deadline:
-            print("the time is up", flush=True)
-            break
-        started = time.perf_counter()
-        result = study.land(protocol, key, runs)
+    ended = study.walk(protocol, todo, runs, deadline, options.workers)
+    for number, (key, result, seconds) in enumerate(ended, start=1):
+        first, last = (result["curve"][at]["accuracy"] for at in (0, -1))
         print(
-            f"{number}/{len(todo)} {' '.join(map(str, key))}: {result['curve'][0]['accuracy']:.3f} to "
-            f"{result['curve'][-1]['accuracy']:.3f} in {result['seconds']:.0f} s, "
-            f"{time.perf_counter() - started:.0f} s in all",
+            f"{number}/{len(todo)} {' '.join(map(str, key))}: {first:.3f} to {last:.3f} in {result['seconds']:.0f} s, "
+            f"{seconds:.0f} s in all",
             flush=True,
         )
     if options.quick:
@@ -110,6 +106,7 @@ def main() -> None:
     many.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     many.add_argument("--until", help="begin no run after this time of day, HH:MM UTC")
     many.add_argument("--limit", type=int, help="at most so many runs")
+    many.add_argument("--workers", type=int, default=1, help="runs at a time, each in a process of its own")
     many.add_argument("--quick", action="store_true", help="a first look in ten minutes: 12 steps, one seed")
     cells = verbs.add_parser("levels", help="pass rates of the bases")
     for with_families in (many, cells):

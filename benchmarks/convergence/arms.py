@@ -30,7 +30,9 @@ def _window(about: str, ranking: str) -> Arm:
 ARMS: dict[str, Arm] = {
     "uniform": Arm("all prompts equally likely", settings={"curriculum_navigator": "uniform"}, ranked=False),
     "oracle": Arm(
-        "true pass rates, nearest to 0.5: the ceiling", settings={"curriculum_navigator": "oracle"}, ranked=False
+        "drawn by the true reward variance p(1 - p): the ceiling",
+        settings={"curriculum_navigator": "oracle"},
+        ranked=False,
     ),
     "gainrl": _window("GAIN-RL as published: C, diagonal included", "C"),
     "posterior": Arm("Thompson sampling by prompt, C as the prior", settings={"curriculum_navigator": "posterior"}),

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -20,11 +21,13 @@ from benchmarks.convergence.families import Family
 from benchmarks.convergence.tokens import encode, make_tokenizer
 from gainrl.files import cache_directory, write_text
 
-VERSION = 1
+VERSION = 2
 """Raise it when pretraining changes in a way that its settings and problems do not show."""
 QUESTION_WEIGHT = 0.02
 """Questions are random, so that there is little to learn from them; enough for a likelihood that means something."""
 WARMUP = 20
+MATRICES = 5.0
+"""Muon's learning rate over AdamW's."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,10 @@ class Size:
 
 @dataclass(frozen=True)
 class Pretraining:
-    """Supervised training before the study: AdamW, warm-up, one cosine to a tenth of `learning_rate`."""
+    """Supervised training before the study: warm-up, then one cosine to a tenth of `learning_rate`.
+
+    AdamW, but for the layers' matrices, which Muon trains with MATRICES times this rate.
+    """
 
     steps: int
     batch: int = 128
@@ -84,19 +90,25 @@ def pretrain(family: Family, size: Size, settings: Pretraining, seed: int) -> Ll
     tokenizer = make_tokenizer()
     model = make_model(size, tokenizer, seed)
     random = Random(f"{family.name}/pretraining/{seed}")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, betas=(0.9, 0.95), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: settings.share(step))
+    matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "layers" in name]
+    others = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "layers" not in name]
+    rate = settings.learning_rate
+    optimizers = (
+        torch.optim.Muon(matrices, lr=MATRICES * rate, weight_decay=0.01, momentum=0.95),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0),
+    )
+    schedules = [torch.optim.lr_scheduler.LambdaLR(one, settings.share) for one in optimizers]
     skip = len(family.examples) + 1
     model.train()
     for _ in range(settings.steps):
         problems = family.problems(settings.batch, random, pretraining=True)
         ids, answer = encode(tokenizer, [family.prompt(p) for p in problems], [p.answer for p in problems])
         loss = language_loss(model, ids, answer, skip, tokenizer.pad_token_id)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
+        for step in (*optimizers, *schedules):
+            step.step()
     return model.eval()
 
 
@@ -114,11 +126,12 @@ def base_directory(family: Family, size: Size, settings: Pretraining, seed: int)
     """Directory of the pretrained base and its tokenizer, made if it is not there."""
     directory = cache_directory() / "convergence" / f"{family.name}-{seed}-{content_key(family, size, settings, seed)}"
     done = directory / "complete.json"
-    if not done.is_file():
-        started = time.perf_counter()
-        model = pretrain(family, size, settings, seed)
-        directory.mkdir(parents=True, exist_ok=True)
-        model.save_pretrained(directory)
-        make_tokenizer().save_pretrained(directory)
-        write_text(done, json.dumps({"seconds": time.perf_counter() - started}))
+    directory.mkdir(parents=True, exist_ok=True)
+    with FileLock(directory / "made.lock"):  # workers of one study
+        if not done.is_file():
+            started = time.perf_counter()
+            model = pretrain(family, size, settings, seed)
+            model.save_pretrained(directory)
+            make_tokenizer().save_pretrained(directory)
+            write_text(done, json.dumps({"seconds": time.perf_counter() - started}))
     return directory

@@ -5,11 +5,17 @@ Which level a problem is of is known to the analysis and to nobody else.  An ans
 full; answers have several tokens, so that guessing does not pass.  Every prompt begins with the family's `examples`,
 as few-shot prompts do; these tokens are the prompt's prefix.
 
+A base has two strategies, as a language model has many: the right one, and an easier one that is wrong (`slip`).  In a
+level's pretraining data a share `sound` of the answers is right and the others are slips, so that the base can do
+nearly all of it and at temperature 1 does it about as often.  Reinforcement moves that share, as it does in language
+models.  Where the slip happens to be right (sums without a carry), so is the base.
+
 Development families (difficulty is tied to length in the first one only):
 
-    sums      sums of two numbers of 1 to 5 digits, all numbers written with the last digit first
-    strings   an operation on 3 to 5 letters; the operation makes it hard, the length hardly
-    lists     digits; easy questions come with LONG lists (first three, last three), hard ones with short lists
+    sums      sums of two numbers of 1 to 5 digits, all numbers written with the last digit first; slip: nothing carried
+    strings   an operation on 3 to 5 letters; slip: the letters as they are
+    lists     digits; easy questions come with LONG lists (first three, last three), hard ones with short lists; slip:
+              the first digits
 """
 
 from __future__ import annotations
@@ -31,6 +37,8 @@ class Level:
     """Weight in pretraining, 0 for never."""
     share: float = 1.0
     """Weight in the training and evaluation mix."""
+    sound: float = 1.0
+    """Share of right answers in pretraining; the others are the family's `slip`."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +57,23 @@ class Family:
     name: str
     examples: str
     levels: Sequence[Level]
+    slip: Callable[[str, str], str] = lambda question, answer: answer
+    """The wrong answer that pretraining gives in place of the right one, from the question and the right one."""
     held_out: bool = False
 
     def problems(self, count: int, random: Random, *, pretraining: bool = False) -> list[Problem]:
         """`count` problems drawn from the mix (of pretraining, or of training and evaluation)."""
         weights = [level.seen if pretraining else level.share for level in self.levels]
         chosen = random.choices(range(len(self.levels)), weights=weights, k=count)
-        return [Problem(*self.levels[index].draw(random), index) for index in chosen]
+        found = [Problem(*self.levels[index].draw(random), index) for index in chosen]
+        if not pretraining:
+            return found
+        return [
+            problem
+            if random.random() < self.levels[problem.level].sound
+            else Problem(problem.question, self.slip(problem.question, problem.answer), problem.level)
+            for problem in found
+        ]
 
     def prompt(self, problem: Problem) -> str:
         """The whole prompt."""
@@ -76,10 +94,23 @@ def sum_of(digits: int) -> Draw:
     return draw
 
 
+def without_carry(question: str, answer: str) -> str:
+    """Digit by digit, nothing carried."""
+    a, b = question[:-1].split("+")
+    return "".join(str((int(x) + int(y)) % 10) for x, y in zip(a, b, strict=True))
+
+
 SUMS = Family(
     "sums",
     "2+7=9;",
-    [Level(f"{digits} digits", sum_of(digits), seen) for digits, seen in enumerate((5, 4, 1, 0.1, 0.05), start=1)],
+    [
+        Level("1 digit", sum_of(1), 1),
+        Level("2 digits", sum_of(2), 2, 1, 0.97),
+        Level("3 digits", sum_of(3), 2, 1, 0.3),
+        Level("4 digits", sum_of(4), 1.5, 1, 0.08),
+        Level("5 digits", sum_of(5), 1.5, 1, 0.02),
+    ],
+    without_carry,
 )
 
 
@@ -113,19 +144,25 @@ def swapped_pairs(text: str) -> str:
     return "".join(text[at : at + 2][::-1] for at in range(0, len(text), 2))
 
 
+def copied(question: str, answer: str) -> str:
+    """The text as it stands."""
+    return question[1:-1]
+
+
 STRINGS = Family(
     "strings",
     "Rab>ba;",
     [
-        Level("copy", on_letters("C", lambda text: text), 2),
-        Level("first to the end", on_letters("T", lambda text: text[1:] + text[0]), 1),
-        Level("next letters", on_letters("N", next_letters), 1),
-        Level("reverse", on_letters("R", lambda text: text[::-1]), 0.7),
-        Level("swap pairs", on_letters("W", swapped_pairs), 0.4),
-        Level("without repeats", on_letters("D", without_repeats), 0.4),
-        Level("sort", on_letters("S", lambda text: "".join(sorted(text))), 0.3),
-        Level("reverse, next letters", on_letters("Q", lambda text: next_letters(text[::-1])), 0.15),
+        Level("copy", on_letters("C", lambda text: text), 1),
+        Level("next letters", on_letters("N", next_letters), 1, 1, 0.97),
+        Level("reverse", on_letters("R", lambda text: text[::-1]), 1, 1, 0.97),
+        Level("first to the end", on_letters("T", lambda text: text[1:] + text[0]), 1, 1, 0.4),
+        Level("swap pairs", on_letters("W", swapped_pairs), 1, 1, 0.15),
+        Level("next letters again", on_letters("S", next_letters), 1, 1, 0.05),
+        Level("reverse again", on_letters("Q", lambda text: text[::-1]), 1, 1, 0.03),
+        Level("reverse, next letters", on_letters("D", lambda text: next_letters(text[::-1])), 1, 1, 0.02),
     ],
+    copied,
 )
 
 
@@ -154,21 +191,30 @@ def running(step: Callable[[int, int], int]) -> Callable[[list[int]], list[int]]
     return values
 
 
+def copied_digits(question: str, answer: str) -> str:
+    """The list's first digits, as many as the answer has."""
+    return question[1 : 1 + len(answer)]
+
+
+def plus_one(digits: list[int]) -> list[int]:
+    """Each digit's successor modulo 10."""
+    return [(digit + 1) % 10 for digit in digits]
+
+
 LISTS = Family(
     "lists",
     "S21>12;",
     [
-        Level("first three", on_digits("F", 8, 12, lambda digits: digits[:3]), 2),
-        Level("last three", on_digits("L", 8, 12, lambda digits: digits[-3:]), 1.5),
-        Level("running maximum", on_digits("M", 4, 7, running(max)), 0.8),
-        Level("each plus one", on_digits("V", 4, 6, lambda digits: [(digit + 1) % 10 for digit in digits]), 0.3),
-        Level("running sum", on_digits("A", 3, 6, running(lambda a, b: (a + b) % 10)), 0.5),
-        Level("three largest", on_digits("X", 3, 6, lambda digits: sorted(digits)[::-1][:3]), 0.5),
-        Level("sort", on_digits("S", 3, 5, sorted), 0.25),
-        Level(
-            "reverse of running sum", on_digits("B", 3, 4, lambda d: running(lambda a, b: (a + b) % 10)(d)[::-1]), 0.1
-        ),
+        Level("first three", on_digits("F", 8, 12, lambda digits: digits[:3]), 1),
+        Level("last three", on_digits("L", 8, 12, lambda digits: digits[-3:]), 1, 1, 0.97),
+        Level("each plus one", on_digits("V", 4, 6, plus_one), 1, 1, 0.97),
+        Level("running maximum", on_digits("M", 4, 6, running(max)), 1, 1, 0.4),
+        Level("backwards", on_digits("B", 3, 5, lambda digits: digits[::-1]), 1, 1, 0.15),
+        Level("last three again", on_digits("A", 4, 6, lambda digits: digits[-3:]), 1, 1, 0.05),
+        Level("each plus one again", on_digits("X", 4, 6, plus_one), 1, 1, 0.03),
+        Level("backwards, plus one", on_digits("S", 3, 5, lambda digits: plus_one(digits[::-1])), 1, 1, 0.02),
     ],
+    copied_digits,
 )
 
 DEVELOPMENT = (SUMS, STRINGS, LISTS)

@@ -30,18 +30,29 @@ def chain_of(operators: str, shortest: int, longest: int) -> Draw:
     return draw
 
 
+def only_sums(question: str, answer: str) -> str:
+    """The running values with every operator taken for a plus."""
+    value, values = int(question[0]), ""
+    for digit in question[2:-1:2]:
+        value = (value + int(digit)) % 10
+        values += str(value)
+    return values
+
+
 CHAINS = Family(
     "chains",
     "3+4=7;",
     [
-        Level("sums, 3 digits", chain_of("+", 3, 3), 2),
+        Level("sums, 3 digits", chain_of("+", 3, 3), 1),
         Level("sums, 4 to 6", chain_of("+", 4, 6), 1),
-        Level("differences, 3 or 4", chain_of("-", 3, 4), 1),
-        Level("products, 3", chain_of("*", 3, 3), 0.7),
-        Level("products, 4 to 6", chain_of("*", 4, 6), 0.3),
-        Level("mixed, 3", chain_of("+-*", 3, 3), 0.3),
-        Level("mixed, 4 to 6", chain_of("+-*", 4, 6), 0.1),
+        Level("differences, 3 or 4", chain_of("-", 3, 4), 1, sound=0.97),
+        Level("products, 3", chain_of("*", 3, 3), 1, sound=0.97),
+        Level("differences, 5 or 6", chain_of("-", 5, 6), 1, sound=0.3),
+        Level("products, 4 to 6", chain_of("*", 4, 6), 1, sound=0.1),
+        Level("mixed, 3", chain_of("+-*", 3, 3), 1, sound=0.05),
+        Level("mixed, 4 to 6", chain_of("+-*", 4, 6), 1, sound=0.02),
     ],
+    only_sums,
     held_out=True,
 )
 
@@ -69,17 +80,17 @@ def _open_expression(random: Random, kinds: str, still_open: int, closed: int) -
     return text, "".join(CLOSING[bracket] for bracket in reversed(stack))
 
 
-def closers(kinds: str, still_open: tuple[int, int], closed: tuple[int, int]) -> Draw:
+def closers(code: str, kinds: str, still_open: tuple[int, int], closed: tuple[int, int]) -> Draw:
     """What closes an expression with so many open brackets and so many closed pairs."""
 
     def draw(random: Random) -> tuple[str, str]:
         text, answer = _open_expression(random, kinds, random.randint(*still_open), random.randint(*closed))
-        return f"C{text}>", answer
+        return f"{code}{text}>", answer
 
     return draw
 
 
-def depths(still_open: tuple[int, int], closed: tuple[int, int]) -> Draw:
+def depths(code: str, still_open: tuple[int, int], closed: tuple[int, int]) -> Draw:
     """The depth after each bracket of an expression."""
 
     def draw(random: Random) -> tuple[str, str]:
@@ -88,23 +99,38 @@ def depths(still_open: tuple[int, int], closed: tuple[int, int]) -> Draw:
         for bracket in text:
             depth += 1 if bracket in CLOSING else -1
             answer += str(depth)
-        return f"D{text}>", answer
+        return f"{code}{text}>", answer
 
     return draw
+
+
+def unturned(question: str, answer: str) -> str:
+    """What closes the brackets in the order of their opening; for a depth, how many were opened so far."""
+    stack, opened, counts = [], 0, ""
+    for bracket in question[1:-1]:
+        if bracket in CLOSING:
+            stack.append(bracket)
+            opened += 1
+        else:
+            stack.pop()
+        counts += str(opened)
+    return counts if answer.isdigit() else "".join(CLOSING[bracket] for bracket in stack)
 
 
 BRACKETS = Family(
     "brackets",
     "C([>]);",
     [
-        Level("close, 2 open", closers("([{", (2, 2), (0, 0)), 2),
-        Level("close, 3 open", closers("([{", (3, 3), (0, 1)), 1),
-        Level("close, 4 to 6 open", closers("([{", (4, 6), (0, 0)), 0.7),
-        Level("close, 2 to 4 open among pairs", closers("([{", (2, 4), (2, 4)), 0.4),
-        Level("depth, up to 4", depths((1, 2), (0, 1)), 0.7),
-        Level("depth, 5 to 7", depths((1, 3), (2, 2)), 0.3),
-        Level("close, one kind, among pairs", closers("(", (2, 5), (2, 4)), 0.3),
+        Level("close, one kind, among pairs", closers("C", "(", (2, 5), (2, 4)), 1),
+        Level("close, 2 or 3 open", closers("C", "([{", (2, 3), (0, 0)), 1, sound=0.97),
+        Level("depth, up to 4", depths("D", (1, 2), (0, 1)), 1, sound=0.97),
+        Level("close, 4 to 6 open", closers("C", "([{", (4, 6), (0, 0)), 1, sound=0.3),
+        Level("close, 2 to 4 open among pairs", closers("C", "([{", (2, 4), (2, 4)), 1, sound=0.1),
+        Level("depth, 5 to 7", depths("D", (1, 3), (2, 2)), 1, sound=0.05),
+        Level("close, 2 or 3 open, again", closers("Q", "([{", (2, 3), (0, 0)), 1, sound=0.03),
+        Level("depth, up to 4, again", depths("X", (1, 2), (0, 1)), 1, sound=0.02),
     ],
+    unturned,
     held_out=True,
 )
 

@@ -17,28 +17,31 @@ PassRates = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 
 
 class OracleNavigator(Navigator):
-    """The n prompts whose pass rate is nearest to 0.5, ties by rank.
+    """n prompts drawn one after another without replacement, each in proportion to its reward variance p(1 − p).
 
     `pass_rates` must be set before the first draw: from ids to the chances (N,) that a rollout is right, now.  Its
     state does not hold the policy, so a run with it cannot be resumed.
     """
 
     kind = "oracle"
-    target = 0.5
     pass_rates: PassRates | None = None
+    _drawn: tuple[int, npt.NDArray[np.int64]] | None = None
 
     def _pick(self) -> npt.NDArray[np.int64]:
-        return self._nearest()[: self.n].copy()
+        return self._order()[: self.n].copy()
 
     def _pick_spares(self) -> npt.NDArray[np.int64]:
-        return self._nearest()[self.n : 2 * self.n]
+        return self._order()[self.n : 2 * self.n]
 
-    def _nearest(self) -> npt.NDArray[np.int64]:
-        if self.pass_rates is None:
-            raise RuntimeError("the oracle was not told the pass rates: set pass_rates before training")
-        distance = np.abs(self.pass_rates(self.ranking.ids) - self.target)
-        nearest: npt.NDArray[np.int64] = np.argsort(distance, kind="stable").astype(np.int64)
-        return nearest
+    def _order(self) -> npt.NDArray[np.int64]:
+        """All prompts, by a race of exponential clocks whose rates are the variances: once an epoch."""
+        if self._drawn is None or self._drawn[0] != self._epoch:
+            if self.pass_rates is None:
+                raise RuntimeError("the oracle was not told the pass rates: set pass_rates before training")
+            rates = self.pass_rates(self.ranking.ids)
+            clocks = np.random.default_rng([self.seed, self._epoch]).exponential(size=len(rates))
+            self._drawn = self._epoch, np.argsort(clocks / np.maximum(rates * (1 - rates), 1e-12)).astype(np.int64)
+        return self._drawn[1]
 
 
 def register() -> None:

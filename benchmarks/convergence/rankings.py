@@ -15,6 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from filelock import FileLock
 
 from benchmarks.convergence.bed import Bed
 from gainrl.files import write_text
@@ -56,16 +57,17 @@ def score_table(bed: Bed) -> tuple[ScoreTable, float]:
     problems = "\n".join(bed.dataset["prompt"])
     path = bed.directory / f"scores-{hashlib.sha256(problems.encode()).hexdigest()[:12]}.parquet"
     taken = path.with_suffix(".json")
-    if not taken.is_file():
-        model = bed.model().eval()
-        prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
-        started = time.perf_counter()
-        scorer = AngleScorer(model, bed.tokenizer, directions=True, nll=True)
-        score_dataset(
-            scorer, prompts, path, Source(f"convergence/{bed.family.name}/{bed.seed}"), overwrite=True,
-            model_name=f"convergence/{bed.directory.name}", model_hash=model_identity(str(bed.directory)),
-        )  # fmt: skip
-        write_text(taken, json.dumps({"seconds": time.perf_counter() - started}))
+    with FileLock(path.with_suffix(".lock")):
+        if not taken.is_file():
+            model = bed.model().eval()
+            prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
+            started = time.perf_counter()
+            scorer = AngleScorer(model, bed.tokenizer, directions=True, nll=True)
+            score_dataset(
+                scorer, prompts, path, Source(f"convergence/{bed.family.name}/{bed.seed}"), overwrite=True,
+                model_name=f"convergence/{bed.directory.name}", model_hash=model_identity(str(bed.directory)),
+            )  # fmt: skip
+            write_text(taken, json.dumps({"seconds": time.perf_counter() - started}))
     return ScoreTable.read(path), float(json.loads(taken.read_text())["seconds"])
 
 

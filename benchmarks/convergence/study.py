@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,30 @@ def land(protocol: Protocol, key: Key, runs: Path = RUNS) -> dict[str, Any]:
     runs.mkdir(parents=True, exist_ok=True)
     write_text(result_path(key, runs), compact(result))
     return result
+
+
+def walk(
+    protocol: Protocol, keys: Sequence[Key], runs: Path, deadline: float, workers: int
+) -> Iterator[tuple[Key, dict[str, Any], float]]:
+    """Land these runs, so many at a time: (key, result, seconds with all else) as they end.
+
+    None is begun after `deadline` (as time.time()).  More than one worker: processes that are kept from run to run.
+    """
+    if workers == 1:
+        yield from (done for key in keys if (done := _timed(protocol, key, runs, deadline)) is not None)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(_timed, protocol, key, runs, deadline) for key in keys]):
+            if (result := done.result()) is not None:
+                yield result
+
+
+def _timed(protocol: Protocol, key: Key, runs: Path, deadline: float) -> tuple[Key, dict[str, Any], float] | None:
+    if time.time() >= deadline:
+        return None
+    started = time.perf_counter()
+    result = land(protocol, key, runs)
+    return key, result, time.perf_counter() - started
 
 
 def compact(result: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from benchmarks.convergence.__main__ import next_time
 from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.base import Pretraining, Size, content_key, make_model
 from benchmarks.convergence.bed import Bed, pass_rates, right_answers
-from benchmarks.convergence.families import LISTS, SUMS, Family
+from benchmarks.convergence.families import LISTS, SUMS, Family, Problem
 from benchmarks.convergence.held_out import CLOSING, FAMILIES
 from benchmarks.convergence.tokens import CHARACTERS, encode, make_tokenizer
 from benchmarks.harness import RESULTS
@@ -59,7 +59,7 @@ def test_chains_list_the_running_values():
 
 def test_brackets_are_closed_by_the_answer():
     for problem in FAMILIES["brackets"].problems(200, Random(0)):
-        if problem.question[0] != "C":
+        if problem.question[0] not in "CQ":
             continue
         stack: list[str] = []
         for bracket in problem.question[1:-1] + problem.answer:
@@ -72,7 +72,35 @@ def test_brackets_are_closed_by_the_answer():
 
 def test_long_prompts_are_the_easy_ones_in_lists():
     lengths = {level.name: [len(level.draw(Random(seed))[0]) for seed in range(50)] for level in LISTS.levels}
-    assert min(lengths["first three"]) > max(lengths["sort"])
+    assert min(lengths["first three"]) > max(max(lengths[name]) for name in ("running maximum", "backwards, plus one"))
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=lambda family: family.name)
+def test_pretraining_mixes_slips_into_right_answers_as_often_as_the_level_says(family: Family):
+    def slips(level: int, problems: list[Problem]) -> list[bool]:
+        return [p.answer == family.slip(p.question, p.answer) for p in problems if p.level == level]
+
+    seen, asked = family.problems(6000, Random(0), pretraining=True), family.problems(6000, Random(1))
+    for at, level in enumerate(family.levels):
+        alike = np.mean(slips(at, asked))  # slips that happen to be right
+        assert abs(np.mean(slips(at, seen)) - (1 - level.sound * (1 - alike))) < 0.08
+    assert len({level.sound for level in family.levels}) > 3
+    assert any(level.sound == 1 for level in family.levels)
+
+
+@pytest.mark.parametrize(
+    ("family", "question", "answer", "slip"),
+    [
+        ("sums", "75+76=", "452", "41"),
+        ("strings", "Rabc>", "cba", "abc"),
+        ("lists", "L12345678>", "678", "123"),
+        ("chains", "3*4-1=", "21", "78"),
+        ("brackets", "C([>", "])", ")]"),
+        ("brackets", "D([)]>", "1210", "1222"),
+    ],
+)
+def test_slips_are_the_easier_wrong_strategy(family: str, question: str, answer: str, slip: str):
+    assert FAMILIES[family].slip(question, answer) == slip
 
 
 def test_every_character_is_a_token_with_offsets_behind_bos(tokenizer):
