@@ -78,7 +78,7 @@ class NavigatorSettings:
             raise UserError(f"{called('components')}={kept!r}: give an integer from 1 to {MAX_COMPONENTS}")
         if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
             raise UserError(f"{called('explore')}={explore!r}: give a share of the epoch, from 0 to 1")
-        if self.skip_mastered is not None and "skip_mastered" not in _USED[self.navigator]:
+        if self.skip_mastered is not None and "skip_mastered" not in _USED.get(self.navigator, ()):
             able = [kind for kind, names in _USED.items() if "skip_mastered" in names]
             raise UserError(
                 f"{called('skip_mastered')}={self.skip_mastered} works with the navigators {', '.join(able)}, not with "
@@ -88,7 +88,7 @@ class NavigatorSettings:
 
 def settings_of(navigator: str) -> frozenset[str]:
     """Names of the `NavigatorSettings` that this kind looks at (`navigator` itself aside)."""
-    return frozenset(("order", "seed", *_USED[navigator]))
+    return frozenset(("order", "seed", *_USED.get(navigator, ())))
 
 
 def build_navigator(
@@ -111,7 +111,7 @@ def build_navigator(
     kind = settings.navigator
     lengths = np.asarray(question_tokens)
     options: dict[str, Any] = {"order": settings.order, "seed": settings.seed}
-    used = _USED[kind]
+    used = _USED.get(kind, ())  # a kind that somebody added to NAVIGATORS takes order and seed
     if "sigma" in used:
         options["window"] = settings.window()
     options.update((name, getattr(settings, name)) for name in used if name not in (*_WINDOW, "components"))
