@@ -34,7 +34,7 @@ logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own module
 
 FORMAT = "gainrl-verl"
 VERSION = 2
-_COUNTS = ("handed", "seen", "fetched", "settled", "batches", "logged", "in_flight")
+_COUNTS = ("handed", "seen", "fetched", "settled", "logged", "in_flight")
 """Integers of the state."""
 
 
@@ -97,7 +97,7 @@ class Curriculum:
         self._ids: list[str] = []
         self._held: dict[str, Rollout] = {}
         self._handed, self._seen = self.n, 0  # no epoch is under way: position 0 draws
-        self._fetched = self._settled = self._batches = self._logged = self._in_flight = 0
+        self._fetched = self._settled = self._logged = self._in_flight = 0
         self._begun = False  # whether this process has drawn or loaded anything
         self._drawn_here = self._reported_here = False
         self._measured_here = self._missed_here = False
@@ -232,10 +232,9 @@ class Curriculum:
         self._end_batch(rollouts)
 
     def _end_batch(self, rollouts: Sequence[Rollout]) -> None:
-        self._batches += 1
         prompts = len({rollout.group for rollout in rollouts})
         self.observe(rollouts, prompts)
-        if 0 < prompts == self.n - self._seen and self._batches == self._last_batch(prompts) - 1:
+        if 0 < prompts == self.n - self._seen and self._settled == prompts * (self._batches_in_all(prompts) - 1):
             logger.info(
                 "epoch %d: verl's V0 trainer does not hand its last batch over: the record lacks its %d prompts",
                 self.navigator.epoch,
@@ -243,7 +242,7 @@ class Curriculum:
             )
             self._log_epoch(unfinished=True)
 
-    def _last_batch(self, prompts: int) -> float:
+    def _batches_in_all(self, prompts: int) -> float:
         """How many batches of so many prompts the run has in all, as verl counts them."""
         run = self.settings.run
         if run.total_training_steps is not None:
@@ -361,8 +360,8 @@ def _current(state: Mapping[str, Any]) -> dict[str, Any]:
             f"this is no curriculum state of verl that this gainrl reads (format {FORMAT!r}, versions 1 to {VERSION})"
         )
     known = dict(state)
-    if known["version"] == 1:  # counted all that was ever late, and neither clock nor what was out at the draw
-        known = {name: value for name, value in known.items() if name != "late"}
+    if known["version"] == 1:  # counted batches and all that was ever late; no clock, nor what was out at the draw
+        known = {name: value for name, value in known.items() if name not in ("late", "batches")}
         known.update(version=VERSION, in_flight=0, seconds=0.0)
     wanted = {"format", "version", "navigator", "seconds", *_COUNTS}
     if set(known) != wanted:

@@ -5,6 +5,7 @@ Replaced: the FSDP wrapping and the device mesh (the module is a plain Qwen2 mod
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,21 @@ def test_verl_loads_the_hook_by_the_models_external_lib(
     omega_conf_to_dataclass(config.actor_rollout_ref.model)
     assert "gainrl.integrations.verl.actor" in sys.modules
     assert FSDPEngineWithLMHead.forward_step._gainrl
+
+
+@pytest.mark.parametrize("sooner", [True, False], ids=["before verl's engine", "after it"])
+def test_a_module_of_the_users_may_import_the_hook_whenever_it_likes(sooner: bool) -> None:
+    """A reward function's module, say, which verl loads before its engine: the import by external_lib is then none."""
+    lines = ["import gainrl.integrations.verl.actor", "import verl.workers.engine_workers"]
+    program = [
+        *(lines if sooner else lines[::-1]),
+        "from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead as engine",
+        "assert engine.forward_step._gainrl",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "\n".join(program)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_run_moves_by_what_verls_engine_measured(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verl_support import THREE_LINES, OmegaConf, compose, initialize_config_module, make_config, write_dataset
+from verl_support import THREE_LINES, OmegaConf, compose, initialize_config_module, make_config, rank, write_dataset
 
 from gainrl.errors import UserError
 
@@ -101,7 +101,14 @@ def test_every_setting_of_the_packaged_group_is_known_and_has_its_default(config
     [
         ("+data.gainrl.sigmaa=3", r"data\.gainrl\.sigmaa is not a setting; the nearest name is 'sigma'"),
         ("data.gainrl.sigma=0", r"sigma must be a positive finite number, got 0"),
-        ("data.gainrl.navigator=random", r"data\.gainrl\.navigator='random': choose one of gaussian"),
+        ("data.gainrl.navigator=random", r"data\.gainrl\.navigator='random': the nearest name is .* \(of gaussian, "),
+        ("data.gainrl.components=0", r"data\.gainrl\.components=0: give an integer from 1 to 128"),
+        ("data.gainrl.explore=2", r"data\.gainrl\.explore=2: give a share of the epoch"),
+        ("data.gainrl.navigator=probe", r"data\.gainrl\.navigator='probe' learns .*`gainrl score --directions`"),
+        ("data.gainrl.angle=prompt", r"angle='prompt': choose one of auto, actor, table \(.*prompt is table\)"),
+        ("+data.gainrl.backfill=true", r"backfill is a setting of gainrl train alone: .*algorithm\.filter_groups"),
+        ("+data.gainrl.rerank_every=2", r"rerank_every is a setting of gainrl train alone: rank again between runs"),
+        ("+data.gainrl.accuracy_rewards=[a]", r"accuracy_rewards is a setting of .*data\.gainrl\.accuracy"),
         (
             "data.gainrl.prompts_per_epoch=6",
             r"prompts_per_epoch=6 is no multiple of data\.train_batch_size=4: use 4 or 8",
@@ -133,6 +140,28 @@ def test_a_table_of_another_dataset_is_refused_by_name(configure: Configure, tmp
     write_dataset(tmp_path / "other.parquet", seed=1)
     with pytest.raises(UserError, match=r"another dataset: of 24 prompts of data\.train_files=.*other\.parquet"):
         train_dataset(configure(train=tmp_path / "other.parquet"))
+
+
+def test_several_training_files_are_ranked_as_one_table(
+    configure: Configure, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = [tmp_path / "one.parquet", tmp_path / "two.parquet"]
+    prompts = write_dataset(files[0], count=10) + write_dataset(files[1], count=14)  # the first ten are in both
+    scores = rank(model, files, tmp_path / "scores.parquet")
+    both = f"data.train_files=[{files[0]},{files[1]}]"
+    made = train_dataset(configure(both, f"data.gainrl.scores={scores}", "data.gainrl.prompts_per_epoch=24"))
+    from gainrl.table import ScoreTable, content_ids
+
+    assert ScoreTable.read(scores).ids == content_ids(prompts)
+    drawn = {made[index]["extra_info"]["gainrl"]["id"]: made[index]["raw_prompt"] for index in range(24)}
+    assert drawn == dict(zip(content_ids(prompts), prompts, strict=True))
+    other = f"data.train_files=[{files[1]},{files[0]}]"
+    with pytest.raises(UserError, match=r"in another order"):
+        train_dataset(configure(other, f"data.gainrl.scores={scores}"))
+
+
+def test_a_run_without_group_filtering_in_its_configuration_composes(configure: Configure) -> None:
+    assert train_dataset(configure("algorithm.filter_groups=null")).curriculum.most_in_flight == 0
 
 
 def test_prompts_that_verl_filters_out_are_never_drawn(

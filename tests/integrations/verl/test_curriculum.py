@@ -196,7 +196,7 @@ def test_a_state_of_version_1_is_read(tmp_path: Path) -> None:
     made.observe(rollouts(fetch(made, 0)), 4)
     state = json.loads(json.dumps(made.state_dict()))
     del state["seconds"], state["in_flight"]
-    old = {**state, "version": 1, "late": 3}
+    old = {**state, "version": 1, "late": 3, "batches": 1}
     again = curriculum(tmp_path)
     again.load_state_dict(old)
     assert again.navigator.state_dict() == made.navigator.state_dict()

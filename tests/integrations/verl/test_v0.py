@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verl_support import epochs_of, expected_epochs, make_config, records_of, table_angle
+from verl_support import REPLACED_V0, epochs_of, expected_epochs, make_config, records_of, replaced_in, table_angle
 from verl_v0 import Killed, v0_trainer
 
 Configure = Callable[..., Any]
@@ -62,6 +62,32 @@ def test_an_older_checkpoint_is_resumed_with_its_own_batch(configure: Configure,
     assert first[:8] + second == whole
 
 
+def test_a_checkpoint_of_another_run_is_resumed_with_its_own_batch(configure: Configure, tmp_path: Path) -> None:
+    _, whole = run(configure(7, directory="whole"))
+    for killed in (1, 2):  # in the middle of an epoch, and at its end, where verl does not load data.pt
+        run(configure(7, directory=f"first{killed}"), kill_after=killed)
+        folder = tmp_path / f"first{killed}" / f"global_step_{killed}"
+        resume = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={folder}")
+        _, second = run(configure(7, *resume, directory=f"second{killed}"))
+        assert second == whole[4 * killed :]
+
+
+def test_the_last_epoch_has_a_record_of_what_was_handed_over(
+    configure: Configure, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        run(configure(4, save=4))
+    assert [record["rollouts"] for record in records_of(tmp_path / "run")] == [16, 8]
+    assert "the record lacks its 4 prompts" in caplog.text
+    run(configure(6, save=6))  # prolonged
+    assert [record["epoch"] for record in records_of(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_only_what_is_listed_is_replaced(configure: Configure) -> None:
+    trainer, _ = v0_trainer(configure(1))
+    assert replaced_in(trainer) == set(REPLACED_V0)
+
+
 def test_the_last_step_is_never_handed_over_and_a_longer_run_says_so(
     configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -75,7 +101,7 @@ def test_the_last_step_is_never_handed_over_and_a_longer_run_says_so(
 
 def test_a_batch_that_followed_another_state_is_not_taken_for_this_ones(configure: Configure, tmp_path: Path) -> None:
     run(configure(7), kill_after=1)
-    kept = tmp_path / "run" / "curriculum" / "after_0.json"
+    kept = tmp_path / "run" / "global_step_1" / "curriculum_after.json"
     kept.write_text(kept.read_text().replace('{"state": "', '{"state": "0'))
     trainer, _ = v0_trainer(configure(7))
     trainer._load_checkpoint()
