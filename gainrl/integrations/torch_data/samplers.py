@@ -34,7 +34,7 @@ import numpy as np
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from gainrl.curriculum import Navigator
+from gainrl.curriculum import Navigator, Totals
 from gainrl.errors import UserError
 from gainrl.integrations.torch_data.place import Place
 
@@ -159,14 +159,15 @@ class _Base(Sampler[Item]):
             self._noted = epoch, {name: position for position, name in enumerate(self.navigator.ids)}
         return self._noted[1]
 
-    def observe(self, records: Iterable[Mapping[str, Any]], *, gather: bool = True) -> None:
+    def observe(self, records: Iterable[Mapping[str, Any]], *, gather: bool = True, late: bool = False) -> None:
         """Hand finished rollouts of the epoch to the navigator: {id, correct, scored, angle, reward, tokens} each.
 
         A prompt is done with its first record.  On several processes the navigators must see the same: with `gather`
         every process calls this with the rollouts of its own and gets everybody's
         (`torch.distributed.all_gather_object`); a rollout that several processes hold, as tensor-parallel ranks do, is
-        handed in by one.  Without `gather`, `records` are everybody's already.  Raises UserError as `Navigator.observe`
-        does.
+        handed in by one.  Without `gather`, `records` are everybody's already.  With `late`, prompts that are not of
+        the epoch under way are taken for rollouts of an earlier one that come back only now
+        (`Navigator.observe_late`).  Raises UserError as `Navigator.observe` does.
         """
         mine = list(records)
         if gather and self.num_replicas > 1:
@@ -178,10 +179,19 @@ class _Base(Sampler[Item]):
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, mine)
             mine = [record for part in parts for record in part]
-        self.navigator.observe(mine)
         positions = self._note_epoch()
+        if late:
+            Totals.from_records(mine)  # all of them or none
+            self.navigator.observe_late(record for record in mine if record["id"] not in positions)
+            mine = [record for record in mine if record["id"] in positions]
+        self.navigator.observe(mine)
         self._done.add(positions[record["id"]] for record in mine if record["id"] in positions)  # else: a spare
         self._reported += len(mine)
+
+    @property
+    def _observed(self) -> int:
+        """Rollouts that the navigator has of the epoch under way."""
+        return self.navigator.totals.rollouts - self.navigator.late.rollouts
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON types: the navigator's state, and which of the epoch's prompts are done.
@@ -190,7 +200,7 @@ class _Base(Sampler[Item]):
         counts as done, which with a loader that fetches ahead is more than was trained on.
         """
         self._note_epoch()
-        known = self._reported == self.navigator.totals.rollouts
+        known = self._reported == self._observed
         navigator = self.navigator.state_dict() if self.navigator_in_state else None
         return self._state(self._done if known else self._sent, navigator)
 
@@ -214,7 +224,7 @@ class _Base(Sampler[Item]):
         self._done, self._sent, self._resumed = place.copy(), place.copy(), place
         self._noted = None
         self._note_epoch()
-        self._reported = self.navigator.totals.rollouts
+        self._reported = self._observed
 
     def _place_of(self, state: Mapping[str, Any]) -> Place:
         """The place that a state tells, with the navigator set to its epoch."""

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import types
+from collections.abc import Iterator
+from types import SimpleNamespace
+
 import pytest
 from tables import score_table
 
@@ -32,6 +38,49 @@ def test_the_loop_and_the_stateful_loader_run_as_they_stand(page_blocks, tmp_pat
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert names["state"]
     assert names["second"] != names["first"]
+
+
+def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_flight(
+    page_blocks, tmp_path, monkeypatch
+):
+    """The page's class; prime-rl (Python 3.12 alone) is absent, its launcher not called, its tasks plain objects."""
+    for name, contents in {
+        "prime_rl": {}, "prime_rl.entrypoints": {}, "prime_rl.entrypoints.orchestrator": {"main": None},
+        "prime_rl.orchestrator": {},
+        "prime_rl.orchestrator.curriculum": {"samplers": SimpleNamespace(TaskSampler=Iterator)},
+    }.items():  # fmt: skip
+        module = types.ModuleType(name)
+        vars(module).update(contents)
+        monkeypatch.setitem(sys.modules, name, module)
+    prompts = [f"question {n}" for n in range(40)]
+    score_table(prompts).write(tmp_path / "scores.parquet")
+    monkeypatch.chdir(tmp_path)
+    (block,) = page_blocks["prime-rl 0.8"]
+    names = {"__name__": "orchestrator_curriculum"}
+    exec(compile(block.replace("1024", "8"), "prime-rl", "exec"), names)
+    tasks = [SimpleNamespace(key=row, data=SimpleNamespace(prompt=prompt)) for row, prompt in enumerate(prompts)]
+
+    def group(task):
+        agent = SimpleNamespace(trainable=True)
+        traces = [SimpleNamespace(agent=agent, has_error=False, reward=float(k)) for k in range(2)]
+        return [SimpleNamespace(task=task, traces=traces[k : k + 1]) for k in range(2)]
+
+    sampler = names["AngleSampler"](tasks)
+    first = [next(sampler) for _ in range(8)]
+    for task in first[:6]:
+        sampler.observe(group(task))
+    second = [next(sampler) for _ in range(4)]  # drawn while two of the first epoch are in flight
+    for task in (first[7], second[1], second[2]):
+        sampler.observe(group(task))
+    assert sampler.metrics()["epoch"] == 1
+    again = names["AngleSampler"](tasks)
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    observed = {second[1].key, second[2].key, first[7].key}
+    owed = [
+        task for name in again.sampler.navigator.ids if (task := tasks[again.sampler.row_of[name]]).key not in observed
+    ]
+    assert [next(again) for _ in owed] == owed
+    assert again.sampler.navigator.totals.rollouts == 6
 
 
 def test_every_other_block_is_run_elsewhere_or_says_that_it_was_read(page_blocks):

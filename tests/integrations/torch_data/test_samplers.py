@@ -155,6 +155,26 @@ def test_prompts_that_were_not_observed_come_again_after_a_resume(kind):
 
 
 @KINDS
+def test_rollouts_that_come_back_after_their_epoch_have_their_say_in_the_next_move(kind):
+    sampler = make(kind, navigator())
+    first = flat(sampler)
+    sampler.observe(rollouts(first[:8]))
+    items = iter(sampler)
+    second = flat([next(items)])
+    (missing,) = [row for row in first[8:] if IDS[row] not in sampler.navigator.ids][:1]
+    with pytest.raises(UserError, match="not part of epoch 1"):
+        sampler.observe(rollouts([*second, missing]))
+    sampler.observe(rollouts([*second, missing]), late=True)
+    assert (sampler.navigator.totals.rollouts, sampler.navigator.late.rollouts) == (len(second) + 1, 1)
+    again = make(kind, navigator())
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert flat(again) == flat(items)
+    with pytest.raises(UserError):
+        sampler.observe([*rollouts([missing]), {"id": "no such"}], late=True)
+    assert sampler.navigator.late.rollouts == 1
+
+
+@KINDS
 def test_what_went_past_the_sampler_counts_as_handed_out(kind):
     sampler = make(kind, navigator())
     items = iter(sampler)
