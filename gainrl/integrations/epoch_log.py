@@ -22,7 +22,8 @@ Fields of a record (`EpochLog.append`); null where undefined:
     rerank_correlation, rerank_seconds    Spearman's rank correlation of the ranking of this epoch with the one before,
                                     and what making it took; null unless the dataset was scored again before this epoch
     unscored                        rollouts that nothing said right or wrong of (verl)
-    angle_source                    where angles come from: actor, the policy's own passes, or table (verl)
+    angle_source, unmeasured        where angles come from, actor (the policy's own passes) or table, and rollouts that
+                                    have none (verl)
     in_flight                       prompts not yet observed when the epoch was drawn (verl)
     late, late_accuracy             rollouts of earlier epochs that came back in this one, in none of the counts and
                                     means above but in next_mean, and their accuracy (verl)
