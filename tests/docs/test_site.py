@@ -90,6 +90,10 @@ def test_public_names_are_documented_with_their_arguments(site):
     assert "cu_seqlens" in page
     assert "Any row stride and alignment" in page
     assert "NON_FINITE" in page
+    samplers = text(site / "api" / "samplers.html")
+    for name in ("load_curriculum", "prompts_per_batch", "observe", "load_state_dict", "navigator_in_state"):
+        assert name in samplers
+    assert "Undefined, skipped and failed prompts are NaN" in text(site / "api" / "scoring.html")
 
 
 def test_an_option_without_help_stops_the_build():

@@ -279,9 +279,11 @@ class _Epoch(Iterator[Item]):
 class CurriculumSampler(_Base[int]):
     """Indices of the dataset's rows, epoch by epoch, for `DataLoader(dataset, sampler=...)`.
 
-    navigator: any of `gainrl.curriculum`.  ids: the ids of the dataset's rows in dataset order
-        (`gainrl.table.content_ids`); the ranking's must be among them.  repeats: how often each prompt comes, in
-        succession.  num_replicas, rank: the processes that share an epoch (default: those of `torch.distributed`).
+    Args:
+        navigator: any of `gainrl.curriculum`.
+        ids: the ids of the dataset's rows in dataset order (`gainrl.table.content_ids`); the ranking's are among them.
+        repeats: how often each prompt comes, in succession.
+        num_replicas, rank: the processes that share an epoch (default: those of `torch.distributed`).
         navigator_in_state: whether `state_dict` holds the navigator's state, too (see the module's docstring).
 
     Raises UserError if n is not a multiple of num_replicas, or if the dataset lacks prompts of the ranking.
