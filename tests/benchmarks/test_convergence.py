@@ -173,7 +173,7 @@ def test_until_is_the_next_time_of_day(now: int, clock: str, hours: float):
 def test_the_protocol_names_every_family():
     protocol = protocols.load()
     assert set(protocol.pretraining) == set(protocol.learning_rate) == set(FAMILIES)
-    assert protocol.budget == protocol.steps * 256
+    assert protocol.budget == protocol.steps * 16 * 8
 
 
 # -- statistics ----------------------------------------------------------------------------------------------
