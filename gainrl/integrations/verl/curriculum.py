@@ -18,7 +18,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gainrl.errors import UserError
@@ -200,8 +200,7 @@ class Curriculum:
                 missing[0],
             )
         self._measured_here = self._measured_here or len(missing) < len(held)
-        rollouts = [Rollout(**{**asdict(rollout), "angle": angles.get(key)}) for key, rollout in held.items()]
-        self._observe(rollouts)
+        self._observe([replace(rollout, angle=angles.get(key)) for key, rollout in held.items()])
 
     def _do_without_the_actor(self, rollouts: int) -> None:
         found = (
