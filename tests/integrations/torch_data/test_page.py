@@ -83,6 +83,42 @@ def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_
     assert again.sampler.navigator.totals.rollouts == 6
 
 
+@pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 with torch 2.13
+def test_nemo_rls_loader_has_whole_batches_alone_and_every_rollout_is_counted(page_blocks, tmp_path, monkeypatch):
+    """The page's two functions in the place of NeMo-RL's, which is absent; its datasets are plain objects."""
+    pytest.importorskip("torchdata", reason="torchdata: not installed")
+    import torch
+
+    class Processed(list):
+        def __init__(self, rows):
+            super().__init__(rows)
+            question = [{"role": "user"}, {"role": "assistant"}]
+            self.dataset = [{"messages": [{**question[0], "content": f"question {n}"}, question[1]]} for n in rows]
+
+    grpo = types.ModuleType("nemo_rl.algorithms.grpo")
+    grpo.scale_rewards = lambda batch, config: batch
+    algorithms = types.ModuleType("nemo_rl.algorithms")
+    algorithms.grpo = grpo
+    for name, module in (("nemo_rl", types.ModuleType("nemo_rl")), ("nemo_rl.algorithms", algorithms)):
+        monkeypatch.setitem(sys.modules, name, module)
+    score_table([row["messages"][:-1] for row in Processed(range(40)).dataset]).write(tmp_path / "scores.parquet")
+    monkeypatch.chdir(tmp_path)
+    (block,) = page_blocks["NeMo-RL"]
+    names = {}
+    exec(compile(block.replace("1024", "15"), "NeMo-RL", "exec"), names)
+    options = {"batch_size": 6, "shuffle": True, "collate_fn": list, "drop_last": True, "num_workers": 0}
+    loader = grpo.StatefulDataLoader(Processed(range(40)), **options)
+    sampler = names["trained_on"]["sampler"]
+    assert (len(loader), sampler.navigator.n) == (2, 12)
+    for rows in loader:
+        batch = {"idx": rows, "total_reward": torch.tensor([float(row % 2) for row in rows])}
+        assert grpo.scale_rewards(batch, None) is batch
+    assert sampler.navigator.totals.rollouts == 12
+    assert sampler.epoch == 1
+    validation = grpo.StatefulDataLoader(Processed(range(3)), batch_size=2, shuffle=False)
+    assert [len(rows) for rows in validation] == [2, 1]
+
+
 def test_every_other_block_is_run_elsewhere_or_says_that_it_was_read(page_blocks):
     blocks = {heading: found for heading, found in page_blocks.items() if heading not in
               ("A loop of one's own", "torchdata's StatefulDataLoader")}  # fmt: skip
