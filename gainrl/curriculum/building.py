@@ -28,7 +28,7 @@ _USED: dict[str, tuple[str, ...]] = {
     "target": (*_WINDOW, *_REST),
     "uniform": _REST,
     "posterior": ("beta", "prior_strength", "memory"),
-    "probe": ("beta", "components", "explore"),
+    "probe": ("components", "explore"),
     "fixed": (),
     "shortest-first": (),
 }
@@ -49,7 +49,7 @@ class NavigatorSettings:
     sigma_fraction: float | None = None
     alpha: float = 2.0
     beta: float = 0.5
-    """The accuracy at which the window's step turns; the one that target, posterior and probe look for."""
+    """The accuracy at which the window's step turns; the one that target and posterior look for."""
     mean: float = 0.0
     at_end: str = "stay"
     prior_strength: float = 4.0

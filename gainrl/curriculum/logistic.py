@@ -68,20 +68,21 @@ def sites(centre: Floats, variance: Floats, tried: Floats, solved: Floats) -> Si
     return Sites(precision, target, evidence)
 
 
-def usefulness(centre: Floats, variance: Floats, target: float) -> Floats:
-    """(n,) expected usefulness of a prompt whose logit is N(centre, variance), both (n,), up to one common factor.
+def chance_of_spread(centre: Floats, variance: Floats, rollouts: int) -> Floats:
+    """(n,) chances that a group of `rollouts` has both right and wrong ones, for logits N(centre, variance), both (n,).
 
-    E p^(2T) (1 − p)^(2(1−T)), T the target: largest for pass rates near T, and for T = ½ the expected variance of a
-    rollout's reward, p(1 − p).  By quadrature on 13 nodes, within 1 % for deviations up to 3.
+    E 1 − p^t − (1 − p)^t, t the rollouts: a group of equal rewards has no advantages, and where advantages are divided
+    by their deviation all other groups weigh alike.  By quadrature on 13 nodes; MOST_ROLLOUTS at most count.
     """
     deviation, result = np.sqrt(variance), np.zeros(len(centre))
+    times = min(rollouts, int(MOST_ROLLOUTS))
     for node, share in zip(_FEW.tolist(), (_WEIGHTS / float(portable.ordered_sum(_WEIGHTS))).tolist(), strict=True):
         rate = portable.sigmoid(centre + node * deviation)
-        if target == 0.5:
-            result += share * (rate * (1.0 - rate))
-        else:
-            solved, failed = (portable.log(np.maximum(x, 1e-300)) for x in (rate, 1.0 - rate))
-            result += share * portable.exp(2.0 * target * solved + 2.0 * (1.0 - target) * failed)
+        all_right, all_wrong = np.ones(len(rate)), np.ones(len(rate))
+        for _ in range(times):
+            all_right *= rate
+            all_wrong *= 1.0 - rate
+        result += share * (1.0 - all_right - all_wrong)
     return result
 
 

@@ -1,27 +1,34 @@
-"""A probe on the directions: pass rates of prompts never tried, learnt from the rollouts that training makes anyway.
+"""A probe on the directions: which prompts' groups will tell rewards apart, learnt from the rollouts of training.
 
-A prompt's pass rate p_r has the logit  η_r = x_rᵀw + e_r.  The features x (gainrl.curriculum.features) are known before
-training; the weights w are Gaussian and forget (gainrl.curriculum.logistic); the residual e_r ~ N(0, τ²) is
-what the features do not tell of this prompt.  A prompt tried before is judged by its own rollouts: with
-information J_r (the precision of what they said, fading) and their mean residual ē_r,
+A GRPO group whose rewards are all equal teaches nothing.  Two models predict from a prompt's features x_r
+(gainrl.curriculum.features), known before training, whether its group's rewards will differ ("spread"):
+
+    of pass rates   the pass rate has the logit  η_r = x_rᵀw + e_r,  and the group spreads with chance
+                    E 1 − p^t − (1 − p)^t, t rollouts.  Finds the band of middling prompts where difficulty is a matter
+                    of degree along some direction (lengths, sizes of numbers)
+    of spread       spreading itself has the logit  x_rᵀu.  Finds the kinds of prompts that are between mastered and
+                    hopeless where these kinds stand in no order, which the first model cannot express
+
+Weights are Gaussian and forget (gainrl.curriculum.logistic).  The residual e_r ~ N(0, τ²) is what the features do not
+tell of a prompt's pass rate.  A prompt tried before is judged by its own rollouts: with information J_r (the
+precision of what they said, fading) and their mean residual ē_r,
 
     e_r | own rollouts ~ N( v_r J_r ē_r, v_r ),   v_r = 1/(1/τ² + J_r)
 
 and since it is the residual that is kept, practice that raises the weights' prediction raises it for such a prompt too.
 
-Draw: the usefulness of a prompt is what its posterior expects of p_r^2T (1 − p_r)^2(1−T), T the target pass rate; for
-T = ½ that is the expected variance of a rollout's reward, which a group's gradient lives on.  It is small where the
-pass rate is known to be extreme, and middling where little is known.  The epoch's prompts are drawn one after another
-without replacement, each with probability proportional to usefulness^SHARPNESS (as a race of exponential clocks, see
+Draw: a prompt's usefulness is its chance of spread, the two models' chances weighted by how well each foretold the
+groups that came (Bayesian model averaging with fading evidence).  It is small where the prompt is known to be mastered
+or hopeless, and middling where little is known.  The epoch's prompts are drawn one after another without replacement,
+each with probability proportional to usefulness^SHARPNESS (as a race of exponential clocks, see
 gainrl.curriculum.draw), so that draws follow what is useful without being the same few prompts over and over; a
 prompt that was drawn rests for REST epochs.  A share `explore` of the epoch is drawn uniformly from all prompts
 instead: none starves, and what is known of the pool does not come from the useful prompts alone.  Prompts without a
 direction are drawn in that share only, until they have been tried.
 
 Fading λ and τ² are not settings.  A filter for each λ in FADINGS runs along, each outcome is first predicted by each
-with each τ² in RESIDUALS, and the pair with the highest (fading) evidence makes the next draw.  Where directions
-carry nothing, evidence moves to a large τ²: prompts are then judged by their own rollouts, and all those
-never tried are equally likely.
+with each τ² in RESIDUALS, and the pair with the highest (fading) evidence makes the next draw; likewise the λ of the
+spread's weights.
 
 Settings frozen: the constants below were chosen on the development families of benchmarks/convergence; its held-out
 families had no part in it.
@@ -43,7 +50,7 @@ from gainrl.curriculum import philox, portable
 from gainrl.curriculum.arrays import floats_from_text, floats_to_text, from_text, to_text
 from gainrl.curriculum.base import Navigator
 from gainrl.curriculum.features import PromptFeatures
-from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, sites, usefulness
+from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, chance_of_spread, sites
 from gainrl.curriculum.outcomes import CREDIT, Outcomes
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
@@ -64,7 +71,11 @@ _INTERCEPT, _SIDE, _SPREAD = 4.0, 0.5, 6.0
 """Prior variances, squared logits: intercept; slopes on ranking and length; all components together."""
 _OWN_FADING = 0.98
 
-_MODEL = 1
+_SPREAD_RESIDUAL = 1.0
+"""Variance of what the features do not tell of a prompt's spread, squared logits."""
+_GROUP = 8  # rollouts of a group until one was seen
+
+_MODEL = 2
 """Part of the state: another number where other constants or formulas would make other draws of it."""
 
 _RACE, _EXPLORE = 17, 18  # purposes of streams (those of draw_ranks, lot 1, which this never draws)
@@ -79,10 +90,10 @@ Floats = npt.NDArray[np.float64]
 
 
 class ProbeNavigator(Navigator):
-    """Draws prompts by how useful their predicted pass rates are; see the module's docstring.
+    """Draws prompts by the predicted chance that their groups' rewards differ; see the module's docstring.
 
-    features: of the prompts of this ranking.  target: pass rate looked for, in (0, 1).  explore: share of an epoch that
-    is drawn uniformly, in [0, 1].  Raises UserError for values outside these, and for features of another ranking.
+    features: of the prompts of this ranking.  explore: share of an epoch that is drawn uniformly, in [0, 1].  Raises
+    UserError for values outside it, and for features of another ranking.
     """
 
     kind = "probe"
@@ -93,25 +104,26 @@ class ProbeNavigator(Navigator):
         n: int,
         features: PromptFeatures,
         *,
-        target: float = 0.5,
         explore: float = 0.1,
         order: str = "rank",
         seed: int = 0,
     ) -> None:
         super().__init__(ranking, n, order=order, seed=seed)
-        if not (_is_number(target) and 0 < target < 1):
-            raise UserError(f"the target pass rate must lie in (0, 1), got {target!r}: 0.5 teaches most")
         if not (_is_number(explore) and 0 <= explore <= 1):
             raise UserError(f"explore must be a share of the epoch, in [0, 1], got {explore!r}")
         if len(features.known) != len(ranking):
             raise UserError(f"features of {len(features.known)} prompts for a ranking of {len(ranking)}")
         self.features = features
-        self.target = float(target)
         self.explore = float(explore)
         size = 3 + features.components
         variance = np.full(size, _SPREAD / features.components)
         variance[:3] = _INTERCEPT, _SIDE, _SIDE
         self._filters = [LogisticFilter(np.zeros(size), variance, fading, _DRIFT) for fading in FADINGS]
+        self._spread = [LogisticFilter(np.zeros(size), variance, fading, _DRIFT) for fading in FADINGS]
+        self._spread_evidence = np.array([-_HEAD_START, 0.0, -_HEAD_START])
+        self._weight = np.zeros(2)
+        """Fading log likelihoods of the groups' spreading under the two models, the highest 0."""
+        self._group = _GROUP
         self._evidence = np.full((len(FADINGS), len(RESIDUALS)), -_HEAD_START)
         self._evidence[_USUAL] = 0.0
         self._own = np.zeros(len(ranking), dtype=np.int64)  # codes of J
@@ -119,7 +131,7 @@ class ProbeNavigator(Navigator):
         self._resting = np.zeros(len(ranking), dtype=np.int64)  # epochs that a prompt still rests
         self._chosen: tuple[drawing.Ranks, drawing.Ranks] | None = None  # nearest first, and the explored
         self._prompts_tried: int | None = None
-        self._expected = math.nan
+        self._expected = self._useful = math.nan
 
     # -- what is known of prompts ---------------------------------------------------------------------------
 
@@ -143,6 +155,20 @@ class ProbeNavigator(Navigator):
         own_mean, own_variance = self._residuals(ranks, RESIDUALS[tau])
         return mean + own_mean, variance + own_variance
 
+    def _chances(self, ranks: npt.NDArray[np.int64] | slice) -> tuple[Floats, Floats]:
+        """Chances of spread by the two models: of pass rates, of spread."""
+        mean, variance = self._spread[int(np.argmax(self._spread_evidence))].predict(self.features.values[:, ranks])
+        return (
+            chance_of_spread(*self._logits(ranks), self._group),
+            _expected(mean, variance + _SPREAD_RESIDUAL),
+        )
+
+    def _usefulness(self, ranks: npt.NDArray[np.int64] | slice) -> Floats:
+        """Both models' chances, weighted by their evidence."""
+        first, second = self._chances(ranks)
+        share = float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0])
+        return share * first + (1.0 - share) * second
+
     # -- the draw -------------------------------------------------------------------------------------------
 
     def _order(self) -> tuple[drawing.Ranks, drawing.Ranks]:
@@ -151,7 +177,7 @@ class ProbeNavigator(Navigator):
             value = np.empty(size)
             for start in range(0, size, 4096):
                 part = slice(start, start + 4096)
-                value[part] = np.maximum(usefulness(*self._logits(part), self.target), 1e-30)
+                value[part] = np.maximum(self._usefulness(part), 1e-30)
             words = philox.Stream(self.seed, self._epoch, _RACE).words(0, size)
             clocks = portable.log(-portable.log(philox.uniform(words)))  # of unit exponentials
             order = np.argsort(clocks - SHARPNESS * portable.log(value), kind="stable")
@@ -191,6 +217,8 @@ class ProbeNavigator(Navigator):
         self._resting = np.maximum(self._resting - 1, 0)
         self._resting[outcomes.columns()[0]] = min(REST, len(self.ranking) // (4 * self.n))
         if len(ranks):
+            self._group = int(outcomes.columns()[2].max())
+            self._learn_spread(ranks, tried, solved)
             which, _ = self._best
             x = self.features.values[:, ranks].astype(np.float64)
             found = np.zeros_like(self._evidence)
@@ -206,8 +234,26 @@ class ProbeNavigator(Navigator):
             self._learn_own(ranks, x, which, before[which], tried, solved)
             self._evidence = _EVIDENCE_FADING * self._evidence + (found - found.max())
             self._evidence -= self._evidence.max()
-        for each in self._filters:
+        for each in (*self._filters, *self._spread):
             each.fade()
+
+    def _learn_spread(self, ranks: drawing.Ranks, tried: Floats, solved: Floats) -> None:
+        """Which groups had both right and wrong rollouts; before anything else is learnt of the epoch."""
+        groups = tried > 1.0
+        ranks, spread = ranks[groups], ((solved > 0.0) & (solved < tried))[groups].astype(np.float64)
+        if not len(ranks):
+            return
+        found = [_log_likelihood(chances, spread) for chances in self._chances(ranks)]
+        self._weight = _EVIDENCE_FADING * self._weight + np.array(found)
+        self._weight -= self._weight.max()
+        x, ones = self.features.values[:, ranks].astype(np.float64), np.ones(len(ranks))
+        seen = [sites(mean, variance + _SPREAD_RESIDUAL, ones, spread).evidence
+                for mean, variance in (each.predict(x) for each in self._spread)]  # fmt: skip
+        told = np.array([float(portable.ordered_sum(one)) for one in seen])
+        self._spread_evidence = _EVIDENCE_FADING * self._spread_evidence + (told - told.max())
+        self._spread_evidence -= self._spread_evidence.max()
+        for each in self._spread:
+            each.observe(x, 0.0 * ones, _SPREAD_RESIDUAL * ones, ones, spread)
 
     def _learn_own(
         self, ranks: drawing.Ranks, x: Floats, which: int, before: tuple[Floats, Floats], tried: Floats, solved: Floats
@@ -239,7 +285,9 @@ class ProbeNavigator(Navigator):
             "residual": to_text(self._residual, "<u2"),
             "resting": to_text(self._resting, "<u1"),
             "evidence": floats_to_text(self._evidence.ravel()),
-            "weights": [floats_to_text(each.state()) for each in self._filters],
+            "weights": [floats_to_text(each.state()) for each in (*self._filters, *self._spread)],
+            "spread": floats_to_text(np.concatenate([self._spread_evidence, self._weight])),
+            "group": self._group,
         }
 
     def _restore(self, position: Mapping[str, Any]) -> None:
@@ -252,23 +300,26 @@ class ProbeNavigator(Navigator):
         if (resting > REST).any():
             raise UserError("curriculum state: a prompt rests longer than any does")
         evidence = floats_from_text(position["evidence"], self._evidence.size, "evidence")
-        weights = position["weights"]
-        if not isinstance(weights, list) or len(weights) != len(self._filters):
-            raise UserError(f"curriculum state: weights must be a list of {len(self._filters)}")
+        spread = floats_from_text(position["spread"], len(FADINGS) + 2, "spread")
+        weights, filters, group = position["weights"], [*self._filters, *self._spread], position["group"]
+        if not isinstance(weights, list) or len(weights) != len(filters):
+            raise UserError(f"curriculum state: weights must be a list of {len(filters)}")
+        if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+            raise UserError(f"curriculum state: groups of {group!r} rollouts")
         states = [
             each.checked(floats_from_text(text, each.size, "weights"))
-            for each, text in zip(self._filters, weights, strict=True)
+            for each, text in zip(filters, weights, strict=True)
         ]
         self._own, self._residual, self._resting = own, residual, resting
         self._evidence = evidence.reshape(self._evidence.shape)
-        for each, state in zip(self._filters, states, strict=True):
+        self._spread_evidence, self._weight, self._group = spread[: len(FADINGS)], spread[len(FADINGS) :], group
+        for each, state in zip(filters, states, strict=True):
             each.restore(state)
 
     def _settings(self) -> dict[str, Any]:
         return {
             **super()._settings(),
             "model": _MODEL,
-            "target": self.target,
             "explore": self.explore,
             "components": self.features.components,
             "features": self.features.digest,
@@ -282,20 +333,23 @@ class ProbeNavigator(Navigator):
     def _describe(self) -> dict[str, Any]:
         """What the epoch was expected to be, and how true that is of what was observed so far.
 
-        target; tried: prompts of whose rollouts something is remembered; expected: mean pass rate predicted for the
-        draw; explored: share of the draw that is uniform; fading and residual: λ and τ² of the draw; of the observed
-        prompts: correlation of predicted and observed pass rates, log_loss of the predictions, in nats a rollout, and
-        constant_log_loss, of the observed mean for all (None where undefined).
+        tried: prompts of whose rollouts something is remembered; expected: mean pass rate predicted for the draw;
+        useful: mean predicted chance that its groups' rewards differ; by_pass_rate: share of the model of pass rates
+        in that, the rest is the model of spread's; explored: share of the draw that is uniform; fading and residual:
+        λ and τ² of the draw; of the observed prompts: correlation of predicted and observed pass rates, log_loss of
+        the predictions, in nats a rollout, and constant_log_loss, of the observed mean for all (None where undefined).
         """
         which, tau = self._best
         if self._prompts_tried is None:  # asked for at every step
             self._prompts_tried = int(np.count_nonzero(self._own))
             self._expected = float(np.mean(self._pass_rates(self.ranks)))
+            self._useful = float(np.mean(self._usefulness(self.ranks)))
         ranks, tried, solved = _outcomes(self._outcomes)
         return {
-            "target": self.target,
             "tried": self._prompts_tried,
             "expected": self._expected,
+            "useful": self._useful,
+            "by_pass_rate": float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0]),
             "explored": len(self._order()[1]) / self.n,
             "fading": FADINGS[which],
             "residual": RESIDUALS[tau],
@@ -303,9 +357,19 @@ class ProbeNavigator(Navigator):
         }
 
     def _pass_rates(self, ranks: npt.NDArray[np.int64]) -> Floats:
-        """Expected pass rates, E σ(η) by MacKay's approximation (1992), σ(a/√(1 + πb/8))."""
-        mean, variance = self._logits(ranks)
-        return portable.sigmoid(mean / np.sqrt(1.0 + (math.pi / 8.0) * variance))
+        """Expected pass rates."""
+        return _expected(*self._logits(ranks))
+
+
+def _expected(mean: Floats, variance: Floats) -> Floats:
+    """E σ(η), η ~ N(mean, variance), by MacKay's approximation (1992): σ(a/√(1 + πb/8))."""
+    return portable.sigmoid(mean / np.sqrt(1.0 + (math.pi / 8.0) * variance))
+
+
+def _log_likelihood(chances: Floats, happened: Floats) -> float:
+    """Of events that `happened` (1 or 0) under these chances, both (n,)."""
+    sure = np.clip(chances, 1e-6, 1.0 - 1e-6)
+    return float(portable.ordered_sum(portable.log(np.where(happened > 0.0, sure, 1.0 - sure))))
 
 
 def _calibration(predicted: Floats, tried: Floats, solved: Floats) -> dict[str, float | None]:
