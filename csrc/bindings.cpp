@@ -189,6 +189,28 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
     }
     require(result);
   });
+  m.def("add_rms_norm_cpu",
+        [](std::uintptr_t x, std::uintptr_t y, std::uintptr_t sum, std::uintptr_t weight, float weight_offset,
+           float eps, std::uintptr_t out, std::int64_t rows, std::int64_t width, int dtype, int threads) {
+          gainrl::Result result;
+          {
+            py::gil_scoped_release released;
+            result = gainrl::add_rms_norm_cpu(pointer<const void>(x), pointer<const void>(y), pointer<void>(sum),
+                                              pointer<const void>(weight), weight_offset, eps, pointer<void>(out), rows,
+                                              width, static_cast<gainrl::DType>(dtype), threads);
+          }
+          require(result);
+        });
+  m.def("rotate_cpu", [](std::uintptr_t x, std::uintptr_t cosine, std::uintptr_t sine, std::int64_t rows,
+                         std::int64_t heads, std::int64_t width, int dtype, int threads) {
+    gainrl::Result result;
+    {
+      py::gil_scoped_release released;
+      result = gainrl::rotate_cpu(pointer<void>(x), pointer<const void>(cosine), pointer<const void>(sine), rows, heads,
+                                  width, static_cast<gainrl::DType>(dtype), threads);
+    }
+    require(result);
+  });
   m.def("silu_mul_cpu",
         [](std::uintptr_t gate, std::uintptr_t up, std::uintptr_t out, std::int64_t n, int dtype, int threads) {
           gainrl::Result result;

@@ -68,6 +68,23 @@ def attention_cpu(
 def rms_norm_cpu(
     x: int, weight: int, weight_offset: float, eps: float, out: int, rows: int, width: int, dtype: int, threads: int, /
 ) -> None: ...
+def add_rms_norm_cpu(
+    x: int,
+    y: int,
+    sum: int,
+    weight: int,
+    weight_offset: float,
+    eps: float,
+    out: int,
+    rows: int,
+    width: int,
+    dtype: int,
+    threads: int,
+    /,
+) -> None: ...
+def rotate_cpu(
+    x: int, cosine: int, sine: int, rows: int, heads: int, width: int, dtype: int, threads: int, /
+) -> None: ...
 def silu_mul_cpu(gate: int, up: int, out: int, n: int, dtype: int, threads: int, /) -> None: ...
 def cpu_isa() -> str: ...
 def dlpack_view(capsule: object) -> tuple[int, int, int, int, tuple[int, ...], tuple[int, ...]]: ...

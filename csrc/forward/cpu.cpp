@@ -57,6 +57,26 @@ constexpr std::int64_t kTaskQueries = 1024;
 // About as many bytes as one thread takes at a time of an elementwise kernel.
 constexpr std::int64_t kPieceBytes = std::int64_t{1} << 16;
 
+const void* at(const void* first, std::int64_t bytes) { return static_cast<const char*>(first) + bytes; }
+void* at(void* first, std::int64_t bytes) { return static_cast<char*>(first) + bytes; }
+
+// Calls work(offset in bytes, rows) on pieces of `rows` rows.
+template <typename Work>
+Result for_rows(std::int64_t rows, std::int64_t row_bytes, int threads, const Work& work) {
+  const std::int64_t piece = std::max<std::int64_t>(1, kPieceBytes / row_bytes), pieces = (rows + piece - 1) / piece;
+  const auto run = [&](int, std::int64_t i) {
+    const std::int64_t first = i * piece;
+    work(first * row_bytes, std::min(piece, rows - first));
+  };
+  return for_each(pieces, threads, [] { return 0; }, run) ? Result::kOk : Result::kNoMemory;
+}
+
+std::vector<float> scales(const void* weight, float offset, std::int64_t width, DType dtype) {
+  std::vector<float> scale(static_cast<std::size_t>(width));
+  for (std::int64_t i = 0; i < width; ++i) scale[i] = element_as_float(weight, dtype, i) + offset;
+  return scale;
+}
+
 // Memory for laid-out tokens, filled by the kernels.
 struct Tokens {
   std::unique_ptr<float[]> words;
@@ -143,16 +163,28 @@ Result rms_norm_cpu(const void* x, const void* weight, float weight_offset, floa
   if (rows == 0) return Result::kOk;
   if (x == nullptr || weight == nullptr || out == nullptr) return Result::kBadArgument;
   try {
-    std::vector<float> scale(static_cast<std::size_t>(width));
-    for (std::int64_t i = 0; i < width; ++i) scale[i] = element_as_float(weight, dtype, i) + weight_offset;
-    const std::int64_t row_bytes = width * element_size(dtype);
-    const std::int64_t piece = std::max<std::int64_t>(1, kPieceBytes / row_bytes), pieces = (rows + piece - 1) / piece;
-    const auto run = [&](int, std::int64_t i) {
-      const std::int64_t first = i * piece, bytes = first * row_bytes;
-      kernels(dtype).rms_norm(static_cast<const char*>(x) + bytes, scale.data(), eps, static_cast<char*>(out) + bytes,
-                              std::min(piece, rows - first), width);
-    };
-    return for_each(pieces, threads, [] { return 0; }, run) ? Result::kOk : Result::kNoMemory;
+    const std::vector<float> scale = scales(weight, weight_offset, width, dtype);
+    return for_rows(rows, width * element_size(dtype), threads, [&](std::int64_t offset, std::int64_t count) {
+      kernels(dtype).rms_norm(at(x, offset), scale.data(), eps, at(out, offset), count, width);
+    });
+  } catch (...) {
+    return Result::kNoMemory;
+  }
+}
+
+Result add_rms_norm_cpu(const void* x, const void* y, void* sum, const void* weight, float weight_offset, float eps,
+                        void* out, std::int64_t rows, std::int64_t width, DType dtype, int threads) noexcept {
+  if (!known(dtype) || rows < 0 || width < 1) return Result::kBadArgument;
+  if (rows == 0) return Result::kOk;
+  if (x == nullptr || y == nullptr || sum == nullptr) return Result::kBadArgument;
+  if (out != nullptr && weight == nullptr) return Result::kBadArgument;
+  try {
+    std::vector<float> scale;
+    if (out != nullptr) scale = scales(weight, weight_offset, width, dtype);
+    return for_rows(rows, width * element_size(dtype), threads, [&](std::int64_t offset, std::int64_t count) {
+      kernels(dtype).add_rms_norm(at(x, offset), at(y, offset), at(sum, offset), scale.data(), eps,
+                                  out == nullptr ? nullptr : at(out, offset), count, width);
+    });
   } catch (...) {
     return Result::kNoMemory;
   }
@@ -162,13 +194,19 @@ Result silu_mul_cpu(const void* gate, const void* up, void* out, std::int64_t n,
   if (!known(dtype) || n < 0) return Result::kBadArgument;
   if (n == 0) return Result::kOk;
   if (gate == nullptr || up == nullptr || out == nullptr) return Result::kBadArgument;
-  const std::int64_t size = element_size(dtype), piece = kPieceBytes / size;
-  const auto run = [&](int, std::int64_t i) {
-    const std::int64_t bytes = i * piece * size;
-    kernels(dtype).silu_mul(static_cast<const char*>(gate) + bytes, static_cast<const char*>(up) + bytes,
-                            static_cast<char*>(out) + bytes, std::min(piece, n - i * piece));
-  };
-  return for_each((n + piece - 1) / piece, threads, [] { return 0; }, run) ? Result::kOk : Result::kNoMemory;
+  return for_rows(n, element_size(dtype), threads, [&](std::int64_t offset, std::int64_t count) {
+    kernels(dtype).silu_mul(at(gate, offset), at(up, offset), at(out, offset), count);
+  });
+}
+
+Result rotate_cpu(void* x, const void* cosine, const void* sine, std::int64_t rows, std::int64_t heads,
+                  std::int64_t width, DType dtype, int threads) noexcept {
+  if (!known(dtype) || rows < 0 || heads < 1 || width < 2 || width % 2 != 0) return Result::kBadArgument;
+  if (rows == 0) return Result::kOk;
+  if (x == nullptr || cosine == nullptr || sine == nullptr) return Result::kBadArgument;
+  return for_rows(rows, heads * width * element_size(dtype), threads, [&](std::int64_t offset, std::int64_t count) {
+    kernels(dtype).rotate(at(x, offset), at(cosine, offset / heads), at(sine, offset / heads), count, heads, width);
+  });
 }
 
 }  // namespace gainrl

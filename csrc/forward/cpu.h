@@ -13,8 +13,18 @@ Result attention_cpu(const AttentionParams& params, int threads) noexcept;
 Result rms_norm_cpu(const void* x, const void* weight, float weight_offset, float eps, void* out, std::int64_t rows,
                     std::int64_t width, DType dtype, int threads) noexcept;
 
+// sum = x + y, rounded to the dtype, and out = its RMSNorm as above; without `out` (null) the sum alone.  `sum` may be
+// `x` or `y`.
+Result add_rms_norm_cpu(const void* x, const void* y, void* sum, const void* weight, float weight_offset, float eps,
+                        void* out, std::int64_t rows, std::int64_t width, DType dtype, int threads) noexcept;
+
 // out[i] = silu(gate[i]) * up[i] for n elements of one dtype; computed in float32 and rounded once.  `out` may be
 // `gate`.
 Result silu_mul_cpu(const void* gate, const void* up, void* out, std::int64_t n, DType dtype, int threads) noexcept;
+
+// Rotary positions, in place: of each head's row (a, b) of two halves, a cos - b sin and b cos + a sin.  x (rows,
+// heads, width), cosine and sine (rows, width), all contiguous and of one dtype; `width` even.
+Result rotate_cpu(void* x, const void* cosine, const void* sine, std::int64_t rows, std::int64_t heads,
+                  std::int64_t width, DType dtype, int threads) noexcept;
 
 }  // namespace gainrl

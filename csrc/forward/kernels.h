@@ -48,7 +48,11 @@ struct ForwardKernels {
   void (*pack_shared)(const AttentionParams&, std::int64_t kv_head, const PackedTokens& into);
   void (*attend)(const AttentionParams&, const AttentionTask&, const PackedTokens& shared, const AttentionScratch&);
   void (*rms_norm)(const void* x, const float* weight, float eps, void* out, std::int64_t rows, std::int64_t width);
+  void (*add_rms_norm)(const void* x, const void* y, void* sum, const float* weight, float eps, void* out,
+                       std::int64_t rows, std::int64_t width);
   void (*silu_mul)(const void* gate, const void* up, void* out, std::int64_t n);
+  void (*rotate)(void* x, const void* cosine, const void* sine, std::int64_t rows, std::int64_t heads,
+                 std::int64_t width);
 };
 
 struct ForwardTable {

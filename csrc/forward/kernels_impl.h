@@ -10,6 +10,7 @@
 #pragma once
 
 #include "forward/kernels.h"
+#include "forward/rows_impl.h"
 #include "forward/vector_math.h"
 
 namespace gainrl {
@@ -182,7 +183,9 @@ class Tile {
         scratch_(scratch),
         group_(p.heads / p.kv_heads),
         steps_((p.width + kDepth - 1) / kDepth),
-        columns_(round_up(p.value_width, kLanes)) {}
+        columns_(round_up(p.value_width, kLanes)),
+        scaled_(p.softcap > 0.0F || !(p.scale > 0.0F)),
+        unit_((scaled_ ? 1.0F : p.scale) * (kQuick<T> ? kLog2E : 1.0F)) {}
 
   // Rows [first, first + rows) of the queries of `task`, counted as position * group + head, the sequence from row
   // `start` of the packed row.
@@ -251,19 +254,17 @@ class Tile {
     fill(scores, scores + low, kNegativeInfinity);
     fill(scores + high, scores + padded, kNegativeInfinity);
     Vector top = Vector::all(kNegativeInfinity);
-    const Vector scale = Vector::all(p_.scale);
-    for (std::int64_t c = 0; c < padded; c += kLanes) {
-      Vector x = Vector::load(scores + c) * scale;
-      if (p_.softcap > 0.0F) {  // which makes -infinity finite
-        x = capped(x, p_.softcap);
-        x.store(scores + c);
+    if (!scaled_) {
+      for (std::int64_t c = 0; c < padded; c += kLanes) top = maximum(top, Vector::load(scores + c));
+    } else {
+      for (std::int64_t c = 0; c < padded; c += kLanes) {
+        Vector x = Vector::load(scores + c) * Vector::all(p_.scale);
+        if (p_.softcap > 0.0F) x = capped(x, p_.softcap);
+        x.store(scores + c);  // in which -infinity may have become something else
         if (c < low) fill(scores + c, scores + least(c + kLanes, low), kNegativeInfinity);
         if (c + kLanes > high) fill(scores + most(c, high), scores + c + kLanes, kNegativeInfinity);
-        x = Vector::load(scores + c);
-      } else {
-        x.store(scores + c);
+        top = maximum(top, Vector::load(scores + c));
       }
-      top = maximum(top, x);
     }
     const float before = highest_[r], seen = highest(top), now = seen > before ? seen : before;
     if (now == kNegativeInfinity) {  // nothing to see yet (if that stays so, 0 / 0 says it in the end)
@@ -271,7 +272,7 @@ class Tile {
       return;
     }
     if (before != now && before != kNegativeInfinity) {
-      const float shrink = expf(before - now);
+      const float difference = (before - now) * unit_, shrink = kQuick<T> ? exp2f(difference) : expf(difference);
       sum_[r] *= shrink;
       float* output = scratch_.outputs + r * columns_;
       for (std::int64_t c = 0; c < columns_; c += kLanes)
@@ -281,27 +282,22 @@ class Tile {
     sum_[r] += set_weights(r, scores, padded, now);
   }
 
-  // exp(score - top) for each score, kept for the second product; returns their sum.
+  // exp(score - top), in the scores' unit, for each score, kept for the second product; returns their sum.
   float set_weights(std::int64_t r, float* scores, std::int64_t padded, float top) {
     Vector total = Vector::zero();
-    const Vector shift = Vector::all(-top);
+    const Vector unit = Vector::all(unit_), shift = Vector::all(-top * unit_);
+    const auto weigh = [&](std::int64_t c) {
+      const Vector weight = power<T>(Vector::fma(Vector::load(scores + c), unit, shift));
+      total = total + weight;
+      return weight;
+    };
     if constexpr (kDepth == 1) {
-      for (std::int64_t c = 0; c < padded; c += kLanes) {
-        const Vector weight = exponential(Vector::load(scores + c) + shift);
-        weight.store(scores + c);
-        total = total + weight;
-      }
+      for (std::int64_t c = 0; c < padded; c += kLanes) weigh(c).store(scores + c);
       weighted_[r] = scores;
     } else {
-#if defined(__AVX512BF16__)
-      std::uint16_t* weights = scratch_.weights + r * kBlock;
-      for (std::int64_t c = 0; c < padded; c += kLanes) {
-        const Vector weight = exponential(Vector::load(scores + c) + shift);
-        _mm256_storeu_si256(reinterpret_cast<__m256i*>(weights + c), (__m256i)_mm512_cvtneps_pbh(weight.v));
-        total = total + weight;
-      }
-      weighted_[r] = reinterpret_cast<const Left*>(weights);
-#endif
+      auto* weights = reinterpret_cast<BFloat*>(scratch_.weights + r * kBlock);
+      for (std::int64_t c = 0; c < padded; c += kLanes) store(weigh(c), weights + c);
+      weighted_[r] = weights;
     }
     return total.total();
   }
@@ -309,6 +305,8 @@ class Tile {
   const AttentionParams& p_;
   const AttentionScratch& scratch_;
   const std::int64_t group_, steps_, columns_;
+  const bool scaled_;  // the scores are scaled (and capped) before the highest is sought; else it is the same one
+  const float unit_;   // what a score is multiplied by before `power`
   std::int64_t rows_ = 0;
   std::int64_t position_[kTileRows];  // of the row's token in its whole sequence, shared tokens included
   T* to_[kTileRows];
@@ -337,52 +335,8 @@ void attend(const AttentionParams& p, const AttentionTask& task, const PackedTok
 }
 
 template <typename T>
-void rms_norm(const void* from, const float* weight, float eps, void* to, std::int64_t rows, std::int64_t width) {
-  const std::int64_t whole = width / kLanes * kLanes;
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const T* x = static_cast<const T*>(from) + r * width;
-    T* out = static_cast<T*>(to) + r * width;
-    Vector squares[4] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
-    std::int64_t i = 0;
-    for (; i + 4 * kLanes <= width; i += 4 * kLanes)
-      for (int k = 0; k < 4; ++k) {
-        const Vector v = Vector::load(x + i + k * kLanes);
-        squares[k] = Vector::fma(v, v, squares[k]);
-      }
-    for (; i < whole; i += kLanes) {
-      const Vector v = Vector::load(x + i);
-      squares[0] = Vector::fma(v, v, squares[0]);
-    }
-    float sum = ((squares[0] + squares[1]) + (squares[2] + squares[3])).total();
-    for (; i < width; ++i) sum += widen(x[i]) * widen(x[i]);
-    const float scale = 1.0F / sqrtf(sum / static_cast<float>(width) + eps);
-    for (i = 0; i < whole; i += kLanes)
-      store(Vector::load(x + i) * Vector::all(scale) * Vector::load(weight + i), out + i);
-    for (; i < width; ++i) narrow(widen(x[i]) * scale * weight[i], out + i);
-  }
-}
-
-template <typename T>
-void silu_mul(const void* from, const void* with, void* to, std::int64_t n) {
-  const T* gate = static_cast<const T*>(from);
-  const T* up = static_cast<const T*>(with);
-  T* out = static_cast<T*>(to);
-  const auto product = [](Vector g, Vector u) {
-    const Vector one = Vector::all(1.0F);
-    return divide(g, one + exponential(g * Vector::all(-1.0F))) * u;
-  };
-  std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) store(product(Vector::load(gate + i), Vector::load(up + i)), out + i);
-  for (; i < n; ++i) {
-    float block[kLanes];
-    product(Vector::all(widen(gate[i])), Vector::all(widen(up[i]))).store(block);
-    narrow(block[0], out + i);
-  }
-}
-
-template <typename T>
 constexpr ForwardKernels kernels() {
-  return {&pack_shared<T>, &attend<T>, &rms_norm<T>, &silu_mul<T>};
+  return {&pack_shared<T>, &attend<T>, &rms_norm<T>, &add_rms_norm<T>, &silu_mul<T>, &rotate<T>};
 }
 
 inline ForwardTable table() { return {{kernels<float>(), kernels<Half>(), kernels<BFloat>()}}; }

@@ -1,4 +1,5 @@
-// The boundary of the scoring pass's CPU kernels: attention over a packed row, RMSNorm, and the gate of a SwiGLU layer.
+// The boundary of the scoring pass's CPU kernels: attention over a packed row, and what else a
+// decoder's block does row by row.
 //
 // Nothing here owns memory.  Strides are in elements; the last dimension of every array is contiguous.
 #pragma once

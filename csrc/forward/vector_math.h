@@ -105,12 +105,53 @@ inline Vector exponential(Vector x) {
 
 #endif
 
+// Where T has 16 bits and scalef exists, `power` is 2^x by a shorter polynomial; elsewhere it is e^x, `exponential`.
+#if defined(__AVX512F__)
+template <typename T>
+constexpr bool kQuick = !std::is_same_v<T, float>;
+#else
+template <typename T>
+constexpr bool kQuick = false;
+#endif
+
+// 2^x or e^x, see kQuick.  2^x is within 3e-6: k + r = x with |r| <= 1/2, and a minimax polynomial of degree 4.
+template <typename T>
+Vector power(Vector x) {
+#if defined(__AVX512F__)
+  if constexpr (kQuick<T>) {
+    constexpr float kPower[5] = {9.570102207e-03F, 5.591786280e-02F, 2.402474433e-01F, 6.931217909e-01F,
+                                 9.999992847e-01F};
+    // Beyond 200 all is infinity or 0.  NaN stays NaN: minimum and maximum return their second operand then.
+    const __m512 bounded = _mm512_min_ps(_mm512_set1_ps(200.0F), _mm512_max_ps(_mm512_set1_ps(-200.0F), x.v));
+    const __m512 k = _mm512_roundscale_ps(bounded, 0), r = _mm512_sub_ps(bounded, k);
+    __m512 p = _mm512_set1_ps(kPower[0]);
+    for (int i = 1; i < 5; ++i) p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(kPower[i]));
+    return {_mm512_scalef_ps(p, k)};
+  }
+#endif
+  return exponential(x);
+}
+
+// a / b; where T has 8 bits of precision, a times b's reciprocal within 2^-14.
+template <typename T>
+Vector quotient(Vector a, Vector b) {
+#if defined(__AVX512F__)
+  if constexpr (std::is_same_v<T, BFloat>) return {_mm512_mul_ps(a.v, _mm512_rcp14_ps(b.v))};
+#endif
+  return divide(a, b);
+}
+
 // A vector rounded to the dtype, as `narrow` does each element.
 inline void store(Vector x, float* to) { x.store(to); }
 #if defined(__AVX512F__)
 inline void store(Vector x, Half* to) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(x.v, _MM_FROUND_TO_NEAREST_INT));
 }
+#if defined(__AVX512BF16__)
+inline void store(Vector x, BFloat* to) {  // below 1.2e-38: 0
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), (__m256i)_mm512_cvtneps_pbh(x.v));
+}
+#else
 inline void store(Vector x, BFloat* to) {
   const __m512i bits = _mm512_castps_si512(x.v);
   const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
@@ -119,6 +160,7 @@ inline void store(Vector x, BFloat* to) {
   rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x400000));
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
 }
+#endif
 #else
 template <typename T>
 void store(Vector x, T* to) {

@@ -3,8 +3,9 @@
 `PackedForward` runs the questions of many prompts as one row without padding.  The tokens that they share were
 forwarded once; their keys and values are kept per layer, and an attention function registered with transformers
 lets each question attend to them and to itself.  Nothing else in the model mixes tokens, so every linear layer sees
-only real tokens.  On a CPU the attention is a kernel of the package's own, as are norms and gates (`FusedLayers`);
-elsewhere, questions of equal length form one batched call of torch's attention.
+only real tokens.  On a CPU the attention is a kernel of the package's own, as are norms, gates and, where their
+form is the common one, whole blocks (`FusedLayers`); elsewhere, questions of equal length form one batched call of
+torch's attention.
 
 `PaddedForward` runs whole prompts as a right-padded batch with the model's own attention: for models whose
 attention or position code does not go through transformers' interface, or mixes tokens elsewhere (state-space
@@ -125,10 +126,11 @@ class PackedForward(_Runner):
         ids = np.concatenate(sequences).astype(np.int64)
         positions = np.concatenate([np.arange(offset, offset + n, dtype=np.int64) for n in lengths])
         layout = Layout(groups, torch.from_numpy(offsets), prefix, record)
-        if self._fused is None:
-            self._fused = FusedLayers(self.decoder)
-        with packed(self.decoder, layout), self._fused.installed():
-            hidden, final = self._forward(input_ids=ids[None], position_ids=positions[None])
+        with packed(self.decoder, layout):
+            if self._fused is None:
+                self._fused = FusedLayers(self.decoder)
+            with self._fused.installed():
+                hidden, final = self._forward(input_ids=ids[None], position_ids=positions[None])
         self.windows |= layout.windows
         if hidden.shape[:-1] != (1, len(ids)):
             raise Unsupported(f"hidden states of shape {tuple(hidden.shape)} for {len(ids)} tokens")

@@ -25,6 +25,10 @@ Tokens = npt.NDArray[np.int32]
 _NAME = "gainrl_packed"
 
 
+class Unsupported(Exception):
+    """The model's attention asks for something that the packed form does not do."""
+
+
 @dataclass
 class Prefix:
     """Shared leading tokens that were forwarded once."""
@@ -50,6 +54,18 @@ class Group:
     length: int
 
 
+@dataclass(frozen=True)
+class Attended:
+    """One call of a model's attention function: states (1, heads, T, width) and the settings of the layer."""
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scale: float
+    softcap: float
+    window: int
+
+
 @dataclass
 class Layout:
     """What the attention function needs to know about the packed row under way."""
@@ -62,6 +78,20 @@ class Layout:
     masks: dict[tuple[int, int, int, torch.device], Tensor] = field(default_factory=dict)
     windows: set[int] = field(default_factory=set)
     """Sliding windows that the model's attention was called with."""
+    seen: list[Attended] | None = None
+    """Where each call of the attention function is noted, if asked for."""
+
+    def shared(self, layer: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the shared tokens in a layer."""
+        return self.prefix.keys_values[layer] if self.prefix is not None else None
+
+    def note(self, layer: int, key: Tensor, value: Tensor, window: int) -> None:
+        """Keep a layer's keys and values (heads, T, width), if this row is a prefix, and the window."""
+        self.windows.add(window)
+        if self.record is not None:
+            if layer in self.record.keys_values:
+                raise Unsupported(f"layer {layer} attends more than once")
+            self.record.keys_values[layer] = (key, value)
 
     def mask(self, length: int, shared: int, window: int, device: torch.device) -> Tensor | None:
         """(length, shared + length) bool, true where a query may look; None for plain causal attention.
@@ -84,8 +114,9 @@ class Layout:
 _under_way: ContextVar[Layout] = ContextVar("gainrl_packed_layout")
 
 
-class Unsupported(Exception):
-    """The model's attention asks for something that the packed form does not do."""
+def under_way() -> Layout:
+    """The layout of the packed row that is being forwarded."""
+    return _under_way.get()
 
 
 _COPIED_ROWS = 1 << 14
@@ -109,25 +140,15 @@ def _packed_attention(
     if strange or dropout:
         raise Unsupported(f"attention arguments {sorted(strange) or ['dropout']}")
     layout = _under_way.get()
-    layout.windows.add(sliding_window or 0)
     layer: Any = module.layer_idx
     heads, kv_heads, value_dim = query.shape[1], key.shape[1], value.shape[3]
-    if layout.record is not None:
-        if layer in layout.record.keys_values:
-            raise Unsupported(f"layer {layer} attends more than once")
-        layout.record.keys_values[layer] = (key[0], value[0])
-    shared = layout.prefix.keys_values[layer] if layout.prefix is not None else None
+    window, cap = sliding_window or 0, softcap or 0.0
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    own = kernels.attention(
-        query[0],
-        key[0],
-        value[0],
-        shared,
-        layout.offsets,
-        scale=scale,
-        softcap=softcap or 0.0,
-        window=sliding_window or 0,
-    )
+    if layout.seen is not None:
+        layout.seen.append(Attended(query, key, value, scale, cap, window))
+    layout.note(layer, key[0], value[0], window)
+    shared = layout.shared(layer)
+    own = kernels.attention(query[0], key[0], value[0], shared, layout.offsets, scale=scale, softcap=cap, window=window)
     if own is not None:
         return own[None], None
     output = query.new_empty(query.shape[2], heads, value_dim)
@@ -144,7 +165,7 @@ def _packed_attention(
             v = torch.cat([shared[1].expand(group.count, -1, -1, -1), v], dim=2)
         if heads != kv_heads and query.is_cuda:  # with a mask, CUDA's fused kernels want as many heads as queries
             k, v = (states.repeat_interleave(heads // kv_heads, dim=1) for states in (k, v))
-        mask = layout.mask(group.length, before, sliding_window or 0, query.device)
+        mask = layout.mask(group.length, before, window, query.device)
         if softcap is not None:
             mixed = _softcapped(q, k, v, mask, scale, softcap)
         else:

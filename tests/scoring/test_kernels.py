@@ -165,6 +165,11 @@ def test_arguments_that_do_not_fit_are_not_served() -> None:
             kernels.attention(state, state, state, None, bounds, **options)
     assert kernels.rms_norm(state, torch.ones(1), 0.0, 1e-5) is None
     assert kernels.silu_mul(state, state[:, :5]) is None
+    assert kernels.add_(state, state[:, :5]) is None
+    assert kernels.add_rms_norm(state, state, torch.ones(7), 0.0, 1e-5, state.clone()) is None
+    for cosine in (torch.ones(2, 7), torch.ones(6, 8), torch.ones(2, 8).bfloat16()):
+        assert kernels.rotate_(state, cosine, cosine) is None
+    assert kernels.rotate_(state[..., :7].contiguous(), torch.ones(2, 7), torch.ones(2, 7)) is None
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -185,6 +190,32 @@ def test_norm_and_gate_equal_their_definitions(width: int, dtype: torch.dtype) -
     assert gated is not None
     assert torch.equal(x, kept)
     torch.testing.assert_close(gated.double(), exact.to(dtype).double(), rtol=2 * torch.finfo(dtype).eps, atol=1e-7)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("width", [2, 30, 64, 72, 578])
+@torch.inference_mode()
+def test_sums_and_rotations_equal_their_definitions(width: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(width)
+    x, y = (torch.randn(37, width, generator=generator).mul(4).to(dtype) for _ in range(2))
+    weight = torch.randn(width, generator=generator).to(dtype)
+    kept, normed = x.clone(), torch.empty_like(x)
+    total = kernels.add_rms_norm(x, y, weight, 0.5, 1e-5, normed)
+    assert total is not None
+    assert torch.equal(total, x + y)
+    assert torch.equal(normed, kernels.rms_norm(total, weight, 0.5, 1e-5))
+    assert torch.equal(x, kept)
+    assert kernels.add_(x, y) is x
+    assert torch.equal(x, total)
+    assert kernels.rms_norm(x, weight, 0.5, 1e-5, out=x) is x
+    assert torch.equal(x, normed)
+    states = torch.randn(11, 3, width, generator=generator).to(dtype)
+    cosine, sine = (torch.randn(11, width, generator=generator).to(dtype) for _ in range(2))
+    low, high = states.double().chunk(2, -1)
+    turned = torch.cat([-high, low], -1)
+    exact = states.double() * cosine.double()[:, None] + turned * sine.double()[:, None]
+    assert kernels.rotate_(states, cosine, sine) is states
+    torch.testing.assert_close(states.double(), exact, rtol=torch.finfo(dtype).eps, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
@@ -236,7 +267,7 @@ def test_the_model_is_as_before(make_model: Callable[..., Any], tokenizer: Any) 
     model = make_model("Llama")
     with torch.inference_mode():
         fused = FusedLayers(model)
-    assert len(fused) == 2 * 2 + 1 + 2  # two norms a layer, the last, and two gates
+    assert len(fused) == 2 * (2 + 1 + 1) + 1  # of each layer two norms, the gate and the whole, and the last norm
     called: list[str] = []
     norm = model.model.layers[0].input_layernorm
     norm.register_forward_hook(lambda *_: called.append("norm"))
