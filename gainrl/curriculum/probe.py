@@ -217,7 +217,7 @@ class ProbeNavigator(Navigator):
         self._resting = np.maximum(self._resting - 1, 0)
         self._resting[outcomes.columns()[0]] = min(REST, len(self.ranking) // (4 * self.n))
         if len(ranks):
-            self._group = int(outcomes.columns()[2].max())
+            self._group = max(1, int(max(outcomes.own()[2], default=self._group)))
             self._learn_spread(ranks, tried, solved)
             which, _ = self._best
             x = self.features.values[:, ranks].astype(np.float64)

@@ -145,6 +145,12 @@ def _check_ranking(saved: Any, ranking: Ranking) -> None:
 
 
 def _check_settings(saved: Any, settings: Mapping[str, Any]) -> None:
+    if isinstance(saved, Mapping) and saved.get("model") != settings.get("model"):
+        raise UserError(
+            f"the state is of model {saved.get('model')!r} of this navigator, this release has model "
+            f"{settings.get('model')!r}, which draws other prompts: finish the run with the release that began it, or "
+            "begin a new one"
+        )
     _same_fields("settings of the curriculum state", saved, tuple(settings))
     differing = [
         f"{name} was {saved[name]!r} and is now {settings[name]!r}"

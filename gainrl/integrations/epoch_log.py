@@ -8,8 +8,10 @@ Fields of a record (`EpochLog.append`); null where undefined:
     navigator, epoch, prompts, rollouts, scored, tokens, seconds, ranks, undefined_drawn     as drawn and counted
     accuracy, angle, reward         means over the epoch's rollouts of all ranks; accuracy is credit in [0, 1]
     mean, sigma, uniform, next_mean, held                  windows over the ranks (gaussian, target)
-    target                          accuracy or pass rate that is looked for (target, posterior, probe)
+    target                          accuracy or pass rate that is looked for (target, posterior)
     tried, expected                 prompts tried before the epoch, pass rate expected of its prompts (posterior, probe)
+    useful, by_pass_rate            share of the groups expected to differ in reward, and the share of the model of pass
+                                    rates in that expectation (probe)
     explored                        share of the epoch that is drawn uniformly (probe)
     fading, residual                what predicts best: share that old rollouts keep an epoch, variance of the prompts
                                     about the regression in squared logits (probe)

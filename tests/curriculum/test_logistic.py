@@ -9,7 +9,7 @@ import pytest
 from scipy import integrate, stats
 
 from gainrl.curriculum import philox, portable
-from gainrl.curriculum.logistic import LogisticFilter, sites, usefulness
+from gainrl.curriculum.logistic import LogisticFilter, chance_of_spread, sites
 
 # -- portable arithmetic -------------------------------------------------------------------------------------
 
@@ -61,18 +61,18 @@ def test_a_site_gives_the_exact_posterior_mean_and_variance(
     assert float(found.evidence[0]) == pytest.approx(math.log(moments[0]), abs=2e-3)
 
 
-@pytest.mark.parametrize(("mean", "variance", "target"), [(0, 1, 0.5), (-4, 6, 0.5), (2, 9, 0.3)])
-def test_usefulness_is_the_expected_variance_or_what_peaks_at_the_target(
-    mean: float, variance: float, target: float
+@pytest.mark.parametrize(("mean", "variance", "rollouts"), [(0, 1, 8), (-4, 6, 8), (2, 9, 2), (-3, 2, 32), (1, 4, 1)])
+def test_the_chance_of_spread_is_that_not_all_rollouts_of_a_group_are_alike(
+    mean: float, variance: float, rollouts: int
 ) -> None:
     def density(eta: float) -> float:
         rate = 1.0 / (1.0 + math.exp(-eta))
-        value = rate ** (2 * target) * (1 - rate) ** (2 * (1 - target))
-        return value * float(stats.norm.pdf(eta, mean, variance**0.5))
+        return (1 - rate**rollouts - (1 - rate) ** rollouts) * float(stats.norm.pdf(eta, mean, variance**0.5))
 
     exact = integrate.quad(density, mean - 30, mean + 30, limit=200)[0]
-    found = usefulness(np.array([float(mean)]), np.array([float(variance)]), target)
-    assert float(found[0]) == pytest.approx(exact, rel=0.02)
+    found = chance_of_spread(np.array([float(mean)]), np.array([float(variance)]), rollouts)
+    assert float(found[0]) == pytest.approx(exact, rel=0.03, abs=1e-9)
+    assert (found == 0) == (rollouts == 1)
 
 
 def test_gaussian_observations_are_ridge_regression_and_fading_weighs_them() -> None:

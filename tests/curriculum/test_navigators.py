@@ -376,6 +376,9 @@ def test_states_of_version_2_still_load_and_draw_what_they_drew() -> None:
     golden = json.loads((GOLDEN / "curriculum_state_v2.json").read_text())
     makers = MAKE | RESTING
     assert golden.keys() == makers.keys()
+    old = golden.pop("probe")  # of its first model
+    with pytest.raises(UserError, match="of model 1 of this navigator, this release has model 2"):
+        makers["probe"]().load_state_dict(old["state"])
     for name, case in golden.items():
         navigator = makers[name]()
         navigator.load_state_dict(case["state"])

@@ -37,6 +37,15 @@ class World:
         self.directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         self.ranking = ranking(seed=seed)
 
+    @classmethod
+    def of_kinds(cls, seed: int) -> World:
+        """Ten kinds of prompts in no order of difficulty: one in five is between mastered and hopeless."""
+        world = cls(seed)
+        kinds = np.arange(SIZE) % 10
+        world.logits = np.array([6.0, -9, 6, -9, 0.3, 6, -9, -0.5, 6, -9])[kinds] + world.rng.normal(0, 0.3, SIZE)
+        world.directions = world.rng.normal(size=(10, 48))[kinds] + 0.5 * world.rng.normal(size=(SIZE, 48))
+        return world
+
     def features(self, **options: Any) -> PromptFeatures:
         ids = sorted(self.ranking.ids)
         return PromptFeatures(self.ranking, ids, self.directions, np.full(SIZE, 9), **options)
@@ -172,6 +181,37 @@ def test_prompts_never_tried_are_found_by_their_directions() -> None:
     assert probe > 1.7 * uniform
 
 
+def test_kinds_in_no_order_of_difficulty_are_found_by_whether_their_groups_spread() -> None:
+    """A logistic model of pass rates cannot say "between": of ten kinds two are, and these are what is drawn."""
+    probe, other = World.of_kinds(1), World.of_kinds(1)
+    navigator = probe.probe(seed=1)
+    found = useful(probe, navigator)
+    assert found > 2.5 * useful(other, UniformNavigator(other.ranking, N, seed=1))
+    assert navigator.metrics()["by_pass_rate"] < 0.2
+    assert navigator.metrics()["useful"] > 0.5
+
+
+def test_difficulty_by_degrees_is_left_to_the_model_of_pass_rates() -> None:
+    world = World(2)
+    world.logits = world.rng.normal(0.0, 6.0, SIZE)
+    world.directions = 0.05 * world.rng.normal(size=(SIZE, 48))
+    world.directions[:, :2] = np.stack([0.03 * world.logits, np.ones(SIZE)], axis=1)
+    navigator = world.probe(seed=2)
+    for _ in range(14):
+        world.epoch(navigator)
+    navigator.draw()
+    assert navigator.metrics()["by_pass_rate"] > 0.9
+
+
+def test_groups_of_one_rollout_teach_pass_rates_alone() -> None:
+    navigator = World().probe()
+    for name in navigator.draw():
+        navigator.observe(outcome(name, 1, tried=1))
+    navigator.draw()
+    assert all(not each.mean.any() for each in navigator._spread)
+    assert navigator._filters[0].mean.any()
+
+
 def test_directions_that_tell_nothing_leave_it_no_worse_than_uniform() -> None:
     found = []
     for seed in range(2):
@@ -273,8 +313,6 @@ def test_unscored_rollouts_teach_nothing() -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"target": 0.0}, r"target pass rate must lie in \(0, 1\), got 0.0"),
-        ({"target": "half"}, "got 'half'"),
         ({"explore": 1.5}, r"explore must be a share of the epoch, in \[0, 1\], got 1.5"),
         ({"explore": True}, "got True"),
     ],
@@ -302,9 +340,11 @@ def test_a_state_of_other_directions_is_refused_by_name() -> None:
     [
         ({"own": "?"}, "own is damaged"),
         ({"evidence": "AAAA"}, "evidence holds 3 bytes, 12 numbers need 96"),
-        ({"weights": []}, "weights must be a list of 3"),
+        ({"weights": []}, "weights must be a list of 6"),
         ({"weights": 0.0}, "not positive definite"),
         ({"weights": math.nan}, "not finite"),
+        ({"spread": "AAAA"}, "spread holds 3 bytes, 5 numbers need 40"),
+        ({"group": 0}, "groups of 0 rollouts"),
         ({"swap": True}, "a prompt without rollouts of its own has a residual"),
     ],
 )
@@ -320,7 +360,7 @@ def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any], 
         state["position"]["own"] = before["position"]["own"]
     if isinstance(change.get("weights"), float):
         size = navigator._filters[0].size
-        change["weights"] = [floats_to_text(np.full(size, change["weights"]))] * 3
+        change["weights"] = [floats_to_text(np.full(size, change["weights"]))] * 6
     state["position"] |= change
     with pytest.raises(UserError, match=said):
         other.load_state_dict(state)

@@ -48,8 +48,7 @@ class CurriculumArguments:
     curriculum_beta: float = field(
         default=0.5,
         metadata={
-            "help": "β: accuracy at which the mean's step turns; the accuracy that `target`, `posterior` and "
-            "`probe` look for."
+            "help": "β: accuracy at which the mean's step turns; the accuracy that `target` and `posterior` look for."
         },
     )
     curriculum_mean: float = field(default=0.0, metadata={"help": "μ₀: the rank at which the window starts."})
