@@ -34,7 +34,7 @@ ARMS = {
     "gainrl": {"navigator": "gaussian", "sigma_fraction": 2 / 15, "alpha": 2.0, "beta": 0.5},
     "target": {"navigator": "target", "sigma_fraction": 2 / 15, "alpha": 2.0, "beta": 0.5},
     "posterior": {"navigator": "posterior", "beta": 0.5},
-    "probe": {"navigator": "probe", "beta": 0.5},
+    "probe": {"navigator": "probe"},
 }
 _HEADS = (
     "arm",

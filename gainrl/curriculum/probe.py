@@ -59,7 +59,7 @@ from gainrl.errors import UserError
 FADINGS = (0.8, 0.95, 0.99)
 RESIDUALS = (0.25, 1.0, 4.0, 12.0)
 """τ², squared logits."""
-SHARPNESS = 3.0
+SHARPNESS = 1.5
 """Power of the usefulness in the chance to be drawn."""
 REST = 4
 """Epochs that a prompt rests after it was drawn, where no more than a quarter of all prompts then rest."""
