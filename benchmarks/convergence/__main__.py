@@ -54,6 +54,10 @@ def walk(options: argparse.Namespace) -> None:
         protocol = dataclasses.replace(protocol, steps=QUICK_STEPS)
         runs, seeds = options.output or Path(tempfile.mkdtemp(prefix="convergence-")), [0]
         arms = [name for name in QUICK_ARMS if name in arms]
+    if options.prompts:
+        if options.output is None:
+            raise UserError("--prompts is not the protocol's: name another place for the results with --output DIR")
+        protocol = dataclasses.replace(protocol, prompts=options.prompts)
     deadline = next_time(options.until) if options.until else math.inf
     todo = study.missing(study.order(options.families, arms, seeds), runs)[: options.limit]
     print(f"{len(todo)} runs are missing", flush=True)
@@ -90,7 +94,7 @@ def make_report(options: argparse.Namespace) -> None:
     """Tables, plots and convergence.json from whatever runs exist."""
     from benchmarks.convergence.report import report
 
-    report(options.output or study.RUNS, study.RUNS)
+    report(options.output or study.RUNS, study.RUNS if options.output is None else options.output / "report")
 
 
 def main() -> None:
@@ -106,6 +110,7 @@ def main() -> None:
     many.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     many.add_argument("--until", help="begin no run after this time of day, HH:MM UTC")
     many.add_argument("--limit", type=int, help="at most so many runs")
+    many.add_argument("--prompts", type=int, help="another size of the dataset, for --output elsewhere")
     many.add_argument("--workers", type=int, default=1, help="runs at a time, each in a process of its own")
     many.add_argument("--quick", action="store_true", help="a first look in ten minutes: 12 steps, one seed")
     cells = verbs.add_parser("levels", help="pass rates of the bases")

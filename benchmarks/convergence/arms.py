@@ -21,6 +21,8 @@ class Arm:
     settings: Mapping[str, Any] = field(default_factory=dict)
     ranked: bool = True
     """Whether it needs the scoring pass, whose seconds then count as its own."""
+    own_directions: bool = True
+    """False: each prompt has another one's direction, by a permutation of the table's."""
 
 
 def _window(about: str, ranking: str) -> Arm:
@@ -37,7 +39,9 @@ ARMS: dict[str, Arm] = {
     "gainrl": _window("GAIN-RL as published: C, diagonal included", "C"),
     "posterior": Arm("Thompson sampling by prompt, C as the prior", settings={"curriculum_navigator": "posterior"}),
     "target": Arm("window over C that follows accuracy 0.5", settings={"curriculum_navigator": "target"}),
-    "probe": Arm("pass rates predicted from directions, Thompson sampling", settings={"curriculum_navigator": "probe"}),
+    "probe": Arm(
+        "groups whose rewards will differ, predicted from directions", settings={"curriculum_navigator": "probe"}
+    ),
     "backfill": Arm(
         "uniform; groups without variance replaced, their rollouts counted",
         settings={"curriculum_navigator": "uniform", "backfill": True},
@@ -50,6 +54,16 @@ ARMS: dict[str, Arm] = {
     "c-length-controlled": _window("C with length regressed out", "C, length regressed out"),
     "c-intra": _window("C_intra alone", "C_intra"),
     "c-inter": _window("C_inter alone", "C_inter"),
+    "probe-blind": Arm(
+        "the probe with the directions of other prompts: what it owes to all else",
+        settings={"curriculum_navigator": "probe"},
+        own_directions=False,
+    ),
+    "oracle-spread": Arm(
+        "the probe's own law with true chances: 1.5th power of the chance that a group differs",
+        settings={"curriculum_navigator": "oracle-spread"},
+        ranked=False,
+    ),
     "shortest-fixed": Arm(
         "the package's shortest-first: in order of length, no window",
         settings={"curriculum_navigator": "shortest-first"},

@@ -12,6 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from gainrl.curriculum import NAVIGATORS, Navigator
+from gainrl.curriculum.probe import SHARPNESS
+
+GROUP = 8
+"""Rollouts of a prompt, as in protocol.yaml."""
 
 PassRates = Callable[[Sequence[str]], npt.NDArray[np.float64]]
 
@@ -38,13 +42,26 @@ class OracleNavigator(Navigator):
         if self._drawn is None or self._drawn[0] != self._epoch:
             if self.pass_rates is None:
                 raise RuntimeError("the oracle was not told the pass rates: set pass_rates before training")
-            rates = self.pass_rates(self.ranking.ids)
-            clocks = np.random.default_rng([self.seed, self._epoch]).exponential(size=len(rates))
-            self._drawn = self._epoch, np.argsort(clocks / np.maximum(rates * (1 - rates), 1e-12)).astype(np.int64)
+            weights = np.maximum(self._weights(self.pass_rates(self.ranking.ids)), 1e-12)
+            clocks = np.random.default_rng([self.seed, self._epoch]).exponential(size=len(weights))
+            self._drawn = self._epoch, np.argsort(clocks / weights).astype(np.int64)
         return self._drawn[1]
+
+    def _weights(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return rates * (1 - rates)
+
+
+class SpreadOracleNavigator(OracleNavigator):
+    """As the probe draws, with true chances that a group of GROUP rollouts differs in reward, but without its rests."""
+
+    kind = "oracle-spread"
+
+    def _weights(self, rates: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return (1 - rates**GROUP - (1 - rates) ** GROUP) ** SHARPNESS
 
 
 def register() -> None:
-    """Make `curriculum_navigator="oracle"` known to gainrl's trainer, for this process."""
+    """Make `curriculum_navigator="oracle"` and `"oracle-spread"` known to gainrl's trainer, for this process."""
     kinds: dict[str, Any] = NAVIGATORS
-    kinds[OracleNavigator.kind] = OracleNavigator
+    for navigator in (OracleNavigator, SpreadOracleNavigator):
+        kinds[navigator.kind] = navigator

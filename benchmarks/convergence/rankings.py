@@ -71,11 +71,15 @@ def score_table(bed: Bed) -> tuple[ScoreTable, float]:
     return ScoreTable.read(path), float(json.loads(taken.read_text())["seconds"])
 
 
-def ranked_by(table: ScoreTable, ranking: str) -> ScoreTable:
-    """The table with another column as its score and its ranks; everything else is the same."""
+def ranked_by(table: ScoreTable, ranking: str, *, own_directions: bool = True) -> ScoreTable:
+    """The table with another column as its score and its ranks, and directions permuted if not own; else the same."""
     values = RANKINGS[ranking](table).astype(np.float32)
     columns = table.columns
     for name, new in (("score", values), ("rank", ranks(table.ids, values))):
         at = columns.schema.get_field_index(name)
         columns = columns.set_column(at, columns.schema.field(at), pa.array(new, type=columns.schema.field(at).type))
+    if not own_directions:
+        at = columns.schema.get_field_index("direction")
+        others = np.random.default_rng(0).permutation(len(columns))
+        columns = columns.set_column(at, columns.schema.field(at), columns.column(at).take(pa.array(others)))
     return dataclasses.replace(table, columns=columns)

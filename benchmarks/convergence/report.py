@@ -38,13 +38,68 @@ def rows(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "seeds": len(one["seeds"]),
             "no level": one["without_level"],
             "censored": one["censored"],
-            "rollouts, factor": one["factor_rollouts"].text(),
+            "rollouts, factor": ("≤ " if one["censored"] else "") + one["factor_rollouts"].text(),
+            "even factor": one["even"].text(),
             "tokens, factor": one["factor_tokens"].text(),
             "area": one["area"].text("+.3f"),
             "final": one["final"].text("+.3f"),
         }
         for one in compared
     ]
+
+
+def overall(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm over the families of a kind: means over all their seeds together, families weighing by their seeds."""
+    found = []
+    for kind, held_out in (("development", False), ("held out", True)):
+        for arm in ARMS:
+            seeds = [seed | {"family": one["family"]} for one in compared for seed in one["seeds"]
+                     if one["arm"] == arm and FAMILIES[one["family"]].held_out == held_out]  # fmt: skip
+            defined = [seed for seed in seeds if seed["level"] is not None]
+            if seeds and arm != "uniform":
+                found.append({
+                    "families": kind, "arm": arm, "runs": len(seeds), "no level": len(seeds) - len(defined),
+                    "censored": sum(seed["censored"] for seed in defined),
+                    "rollouts, factor": interval([seed["factor_rollouts"] for seed in defined], geometric=True).text(),
+                    "even factor": interval([seed["even"] for seed in seeds], geometric=True).text(),
+                    "worst family": _worst(seeds),
+                    "area": interval([seed["area"] for seed in seeds]).text("+.4f"),
+                    "final": interval([seed["final"] for seed in seeds]).text("+.4f"),
+                })  # fmt: skip
+    return found
+
+
+def against(compared: list[dict[str, Any]], chosen: str = "probe") -> list[dict[str, Any]]:
+    """How many times fewer rollouts than each other arm the chosen one needs to uniform's end, paired by seed.
+
+    A censored arm counts with its budget: the ratio is then a lower bound.
+    """
+    seeds = {(one["arm"], one["family"], seed["seed"]): seed for one in compared for seed in one["seeds"]}
+    found = []
+    for kind, held_out in (("development", False), ("held out", True)):
+        for arm in ARMS:
+            pairs = [
+                (own["factor_rollouts"] / other["factor_rollouts"], own["even"] / other["even"])
+                for (name, family, seed), other in seeds.items()
+                if name == arm != chosen and FAMILIES[family].held_out == held_out
+                and (own := seeds.get((chosen, family, seed))) and own["level"] is not None
+            ]  # fmt: skip
+            if pairs:
+                ratios, even = zip(*pairs, strict=True)
+                found.append({
+                    "families": kind, f"{chosen} against": arm, "runs": len(pairs),
+                    "times fewer rollouts": interval(ratios, geometric=True).text(),
+                    "even": interval(even, geometric=True).text(),
+                })  # fmt: skip
+    return found
+
+
+def _worst(seeds: list[dict[str, Any]]) -> str:
+    """The lowest even factor of a family (geometric mean over its seeds), and which."""
+    names = sorted({seed["family"] for seed in seeds})
+    means = {name: interval([s["even"] for s in seeds if s["family"] == name], geometric=True).mean for name in names}
+    lowest = min(names, key=means.__getitem__, default=None)
+    return "-" if lowest is None else f"{means[lowest]:.2f} ({lowest})"
 
 
 def each_seed(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -56,6 +111,7 @@ def each_seed(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
             "seed": seed["seed"],
             "level": seed["level"],
             "rollouts, factor": seed.get("factor_rollouts"),
+            "even factor": seed["even"],
             "reached": None if seed["level"] is None else "no" if seed["censored"] else "yes",
             "area": seed["area"],
             "final": seed["final"],
@@ -128,6 +184,8 @@ def report(runs_at: Path, output: Path) -> None:
         "\nAgainst uniform: factors above 1 are savings; mean over seeds (95 % bootstrap interval)\n"
         + table(rows(compared))
     )
+    print("\nOver all families of a kind\n" + table(overall(compared)))
+    print("\nThe probe against each arm, to uniform's final accuracy\n" + table(against(compared)))
     print("\nEvery seed\n" + table(each_seed(compared)))
     print(f"\n{len(runs)} runs; {len(absent)} of the whole study's {len(runs) + len(absent)} are missing:")
     for family in FAMILIES:
@@ -146,6 +204,8 @@ def report(runs_at: Path, output: Path) -> None:
         command="python -m benchmarks.convergence report",
         note=NOTE,
         rising=rising(runs),
+        overall=overall(compared),
+        against=against(compared),
         runs=len(runs),
         missing=[" ".join(map(str, key)) for key in absent],
     )
@@ -154,7 +214,7 @@ def report(runs_at: Path, output: Path) -> None:
 def plain(compared: dict[str, Any]) -> dict[str, Any]:
     """A comparison as JSON types; a mean over no seed is null."""
     found = dict(compared)
-    for name in (*(f"factor_{cost}" for cost in COSTS), "area", "final"):
+    for name in (*(f"factor_{cost}" for cost in COSTS), "even", "area", "final"):
         one: Interval = compared[name]
         found[name] = asdict(one) | ({} if one.seeds else {"mean": None})
     return found

@@ -7,6 +7,10 @@ interpolated linearly.  The factor of an arm is uniform's cost over the arm's: a
 An arm that does not reach the level within the budget is censored there: its factor is at most uniform's cost over the
 whole budget, that bound stands in the mean, and how many there are is said beside it (a mean with censored seeds
 is an upper bound).  A seed in which uniform gains less than MIN_GAIN has no level, and is left out of factors, counted.
+
+The even factor shows an arm that is worse, too: where the arm ends below uniform, the level is the arm's end, which
+costs the arm its whole budget and uniform what it needs to get there (one evaluation's rollouts at least); elsewhere it
+is the factor above.
 """
 
 from __future__ import annotations
@@ -67,6 +71,16 @@ def area(run: Run) -> float:
     return float(np.trapezoid(column(run, "accuracy"), rollouts) / rollouts[-1])
 
 
+def even_factor(uniform: Run, run: Run) -> float:
+    """Uniform's rollouts over the arm's to the lower of their ends; above 1, the arm needs less."""
+    end, uniforms = (float(smoothed(column(one, "accuracy"))[-1]) for one in (run, uniform))
+    least, budget = column(uniform, "rollouts")[1], column(run, "rollouts")[-1]
+    if end < uniforms:
+        return float(max(cost_to(uniform, end, "rollouts")[0], least) / budget)
+    theirs, own = (max(cost_to(one, uniforms, "rollouts")[0], least) for one in (uniform, run))
+    return theirs / own
+
+
 @dataclass(frozen=True)
 class Interval:
     """A mean over seeds with its 95 % bootstrap interval (None with fewer than 3 seeds)."""
@@ -113,6 +127,7 @@ def compare(runs: Mapping[tuple[str, str, int], Run], family: str, arm: str) -> 
         "without_level": len(each) - len(defined),
         "censored": sum(one["censored"] for one in defined),
         **{f"factor_{cost}": interval([one[f"factor_{cost}"] for one in defined], geometric=True) for cost in COSTS},
+        "even": interval([one["even"] for one in each], geometric=True),
         "area": interval([one["area"] for one in each]),
         "final": interval([one["final"] for one in each]),
     }
@@ -123,6 +138,7 @@ def _seed(uniform: Run, run: Run, seed: int) -> dict[str, Any]:
     found: dict[str, Any] = {
         "seed": seed,
         "level": level,
+        "even": even_factor(uniform, run),
         "area": area(run) - area(uniform),
         "final": float(smoothed(column(run, "accuracy"))[-1] - smoothed(column(uniform, "accuracy"))[-1]),
     }

@@ -103,7 +103,7 @@ def run(protocol: Protocol, family: str, name: str, seed: int) -> dict[str, Any]
             train_dataset=bed.dataset,
             processing_class=bed.tokenizer,
             callbacks=[progress],
-            scores=ranked_by(table, arm(name).ranking),
+            scores=ranked_by(table, arm(name).ranking, own_directions=arm(name).own_directions),
         )
         progress.trainer = trainer
         navigator: Any = trainer.navigator

@@ -18,6 +18,7 @@ An epoch's prompts are taken in chunks of 32, each seen from the weights that th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,6 +85,35 @@ def chance_of_spread(centre: Floats, variance: Floats, rollouts: int) -> Floats:
             all_wrong *= 1.0 - rate
         result += share * (1.0 - all_right - all_wrong)
     return result
+
+
+def expected_rate(mean: Floats, variance: Floats) -> Floats:
+    """(n,) E σ(η), η ~ N(mean, variance), by MacKay's approximation (1992): σ(a/√(1 + πb/8))."""
+    return portable.sigmoid(mean / np.sqrt(1.0 + (math.pi / 8.0) * variance))
+
+
+def log_likelihood(chances: Floats, happened: Floats) -> float:
+    """Of events that `happened` (1 or 0) under these chances, both (n,)."""
+    sure = np.clip(chances, 1e-6, 1.0 - 1e-6)
+    return float(portable.ordered_sum(portable.log(np.where(happened > 0.0, sure, 1.0 - sure))))
+
+
+def calibration(predicted: Floats, tried: Floats, solved: Floats) -> dict[str, float | None]:
+    """How good predicted pass rates were: correlation with the observed ones, nats a rollout, those of a constant."""
+    if not len(tried):
+        return {"correlation": None, "log_loss": None, "constant_log_loss": None}
+    observed, share = solved / tried, float(solved.sum() / tried.sum())
+    correlation = None
+    if len(tried) > 2 and np.ptp(predicted) > 0 and np.ptp(observed) > 0:
+        correlation = float(np.corrcoef(predicted, observed)[0, 1])
+    predicted = np.clip(predicted, 1e-12, 1.0 - 1e-12)
+    losses = -(solved * np.log(predicted) + (tried - solved) * np.log1p(-predicted))
+    constant = -sum(x * math.log(x) for x in (share, 1.0 - share) if x > 0)
+    return {
+        "correlation": correlation,
+        "log_loss": float(losses.sum() / tried.sum()),
+        "constant_log_loss": constant,
+    }
 
 
 class LogisticFilter:

@@ -30,6 +30,9 @@ _FIELDS = ("ranks", "rollouts", "scored", "credit")
 class Outcomes:
     """Rollouts, scored rollouts and credit of every prompt observed in the epoch, by rank."""
 
+    partial = False
+    """Whether a rollout of the epoch's own prompts had partial credit."""
+
     def __init__(self) -> None:
         self._own: Sums = {}
         self._late: Sums = {}
@@ -43,7 +46,9 @@ class Outcomes:
         rollouts, scored, credit = sums.get(rank, (0, 0, 0))
         if record["scored"]:
             scored += 1
-            credit += round(float(record["correct"]) * 2**20) * CREDIT >> 20
+            earned = round(float(record["correct"]) * 2**20) * CREDIT >> 20
+            credit += earned
+            self.partial = self.partial or (not late and earned not in (0, CREDIT))
         sums[rank] = (rollouts + 1, scored, credit)
 
     def columns(self) -> Columns:
@@ -65,17 +70,19 @@ class Outcomes:
         return _columns(self._late)
 
     def state(self) -> dict[str, Any]:
-        """As JSON types; `late` is null where nothing came late."""
-        return {**_state(self._own), "late": _state(self._late) if self._late else None}
+        """As JSON types; `late` is null where nothing came late, `partial` there where it is true."""
+        late = {"late": _state(self._late) if self._late else None}
+        return {**_state(self._own), **late, **({"partial": True} if self.partial else {})}
 
     @classmethod
     def from_state(cls, state: Any, size: int) -> Outcomes:
         """From `state()`, over a ranking of `size` prompts; UserError if it is none."""
         wanted = {"size", "late", *_FIELDS}
-        if not isinstance(state, Mapping) or set(state) != wanted:
+        if not isinstance(state, Mapping) or set(state) - {"partial"} != wanted:
             raise UserError(f"curriculum state: the outcomes of the epoch need the fields {sorted(wanted)}")
         outcomes = cls()
         outcomes._own = _sums(state, size)
+        outcomes.partial = state.get("partial", False) is True
         if (late := state["late"]) is not None:
             if not isinstance(late, Mapping) or set(late) != wanted - {"late"}:
                 raise UserError(f"curriculum state: late outcomes need the fields {sorted(wanted - {'late'})}")

@@ -16,6 +16,7 @@ precision of what they said, fading) and their mean residual ē_r,
     e_r | own rollouts ~ N( v_r J_r ē_r, v_r ),   v_r = 1/(1/τ² + J_r)
 
 and since it is the residual that is kept, practice that raises the weights' prediction raises it for such a prompt too.
+The second model knows kinds of prompts only, not single ones.
 
 Draw: a prompt's usefulness is its chance of spread, the two models' chances weighted by how well each foretold the
 groups that came (Bayesian model averaging with fading evidence).  It is small where the prompt is known to be mastered
@@ -50,8 +51,16 @@ from gainrl.curriculum import philox, portable
 from gainrl.curriculum.arrays import floats_from_text, floats_to_text, from_text, to_text
 from gainrl.curriculum.base import Navigator
 from gainrl.curriculum.features import PromptFeatures
-from gainrl.curriculum.logistic import MOST_ROLLOUTS, LogisticFilter, chance_of_spread, sites
-from gainrl.curriculum.outcomes import CREDIT, Outcomes
+from gainrl.curriculum.logistic import (
+    MOST_ROLLOUTS,
+    LogisticFilter,
+    calibration,
+    chance_of_spread,
+    expected_rate,
+    log_likelihood,
+    sites,
+)
+from gainrl.curriculum.outcomes import CREDIT, Columns, Outcomes
 from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
 from gainrl.errors import UserError
@@ -73,7 +82,7 @@ _OWN_FADING = 0.98
 
 _SPREAD_RESIDUAL = 1.0
 """Variance of what the features do not tell of a prompt's spread, squared logits."""
-_GROUP = 8  # rollouts of a group until one was seen
+_GROUP = 8  # rollouts of a group until one of at least two was seen
 
 _MODEL = 2
 """Part of the state: another number where other constants or formulas would make other draws of it."""
@@ -160,14 +169,21 @@ class ProbeNavigator(Navigator):
         mean, variance = self._spread[int(np.argmax(self._spread_evidence))].predict(self.features.values[:, ranks])
         return (
             chance_of_spread(*self._logits(ranks), self._group),
-            _expected(mean, variance + _SPREAD_RESIDUAL),
+            expected_rate(mean, variance + _SPREAD_RESIDUAL),
         )
 
     def _usefulness(self, ranks: npt.NDArray[np.int64] | slice) -> Floats:
         """Both models' chances, weighted by their evidence."""
         first, second = self._chances(ranks)
-        share = float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0])
+        share = self._share
         return share * first + (1.0 - share) * second
+
+    @property
+    def _share(self) -> float:
+        """Share of the model of pass rates in the usefulness: all of it until a group told the other one anything."""
+        if not self._spread[0].mean.any():
+            return 1.0
+        return float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0])
 
     # -- the draw -------------------------------------------------------------------------------------------
 
@@ -212,13 +228,13 @@ class ProbeNavigator(Navigator):
         return True
 
     def _move(self, totals: Totals, outcomes: Outcomes) -> None:
-        ranks, tried, solved = _outcomes(outcomes)
+        drawn = self.ranks  # some may not have come back yet (asynchronous trainers)
+        ranks, tried, solved = _outcomes(outcomes.columns())
         self._fade_own()
         self._resting = np.maximum(self._resting - 1, 0)
-        self._resting[outcomes.columns()[0]] = min(REST, len(self.ranking) // (4 * self.n))
+        self._resting[np.union1d(drawn, outcomes.own()[0])] = min(REST, len(self.ranking) // (4 * self.n))
         if len(ranks):
-            self._group = max(1, int(max(outcomes.own()[2], default=self._group)))
-            self._learn_spread(ranks, tried, solved)
+            self._learn_spread(outcomes)
             which, _ = self._best
             x = self.features.values[:, ranks].astype(np.float64)
             found = np.zeros_like(self._evidence)
@@ -237,13 +253,21 @@ class ProbeNavigator(Navigator):
         for each in (*self._filters, *self._spread):
             each.fade()
 
-    def _learn_spread(self, ranks: drawing.Ranks, tried: Floats, solved: Floats) -> None:
-        """Which groups had both right and wrong rollouts; before anything else is learnt of the epoch."""
-        groups = tried > 1.0
-        ranks, spread = ranks[groups], ((solved > 0.0) & (solved < tried))[groups].astype(np.float64)
-        if not len(ranks):
+    def _learn_spread(self, outcomes: Outcomes) -> None:
+        """Which groups had both right and wrong rollouts; before anything else is learnt of the epoch.
+
+        Groups of the epoch under way alone: what came late may be part of one.  The sums of partial credit do not say
+        whether a group's rewards were alike, so that such an epoch teaches pass rates only.
+        """
+        ranks, _, scored, credit = outcomes.own()
+        groups = scored > 1
+        if outcomes.partial or not groups.any():
             return
-        found = [_log_likelihood(chances, spread) for chances in self._chances(ranks)]
+        ranks, right = ranks[groups], credit[groups] // CREDIT
+        spread = ((right > 0) & (right < scored[groups])).astype(np.float64)
+        sizes = np.sort(scored[groups])
+        self._group = int(sizes[len(sizes) // 2])
+        found = [log_likelihood(chances, spread) for chances in self._chances(ranks)]
         self._weight = _EVIDENCE_FADING * self._weight + np.array(found)
         self._weight -= self._weight.max()
         x, ones = self.features.values[:, ranks].astype(np.float64), np.ones(len(ranks))
@@ -304,7 +328,7 @@ class ProbeNavigator(Navigator):
         weights, filters, group = position["weights"], [*self._filters, *self._spread], position["group"]
         if not isinstance(weights, list) or len(weights) != len(filters):
             raise UserError(f"curriculum state: weights must be a list of {len(filters)}")
-        if isinstance(group, bool) or not isinstance(group, int) or group < 1:
+        if isinstance(group, bool) or not isinstance(group, int) or group < 2:
             raise UserError(f"curriculum state: groups of {group!r} rollouts")
         states = [
             each.checked(floats_from_text(text, each.size, "weights"))
@@ -344,53 +368,26 @@ class ProbeNavigator(Navigator):
             self._prompts_tried = int(np.count_nonzero(self._own))
             self._expected = float(np.mean(self._pass_rates(self.ranks)))
             self._useful = float(np.mean(self._usefulness(self.ranks)))
-        ranks, tried, solved = _outcomes(self._outcomes)
+        ranks, tried, solved = _outcomes(self._outcomes.columns())
         return {
             "tried": self._prompts_tried,
             "expected": self._expected,
             "useful": self._useful,
-            "by_pass_rate": float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0]),
+            "by_pass_rate": self._share,
             "explored": len(self._order()[1]) / self.n,
             "fading": FADINGS[which],
             "residual": RESIDUALS[tau],
-            **_calibration(self._pass_rates(ranks), tried, solved),
+            **calibration(self._pass_rates(ranks), tried, solved),
         }
 
     def _pass_rates(self, ranks: npt.NDArray[np.int64]) -> Floats:
         """Expected pass rates."""
-        return _expected(*self._logits(ranks))
+        return expected_rate(*self._logits(ranks))
 
 
-def _expected(mean: Floats, variance: Floats) -> Floats:
-    """E σ(η), η ~ N(mean, variance), by MacKay's approximation (1992): σ(a/√(1 + πb/8))."""
-    return portable.sigmoid(mean / np.sqrt(1.0 + (math.pi / 8.0) * variance))
-
-
-def _log_likelihood(chances: Floats, happened: Floats) -> float:
-    """Of events that `happened` (1 or 0) under these chances, both (n,)."""
-    sure = np.clip(chances, 1e-6, 1.0 - 1e-6)
-    return float(portable.ordered_sum(portable.log(np.where(happened > 0.0, sure, 1.0 - sure))))
-
-
-def _calibration(predicted: Floats, tried: Floats, solved: Floats) -> dict[str, float | None]:
-    if not len(tried):
-        return {"correlation": None, "log_loss": None, "constant_log_loss": None}
-    observed, share = solved / tried, float(solved.sum() / tried.sum())
-    correlation = None
-    if len(tried) > 2 and np.ptp(predicted) > 0 and np.ptp(observed) > 0:
-        correlation = float(np.corrcoef(predicted, observed)[0, 1])
-    losses = -(solved * np.log(predicted) + (tried - solved) * np.log1p(-predicted))
-    constant = -sum(x * math.log(x) for x in (share, 1.0 - share) if x > 0)
-    return {
-        "correlation": correlation,
-        "log_loss": float(losses.sum() / tried.sum()),
-        "constant_log_loss": constant,
-    }
-
-
-def _outcomes(outcomes: Outcomes) -> tuple[drawing.Ranks, Floats, Floats]:
+def _outcomes(columns: Columns) -> tuple[drawing.Ranks, Floats, Floats]:
     """Ranks with a scored rollout, rollouts tried and solved (fractional), of which MOST_ROLLOUTS count."""
-    ranks, _, scored, credit = outcomes.columns()
+    ranks, _, scored, credit = columns
     some = scored > 0
     ranks, tried, solved = ranks[some], scored[some].astype(np.float64), credit[some] / CREDIT
     share = np.minimum(1.0, MOST_ROLLOUTS / tried)

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from random import Random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 pytest.importorskip("trl", reason="trl is not installed")
 pytest.importorskip("scipy", reason="scipy is not installed")
 
+from benchmarks.convergence import oracle, report, statistics, study
 from benchmarks.convergence import protocol as protocols
-from benchmarks.convergence import statistics, study
 from benchmarks.convergence.__main__ import next_time
 from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.base import Pretraining, Size, content_key, make_model
 from benchmarks.convergence.bed import Bed, pass_rates, right_answers
 from benchmarks.convergence.families import LISTS, SUMS, Family, Problem
 from benchmarks.convergence.held_out import CLOSING, FAMILIES
+from benchmarks.convergence.rankings import ranked_by
 from benchmarks.convergence.tokens import CHARACTERS, encode, make_tokenizer
 from benchmarks.harness import RESULTS
 
@@ -212,6 +215,65 @@ def test_an_arm_that_never_gets_there_is_censored_at_the_budget():
     assert found is not None
     assert (found["censored"], found["factor_rollouts"].low) == (1, None)
     assert found["factor_rollouts"].mean == pytest.approx(1.0)
+
+
+def test_an_arm_that_is_worse_than_uniform_shows_below_one_in_the_even_factor():
+    """Both arms end below uniform, one where uniform was halfway, the other below where both began."""
+    uniform = made("sums", "uniform", 0, [0.01 * at for at in range(41)])
+    for accuracy, factor in (([0.005 * at for at in range(41)], 0.5), ([0.0 - 0.01 * at for at in range(41)], 1 / 40)):
+        found = statistics.compare(dict([uniform, made("sums", "gainrl", 0, accuracy)]), "sums", "gainrl")
+        assert found is not None
+        assert found["factor_rollouts"].mean == pytest.approx(1.0, abs=0.02)
+        assert found["even"].mean == pytest.approx(factor, rel=0.03)
+    better = statistics.compare(
+        dict([uniform, made("sums", "gainrl", 0, [0.02 * at for at in range(41)])]), "sums", "gainrl"
+    )
+    assert better is not None
+    assert better["even"].mean == pytest.approx(better["factor_rollouts"].mean)
+
+
+def test_the_probe_is_held_against_each_arm_seed_by_seed():
+    runs = dict(
+        made("sums", arm, seed, [rate * at for at in range(41)])
+        for seed in range(3)
+        for arm, rate in (("uniform", 0.01), ("probe", 0.04), ("target", 0.02), ("posterior", 0.005))
+    )
+    found = {row["probe against"]: row for row in report.against(report.comparisons(runs))}
+    times = {
+        arm: [float(row[name].split()[0]) for name in ("times fewer rollouts", "even")] for arm, row in found.items()
+    }
+    assert times["uniform"] == pytest.approx([4.0, 4.0], rel=0.05)
+    assert times["target"] == pytest.approx([2.0, 2.0], rel=0.05)
+    assert times["posterior"] == pytest.approx([4.0, 8.0], rel=0.05)  # censored, and even
+    assert "probe" not in found
+
+
+def test_a_blind_probe_sees_other_prompts_directions_and_nothing_else_changes():
+    from gainrl.table import ScoreTable
+
+    columns = {"direction": pa.array([[float(i)] * 2 for i in range(50)], pa.list_(pa.float32(), 2)),
+               "inter": pa.array(np.arange(50.0)), "id": pa.array([f"{i}" for i in range(50)]), "score": pa.array(np.arange(50, dtype=np.float32)),
+               "rank": pa.array(np.arange(50)[::-1].copy(), pa.int64())}  # fmt: skip
+    table = dataclasses.replace(object.__new__(ScoreTable), columns=pa.table(columns), metadata=None)
+    blind = ranked_by(table, "C_inter", own_directions=False).columns
+    assert sorted(blind["direction"].to_pylist()) == columns["direction"].to_pylist() != blind["direction"].to_pylist()
+    assert blind["score"].to_pylist() == columns["score"].to_pylist()
+
+
+def test_the_oracles_draw_by_true_chances():
+    from gainrl.curriculum import NAVIGATORS, Ranking
+
+    oracle.register()
+    prompts = Ranking([f"{i}" for i in range(400)], np.zeros(400), "f")
+    rates = np.repeat([0.0, 0.02, 0.5, 1.0], 100)
+    for kind, wanted in (("oracle", 0.02 * 0.98 / 0.25), ("oracle-spread", (1 - 0.98**8) ** 1.5)):
+        counts = np.zeros(4)
+        for seed in range(60):
+            navigator = NAVIGATORS[kind](prompts, 10, seed=seed)
+            navigator.pass_rates = lambda names: rates[[int(name) for name in names]]
+            counts += np.bincount([int(name) // 100 for name in navigator.draw()], minlength=4)
+        assert counts[0] == counts[3] == 0
+        assert counts[1] / counts[2] == pytest.approx(wanted, abs=0.06)
 
 
 def test_where_uniform_gains_nothing_there_is_no_level():

@@ -209,7 +209,41 @@ def test_groups_of_one_rollout_teach_pass_rates_alone() -> None:
         navigator.observe(outcome(name, 1, tried=1))
     navigator.draw()
     assert all(not each.mean.any() for each in navigator._spread)
-    assert navigator._filters[0].mean.any()
+    assert navigator.metrics()["by_pass_rate"] == 1.0
+    assert np.ptp(navigator._usefulness(slice(None))) > 0.01, "they still tell prompts apart"
+
+
+def test_equal_partial_credit_is_not_taken_for_spread() -> None:
+    """Eight times half a point: no advantages, though neither all right nor all wrong."""
+    navigator = World().probe()
+    for _ in range(4):
+        for name in navigator.draw():
+            navigator.observe([{**record, "correct": 0.5} for record in outcome(name, 0)])
+        other = World().probe()
+        other.load_state_dict(json.loads(json.dumps(navigator.state_dict())))
+    for each in (navigator, other):
+        each.draw()
+        assert each.metrics()["by_pass_rate"] == 1.0
+
+
+def test_the_group_is_the_usual_one_whatever_came_late_or_alone() -> None:
+    navigator = World().probe()
+    first = navigator.draw()
+    navigator.observe([record for name in first[1:] for record in outcome(name, 2, tried=4)])
+    navigator.observe(outcome(first[0], 3, tried=24))
+    navigator.draw()
+    assert navigator._group == 4
+    navigator.observe([{**record, "scored": False} for name in navigator.ids for record in outcome(name, 1)])
+    navigator.observe_late(outcome(first[0], 1, tried=1))
+    navigator.draw()
+    assert navigator._group == 4
+
+
+def test_what_was_drawn_rests_though_it_has_not_come_back() -> None:
+    navigator = World().probe(explore=0.0)
+    first = navigator.draw()
+    navigator.observe(outcome(first[0], 3))
+    assert not set(first) & set(navigator.draw())
 
 
 def test_directions_that_tell_nothing_leave_it_no_worse_than_uniform() -> None:
