@@ -251,9 +251,14 @@ def test_the_probe_is_held_against_each_arm_seed_by_seed():
 def test_a_blind_probe_sees_other_prompts_directions_and_nothing_else_changes():
     from gainrl.table import ScoreTable
 
-    columns = {"direction": pa.array([[float(i)] * 2 for i in range(50)], pa.list_(pa.float32(), 2)),
-               "inter": pa.array(np.arange(50.0)), "id": pa.array([f"{i}" for i in range(50)]), "score": pa.array(np.arange(50, dtype=np.float32)),
-               "rank": pa.array(np.arange(50)[::-1].copy(), pa.int64())}  # fmt: skip
+    numbers = np.arange(50.0)
+    columns = {
+        "id": pa.array([f"{i}" for i in range(50)]),
+        "direction": pa.array([[i, i] for i in numbers], pa.list_(pa.float32(), 2)),
+        "inter": pa.array(numbers),
+        "score": pa.array(numbers, pa.float32()),
+        "rank": pa.array(numbers[::-1].copy(), pa.int64()),
+    }
     table = dataclasses.replace(object.__new__(ScoreTable), columns=pa.table(columns), metadata=None)
     blind = ranked_by(table, "C_inter", own_directions=False).columns
     assert sorted(blind["direction"].to_pylist()) == columns["direction"].to_pylist() != blind["direction"].to_pylist()
