@@ -11,7 +11,7 @@ runs its own code whenever a hook, an adapter, an exchanged part or an unknown a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,11 +35,21 @@ class Norm:
 
     module: nn.Module
     offset: float
-    eps: float
+
+    @property
+    def eps(self) -> float:
+        """As it is by now."""
+        eps: float = eps_of(self.module)
+        return eps
 
     @property
     def weight(self) -> Tensor:
         return self.module.get_parameter("weight")
+
+
+def eps_of(module: nn.Module) -> Any:
+    """What a norm's module calls its eps, None if it has none."""
+    return getattr(module, "variance_epsilon", getattr(module, "eps", None))
 
 
 class Space:
@@ -76,7 +86,7 @@ class _Heads:
         states = []
         for name in _PROJECTIONS[:3]:
             linear = getattr(module, name)
-            rows, columns = len(x), linear.out_features
+            rows, columns = len(x), linear.weight.shape[0]
             kept = keep and name != "q_proj"
             out = x.new_empty(rows, columns) if kept else space.take(name, rows, columns, x)
             states.append(_product(x, linear, out).view(rows, -1, self.width))
@@ -109,6 +119,21 @@ class _Heads:
         return mixed.view(rows, wide)
 
 
+def _settings(modules: Sequence[nn.Module]) -> list[object]:
+    """Classes and plain values of modules (an attention's scale, say), and the window that they ask for."""
+    return [
+        (
+            type(module),
+            getattr(getattr(module, "config", None), "sliding_window", None),
+            {name: value for name, value in vars(module).items() if type(value) in _PLAIN and name != "training"},
+        )
+        for module in modules
+    ]
+
+
+_PLAIN = frozenset((bool, int, float, str, type(None)))
+
+
 def _watched(module: nn.Module) -> bool:
     """Whether a hook sees what goes in or out of a part.
 
@@ -138,6 +163,7 @@ class Block:
     ) -> None:
         self._layer, self._parts, self._fast, self._space = layer, parts, fast, space
         self._modules = list(layer.modules())
+        self._settings = _settings(self._modules)
         self._original = layer.forward
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
@@ -150,13 +176,15 @@ class Block:
         """Whether the block has the parts that were tried, and nobody looks at what goes in or out of them."""
         modules = list(self._layer.modules())
         return (
-            not self._layer.training
+            not any(module.training for module in modules)
+            and all(module._compiled_call_impl is None for module in modules)
             and not torch.is_autocast_enabled("cpu")
             and not nn.modules.module._has_any_global_hook()  # type: ignore[no-untyped-call]
             and len(modules) == len(self._modules)
             and all(one is other for one, other in zip(modules, self._modules, strict=True))
             and not any(_watched(m) for m in modules[1:])  # the block's own hooks run around this
             and all(vars(m).get("forward") is self._fast.get(m) for m in modules if "forward" in vars(m))
+            and _settings(modules) == self._settings
         )
 
     def _forward(
@@ -193,8 +221,8 @@ class Block:
         gate, up, down = linears[4:]
         summand = _product(mixed, output, space.take("summand", rows, width, x))
         x = kernels.require(kernels.add_rms_norm(x, summand, between.weight, between.offset, between.eps, out=normed))
-        gated = _product(normed, gate, space.take("gate", rows, gate.out_features, x))
-        other = _product(normed, up, space.take("up", rows, up.out_features, x))
+        gated = _product(normed, gate, space.take("gate", rows, len(gate.weight), x))
+        other = _product(normed, up, space.take("up", rows, len(up.weight), x))
         kernels.require(kernels.silu_mul(gated, other, out=gated))
         kernels.require(kernels.add_(x, _product(gated, down, summand)))
         return x[None]
@@ -263,8 +291,10 @@ def _is_block(layer: nn.Module, first: str, attention: str, second: str, mlp: st
     for x in rows(WIDTH):
         options = {**_no_options(x), "position_embeddings": (x, x)}
         given = trial(x.clone(), **options)
-        if mixing.options.get("position_embeddings") is not options["position_embeddings"]:
+        if "position_embeddings" not in mixing.options:
             return False
+        if any(value is not options.get(name) for name, value in mixing.options.items()):
+            return False  # changed or added on the way: the attention's trial knows nothing of it
         if before.options or between.options or after.options:
             return False
         wanted = x + mixing(before(x))
@@ -302,15 +332,13 @@ def _heads(module: Any, norms: Mapping[nn.Module, Norm]) -> _Heads | None:
     parts["o_proj"] = projection(wide[0], 5, bias=True)
     parts |= {name: as_float32(children[name]) for name in of_heads}
     trial = with_parts(module, parts)
-    own = [
-        Norm(trial.get_submodule(name), norms[children[name]].offset, norms[children[name]].eps) for name in of_heads
-    ]
+    own = [Norm(trial.get_submodule(name), norms[children[name]].offset) for name in of_heads]
     tried = _Heads((own[0], own[1]) if own else None, width)
     found: _Heads | None = None
     register()
-    for x in (*rows(WIDTH), torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(2))):
+    for x in (*rows(WIDTH), torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float32)):
         layout = Layout([Group(0, 1, 5)], torch.tensor([0, 5]), None, seen=[])
-        rotary = torch.randn(2, 1, 5, width, generator=torch.Generator().manual_seed(3)).unbind(0)
+        rotary = torch.randn(2, 1, 5, width, generator=torch.Generator().manual_seed(3), dtype=torch.float32).unbind(0)
         with packed(module, layout):
             result = trial(hidden_states=x.clone(), position_embeddings=rotary, **_no_options(x))
         assert layout.seen is not None

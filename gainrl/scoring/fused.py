@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.scoring import kernels
-from gainrl.scoring.blocks import Norm, Space, find_block
+from gainrl.scoring.blocks import Norm, Space, eps_of, find_block
 from gainrl.scoring.trials import INNER, WIDTH, Fast, as_float32, equal, projection, rows, with_parts, without_hooks
 
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ def _rms_norm(module: nn.Module) -> Norm | None:
     """What there is to know of a module that is an RMSNorm; None for any other."""
     parameters = dict(module.named_parameters())
     weight = parameters.get("weight")
-    eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
+    eps = eps_of(module)
     if len(parameters) != 1 or weight is None or weight.dim() != 1 or len(weight) < 2 or not isinstance(eps, float):
         return None
     if type(weight) is not nn.Parameter or weight.device.type != "cpu" or next(module.buffers(), None) is not None:
@@ -98,7 +98,7 @@ def _rms_norm(module: nn.Module) -> Norm | None:
     for x in rows(len(own)):
         if not equal(trial(x.clone()), kernels.rms_norm(x, own, offset, eps)):
             return None
-    return Norm(module, offset, eps)
+    return Norm(module, offset)
 
 
 def _norm_forward(norm: Norm) -> Fast:
@@ -122,6 +122,9 @@ def _swiglu(module: nn.Module) -> Fast | None:
     parameter = next(module.parameters(), None)
     if parameter is None or parameter.device.type != "cpu":
         return None
+    own = module.get_submodule("act_fn")
+    if module._parameters or module._buffers or any(True for _ in (*own.parameters(), *own.buffers())):
+        return None  # a scale of its own may be 1 now and another number after training
     gate, up = (projection(WIDTH, INNER, bias=False, seed=seed) for seed in (0, 1))
     down = projection(INNER, 5, bias=False, seed=2)
     activation = without_hooks(copy.deepcopy(module.get_submodule("act_fn")))

@@ -86,6 +86,8 @@ def attention(
         fits &= before > 0
     if module is None or not fits or kv_heads == 0 or heads % kv_heads:
         return None
+    if out is not None and (out.dtype != query.dtype or out.numel() != rows * heads * value_width):
+        return None
     if offsets.dtype != torch.int64 or not offsets.is_contiguous() or offsets.is_cuda or int(offsets[-1]) != rows:
         raise ValueError(f"offsets must be int64 on the CPU and end at {rows}, the rows that there are: got {offsets}")
     output = query.new_empty(rows, heads, value_width) if out is None else out
@@ -124,6 +126,8 @@ def rms_norm(x: Tensor, weight: Tensor, offset: float, eps: float, out: Tensor |
     """
     module = _serve(x, weight)
     if module is None or not x.is_contiguous() or x.numel() == 0 or weight.shape != x.shape[-1:]:
+        return None
+    if out is not None and (out.dtype != x.dtype or not _alike(x, out)):
         return None
     out = torch.empty_like(x) if out is None else out
     width = x.shape[-1]
@@ -198,7 +202,9 @@ def rotate_(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor | None:
 def silu_mul(gate: Tensor, up: Tensor, out: Tensor | None = None) -> Tensor | None:
     """silu(gate) · up, elementwise; `out`, contiguous and of the same shape, may be `gate`."""
     module = _serve(gate, up)
-    if module is None or not _alike(gate, up):
+    if module is None or not _alike(gate, up, *(() if out is None else (out,))):
+        return None
+    if out is not None and out.dtype != gate.dtype:
         return None
     out = torch.empty_like(gate) if out is None else out
     module.silu_mul_cpu(

@@ -23,8 +23,8 @@ def rows(width: int) -> Iterator[Tensor]:
     """Rows (1, 5, width) float32 with a mean and outliers, at each scale."""
     generator = torch.Generator().manual_seed(1)
     for scale in _SCALES:
-        normal = torch.randn(1, 5, width, generator=generator)
-        outliers = torch.exp(2 * torch.randn(1, 5, width, generator=generator))
+        normal = torch.randn(1, 5, width, generator=generator, dtype=torch.float32)
+        outliers = torch.exp(2 * torch.randn(1, 5, width, generator=generator, dtype=torch.float32))
         yield (normal * outliers + 1) * scale
 
 
@@ -57,9 +57,12 @@ def with_parts(module: nn.Module, parts: Mapping[str, nn.Module]) -> Any:
 def projection(narrow: int, wide: int, *, bias: bool, scale: float = 1.0, seed: int = 0) -> nn.Linear:
     """A random linear layer from `narrow` to `wide` features, float32."""
     generator = torch.Generator().manual_seed(seed)
-    linear = nn.Linear(narrow, wide, bias=bias)
+    # without the usual initialisation, which draws from the random stream of whoever is training
+    linear: nn.Linear = torch.nn.utils.skip_init(  # type: ignore[no-untyped-call]
+        nn.Linear, narrow, wide, bias=bias, dtype=torch.float32
+    )
     for parameter in linear.parameters():
-        parameter.copy_(torch.randn(parameter.shape, generator=generator) * scale)
+        parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * scale)
     return linear
 
 
@@ -67,5 +70,5 @@ def as_float32(norm: nn.Module) -> nn.Module:
     """A copy of a norm in float32, without hooks, its weight from 0.5 to 2."""
     trial = without_hooks(copy.deepcopy(norm)).float()
     weight = trial.get_parameter("weight")
-    weight.copy_(torch.linspace(0.5, 2.0, len(weight)))
+    weight.copy_(torch.linspace(0.5, 2.0, len(weight), dtype=torch.float32))
     return trial

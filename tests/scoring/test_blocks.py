@@ -101,6 +101,57 @@ def test_a_model_that_is_trained_or_asked_for_hidden_states_between_is_followed(
     assert not torch.equal(states[1], changed[1])
 
 
+def test_plain_settings_that_change_after_a_score_are_followed(make_model: Callable[..., Any], tokenizer: Any) -> None:
+    """An attention's scale is no parameter; after a change the block runs its own code."""
+    model = make_model("Llama")
+    scorer = AngleScorer(model, tokenizer)
+    before = scorer.score(PROMPTS).score
+    model.model.layers[0].self_attn.scaling *= 4
+    model.model.layers[1].input_layernorm.variance_epsilon = 1.0
+    with counted() as ran:
+        after = scorer.score(PROMPTS).score
+    assert not ran
+    assert np.abs(after - before).max() > 1e-4
+    np.testing.assert_allclose(after, AngleScorer(model, tokenizer).score(PROMPTS).score, atol=2e-6)
+
+
+def test_a_gate_with_a_scale_of_its_own_is_left_alone(make_model: Callable[..., Any]) -> None:
+    """The scale is 1 when the gate is tried, and something else after training."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.beta = torch.nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.nn.functional.silu(x) * self.beta
+
+    model = make_model("Llama")
+    one, other = (layer.mlp for layer in model.model.layers)
+    one.register_parameter("scale", torch.nn.Parameter(torch.ones(1)))
+    other.act_fn = Scaled()
+    with torch.inference_mode():
+        fused = FusedLayers(decoder_of(model))
+    assert not {one, other} & set(fused._fast)
+    assert found(model) == 0
+
+
+@pytest.mark.parametrize("default", [torch.float32, torch.bfloat16], ids=str)
+def test_trials_draw_nothing_from_the_callers_random_stream_and_are_in_float32(
+    default: torch.dtype, make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    model = make_model("Qwen3")
+    state = torch.get_rng_state()
+    torch.set_default_dtype(default)
+    try:
+        with counted() as ran:
+            AngleScorer(model, tokenizer).score(PROMPTS)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert ran
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 class Doubled(torch.nn.Module):
     """An adapter of a sort around a linear layer."""
 
@@ -186,7 +237,11 @@ def test_only_blocks_that_are_tried_alike_are_taken(make_model: Callable[..., An
             far = torch.log1p(torch.floor(options["position_ids"] / 8192))[..., None]
             return super().forward(hidden_states * (1 + 0.1 * far), *arguments, **options)
 
-    for kind, expected in ((Scaled, 1), (Parallel, 1), (Unmasked, 1), (Swapped, 2)):
+    class Windowed(llama.LlamaDecoderLayer):
+        def forward(self, hidden_states: Tensor, *arguments: Any, **options: Any) -> Any:
+            return super().forward(hidden_states, *arguments, sliding_window=32, **options)
+
+    for kind, expected in ((Scaled, 1), (Parallel, 1), (Unmasked, 1), (Windowed, 1), (Swapped, 2)):
         model = make_model("Llama")
         model.model.layers[0].__class__ = kind
         assert found(model) == expected, kind.__name__
