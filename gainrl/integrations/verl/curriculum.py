@@ -24,7 +24,7 @@ from typing import Any
 from gainrl.errors import UserError
 from gainrl.integrations.epoch_log import EpochLog
 from gainrl.integrations.navigation import build_navigator
-from gainrl.integrations.verl.journal import LateBatches
+from gainrl.integrations.verl.journal import LateBatches, resumes_elsewhere
 from gainrl.integrations.verl.rewards import Grader
 from gainrl.integrations.verl.settings import SECTION, Settings, called
 from gainrl.table import ScoreTable
@@ -56,6 +56,9 @@ class Rollout:
     tokens: int
     """Generated tokens."""
     angle: float | None = None
+    asked: bool = True
+    """Whether its prompt was handed out for the actor to measure; one that was under way when the run resumed with
+    another `angle` was not."""
 
 
 class Curriculum:
@@ -128,8 +131,7 @@ class Curriculum:
     def _begin_epoch(self) -> None:
         if not self._begun:
             self._begun = True
-            if (kept := self._epoch_log.set_aside()) is not None:
-                logger.warning("epoch records of an earlier run were in the way of this one: they are in %s now", kept)
+            self._set_records_aside()
         self.settle()
         if self._drawn_here and not self._reported_here:
             raise UserError(
@@ -181,25 +183,26 @@ class Curriculum:
     def settle(self) -> None:
         """Observe what is held, with the angles measured meanwhile: call it once the actor's pass is over.
 
-        Where the first batch of this process has none, `angle=auto` takes the table's from then on, and UserError is
-        raised for `angle=actor`.
+        Where the first batch of this process that was to be measured has none, `angle=auto` takes the table's from then
+        on, and UserError is raised for `angle=actor`.
         """
         angles = self.collect() if self.collect is not None else {}
         if not self._held:
             return
         held, self._held = self._held, {}
-        missing = [key for key in held if key not in angles]
-        if len(missing) == len(held) and not self._measured_here:
-            self._do_without_the_actor(len(held))
+        asked = [key for key, rollout in held.items() if rollout.asked]
+        missing = [key for key in asked if key not in angles]
+        if asked and len(missing) == len(asked) and not self._measured_here:
+            self._do_without_the_actor(len(asked))
         elif missing and not self._missed_here:
             self._missed_here = True
             logger.warning(
                 "%d of %d rollouts have no measured angle, first %s (curriculum/unmeasured counts such)",
                 len(missing),
-                len(held),
+                len(asked),
                 missing[0],
             )
-        self._measured_here = self._measured_here or len(missing) < len(held)
+        self._measured_here = self._measured_here or len(missing) < len(asked)
         self._observe([replace(rollout, angle=angles.get(key)) for key, rollout in held.items()])
 
     def _do_without_the_actor(self, rollouts: int) -> None:
@@ -254,8 +257,14 @@ class Curriculum:
         self.navigator.observe([self._record(rollout) for rollout in now])
         self.navigator.observe_late([self._record(rollout) for rollout in late])
         self._seen += len({rollout.group for rollout in now})
-        if self._seen >= self.n:
+        if self._seen >= self.n or self._nothing_is_out:
             self._log_epoch()
+
+    @property
+    def _nothing_is_out(self) -> bool:
+        """Whether the whole epoch was handed out and has come back: also where groups failed, of which none is seen."""
+        whole = self._handed >= self.n and self._settled >= self._fetched and not self._held
+        return whole and self.navigator.totals.rollouts > 0
 
     def _record(self, rollout: Rollout) -> dict[str, Any]:
         angle = rollout.angle
@@ -272,6 +281,10 @@ class Curriculum:
         }
 
     # -- records ---------------------------------------------------------------------------------------------
+
+    def _set_records_aside(self) -> None:
+        if (kept := self._epoch_log.set_aside()) is not None:
+            logger.warning("epoch records of an earlier run were in the way of this one: they are in %s now", kept)
 
     def _log_epoch(self, *, unfinished: bool = False) -> None:
         if self._logged > self.navigator.epoch:
@@ -339,7 +352,10 @@ class Curriculum:
         self._seconds, self._started = float(known["seconds"]), time.monotonic()
         self._begun, self._ids, self._held, self.saved = True, [], {}, None
         self._unfinished_record = False
-        self._epoch_log.keep(self._logged)
+        if resumes_elsewhere(self.settings.run):
+            self._set_records_aside()  # of other epochs than the checkpoint's
+        else:
+            self._epoch_log.keep(self._logged)
         rollouts = self._late_batches.read(state)
         if rollouts is not None:
             self._end_batch([Rollout(**rollout) for rollout in rollouts])

@@ -82,7 +82,7 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
                 leave=("prompt",) if settings.navigator == "probe" else ("prompt", "direction"),
             ),
             int(config.train_batch_size),
-            f"data.train_files={_files(config.train_files)}",
+            _source(config, max_samples),
         )
         _require_whole_fetches(config, self.curriculum)
         global _latest
@@ -190,12 +190,22 @@ def _settings(config: DictConfig) -> Settings:
 
 
 def _require_whole_fetches(config: DictConfig, curriculum: Curriculum) -> None:
+    if curriculum.settings.fetches_single_prompts:  # which verl sets after the dataset is made
+        return
     fetch = config.get("gen_batch_size", None) or config.train_batch_size
     if curriculum.n % fetch:
         raise UserError(
             f"{SECTION}.prompts_per_epoch={curriculum.n} is no multiple of data.gen_batch_size={fetch}, and verl would "
             "drop the rest of each epoch"
         )
+
+
+def _source(config: DictConfig, max_samples: int) -> str:
+    """What the dataset is called in messages."""
+    files = f"data.train_files={_files(config.train_files)}"
+    if max_samples <= 0:
+        return files
+    return f"{files} (data.train_max_samples={max_samples} takes the first: score with --limit {max_samples})"
 
 
 def _files(files: Any) -> list[str]:

@@ -45,6 +45,13 @@ def resumed_from(run: Run) -> Path | None:
     return None if folder is None else Path(os.path.abspath(folder))
 
 
+def resumes_elsewhere(run: Run) -> bool:
+    """Whether the checkpoint that this run resumes from is that of a run in another directory."""
+    if run.resume_mode != "resume_path" or run.resume_from_path is None:
+        return False
+    return Path(run.resume_from_path).resolve().parent != Path(run.directory).resolve()
+
+
 def state_in(folder: Path) -> dict[str, Any] | None:
     """The curriculum's state in a checkpoint folder; None where there is none."""
     if not (folder / DATA).exists():

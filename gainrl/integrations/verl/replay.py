@@ -155,6 +155,7 @@ def read_rollouts(keys: Sequence[str], curriculum: Curriculum, *, whole: bool) -
                 correct=correct,
                 reward=rewards[place],
                 tokens=generated[name],
+                asked=bool(marks[place].get("angle")),
             )
         )
     return rollouts

@@ -28,7 +28,7 @@ class Grader:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._reported = False  # whether `acc` has ever been
+        self._reported = False  # whether `acc` has ever been, in this process: no part of the state
         self._warned = False
 
     def credits(
@@ -58,8 +58,11 @@ class Grader:
     def _miss(self, name: str, lacking: list[bool], extras: Sequence[Mapping[str, Any]], whole: bool) -> None:
         if whole and all(lacking):
             there = ", ".join(sorted({key for extra in extras for key in extra})) or "nothing"
+            chosen = f"{SECTION}.accuracy={name!r}"
+            if self._settings.accuracy is None:
+                chosen = f"{SECTION}.accuracy is not set and earlier rollouts reported {name!r}"
             raise UserError(
-                f"{SECTION}.accuracy={name!r}, but no rollout of a whole batch reports it; besides its score the "
+                f"{chosen}, but no rollout of a whole batch reports it; besides its score the "
                 f"reward function reports {there}: choose one of these, or {REWARD!r}"
             )
         if not self._warned:

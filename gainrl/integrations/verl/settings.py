@@ -150,6 +150,11 @@ class Settings:
         """Whether prompts are drawn while earlier ones are still being generated."""
         return self.run.v1 and self.run.trainer_mode != "sync"
 
+    @property
+    def fetches_single_prompts(self) -> bool:
+        """Whether verl's trainer sets `data.gen_batch_size` to 1, whatever is given, to refill exactly."""
+        return self.asynchronous or (self.run.v1 and (self.run.filter_groups or self.run.refill_failed_groups))
+
     def most_in_flight(self, train_batch_size: int) -> int:
         """Prompts that can be out, neither sampled nor put away, when an epoch is drawn.
 

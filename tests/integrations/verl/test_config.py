@@ -142,6 +142,37 @@ def test_a_table_of_another_dataset_is_refused_by_name(configure: Configure, tmp
         train_dataset(configure(train=tmp_path / "other.parquet"))
 
 
+def test_a_table_of_more_than_the_first_samples_is_refused_with_the_limit(
+    configure: Configure, model: str, dataset: Path, tmp_path: Path
+) -> None:
+    from verl.trainer.ppo.utils import create_rl_dataset
+    from verl.utils import hf_tokenizer
+
+    def first(config: Any) -> Any:  # as verl's trainers do
+        tokenizer = hf_tokenizer(config.actor_rollout_ref.model.path)
+        count = config.data.train_max_samples
+        return create_rl_dataset(config.data.train_files, config.data, tokenizer, None, max_samples=count)
+
+    with pytest.raises(UserError, match=r"data\.train_max_samples=16 takes the first: score with --limit 16"):
+        first(configure("data.train_max_samples=16"))
+    scores = rank(model, [dataset], tmp_path / "limited.parquet", "--limit", "16")
+    made = first(configure("data.train_max_samples=16", f"data.gainrl.scores={scores}"))
+    assert len(made.dataframe) == 16
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("trainer.v1.trainer_mode=colocate_async",),
+        ("algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"),
+        ("trainer.v1.sampler.sync_refill_failed_groups=true",),
+    ],
+)
+def test_a_fetch_size_that_verl_overrides_is_not_refused(configure: Configure, given: tuple[str, ...]) -> None:
+    made = train_dataset(configure("data.gen_batch_size=3", *given))
+    assert made.curriculum.settings.fetches_single_prompts
+
+
 def test_several_training_files_are_ranked_as_one_table(
     configure: Configure, model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -61,7 +61,17 @@ def fetch(made: Curriculum, start: int, count: int = BATCH) -> list[dict[str, An
 
 def rollouts(marks: list[dict[str, Any]], correct: float | None = 1.0, angle: float | None = None) -> list[Rollout]:
     return [
-        Rollout(mark["id"], mark["epoch"], f"{mark['id']}-{mark['epoch']}", str(session), correct, 1.0, 3, angle)
+        Rollout(
+            mark["id"],
+            mark["epoch"],
+            f"{mark['id']}-{mark['epoch']}",
+            str(session),
+            correct,
+            1.0,
+            3,
+            angle,
+            asked=mark.get("angle", True),
+        )
         for mark in marks
         for session in range(2)
     ]
@@ -130,6 +140,38 @@ def test_single_rollouts_without_an_angle_are_counted_and_said_once(
     assert made.angle_source == "actor"
     assert records(tmp_path)[0]["unmeasured"] == 2
     assert made.metrics()["curriculum/unmeasured"] == 8
+
+
+def test_prompts_under_way_that_no_actor_was_asked_for_are_no_sign_of_a_missing_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = curriculum(tmp_path, ASYNC, angle="table")
+    under_way = fetch(before, 0)
+    state = json.loads(json.dumps(before.state_dict()))
+    made = curriculum(tmp_path, ASYNC, angle="actor")
+    angles: dict[str, float] = {}
+    made.collect = lambda: angles
+    made.load_state_dict(state)
+    with caplog.at_level(logging.WARNING):
+        made.hold(rollouts(under_way), BATCH)  # a batch that no worker was to measure
+        made.settle()
+        assert made.metrics()["curriculum/unmeasured"] == 8
+        given = rollouts(fetch(made, 4))
+        angles = measured(given)
+        made.hold(given, BATCH)
+        made.settle()
+    assert "measured" not in "".join(text for _, level, text in caplog.record_tuples if level == logging.WARNING)
+    (record,) = records(tmp_path)
+    assert (record["angle_source"], record["unmeasured"], record["angle"]) == ("actor", 8, 0.5)
+
+    blind = curriculum(tmp_path, ASYNC, angle="actor")
+    blind.collect = dict
+    blind.load_state_dict(state)
+    blind.hold(rollouts(under_way), BATCH)
+    blind.settle()
+    blind.hold(rollouts(fetch(blind, 4)), BATCH)  # the first that was to be measured
+    with pytest.raises(UserError, match=r"measured none of the first batch's 8 rollouts"):
+        blind.settle()
 
 
 @pytest.mark.parametrize("navigator", ["posterior", "gaussian"])
@@ -226,6 +268,60 @@ def test_failed_groups_of_a_first_batch_are_no_reason_to_stop(tmp_path: Path) ->
     made.observe([], 1)  # verl puts a group without trajectories away, and asks for another prompt
     fetch(made, 0, 1)
     assert made.navigator.epoch == 0
+
+
+@pytest.mark.parametrize("angle", ["actor", "table"])
+def test_an_epoch_whose_last_batch_had_a_failed_group_has_a_record(tmp_path: Path, angle: str) -> None:
+    made = curriculum(tmp_path, angle=angle)
+    angles: dict[str, float] = {}
+    made.collect = lambda: angles
+    given = rollouts(fetch(made, 0))
+    made.hold(given, 4)
+    angles = measured(given)
+    last = fetch(made, 4)
+    given = rollouts(last[:3])  # nothing came of the fourth
+    made.hold(given, 4)
+    angles = measured(given)
+    made.settle()  # the run's last step: no epoch follows
+    (record,) = records(tmp_path)
+    assert (record["rollouts"], record["unmeasured"]) == (14, 0)
+    fetch(made, 0)
+    assert len(records(tmp_path)) == 1  # and once
+
+
+def test_an_epoch_with_a_failed_group_waits_for_those_that_are_out(tmp_path: Path) -> None:
+    made = curriculum(tmp_path, ASYNC, angle="table")
+    marks = fetch(made, 0, N)
+    made.hold(rollouts(marks[:3]), 4)
+    made.observe(rollouts(marks[4:7]), 3)
+    assert not (tmp_path / "epochs.jsonl").exists()
+    made.observe(rollouts(marks[7:]), 1)
+    assert [record["rollouts"] for record in records(tmp_path)] == [14]
+
+
+def test_a_checkpoint_of_another_directory_leaves_the_records_here_whole(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def finish_epochs(directory: str, count: int) -> Curriculum:
+        made = curriculum(tmp_path / directory, angle="table")
+        for _ in range(count):
+            made.observe(rollouts(fetch(made, 0, N)), N)
+        return made
+
+    state = json.loads(json.dumps(finish_epochs("other", 1).state_dict()))
+    finish_epochs("here", 3)
+    resume = {"resume_mode": "resume_path", "resume_from_path": str(tmp_path / "other" / "global_step_2")}
+    made = curriculum(tmp_path / "here", {**V1, **resume}, angle="table")
+    with caplog.at_level(logging.WARNING):
+        made.load_state_dict(state)
+    assert "they are in" in caplog.text
+    made.observe(rollouts(fetch(made, 0, N)), N)
+    assert [record["epoch"] for record in records(tmp_path / "here")] == [1]
+    kept = (tmp_path / "here" / "epochs-1.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in kept] == [0, 1, 2]
+
+    curriculum(tmp_path / "other", {**V1, **resume}, angle="table").load_state_dict(state)
+    assert [record["epoch"] for record in records(tmp_path / "other")] == [0]
 
 
 def test_a_run_that_begins_sets_the_records_of_another_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

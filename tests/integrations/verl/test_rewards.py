@@ -42,7 +42,7 @@ def test_a_whole_batch_that_does_not_report_it_is_an_error_that_names_what_there
     assert grade.credits([1.0], [{"acc": 1}], whole=False) == [None]  # a group that verl puts away, failed perhaps
     late = grader()
     late.credits([1.0], [{"acc": 1}], whole=True)
-    with pytest.raises(UserError, match=r"accuracy='acc'.*reports nothing"):
+    with pytest.raises(UserError, match=r"accuracy is not set and earlier rollouts reported .acc., but .*nothing"):
         late.credits([1.0, 1.0], [{}, {}], whole=True)
 
 

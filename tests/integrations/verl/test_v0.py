@@ -67,9 +67,18 @@ def test_a_checkpoint_of_another_run_is_resumed_with_its_own_batch(configure: Co
     for killed in (1, 2):  # in the middle of an epoch, and at its end, where verl does not load data.pt
         run(configure(7, directory=f"first{killed}"), kill_after=killed)
         folder = tmp_path / f"first{killed}" / f"global_step_{killed}"
+        run(configure(5, directory=f"second{killed}"))  # which has records of its own
+        own = records_of(tmp_path / f"second{killed}")
         resume = ("trainer.resume_mode=resume_path", f"trainer.resume_from_path={folder}")
         _, second = run(configure(7, *resume, directory=f"second{killed}"))
         assert second == whole[4 * killed :]
+        there = tmp_path / f"second{killed}"
+        (there / "epochs.jsonl").rename(tmp_path / f"new{killed}.jsonl")
+        (there / "epochs-1.jsonl").rename(there / "epochs.jsonl")
+        assert own
+        assert records_of(there) == own
+        (tmp_path / f"new{killed}.jsonl").replace(there / "epochs.jsonl")
+        assert records_of(there) == records_of(tmp_path / "whole")
 
 
 def test_the_last_epoch_has_a_record_of_what_was_handed_over(
