@@ -10,11 +10,13 @@ so what was observed until then counts.  Order and shares, for n = 6 prompts, 2 
 
 A prompt's repeats stay on one process, neighbours in the order are in one step, and all processes have equally many.
 
-`state_dict()` holds the navigator's state and the epoch's prompts that are done: those of which a rollout was observed.
-What a loader's workers had fetched ahead, and what was still being generated, comes again after a resume; what is in
-the navigator's sums does not.  So every prompt that came to an end is to be reported, one that could not be graded with
-`scored` False.  After `load_state_dict()` an iteration has what is left of that epoch, or the next epoch if nothing is;
-`epoch` says which.  The number of processes may be another.
+`state_dict()` holds the navigator's state and the epoch's prompts that are done: `CurriculumSampler`'s when as many
+rollouts as `repeats` were observed, `CurriculumBatchSampler`'s, which hands out whole groups, with the first.  What a
+loader's workers had fetched ahead, and what was still being generated, comes again after a resume; what is done does
+not, nor the repeats that were observed of the prompt that is next.  So every rollout that came to an end is to be
+reported, one that could not be graded with `scored` False.  After `load_state_dict()` an iteration has what is left of
+that epoch, or the next epoch if nothing is; `epoch` says which.  The number of processes may be another, if the state
+was not saved amid a prompt's repeats.
 
 torchdata's StatefulDataLoader keeps a state of its own, in which prompts count as done when their batch leaves the
 loader, and has the sampler's in it; there the iteration after an epoch's last batch is empty, as with torchdata's own
@@ -28,13 +30,14 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch.distributed as dist
 from torch.utils.data import Sampler
 
-from gainrl.curriculum import Navigator, Totals
+from gainrl.curriculum import Navigator, Ranking, Totals
 from gainrl.errors import UserError
 from gainrl.integrations.torch_data.place import Place
 
@@ -46,8 +49,22 @@ _VERSION = 2
 _FIELDS = {"version", "navigator", "epoch", "num_replicas", *Place.FIELDS}
 
 
+class _Draw(NamedTuple):
+    """What the positions of an epoch mean."""
+
+    epoch: int
+    ranking: Ranking
+    ranks: npt.NDArray[np.int64]
+    """(n,) the navigator's own array, which it replaces whenever something of the draw may have changed."""
+    positions: dict[str, int]
+    """Position of each id, in the order of the draw."""
+
+
 class _Base(Sampler[Item]):
     """What both samplers share: the epoch, this process's part of it, observing, the state."""
+
+    _whole: ClassVar[bool]
+    """Whether a prompt's repeats are handed out all at once."""
 
     def __init__(
         self,
@@ -84,9 +101,10 @@ class _Base(Sampler[Item]):
                 f"{len(missing)} of the ranking's prompts are not in the dataset, first {missing[0]!r}: it was "
                 "made for another dataset (gainrl.table.content_ids makes a dataset's ids)"
             )
-        self._done = Place(navigator.n)  # of which something was observed
+        self._done = Place(navigator.n)  # of which enough was observed
+        self._count = np.zeros(navigator.n, dtype=np.int64)  # how often each position was observed
         self._reported = 0  # rollouts that were observed through this sampler in the epoch under way
-        self._noted: tuple[int, dict[str, int]] | None = None  # an epoch, and the position of each of its prompts
+        self._noted: _Draw | None = None  # the epoch that all these are of
         self._sent = Place(navigator.n)  # what the iteration under way has handed out
         self._resumed: Place | None = None  # what the next iteration leaves out of the epoch under way
 
@@ -99,6 +117,11 @@ class _Base(Sampler[Item]):
     def _least(self) -> int:
         """Fewer prompts than these make no item."""
         return self.num_replicas
+
+    @property
+    def _enough(self) -> int:
+        """Observed rollouts with which a prompt is done."""
+        return 1 if self._whole else self.repeats
 
     @abstractmethod
     def _items(self, rows: list[int]) -> list[Item]:
@@ -115,6 +138,8 @@ class _Base(Sampler[Item]):
         After a resume, `for epoch in range(sampler.epoch, epochs)` has the epochs that are owed.
         """
         if self._resumed is not None:
+            self._note_epoch()
+        if self._resumed is not None:
             return self.navigator.epoch + self._over(self._resumed)
         return self.navigator.epoch + (self.navigator.totals.rollouts > 0)
 
@@ -124,6 +149,7 @@ class _Base(Sampler[Item]):
 
     def _begin(self) -> Place:
         """Where an iteration begins: in the epoch that a state was loaded of, if it has not ended, or in the next."""
+        self._note_epoch()
         resumed, self._resumed = self._resumed, None
         if resumed is not None and not self._over(resumed):
             return resumed
@@ -151,23 +177,34 @@ class _Base(Sampler[Item]):
             yield from items[-1:]
 
     def _note_epoch(self) -> dict[str, int]:
-        """Position of each prompt of the epoch under way; of a new one, nothing is done yet."""
-        epoch = self.navigator.epoch
-        if self._noted is None or self._noted[0] != epoch:
-            if self._noted is not None:
-                self._done, self._reported = Place(self.navigator.n), 0
-            self._noted = epoch, {name: position for position, name in enumerate(self.navigator.ids)}
-        return self._noted[1]
+        """Position of each prompt of the epoch under way; of a new one, or of another draw, nothing is done yet."""
+        navigator, noted = self.navigator, self._noted
+        epoch, ranking, ranks = navigator.epoch, navigator.ranking, navigator.ranks
+        if noted is not None and noted.epoch == epoch and noted.ranking is ranking and noted.ranks is ranks:
+            return noted.positions
+        positions = {name: position for position, name in enumerate(navigator.ids)}
+        # The same epoch number may come with other prompts: after a new ranking, or a state of another run.
+        if noted is not None and (noted.epoch != epoch or list(noted.positions) != list(positions)):
+            self._done, self._sent, self._resumed = Place(navigator.n), Place(navigator.n), None
+            self._count[:] = 0
+            self._reported = 0
+        self._noted = _Draw(epoch, ranking, ranks, positions)
+        return positions
 
     def observe(self, records: Iterable[Mapping[str, Any]], *, gather: bool = True, late: bool = False) -> None:
         """Hand finished rollouts of the epoch to the navigator: {id, correct, scored, angle, reward, tokens} each.
 
-        A prompt is done with its first record.  On several processes the navigators must see the same: with `gather`
-        every process calls this with the rollouts of its own and gets everybody's
-        (`torch.distributed.all_gather_object`); a rollout that several processes hold, as tensor-parallel ranks do, is
-        handed in by one.  Without `gather`, `records` are everybody's already.  With `late`, prompts that are not of
-        the epoch under way are taken for rollouts of an earlier one that come back only now
-        (`Navigator.observe_late`).  Raises UserError as `Navigator.observe` does.
+        A `CurriculumSampler`'s prompt is done with its record number `repeats`, a batch sampler's with its first.
+
+        On several processes the navigators must see the same: with `gather` every process calls this with the rollouts
+        of its own and gets everybody's (`torch.distributed.all_gather_object`); a rollout that several processes hold,
+        as tensor-parallel ranks do, is handed in by one.  Without `gather`, `records` are everybody's already.
+
+        With `late`, rollouts of earlier epochs that come back only now are taken, too (`Navigator.observe_late`).  A
+        record's optional field `epoch`, `sampler.navigator.epoch` when its index was handed out, says which they are;
+        of records without it, those whose prompt is not of the epoch under way, and an earlier rollout of a prompt that
+        is drawn again counts as this epoch's.  Raises UserError, changing nothing, as `Navigator.observe` does, for an
+        epoch that is still to come, and without `late` for an earlier one.
         """
         mine = list(records)
         if gather and self.num_replicas > 1:
@@ -180,13 +217,59 @@ class _Base(Sampler[Item]):
             dist.all_gather_object(parts, mine)
             mine = [record for part in parts for record in part]
         positions = self._note_epoch()
-        if late:
-            Totals.from_records(mine)  # all of them or none
-            self.navigator.observe_late(record for record in mine if record["id"] not in positions)
-            mine = [record for record in mine if record["id"] in positions]
-        self.navigator.observe(mine)
-        self._done.add(positions[record["id"]] for record in mine if record["id"] in positions)  # else: a spare
-        self._reported += len(mine)
+        own, earlier = self._split(mine, positions, late)
+        if earlier:  # all of them or none
+            Totals.from_records(earlier)
+            for record in earlier:
+                self.navigator.ranking.rank_of(record["id"])
+        self.navigator.observe(own)
+        if earlier:
+            self.navigator.observe_late(earlier)
+        for record in own:
+            if (position := positions.get(record["id"])) is not None:  # else: a spare
+                self._count[position] += 1
+        self._reported += len(own)
+        self._settle()
+
+    def _split(
+        self, records: Iterable[Mapping[str, Any]], positions: Mapping[str, int], late: bool
+    ) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+        """Records of the epoch under way, and those of earlier ones; all without the field `epoch`."""
+        own: list[Mapping[str, Any]] = []
+        earlier: list[Mapping[str, Any]] = []
+        now = self.navigator.epoch
+        for record in records:
+            epoch = record.get("epoch")
+            if "epoch" in record:
+                record = {name: value for name, value in record.items() if name != "epoch"}
+            if epoch is None:
+                (earlier if late and record.get("id") not in positions else own).append(record)
+            elif type(epoch) is not int or not 0 <= epoch <= now:
+                raise UserError(
+                    f"a rollout of prompt {record.get('id')!r} is of epoch {epoch!r}, and epoch {now} is under way: "
+                    "give sampler.navigator.epoch as it was when the prompt was handed out"
+                )
+            elif epoch < now and not late:
+                raise UserError(
+                    f"a rollout of prompt {record.get('id')!r} is of epoch {epoch}, and epoch {now} is under way: "
+                    "observe(records, late=True) takes those of earlier epochs, too"
+                )
+            else:
+                (earlier if epoch < now else own).append(record)
+        return own, earlier
+
+    def _settle(self) -> None:
+        """Which prompts are done, by the counts, and how many repeats of the next."""
+        self._done.add(np.flatnonzero(self._count >= self._enough))
+        following = self._done.rest[: self._step]
+        # Processes hand out repeats in step: what all of them have is not to come again.
+        self._done.repeated = 0 if self._whole or not following else int(self._count[following].min())
+
+    def _take_as_observed(self, place: Place) -> None:
+        """What is behind a place counts as if it had been observed."""
+        self._count[place.gone] = np.maximum(self._count[place.gone], self._enough)
+        following = place.rest[: self._step]
+        self._count[following] = np.maximum(self._count[following], place.repeated)
 
     @property
     def _observed(self) -> int:
@@ -222,12 +305,20 @@ class _Base(Sampler[Item]):
         """
         place = self._place_of(state)
         self._done, self._sent, self._resumed = place.copy(), place.copy(), place
+        self._count[:] = 0
+        self._take_as_observed(place)
         self._noted = None
         self._note_epoch()
         self._reported = self._observed
 
     def _place_of(self, state: Mapping[str, Any]) -> Place:
         """The place that a state tells, with the navigator set to its epoch."""
+        # A navigator's state has a version of its own, but never a number of processes.
+        if "num_replicas" in state and type(version := state.get("version")) is int and version != _VERSION:
+            raise UserError(
+                f"state of version {version}: this gainrl reads version {_VERSION}; finish the run with the release "
+                "that began it"
+            )
         if set(state) != _FIELDS or state["version"] != _VERSION:
             fields = sorted(map(str, state))
             raise UserError(f"no state of a curriculum sampler (version {_VERSION}): it has the fields {fields}")
@@ -273,7 +364,8 @@ class _Epoch(Iterator[Item]):
         if state:
             self._place = self._sampler._place_of(state)
             self._sampler._resumed = None
-            self._sampler._done.add(np.flatnonzero(self._place.gone))
+            self._sampler._take_as_observed(self._place)
+            self._sampler._settle()
 
 
 class CurriculumSampler(_Base[int]):
@@ -288,6 +380,8 @@ class CurriculumSampler(_Base[int]):
 
     Raises UserError if n is not a multiple of num_replicas, or if the dataset lacks prompts of the ranking.
     """
+
+    _whole = False
 
     @property
     def _step(self) -> int:
@@ -308,6 +402,8 @@ class CurriculumBatchSampler(_Base[list[int]]):
     The last batch of an epoch is smaller where n is no multiple of prompts_per_batch · num_replicas, or left out with
     `drop_last` (its prompts are then not trained on).  Other arguments and errors as for `CurriculumSampler`.
     """
+
+    _whole = True
 
     def __init__(
         self,

@@ -57,7 +57,7 @@ def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_
     monkeypatch.chdir(tmp_path)
     (block,) = page_blocks["prime-rl 0.8"]
     names = {"__name__": "orchestrator_curriculum"}
-    exec(compile(block.replace("1024", "8"), "prime-rl", "exec"), names)
+    exec(compile(block.replace("1024", "24"), "prime-rl", "exec"), names)
     tasks = [SimpleNamespace(key=row, data=SimpleNamespace(prompt=prompt)) for row, prompt in enumerate(prompts)]
 
     def group(task):
@@ -66,21 +66,26 @@ def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_
         return [SimpleNamespace(task=task, traces=traces[k : k + 1]) for k in range(2)]
 
     sampler = names["AngleSampler"](tasks)
-    first = [next(sampler) for _ in range(8)]
-    for task in first[:6]:
+    first = [next(sampler) for _ in range(24)]
+    for task in first[:12]:
         sampler.observe(group(task))
-    second = [next(sampler) for _ in range(4)]  # drawn while two of the first epoch are in flight
-    for task in (first[7], second[1], second[2]):
+    second = [next(sampler) for _ in range(4)]  # drawn while half of the first epoch is in flight
+    drawn = {sampler.sampler.row_of[name] for name in sampler.sampler.navigator.ids}
+    waiting = [task for task in first[12:] if task not in second]
+    gone = next(task for task in waiting if task.key not in drawn)
+    drawn_again = next(task for task in waiting if task.key in drawn)
+    for task in (gone, drawn_again, second[1], second[2]):
         sampler.observe(group(task))
     assert sampler.metrics()["epoch"] == 1
+    assert sampler.sampler.navigator.late.rollouts == 4
     again = names["AngleSampler"](tasks)
     again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
-    observed = {second[1].key, second[2].key, first[7].key}
+    observed = {second[1].key, second[2].key}
     owed = [
         task for name in again.sampler.navigator.ids if (task := tasks[again.sampler.row_of[name]]).key not in observed
     ]
     assert [next(again) for _ in owed] == owed
-    assert again.sampler.navigator.totals.rollouts == 6
+    assert again.sampler.navigator.totals.rollouts == 8
 
 
 @pytest.mark.filterwarnings("ignore:'set_vital' is deprecated")  # torchdata 0.11 with torch 2.13

@@ -120,8 +120,10 @@ def epochs_of(sampler, loader, epochs, states=None):
     return found
 
 
-def loader_of(kind, sampler, workers):
-    given = {"batch_sampler": sampler} if kind is CurriculumBatchSampler else {"sampler": sampler, "batch_size": 6}
+def loader_of(kind, sampler, workers, batch_size=6):
+    given = {"sampler": sampler, "batch_size": batch_size}
+    if kind is CurriculumBatchSampler:
+        given = {"batch_sampler": sampler}
     return DataLoader(range(N), num_workers=workers, collate_fn=list, **given)
 
 
@@ -139,6 +141,50 @@ def test_a_state_goes_on_behind_what_was_observed_however_far_the_loader_fetched
         assert again.epoch == place // 6
         assert epochs_of(again, loader_of(kind, again, workers), 2) == expected[place:], place
         assert again.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+def test_a_state_amid_a_group_goes_on_with_the_rest_of_the_group(workers):
+    whole = CurriculumSampler(navigator(), IDS, repeats=2)
+    states = [json.dumps(whole.state_dict())]
+    expected = epochs_of(whole, loader_of(CurriculumSampler, whole, workers, batch_size=3), 2, states)
+    assert len(expected) == 16
+    for place in range(17) if workers == 0 else (1, 4, 9):
+        again = CurriculumSampler(navigator(), IDS, repeats=2)
+        again.load_state_dict(json.loads(states[place]))
+        assert json.dumps(again.state_dict()) == states[place]
+        loader = loader_of(CurriculumSampler, again, workers, batch_size=3)
+        assert epochs_of(again, loader, 2) == expected[place:], place
+        assert again.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize("taken", range(25))
+def test_no_rollout_of_a_group_is_lost_by_a_resume_wherever_it_is_left(taken):
+    sampler = CurriculumSampler(navigator(n=6), IDS, repeats=4)
+    items = iter(sampler)
+    sampler.observe(rollouts(list(islice(items, taken))))
+    again = CurriculumSampler(navigator(n=6), IDS, repeats=4)
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert again.epoch == taken // 24
+    if taken < 24:
+        assert list(again) == list(items)
+
+
+def test_of_repeats_only_what_all_processes_have_is_left_out_after_a_resume():
+    samplers = [CurriculumSampler(navigator(), IDS, repeats=3, num_replicas=2, rank=rank) for rank in range(2)]
+    parts = [iter(sampler) for sampler in samplers]
+    seen = [*islice(parts[0], 2), *islice(parts[1], 1)]
+    for sampler in samplers:
+        sampler.observe(rollouts(seen), gather=False)
+    state = samplers[0].state_dict()
+    assert (state["done"], state["repeated"]) == (0, 1)
+    assert samplers[1].state_dict() == state
+    for rank in range(2):
+        again = CurriculumSampler(navigator(), IDS, repeats=3, num_replicas=2, rank=rank)
+        again.load_state_dict(state)
+        drawn = rows_of(again.navigator.ids)[rank::2]
+        assert list(again) == [row for row in drawn for _ in range(3)][1:]
 
 
 @KINDS
@@ -172,6 +218,83 @@ def test_rollouts_that_come_back_after_their_epoch_have_their_say_in_the_next_mo
     with pytest.raises(UserError):
         sampler.observe([*rollouts([missing]), {"id": "no such"}], late=True)
     assert sampler.navigator.late.rollouts == 1
+
+
+@KINDS
+def test_a_late_rollout_that_names_its_epoch_is_not_taken_for_one_of_the_new_epoch(kind):
+    sampler = make(kind, navigator(n=36))
+    first = flat(sampler)
+    sampler.observe([{**record, "epoch": 0} for record in rollouts(first[:20])])
+    items = iter(sampler)
+    second = flat([next(items)])
+    drawn = set(rows_of(sampler.navigator.ids))
+    old = [row for row in first[20:] if row in drawn and row not in second][:2]
+    records = [{**record, "epoch": 0} for record in rollouts(old)]
+    before = sampler.state_dict()
+    with pytest.raises(UserError, match=r"is of epoch 0, and epoch 1 is under way: .*late=True"):
+        sampler.observe(records)
+    for wrong in (2, -1, "0", True):
+        with pytest.raises(UserError, match=r"and epoch 1 is under way: give sampler\.navigator\.epoch"):
+            sampler.observe([*records, {**records[0], "epoch": wrong}], late=True)
+    stranger = next(row for row in range(N) if row not in drawn)
+    with pytest.raises(UserError, match="not part of epoch 1"):  # nor are the late ones added
+        sampler.observe([*records, {**rollouts([stranger])[0], "epoch": 1}], late=True)
+    assert sampler.state_dict() == before
+    sampler.observe([*records, *({**record, "epoch": 1} for record in rollouts(second))], late=True)
+    assert (sampler.navigator.totals.rollouts, sampler.navigator.late.rollouts) == (2 + len(second), 2)
+    again = make(kind, navigator(n=36))
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    rest = flat(again)
+    assert rest == flat(items)
+    assert set(old) < set(rest)
+
+
+def other_ranking():
+    return Ranking(sorted(IDS, reverse=True), [1.0 - i / N for i in range(N)], "dataset")
+
+
+@KINDS
+def test_a_new_ranking_before_anything_was_observed_is_noticed_under_the_same_epoch_number(kind):
+    sampler = make(kind, navigator())
+    old = flat(sampler)
+    sampler.navigator.rerank(other_ranking())
+    assert sampler.navigator.epoch == 0
+    drawn = rows_of(sampler.navigator.ids)
+    assert not set(old) & set(drawn)
+    sampler.observe(rollouts(drawn[:1] + drawn[2:3]))
+    again = make(kind, GaussianNavigator(other_ranking(), 12, order="draw", seed=3))
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert flat(again) == [drawn[1], *drawn[3:]]
+
+
+@KINDS
+def test_a_new_ranking_after_a_resume_leaves_nothing_of_the_new_epoch_out(kind):
+    sampler = make(kind, navigator())
+    sampler.observe(rollouts(flat(sampler)[:4]))
+    again = make(kind, navigator())
+    again.load_state_dict(sampler.state_dict())
+    again.navigator.rerank(other_ranking())
+    assert again.epoch == 1
+    assert flat(again) == rows_of(again.navigator.ids)
+
+
+@KINDS
+def test_a_navigators_state_of_the_same_epoch_number_is_noticed_only_if_its_prompts_are_others(kind):
+    def second_epoch(correct):
+        sampler = make(kind, navigator())
+        sampler.observe(rollouts(flat(sampler), correct=correct))
+        items = iter(sampler)
+        sampler.observe(rollouts(flat([next(items)])))
+        return sampler
+
+    sampler, other = second_epoch(True), second_epoch(False)
+    before = sampler.state_dict()
+    sampler.navigator.load_state_dict(sampler.navigator.state_dict())
+    assert sampler.state_dict() == before
+    assert sampler.navigator.ids != other.navigator.ids
+    sampler.navigator.load_state_dict(other.navigator.state_dict())
+    state = sampler.state_dict()
+    assert (state["epoch"], state["done"], state["ahead"]) == (1, 0, [])
 
 
 @KINDS
@@ -250,7 +373,13 @@ def bad(**changes):
     ("state", "message"),
     [
         ({}, "no state of a curriculum sampler"),
-        (bad(version=1), "no state of a curriculum sampler"),
+        (bad(version="2"), "no state of a curriculum sampler"),
+        (navigator().state_dict(), "no state of a curriculum sampler"),
+        (
+            {"version": 1, "navigator": None, "epoch": 0, "handed_out": 3, "repeated": 0, "num_replicas": 1},
+            "^state of version 1: this gainrl reads version 2; finish the run with the release that began it$",
+        ),
+        (bad(version=3), "^state of version 3: this gainrl reads version 2; "),
         (bad(more=1), "no state of a curriculum sampler"),
         (bad(done=13), r"made 13 prompts and 0 repeats into an epoch .*, of which this sampler has 12 and 1"),
         (bad(ahead=[12]), "and has 1 prompts further on"),
