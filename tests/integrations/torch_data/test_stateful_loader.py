@@ -12,6 +12,7 @@ from torchdata.stateful_dataloader import StatefulDataLoader
 
 from gainrl.curriculum import GaussianNavigator, Ranking
 from gainrl.integrations.torch_data import CurriculumBatchSampler, CurriculumSampler
+from gainrl.integrations.torch_data.place import Place
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:'set_vital' is deprecated"),  # torchdata 0.11 with torch 2.13
@@ -65,6 +66,32 @@ def test_the_loaders_state_goes_on_everywhere(kind):
         assert train(loader, resumed, 15 - place) == expected[place:], place
         if place < 15:
             assert resumed.state_dict() == nav.state_dict()
+
+
+def test_the_loaders_state_amid_a_group_goes_on_with_the_rest_of_the_group():
+    def made():
+        sampler = CurriculumSampler(navigator(), IDS, repeats=2)
+        return sampler, StatefulDataLoader(IDS, batch_size=3, sampler=sampler, collate_fn=list)
+
+    def epoch(sampler, loader, states):
+        found = []
+        for batch in loader:
+            found.append(batch)
+            states.append((pickle.dumps(loader.state_dict()), sampler.state_dict()))  # before it is observed ...
+            sampler.observe(records(batch))
+            states.append((pickle.dumps(loader.state_dict()), sampler.state_dict()))  # ... and after
+        return found
+
+    states = []
+    expected = epoch(*made(), states)
+    assert len(expected) == 8
+    for place, (state, _) in enumerate(states):
+        sampler, loader = made()
+        loader.load_state_dict(pickle.loads(state))
+        later = []
+        assert epoch(sampler, loader, later) == expected[place // 2 + 1 :], place
+        for (_, now), (_, then) in zip(later[1::2], states[place // 2 * 2 + 3 :: 2], strict=True):
+            assert [now[name] for name in Place.FIELDS] == [then[name] for name in Place.FIELDS]
 
 
 @KINDS
