@@ -1,7 +1,7 @@
 """The cases: a model and the problems that it is asked, each as plain text behind worked examples.
 
 `smollm2-*` are the packaged SmolLM2-135M-Instruct on arithmetic and on families of reasoning-gym; `tiny-*` are the
-convergence study's pretrained models of about 0.1 million parameters on its development families, whose chances of
+convergence study's pretrained models on its development families, whose chances of
 a right answer are computed exactly.  The study's held-out families are not used here.
 """
 
