@@ -3,8 +3,8 @@
     python benchmarks/draw.py
 
 All cells are timed in turn, round after round; `ratio` is against N = 10 thousand at the same sigma and mean in the
-same rounds.  Also timed: the draw of the posterior navigator, which looks at every prompt; and the published way
-(propose ranks from the Gaussian, throw repeats away), in NumPy, with the number of proposals that it needed per prompt.
+same rounds.  Also timed: the draws of the posterior and probe navigators, which look at every prompt; and the published
+way (propose ranks from the Gaussian, throw repeats away), in NumPy, with the proposals that it needed per prompt.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from collections.abc import Callable
 import numpy as np
 from harness import side_by_side, table, write_result
 
-from gainrl.curriculum import PosteriorNavigator, Ranking, draw_ranks
+from gainrl.curriculum import Navigator, PosteriorNavigator, ProbeNavigator, PromptFeatures, Ranking, draw_ranks
 
 SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 SIGMAS = (1.0, 250.0, 1000.0, math.inf)
 POSTERIOR_SIZES = (10_000, 100_000, 1_000_000)
+PROBE_SIZES = (10_000, 100_000)
+COMPONENTS = 32
 PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
 
 
@@ -34,10 +36,32 @@ def draws(n: int, size: int, mean: float, sigma: float) -> Callable[[], object]:
 
 def posterior_draws(n: int, size: int) -> Callable[[], object]:
     """A call that draws the next epoch of a posterior navigator of which half of the prompts were tried."""
-    navigator = PosteriorNavigator(Ranking([f"{i:08d}" for i in range(size)], -np.arange(size), "benchmark"), n)
+    navigator = PosteriorNavigator(ranking(size), n)
     generator = np.random.default_rng(0)
     navigator._tried = 8 * generator.integers(0, 2, size)
     navigator._solved = (256 * navigator._tried * generator.random(size)).astype(np.int64)
+    return next_epochs(navigator)
+
+
+def probe_draws(n: int, size: int) -> Callable[[], object]:
+    """A call that draws the next epoch of a probe on COMPONENTS components that has seen one epoch."""
+    prompts = ranking(size)
+    directions = np.random.default_rng(0).normal(size=(size, 2 * COMPONENTS)).astype(np.float32)
+    navigator = ProbeNavigator(prompts, n, PromptFeatures(prompts, prompts.ids, directions, components=COMPONENTS))
+    for at, name in enumerate(navigator.draw()):
+        record = {"id": name, "scored": True, "angle": None, "reward": None, "tokens": 1}
+        navigator.observe([record | {"correct": float(i < at % 9)} for i in range(8)])
+    navigator.draw()
+    return next_epochs(navigator)
+
+
+def ranking(size: int) -> Ranking:
+    """Prompts in the order of their ids."""
+    return Ranking([f"{i:08d}" for i in range(size)], -np.arange(size), "benchmark")
+
+
+def next_epochs(navigator: Navigator) -> Callable[[], object]:
+    """A call that draws the next epoch as if the one before had taught nothing."""
 
     def draw() -> object:
         navigator._epoch += 1
@@ -89,10 +113,9 @@ def main() -> None:
             )
     print(table(rows))
 
-    cases = {str(size): posterior_draws(options.n, size) for size in POSTERIOR_SIZES}
-    posterior = [
+    remembering = [
         {
-            "how": "posterior",
+            "how": how,
             "n": options.n,
             "N": size,
             "ms": 1e3 * timing.median_s,
@@ -100,9 +123,17 @@ def main() -> None:
             "ms_80": 1e3 * timing.high_s,
             "ratio": timing.ratio,
         }
-        for size, timing in zip(POSTERIOR_SIZES, side_by_side(cases, rounds=options.rounds, warmup=1), strict=True)
+        for how, make, sizes in (
+            ("posterior", posterior_draws, POSTERIOR_SIZES),
+            ("probe", probe_draws, PROBE_SIZES),
+        )
+        for size, timing in zip(
+            sizes,
+            side_by_side({str(size): make(options.n, size) for size in sizes}, rounds=options.rounds, warmup=1),
+            strict=True,
+        )
     ]
-    print(table(posterior))
+    print(table(remembering))
 
     rejection = []
     for sigma, (place, share) in itertools.product((250.0, 1000.0), PLACES.items()):
@@ -120,7 +151,7 @@ def main() -> None:
             }
         )
     print(table(rejection))
-    path = write_result("draw", [*rows, *posterior, *rejection], rounds=options.rounds)
+    path = write_result("draw", [*rows, *remembering, *rejection], rounds=options.rounds)
     print(f"written: benchmarks/results/{path.name}")
 
 

@@ -60,7 +60,7 @@ ARMS: dict[str, Arm] = {
         own_directions=False,
     ),
     "oracle-spread": Arm(
-        "the probe's own law with true chances: 1.5th power of the chance that a group differs",
+        "the probe's own law with the true chances that a group differs",
         settings={"curriculum_navigator": "oracle-spread"},
         ranked=False,
     ),

@@ -134,11 +134,6 @@ def next_letters(text: str) -> str:
     return "".join(LETTERS[(LETTERS.index(letter) + 1) % len(LETTERS)] for letter in text)
 
 
-def without_repeats(text: str) -> str:
-    """The first occurrence of each letter."""
-    return "".join(dict.fromkeys(text))
-
-
 def swapped_pairs(text: str) -> str:
     """Neighbours exchanged in pairs; an odd last letter stays."""
     return "".join(text[at : at + 2][::-1] for at in range(0, len(text), 2))
