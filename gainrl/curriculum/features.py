@@ -40,13 +40,15 @@ class PromptFeatures:
     """The features of the prompts of one ranking, in its order.
 
     ranking: the prompts.  ids, directions: N ids, and (N, D) floating unit vectors in their order; a row with a
-        non-finite entry has no direction.  question_tokens: (N,) lengths > 0 in the same order, None to leave length
-        out.  components: K, 1 to 128; fewer are kept where D or the number of prompts is smaller.
+        non-finite entry has no direction.  None where there are none: K is 0 then.  question_tokens: (N,) lengths > 0
+        in the same order, None to leave length out.  components: K, 1 to 128; fewer are kept where D or the number of
+        prompts is smaller.
 
     `values` is (K + 3, N) float32, one row a feature, one column a rank: 1; the ranking, √3·(1 − 2(r + ½)/N), 0 for
     prompts without a score; standardised ln(length); the components, each divided by the square root of the sum of
     their variances, and multiplied by √K (unit variance on average).  Prompts without a direction have zeros there,
-    which is the mean.  `known` (N,) bool says which have one; `digest` names the input, 32 hex digits.
+    which is the mean.  `known` (N,) bool says of which everything is known that is of any: all without directions, else
+    those that have one; `digest` names the input, 32 hex digits.
 
     Raises UserError for ids that are not the ranking's, for shapes that do not fit, and if no prompt has a direction.
     """
@@ -55,7 +57,7 @@ class PromptFeatures:
         self,
         ranking: Ranking,
         ids: Sequence[str],
-        directions: npt.ArrayLike,
+        directions: npt.ArrayLike | None,
         question_tokens: npt.ArrayLike | None = None,
         *,
         components: int = 32,
@@ -64,27 +66,23 @@ class PromptFeatures:
             raise UserError(f"components must be an integer from 1 to {MAX_COMPONENTS}, got {components!r}")
         if not 1 <= components <= MAX_COMPONENTS:
             raise UserError(f"components must be an integer from 1 to {MAX_COMPONENTS}, got {components!r}")
-        given = np.asarray(directions)
-        if given.ndim != 2 or not np.issubdtype(given.dtype, np.floating) or not 1 <= given.shape[-1] <= MAX_WIDTH:
-            raise UserError(f"directions must be (N, D) floating, got {given.dtype} {given.shape}")
-        if len(given) != len(ids) or len(ids) != len(ranking):
-            raise UserError(f"{len(given)} directions for {len(ids)} ids, and {len(ranking)} prompts in the ranking")
-        order = np.empty(len(ranking), dtype=np.int64)  # of the given rows by rank
-        seen = np.zeros(len(ranking), dtype=bool)
-        for row, name in enumerate(ids):
-            rank = ranking.rank_of(name)
-            order[rank], seen[rank] = row, True
-        if not seen.all():
-            raise UserError(f"the ids of the directions repeat: {ranking.ids[int(np.argmin(seen))]!r} has none")
-        known, self.digest = _inspect(given, order)
-        if not known.any():
-            raise UserError("no prompt has a direction: every row of them has an entry that is not finite")
-        self.known = known[order]
+        order = _by_rank(ranking, ids)
+        if directions is None:
+            self.known = np.ones(len(ranking), dtype=bool)
+            self.digest = hashlib.sha256(str((len(ranking), 0)).encode()).hexdigest()[:32]
+            reduced = np.zeros((0, len(ranking)))
+        else:
+            given = np.asarray(directions)
+            if given.ndim != 2 or not np.issubdtype(given.dtype, np.floating) or not 1 <= given.shape[-1] <= MAX_WIDTH:
+                raise UserError(f"directions must be (N, D) floating, got {given.dtype} {given.shape}")
+            if len(given) != len(ids):
+                raise UserError(f"{len(given)} directions for {len(ids)} ids")
+            known, self.digest = _inspect(given, order)
+            if not known.any():
+                raise UserError("no prompt has a direction: every row of them has an entry that is not finite")
+            self.known = known[order]
+            reduced = _coordinates(given, ids, order, known, int(components))
         self.known.flags.writeable = False
-        by_id = sorted(np.flatnonzero(known).tolist(), key=ids.__getitem__)
-        chosen = [by_id[at * len(by_id) // min(len(by_id), _ROWS)] for at in range(min(len(by_id), _ROWS))]
-        centre, basis = _principal(given, np.array(chosen), int(components))
-        reduced = _projected(given, order, self.known, centre, basis)
         self.components = len(reduced)
         self.values: Features = np.zeros((3 + len(reduced), len(ranking)), dtype=np.float32)
         self.values[0] = 1.0
@@ -98,6 +96,20 @@ class PromptFeatures:
         if total > 0.0:
             self.values[3:] = reduced * np.sqrt(len(reduced) / total)
         self.values.flags.writeable = False
+
+
+def _by_rank(ranking: Ranking, ids: Sequence[str]) -> npt.NDArray[np.int64]:
+    """(N,) the place in `ids` of each rank's prompt; UserError for ids that are not the ranking's."""
+    if len(ids) != len(ranking):
+        raise UserError(f"{len(ids)} ids, and {len(ranking)} prompts in the ranking")
+    order = np.empty(len(ranking), dtype=np.int64)
+    seen = np.zeros(len(ranking), dtype=bool)
+    for row, name in enumerate(ids):
+        rank = ranking.rank_of(name)
+        order[rank], seen[rank] = row, True
+    if not seen.all():
+        raise UserError(f"the ids repeat: {ranking.ids[int(np.argmin(seen))]!r} is not among them")
+    return order
 
 
 def _inspect(directions: npt.NDArray[np.floating], order: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], str]:
@@ -129,6 +141,17 @@ def _whole(block: npt.NDArray[np.floating], unit: float) -> Floats:
     rows = block.astype(np.float64)
     norm = np.sqrt(portable.ordered_sum(rows * rows))
     return np.rint(rows * (unit / np.maximum(norm, 1e-30))[:, None])
+
+
+def _coordinates(
+    directions: npt.NDArray[np.floating], ids: Sequence[str], order: npt.NDArray[np.int64],
+    known: npt.NDArray[np.bool_], components: int,
+) -> Floats:  # fmt: skip
+    """(K, N) coordinates of the prompts by rank along the principal components; `known` (N,) as the rows are given."""
+    by_id = sorted(np.flatnonzero(known).tolist(), key=ids.__getitem__)
+    chosen = [by_id[at * len(by_id) // min(len(by_id), _ROWS)] for at in range(min(len(by_id), _ROWS))]
+    centre, basis = _principal(directions, np.array(chosen), components)
+    return _projected(directions, order, known[order], centre, basis)
 
 
 def _principal(
