@@ -9,7 +9,9 @@ roles and the same final hidden states as ours, so that the two compute the same
 
 The prompts are taken in blocks, and both procedures do each block in turn.  Reported with and without the prefix:
 prompts per second, the ratio (median over blocks), our share of a 4096x4096x4096 matrix product in the same dtype
-measured around each block, over the tokens really forwarded.
+measured around each block, over the tokens really forwarded; and beside it the share of that product which the model's
+own linear layers reach when torch runs nothing but them, on as many tokens as the pass has in a row: what is left for a
+pass that spends no time elsewhere.
 The time inside the scorer is reported twice: as its share of the pass by the clock of `gainrl profile`, and as the
 median difference between the pass and the same forwards without the scorer, side by side.
 Then accuracy: the pass in float32 against the float64 quadratic definition on each prompt's own forward pass, and
@@ -78,9 +80,31 @@ def matrix_product(dtype: torch.dtype, device: torch.device, size: int = 4096) -
     return measure
 
 
+def linear_layers(model: Any) -> list[torch.nn.Linear]:
+    return [m for m in decoder_of(model).modules() if isinstance(m, torch.nn.Linear)]
+
+
 def linear_parameters(model: Any) -> int:
     """Weights of the decoder's linear layers: 2 operations each per token."""
-    return sum(m.weight.numel() for m in decoder_of(model).modules() if isinstance(m, torch.nn.Linear))
+    return sum(layer.weight.numel() for layer in linear_layers(model))
+
+
+def linear_layers_alone(model: Any, tokens: int) -> Callable[[], float]:
+    """A function that returns GFLOP/s of the decoder's linear layers, one after another, on `tokens` rows each."""
+    layers, weight = linear_layers(model), next(model.parameters())
+    inputs = {n: torch.randn(tokens, n, device=weight.device).to(weight.dtype) for n in {m.in_features for m in layers}}
+
+    @torch.inference_mode()
+    def measure() -> float:
+        start = time.perf_counter()
+        for layer in layers:
+            layer(inputs[layer.in_features])
+        if weight.device.type == "cuda":
+            torch.cuda.synchronize()
+        return 2 * tokens * linear_parameters(model) / (time.perf_counter() - start) / 1e9
+
+    measure()
+    return measure
 
 
 def speed(name: str, scorer: AngleScorer, rows: Sequence[ScoringPrompt], blocks: int) -> dict[str, Any]:
@@ -88,10 +112,15 @@ def speed(name: str, scorer: AngleScorer, rows: Sequence[ScoringPrompt], blocks:
     rendered = scorer.renderer(rows)
     shared = len(next(iter({r.tokens[: r.prefix].tobytes() for r in rendered}))) // 4
     product = matrix_product(next(model.parameters()).dtype, scorer.device)
+    in_a_row = [
+        sum(rendered[i].question for i in batch.members)  # behind a prefix that was forwarded before
+        for batch in scorer.prepare(rows).batches
+    ]
+    linear = linear_layers_alone(model, int(statistics.median(in_a_row)))
     size = -(-len(rows) // blocks)
     published(model, tokenizer, rows[:2], rendered[:2])
     scorer.score(rows[:8])
-    ours_s, theirs_s, shares, ceilings, differences = [], [], [], [], []
+    ours_s, theirs_s, shares, ceilings, linear_shares, differences = [], [], [], [], [], []
     for first in range(0, len(rows), size):
         block, roles = rows[first : first + size], rendered[first : first + size]
         work = 2 * linear_parameters(model) * (sum(r.question for r in roles) + shared) / 1e9
@@ -103,9 +132,10 @@ def speed(name: str, scorer: AngleScorer, rows: Sequence[ScoringPrompt], blocks:
         start = time.perf_counter()
         scores = scorer.score(block)
         ours_s.append(time.perf_counter() - start)
-        after = product()
+        linears, after = linear(), product()
         ceilings.append(statistics.median([before, middle, after]))
         shares.append(work / ours_s[-1] / ceilings[-1])
+        linear_shares.append(linears / ceilings[-1])
         differences.append(float(np.abs(scores.score - np.array(theirs)).max()))
     return {
         "case": name,
@@ -117,6 +147,8 @@ def speed(name: str, scorer: AngleScorer, rows: Sequence[ScoringPrompt], blocks:
         "times_faster": statistics.median(t / o for t, o in zip(theirs_s, ours_s, strict=True)),
         "gemm_gflops": statistics.median(ceilings),
         "share_of_gemm": statistics.median(shares),
+        "linear_layers_share_of_gemm": statistics.median(linear_shares),
+        "row_tokens": int(statistics.median(in_a_row)),
         "largest_score_difference": max(differences),
         "blocks": len(ours_s),
         "ratios": [t / o for t, o in zip(theirs_s, ours_s, strict=True)],
