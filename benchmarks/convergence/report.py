@@ -11,6 +11,7 @@ import numpy as np
 
 from benchmarks.convergence import study
 from benchmarks.convergence.arms import ARMS
+from benchmarks.convergence.digests import differences
 from benchmarks.convergence.held_out import FAMILIES
 from benchmarks.convergence.statistics import COSTS, Interval, Run, column, compare, interval
 from benchmarks.harness import table, write_result
@@ -178,7 +179,7 @@ def plot(runs: Runs, path: Path) -> None:
 def report(runs_at: Path, output: Path) -> None:
     """Print the tables; write `convergence.json` and the plot to `output`, beside the runs for a trial."""
     runs = study.results(runs_at)
-    compared, absent = comparisons(runs), still_missing(runs)
+    compared, absent, unlike = comparisons(runs), still_missing(runs), differences(runs)
     print("Uniform's gain in accuracy by thirds of its budget\n" + table(rising(runs)))
     print(
         "\nAgainst uniform: factors above 1 are savings; mean over seeds (95 % bootstrap interval)\n"
@@ -194,6 +195,9 @@ def report(runs_at: Path, output: Path) -> None:
             if name == family:
                 lacking.setdefault(arm, []).append(str(seed))
         print(f"  {family}: " + "; ".join(f"{arm} {','.join(seeds)}" for arm, seeds in lacking.items()))
+    if unlike:
+        print("\nResults held against each other that come from different code (no digest: made before there were any)")
+        print(table([one | {"results": len(one["results"]), "such as": one["results"][0]} for one in unlike]))
     output.mkdir(parents=True, exist_ok=True)
     at_home = output == study.RUNS
     plot(runs, output / "curves.svg")
@@ -208,6 +212,7 @@ def report(runs_at: Path, output: Path) -> None:
         against=against(compared),
         runs=len(runs),
         missing=[" ".join(map(str, key)) for key in absent],
+        different_code=unlike,
     )
 
 

@@ -57,14 +57,18 @@ def loaded() -> dict[str, Any]:
 
 def land(protocol: Protocol, key: Key, runs: Path = RUNS) -> dict[str, Any]:
     """Train one arm and write its result, whole or not at all."""
+    family, arm, seed = key
     made = loaded()  # before the trainer is imported
+    from benchmarks.convergence.digests import code_of
+
+    code = code_of(protocol, family, arm)
     from benchmarks.convergence.training import run
 
-    family, arm, seed = key
     result = {
         "command": f"python -m benchmarks.convergence run --family {family} --arm {arm} --seed {seed}",
         **made,
         "machine": {**machine(), "load_before": round(os.getloadavg()[0], 2)},
+        "code": code,
         **run(protocol, family, arm, seed),
     }
     runs.mkdir(parents=True, exist_ok=True)
