@@ -8,8 +8,8 @@
     libraries  versions, in words
 
 Of code it is the syntax tree without docstrings that counts: comments, layout and documentation change nothing; a new
-name for a variable does.  Values are taken as they are, not as they are written.  A module counts as a whole: a change to
-one may concern other arms alone, so that different digests say "look", and equal ones "the same".  Not in it: the
+name for a variable does.  Values are taken as they are, not as they are written.  A module counts as a whole: a change
+to one may concern other arms alone, so that different digests say "look", and equal ones "the same".  Not in it: the
 scoring pass (its table is made once and kept beside the base), grading and the angle operation.
 """
 
