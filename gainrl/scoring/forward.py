@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.scoring.fused import FusedLayers
+from gainrl.scoring.locks import alone
 from gainrl.scoring.packed import (
     Group,
     Layout,
@@ -154,7 +155,8 @@ class PaddedForward(_Runner):
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        hidden, final = self._forward(input_ids=ids, attention_mask=mask)
+        with alone(self.decoder):
+            hidden, final = self._forward(input_ids=ids, attention_mask=mask)
         starts = np.arange(len(sequences), dtype=np.int64) * longest
         flat = hidden.reshape(len(sequences) * longest, hidden.shape[-1])
         return States(flat, starts, None if final is None else final.flatten(0, 1))

@@ -6,13 +6,11 @@ be run that way.  What the function needs to know of the row under way is a `Lay
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.scoring import kernels
+from gainrl.scoring.locks import alone
 
 Tokens = npt.NDArray[np.int32]
 _NAME = "gainrl_packed"
@@ -139,7 +138,9 @@ def _packed_attention(
     strange = {name for name, value_ in others.items() if value_ is not None and name not in _HARMLESS}
     if strange or dropout:
         raise Unsupported(f"attention arguments {sorted(strange) or ['dropout']}")
-    layout = _under_way.get()
+    layout = _under_way.get(None)
+    if layout is None:
+        raise RuntimeError(f"{type(module).__name__} is run by one thread while another scores with its configuration")
     layer: Any = module.layer_idx
     heads, kv_heads, value_dim = query.shape[1], key.shape[1], value.shape[3]
     window, cap = sliding_window or 0, softcap or 0.0
@@ -207,22 +208,14 @@ def register() -> None:
     AttentionMaskInterface.register(_NAME, _no_mask)
 
 
-_locks: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
-
-
 @contextmanager
 def packed(decoder: nn.Module, layout: Layout) -> Iterator[None]:
-    """Within, the decoder's attention is that of a packed row with this layout; one thread at a time has a decoder."""
-    configs: dict[int, Any] = {}
-    for module in decoder.modules():
-        config = getattr(module, "config", None)
-        if hasattr(config, "_attn_implementation"):
-            configs[id(config)] = config
-    with _locks.setdefault(decoder, threading.RLock()):
-        before = [(config, config._attn_implementation) for config in configs.values()]
+    """Within, the decoder's attention is that of a packed row with this layout; one thread at a time is within."""
+    with alone(decoder) as configs:
+        before = [(config, config._attn_implementation) for config in configs]
         token = _under_way.set(layout)
         try:
-            for config, _ in before:
+            for config in configs:
                 config._attn_implementation = _NAME
             yield
         finally:

@@ -224,14 +224,15 @@ class AngleScorer(BaseScorer):
         if not len(tokens):
             return None, None
         key = tokens.tobytes()
-        if self._prefix is None or self._prefix[0] != key:
-            self._prefix = None  # free the old one first
+        kept = self._prefix  # another thread may forget it meanwhile
+        if kept is None or kept[0] != key:
+            kept = self._prefix = None  # free the old one first
             prefix = self.forward.prefix(tokens)
             if not bool(torch.isfinite(prefix.hidden).all()):
                 raise _NonFinitePrefix
             with self.clock("score"):
-                self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
-        return self._prefix[1], self._prefix[2]
+                kept = self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
+        return kept[1], kept[2]
 
 
 class _NonFinitePrefix(Exception):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
+from gainrl.scoring.locks import alone
 
 FINAL = "final"
 _FORM = re.compile(r"layer:(?P<layer>-?\d+)(?:\.(?P<half>attention|mlp)-(?P<end>input|output))?")
@@ -56,15 +57,16 @@ def context_length(model: nn.Module) -> int | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) for a while; every submodule gets its own mode back."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
+    """Evaluation mode (no dropout) for a while, for one thread at a time; every submodule gets its own mode back."""
+    with alone(model):
+        training = [module for module in model.modules() if module.training]
         for module in training:
-            module.training = True
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 def first_device(model: nn.Module) -> torch.device:
