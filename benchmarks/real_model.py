@@ -6,8 +6,9 @@
 
 Each run is `gainrl train` with the accuracy on held-out problems measured along the way.  All runs of a family and
 seed share model, problems, steps and rollouts; only the navigator differs.  `run` starts what is missing, up to
-`--jobs` at a time, and after `--minutes` asks what is under way to stop: it saves a checkpoint from which the next call
-goes on exactly.  A finished run is one entry of benchmarks/results/real_model_SCALE.json and is not run again.
+`--jobs` at a time, and after `--minutes`, or on SIGTERM and Ctrl-C, asks what is under way to stop: it saves a
+checkpoint from which the next call goes on exactly.  What is killed goes on from its last checkpoint.  A finished run
+is one entry of benchmarks/results/real_model_SCALE.json and is not run again.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ROOT / "runs" / "real_model"
 MODEL = "smollm2-135m"
+PROCESSES = "processes.jsonl"
+"""In a run's directory: commit, CPU seconds and load of each process that worked on it, but of one that was killed."""
 ARMS = {
     "uniform": {"navigator": "uniform"},
     "gainrl": {"navigator": "gaussian", "sigma_fraction": 2 / 15, "alpha": 2.0, "beta": 0.5},
@@ -45,7 +48,6 @@ _HEADS = (
     "rollouts to uniform's end",
     "groups without variance",
 )
-_PATIENCE = 60.0  # seconds from the request to stop until a run is ended; it has saved long before
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,19 @@ class Family:
     """Training problems."""
     micro_batch: int = 256
     """Rollouts of one forward pass."""
+    save_every: int = 25
+    """Steps between checkpoints: what a run that is killed loses at most; one that is asked to stop loses nothing."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What is run: every arm on every family, seed by seed."""
+    """What is run: these arms on every family, seed by seed."""
 
     families: dict[str, Family]
     seeds: int
+    arms: tuple[str, ...] = tuple(ARMS)
+    patience: float = 60.0
+    """Seconds from the request to stop until a run is killed: a step and its checkpoint must fit into them."""
 
 
 SCALES = {
@@ -87,9 +94,15 @@ SCALES = {
         },
         seeds=3,
     ),
-    "cpu": Scale({"arithmetic": Family("arithmetic:size=360", 6, 8, 4, 4, 60, 2, 2e-5, micro_batch=32)}, seeds=1),
+    "cpu": Scale(
+        {"arithmetic": Family("arithmetic:size=120", 6, 6, 4, 3, 40, 1, 2e-5, rollouts=4, save_every=2)},
+        seeds=1,
+        arms=("uniform", "gainrl", "probe"),
+        patience=600.0,
+    ),
 }
-"""`gpu` is planned for an H200: not run there yet.  `cpu` is minutes for each arm on one core."""
+"""`gpu` is planned for an H200: not run there yet.  `cpu` shows that all of it works, in minutes for each arm on one
+core; its six steps are far too few to say which arm is better."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +131,7 @@ def jobs(scale: str) -> Iterator[Job]:
     """All runs: a whole comparison (every arm of a family and seed) before the next one begins."""
     for seed in range(SCALES[scale].seeds):
         for family in SCALES[scale].families:
-            yield from (Job(scale, family, arm, seed) for arm in ARMS)
+            yield from (Job(scale, family, arm, seed) for arm in SCALES[scale].arms)
 
 
 # -- one run, in a process of its own ------------------------------------------------------------------------
@@ -140,7 +153,7 @@ def config_of(job: Job, gsm8k: str | None) -> dict[str, Any]:
             "per_device_train_batch_size": micro, "gradient_accumulation_steps": batch // micro,
             "max_completion_length": family.tokens, "learning_rate": family.learning_rate,
             "lr_scheduler_type": "constant", "bf16": True, "activation_checkpointing": False, "logging_steps": 1,
-            "save_strategy": "steps", "save_steps": 25, "save_total_limit": 1, "report_to": "none",
+            "save_strategy": "steps", "save_steps": family.save_every, "save_total_limit": 1, "report_to": "none",
             "use_cpu": not torch.cuda.is_available(),
         },
     }  # fmt: skip
@@ -153,6 +166,7 @@ def train_one(job: Job, gsm8k: str | None) -> bool:
     """Train from the last checkpoint there is; whether the run is finished."""
     import warnings
 
+    from benchmarks.harness import commit
     from gainrl.integrations.trl import GainRLTrainer
     from gainrl.integrations.trl import run as training
     from gainrl.integrations.trl.run_config import RunConfig
@@ -167,7 +181,12 @@ def train_one(job: Job, gsm8k: str | None) -> bool:
 
     config = RunConfig.from_dict(config_of(job, gsm8k))
     training.GainRLTrainer = Measured  # `gainrl train` takes no callbacks
-    result = training.train(config, resume=(config.directory / "config.yaml").is_file(), progress=False)
+    try:
+        result = training.train(config, resume=(config.directory / "config.yaml").is_file(), progress=False)
+    finally:
+        spent = {**commit(), "cpu_seconds": round(time.process_time(), 1), "load": round(os.getloadavg()[0], 2)}
+        with open(job.directory / PROCESSES, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps(spent) + "\n")
     return result.finished
 
 
@@ -214,6 +233,7 @@ def summary_of(job: Job) -> dict[str, Any]:
     return {
         "family": job.family, "arm": job.arm, "seed": job.seed, "steps": len(epochs), **total,
         "seconds": round(sum(epoch["seconds"] for epoch in epochs) - sum(record["seconds"] for record in evals), 1),
+        "processes": _lines(job.directory / PROCESSES),
         "curve": [
             {"step": one["step"], "rollouts": one["step"] * family.prompts * family.rollouts,
              "accuracy": one["accuracy"], "low": one["low"], "high": one["high"]}
@@ -232,6 +252,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 def run(scale: str, minutes: float, at_once: int, gsm8k: str | None, output: Path) -> int:
     """Start what is missing until the time is spent; returns how many runs are still missing."""
     deadline = time.monotonic() + 60 * minutes
+    interrupted: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda given, frame: interrupted.append(given))
     kept = {(one["family"], one["arm"], one["seed"]): one for one in _results(output)}
     waiting = [job for job in jobs(scale) if (job.family, job.arm, job.seed) not in kept]
     under_way: dict[subprocess.Popen[bytes], Job] = {}
@@ -242,20 +265,20 @@ def run(scale: str, minutes: float, at_once: int, gsm8k: str | None, output: Pat
             job = waiting.pop(0)
             under_way[_start(job, gsm8k)] = job
         time.sleep(0.5)
+        if (interrupted or time.monotonic() > deadline) and not asked:
+            asked = time.monotonic()
+            for process in under_way:
+                process.send_signal(signal.SIGTERM)
         for process in [one for one in under_way if one.poll() is not None]:
             job = under_way.pop(process)
             if process.returncode == 0:
                 kept[job.family, job.arm, job.seed] = summary_of(job)
                 _write(output, list(kept.values()))
                 shutil.rmtree(job.directory / "checkpoints", ignore_errors=True)
-            elif process.returncode != 130:
+            elif not _stopped(process.returncode, bool(asked)):
                 failed.append(job.name)
-            print(f"{job.name}: {_ended(process.returncode, job)}", flush=True)
-        if time.monotonic() > deadline and not asked:
-            asked = time.monotonic()
-            for process in under_way:
-                process.send_signal(signal.SIGTERM)
-        if asked and time.monotonic() - asked > _PATIENCE:
+            print(f"{job.name}: {_ended(process.returncode, job, bool(asked))}", flush=True)
+        if asked and time.monotonic() - asked > SCALES[scale].patience:
             for process in under_way:
                 process.kill()
     missing = sum(1 for job in jobs(scale) if (job.family, job.arm, job.seed) not in kept)
@@ -273,11 +296,18 @@ def _start(job: Job, gsm8k: str | None) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
 
 
-def _ended(status: int, job: Job) -> str:
+def _stopped(status: int, asked: bool) -> bool:
+    """Whether a run ended because it was asked to: by itself, or by the signal where it had not begun to train."""
+    return status == 130 or (asked and status in (-signal.SIGTERM, -signal.SIGINT, -signal.SIGKILL))
+
+
+def _ended(status: int, job: Job, asked: bool) -> str:
     if status == 0:
         curve = summary_of(job)["curve"]
         return f"{curve[0]['accuracy']:.3f} -> {curve[-1]['accuracy']:.3f}"
-    return "stopped, goes on in the next call" if status == 130 else f"failed with status {status}"
+    if status == -signal.SIGKILL and asked:
+        return "killed, goes on from its last checkpoint in the next call"
+    return "stopped, goes on in the next call" if _stopped(status, asked) else f"failed with status {status}"
 
 
 def _results(output: Path) -> list[dict[str, Any]]:
