@@ -178,11 +178,6 @@ class LogisticFilter:
         self.mean = portable.solve(self._lower, right)
 
     @property
-    def width(self) -> int:
-        """k."""
-        return len(self.mean)
-
-    @property
     def size(self) -> int:
         """Numbers in `state()`."""
         k = len(self.mean)

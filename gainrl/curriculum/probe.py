@@ -27,12 +27,14 @@ prompt that was drawn rests for REST epochs.  A share `explore` of the epoch is 
 instead: none starves, and what is known of the pool does not come from the useful prompts alone.  Prompts without a
 direction are drawn in that share only, until they have been tried.
 
-Fading λ, τ² and whether the directions are looked at are not settings: both models are ensembles whose members compete
-(gainrl.curriculum.ensemble).  Directions must earn their weight, since where difficulty is length, say, they only add
-noise to it; where there are none, ranking and length are all that is known.
+Fading λ and τ² are not settings.  A filter for each λ in FADINGS runs along, each outcome is first predicted by each
+with each τ² in RESIDUALS, and the pair with the highest (fading) evidence makes the next draw; likewise the λ of the
+spread's weights.
 
 Settings frozen: the constants below were chosen on the development families of benchmarks/convergence; its held-out
 families had no part in it.
+
+Without directions (K = 0) ranking and length are all that the models see.
 
 A draw is O(N·K²) elementwise operations and bit for bit the same on every machine (gainrl.curriculum.portable).
 """
@@ -50,10 +52,10 @@ from gainrl.curriculum import draw as drawing
 from gainrl.curriculum import philox, portable
 from gainrl.curriculum.arrays import floats_from_text, floats_to_text, from_text, to_text
 from gainrl.curriculum.base import Navigator
-from gainrl.curriculum.ensemble import Ensemble, Learnt
 from gainrl.curriculum.features import PromptFeatures
 from gainrl.curriculum.logistic import (
     MOST_ROLLOUTS,
+    LogisticFilter,
     calibration,
     chance_of_spread,
     expected_rate,
@@ -65,16 +67,17 @@ from gainrl.curriculum.ranking import Ranking
 from gainrl.curriculum.totals import Totals
 from gainrl.errors import UserError
 
+FADINGS = (0.8, 0.95, 0.99)
 RESIDUALS = (0.25, 1.0, 4.0, 12.0)
 """τ², squared logits."""
 SHARPNESS = 1.5
 """Power of the usefulness in the chance to be drawn."""
 REST = 4
 """Epochs that a prompt rests after it was drawn, where no more than a quarter of all prompts then rest."""
-_USUAL_RESIDUAL = 2
+_USUAL = (1, 2)  # where evidence begins
+_HEAD_START = 1.0  # nats
 _EVIDENCE_FADING = 0.9
-_SIDES = 3
-"""Features beside the components: 1, ranking, length."""
+_DRIFT = 0.01  # growth of the intercept's variance, an epoch
 _INTERCEPT, _SIDE, _SPREAD = 4.0, 0.5, 6.0
 """Prior variances, squared logits: intercept; slopes on ranking and length; all components together."""
 _OWN_FADING = 0.98
@@ -83,7 +86,7 @@ _SPREAD_RESIDUAL = 1.0
 """Variance of what the features do not tell of a prompt's spread, squared logits."""
 _GROUP = 8  # rollouts of a group until one of at least two was seen
 
-_MODEL = 3
+_MODEL = 2
 """Part of the state: another number where other constants or formulas would make other draws of it."""
 
 _RACE, _EXPLORE = 17, 18  # purposes of streams (those of draw_ranks, lot 1, which this never draws)
@@ -123,15 +126,17 @@ class ProbeNavigator(Navigator):
             raise UserError(f"features of {len(features.known)} prompts for a ranking of {len(ranking)}")
         self.features = features
         self.explore = float(explore)
-        wide = _SIDES + features.components
-        variance = np.full(wide, _SPREAD / max(features.components, 1))
-        variance[:_SIDES] = _INTERCEPT, _SIDE, _SIDE
-        widths = (wide, _SIDES) if features.components else (wide,)
-        self._rates = Ensemble(variance, widths, RESIDUALS, _USUAL_RESIDUAL)
-        self._spread = Ensemble(variance, widths, (_SPREAD_RESIDUAL,))
+        size = 3 + features.components
+        variance = np.full(size, _SPREAD / max(features.components, 1))
+        variance[:3] = _INTERCEPT, _SIDE, _SIDE
+        self._filters = [LogisticFilter(np.zeros(size), variance, fading, _DRIFT) for fading in FADINGS]
+        self._spread = [LogisticFilter(np.zeros(size), variance, fading, _DRIFT) for fading in FADINGS]
+        self._spread_evidence = np.array([-_HEAD_START, 0.0, -_HEAD_START])
         self._weight = np.zeros(2)
         """Fading log likelihoods of the groups' spreading under the two models, the highest 0."""
         self._group = _GROUP
+        self._evidence = np.full((len(FADINGS), len(RESIDUALS)), -_HEAD_START)
+        self._evidence[_USUAL] = 0.0
         self._own = np.zeros(len(ranking), dtype=np.int64)  # codes of J
         self._residual = np.full(len(ranking), _CENTRE, dtype=np.int64)  # ē
         self._resting = np.zeros(len(ranking), dtype=np.int64)  # epochs that a prompt still rests
@@ -140,6 +145,12 @@ class ProbeNavigator(Navigator):
         self._expected = self._useful = math.nan
 
     # -- what is known of prompts ---------------------------------------------------------------------------
+
+    @property
+    def _best(self) -> tuple[int, int]:
+        """Filter and residual variance of the highest evidence."""
+        at = int(np.argmax(self._evidence))
+        return at // len(RESIDUALS), at % len(RESIDUALS)
 
     def _residuals(self, ranks: npt.NDArray[np.int64] | slice, tau: float) -> tuple[Floats, Floats]:
         """Mean and variance of these prompts' residuals."""
@@ -150,13 +161,14 @@ class ProbeNavigator(Navigator):
 
     def _logits(self, ranks: npt.NDArray[np.int64] | slice) -> tuple[Floats, Floats]:
         """Mean and variance of these prompts' logits."""
-        mean, variance = self._rates.predict(self.features.values[:, ranks])
-        own_mean, own_variance = self._residuals(ranks, self._rates.residual)
+        which, tau = self._best
+        mean, variance = self._filters[which].predict(self.features.values[:, ranks])
+        own_mean, own_variance = self._residuals(ranks, RESIDUALS[tau])
         return mean + own_mean, variance + own_variance
 
     def _chances(self, ranks: npt.NDArray[np.int64] | slice) -> tuple[Floats, Floats]:
         """Chances of spread by the two models: of pass rates, of spread."""
-        mean, variance = self._spread.predict(self.features.values[:, ranks])
+        mean, variance = self._spread[int(np.argmax(self._spread_evidence))].predict(self.features.values[:, ranks])
         return (
             chance_of_spread(*self._logits(ranks), self._group),
             expected_rate(mean, variance + _SPREAD_RESIDUAL),
@@ -171,7 +183,7 @@ class ProbeNavigator(Navigator):
     @property
     def _share(self) -> float:
         """Share of the model of pass rates in the usefulness: all of it until a group told the other one anything."""
-        if self._spread.untaught:
+        if not self._spread[0].mean.any():
             return 1.0
         return float(portable.sigmoid(self._weight[:1] - self._weight[1:])[0])
 
@@ -225,11 +237,23 @@ class ProbeNavigator(Navigator):
         self._resting[np.union1d(drawn, outcomes.own()[0])] = min(REST, len(self.ranking) // (4 * self.n))
         if len(ranks):
             self._learn_spread(outcomes)
-            x = self.features.values[:, ranks]
-            learnt = self._rates.learn(x, lambda residual: self._residuals(ranks, residual), tried, solved)
-            self._learn_own(ranks, learnt, tried, solved)
-        self._rates.fade()
-        self._spread.fade()
+            which, _ = self._best
+            x = self.features.values[:, ranks].astype(np.float64)
+            found = np.zeros_like(self._evidence)
+            before = [each.predict(x) for each in self._filters]
+            for i, j in np.ndindex(*found.shape):
+                mean, variance = before[i]
+                own_mean, own_variance = self._residuals(ranks, RESIDUALS[j])
+                seen = sites(mean + own_mean, variance + own_variance, tried, solved)
+                found[i, j] = float(portable.ordered_sum(seen.evidence))
+            for i, each in enumerate(self._filters):
+                tau = RESIDUALS[int(np.argmax(self._evidence[i]))]
+                each.observe(x, *self._residuals(ranks, tau), tried, solved)
+            self._learn_own(ranks, x, which, before[which], tried, solved)
+            self._evidence = _EVIDENCE_FADING * self._evidence + (found - found.max())
+            self._evidence -= self._evidence.max()
+        for each in (*self._filters, *self._spread):
+            each.fade()
 
     def _learn_spread(self, outcomes: Outcomes) -> None:
         """Which groups had both right and wrong rollouts; before anything else is learnt of the epoch.
@@ -248,17 +272,27 @@ class ProbeNavigator(Navigator):
         found = [log_likelihood(chances, spread) for chances in self._chances(ranks)]
         self._weight = _EVIDENCE_FADING * self._weight + np.array(found)
         self._weight -= self._weight.max()
-        ones = np.ones(len(ranks))
-        self._spread.learn(self.features.values[:, ranks], lambda residual: (0.0 * ones, residual * ones), ones, spread)
+        x, ones = self.features.values[:, ranks].astype(np.float64), np.ones(len(ranks))
+        seen = [sites(mean, variance + _SPREAD_RESIDUAL, ones, spread).evidence
+                for mean, variance in (each.predict(x) for each in self._spread)]  # fmt: skip
+        told = np.array([float(portable.ordered_sum(one)) for one in seen])
+        self._spread_evidence = _EVIDENCE_FADING * self._spread_evidence + (told - told.max())
+        self._spread_evidence -= self._spread_evidence.max()
+        for each in self._spread:
+            each.observe(x, 0.0 * ones, _SPREAD_RESIDUAL * ones, ones, spread)
 
-    def _learn_own(self, ranks: drawing.Ranks, learnt: Learnt, tried: Floats, solved: Floats) -> None:
+    def _learn_own(
+        self, ranks: drawing.Ranks, x: Floats, which: int, before: tuple[Floats, Floats], tried: Floats, solved: Floats
+    ) -> None:
         """What the rollouts say of each prompt beyond what the weights, as they are now, predict."""
-        own_mean, own_variance = self._residuals(ranks, learnt.residual)
-        seen = sites(learnt.mean + own_mean, learnt.variance + own_variance, tried, solved)
-        information = seen.precision / (1.0 + seen.precision * learnt.variance_after)
+        tau = RESIDUALS[int(np.argmax(self._evidence[which]))]
+        own_mean, own_variance = self._residuals(ranks, tau)
+        seen = sites(before[0] + own_mean, before[1] + own_variance, tried, solved)
+        mean, variance = self._filters[which].predict(x)
+        information = seen.precision / (1.0 + seen.precision * variance)
         old = _LEVELS[self._own[ranks]]
         centre = (self._residual[ranks] - _CENTRE) * _GRAIN
-        centre = (old * centre + information * (seen.centre - learnt.mean_after)) / (old + information)
+        centre = (old * centre + information * (seen.centre - mean)) / (old + information)
         self._own[ranks] = np.clip(np.searchsorted(_LEVELS, old + information, side="right") - 1, 1, 255)
         self._residual[ranks] = np.clip(np.rint(centre / _GRAIN), -32767, 32767).astype(np.int64) + _CENTRE
 
@@ -276,9 +310,9 @@ class ProbeNavigator(Navigator):
             "own": to_text(self._own, "<u1"),
             "residual": to_text(self._residual, "<u2"),
             "resting": to_text(self._resting, "<u1"),
-            "rates": self._rates.state(),
-            "spread": self._spread.state(),
-            "weight": floats_to_text(self._weight),
+            "evidence": floats_to_text(self._evidence.ravel()),
+            "weights": [floats_to_text(each.state()) for each in (*self._filters, *self._spread)],
+            "spread": floats_to_text(np.concatenate([self._spread_evidence, self._weight])),
             "group": self._group,
         }
 
@@ -291,13 +325,22 @@ class ProbeNavigator(Navigator):
         resting = from_text(position["resting"], "<u1", size, "resting")
         if (resting > REST).any():
             raise UserError("curriculum state: a prompt rests longer than any does")
-        rates, spread = self._rates.checked(position["rates"]), self._spread.checked(position["spread"])
-        weight, group = floats_from_text(position["weight"], 2, "weight"), position["group"]
+        evidence = floats_from_text(position["evidence"], self._evidence.size, "evidence")
+        spread = floats_from_text(position["spread"], len(FADINGS) + 2, "spread")
+        weights, filters, group = position["weights"], [*self._filters, *self._spread], position["group"]
+        if not isinstance(weights, list) or len(weights) != len(filters):
+            raise UserError(f"curriculum state: weights must be a list of {len(filters)}")
         if isinstance(group, bool) or not isinstance(group, int) or group < 2:
             raise UserError(f"curriculum state: groups of {group!r} rollouts")
-        self._own, self._residual, self._resting, self._weight, self._group = own, residual, resting, weight, group
-        rates()
-        spread()
+        states = [
+            each.checked(floats_from_text(text, each.size, "weights"))
+            for each, text in zip(filters, weights, strict=True)
+        ]
+        self._own, self._residual, self._resting = own, residual, resting
+        self._evidence = evidence.reshape(self._evidence.shape)
+        self._spread_evidence, self._weight, self._group = spread[: len(FADINGS)], spread[len(FADINGS) :], group
+        for each, state in zip(filters, states, strict=True):
+            each.restore(state)
 
     def _settings(self) -> dict[str, Any]:
         return {
@@ -318,11 +361,11 @@ class ProbeNavigator(Navigator):
 
         tried: prompts of whose rollouts something is remembered; expected: mean pass rate predicted for the draw;
         useful: mean predicted chance that its groups' rewards differ; by_pass_rate: share of the model of pass rates
-        in that, the rest is the model of spread's; by_directions: whether these two look at the directions (0, ½ or 1);
-        explored: share of the draw that is uniform; fading and residual: λ and τ² of the pass rates; of the observed
-        prompts: correlation of predicted and observed pass rates, log_loss of the predictions, in nats a rollout, and
-        constant_log_loss, of the observed mean for all (None where undefined).
+        in that, the rest is the model of spread's; explored: share of the draw that is uniform; fading and residual:
+        λ and τ² of the draw; of the observed prompts: correlation of predicted and observed pass rates, log_loss of
+        the predictions, in nats a rollout, and constant_log_loss, of the observed mean for all (None where undefined).
         """
+        which, tau = self._best
         if self._prompts_tried is None:  # asked for at every step
             self._prompts_tried = int(np.count_nonzero(self._own))
             self._expected = float(np.mean(self._pass_rates(self.ranks)))
@@ -334,9 +377,8 @@ class ProbeNavigator(Navigator):
             "useful": self._useful,
             "by_pass_rate": self._share,
             "explored": len(self._order()[1]) / self.n,
-            "by_directions": ((self._rates.width > _SIDES) + (self._spread.width > _SIDES)) / 2,
-            "fading": self._rates.fading,
-            "residual": self._rates.residual,
+            "fading": FADINGS[which],
+            "residual": RESIDUALS[tau],
             **calibration(self._pass_rates(ranks), tried, solved),
         }
 

@@ -135,6 +135,23 @@ def test_prompts_without_a_direction_have_the_mean_and_are_drawn_in_the_uniform_
     assert (found.known[explored.ranks] | rest).all(), "once tried, its own rollouts speak for it"
 
 
+def test_without_directions_ranking_and_length_are_what_is_known() -> None:
+    world = World()
+    lengths = np.arange(1, SIZE + 1)
+    found = PromptFeatures(world.ranking, sorted(world.ranking.ids), None, lengths)
+    whole = PromptFeatures(world.ranking, sorted(world.ranking.ids), world.directions, lengths)
+    assert found.components == 0
+    assert found.known.all()
+    assert np.array_equal(found.values, whole.values[:3])
+    assert found.digest != PromptFeatures(world.ranking, sorted(world.ranking.ids), None).digest
+    navigator = ProbeNavigator(world.ranking, N, found)
+    for _ in range(3):
+        world.epoch(navigator)
+    again = ProbeNavigator(world.ranking, N, found)
+    again.load_state_dict(json.loads(json.dumps(navigator.state_dict())))
+    assert again.draw() == navigator.draw()
+
+
 def test_prompts_without_a_score_have_no_place_in_the_ranking() -> None:
     prompts = Ranking(["a", "b", "c", "d"], [math.nan, 2.0, 1.0, math.nan], "data")
     found = PromptFeatures(prompts, list("abcd"), np.eye(4), [1, 2, 3, 4])
@@ -150,7 +167,7 @@ def test_prompts_without_a_score_have_no_place_in_the_ranking() -> None:
         ({"directions": np.zeros(4)}, r"directions must be \(N, D\) floating, got float64 \(4,\)"),
         ({"directions": np.zeros((3, 2))}, "3 directions for 4 ids"),
         ({"directions": np.full((4, 2), math.nan)}, "no prompt has a direction"),
-        ({"ids": ["a", "b", "c", "a"]}, "repeat: 'd' has none"),
+        ({"ids": ["a", "b", "c", "a"]}, "repeat: 'd' is not among them"),
         ({"ids": ["a", "b", "c", "x"]}, "has no id 'x'"),
         ({"question_tokens": [1, 2]}, r"question_tokens must be \(4,\) numbers of tokens"),
     ],

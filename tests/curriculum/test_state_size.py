@@ -51,9 +51,7 @@ def test_the_worst_state_is_below_a_megabyte(make: Callable[[], Navigator]) -> N
         navigator._mastered._left = rng.integers(0, 65536, SIZE)
     credit = rng.integers(0, 8 * 256 + 1, SIZE).tolist()
     scored = rng.integers(0, 9, SIZE).tolist()
-    navigator._outcomes._sums = {
-        r: (8, s, min(c, 256 * s)) for r, (c, s) in enumerate(zip(credit, scored, strict=True))
-    }
+    navigator._outcomes._own = {r: (8, s, min(c, 256 * s)) for r, (c, s) in enumerate(zip(credit, scored, strict=True))}
     text = json.dumps(navigator.state_dict())
     assert len(text) < 1_000_000
     again = make()
