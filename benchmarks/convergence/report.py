@@ -13,7 +13,7 @@ from benchmarks.convergence import study
 from benchmarks.convergence.arms import ARMS
 from benchmarks.convergence.digests import differences
 from benchmarks.convergence.held_out import FAMILIES
-from benchmarks.convergence.statistics import COSTS, Interval, Run, column, compare, interval
+from benchmarks.convergence.statistics import COSTS, Interval, Run, across, column, compare, interval
 from benchmarks.harness import table, write_result
 
 SEEDS = range(5)
@@ -50,24 +50,47 @@ def rows(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def overall(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each arm over the families of a kind: means over all their seeds together, families weighing by their seeds."""
+    """Each arm over the families of a kind: means over all their seeds, families weighing by their seeds."""
     found = []
     for kind, held_out in (("development", False), ("held out", True)):
         for arm in ARMS:
             seeds = [seed | {"family": one["family"]} for one in compared for seed in one["seeds"]
                      if one["arm"] == arm and FAMILIES[one["family"]].held_out == held_out]  # fmt: skip
             defined = [seed for seed in seeds if seed["level"] is not None]
+            of, of_defined = ([seed["family"] for seed in some] for some in (seeds, defined))
             if seeds and arm != "uniform":
                 found.append({
                     "families": kind, "arm": arm, "runs": len(seeds), "no level": len(seeds) - len(defined),
                     "censored": sum(seed["censored"] for seed in defined),
-                    "rollouts, factor": interval([seed["factor_rollouts"] for seed in defined], geometric=True).text(),
-                    "even factor": interval([seed["even"] for seed in seeds], geometric=True).text(),
+                    "rollouts, factor": interval(
+                        [seed["factor_rollouts"] for seed in defined], geometric=True, families=of_defined
+                    ).text(),
+                    "even factor": interval([seed["even"] for seed in seeds], geometric=True, families=of).text(),
                     "worst family": _worst(seeds),
-                    "area": interval([seed["area"] for seed in seeds]).text("+.4f"),
-                    "final": interval([seed["final"] for seed in seeds]).text("+.4f"),
+                    "area": interval([seed["area"] for seed in seeds], families=of).text("+.4f"),
+                    "final": interval([seed["final"] for seed in seeds], families=of).text("+.4f"),
                 })  # fmt: skip
     return found
+
+
+def sampled(compared: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each arm over all families, development and held out, as a sample of those that there might be."""
+    found = []
+    for arm in ARMS:
+        seeds = [seed | {"family": one["family"]} for one in compared for seed in one["seeds"] if one["arm"] == arm]
+        defined = [seed for seed in seeds if seed["level"] is not None]
+        if seeds and arm != "uniform":
+            found.append({
+                "arm": arm, "families": len({seed["family"] for seed in seeds}),
+                "censored": sum(seed["censored"] for seed in defined),
+                "rollouts, factor": _across(defined, "factor_rollouts"),
+                "even factor": _across(seeds, "even"),
+            })  # fmt: skip
+    return found
+
+
+def _across(seeds: list[dict[str, Any]], name: str) -> str:
+    return across([seed[name] for seed in seeds], [seed["family"] for seed in seeds], geometric=True).text()
 
 
 def against(compared: list[dict[str, Any]], chosen: str = "probe") -> list[dict[str, Any]]:
@@ -80,17 +103,17 @@ def against(compared: list[dict[str, Any]], chosen: str = "probe") -> list[dict[
     for kind, held_out in (("development", False), ("held out", True)):
         for arm in ARMS:
             pairs = [
-                (own["factor_rollouts"] / other["factor_rollouts"], own["even"] / other["even"])
+                (own["factor_rollouts"] / other["factor_rollouts"], own["even"] / other["even"], family)
                 for (name, family, seed), other in seeds.items()
                 if name == arm != chosen and FAMILIES[family].held_out == held_out
                 and (own := seeds.get((chosen, family, seed))) and own["level"] is not None
             ]  # fmt: skip
             if pairs:
-                ratios, even = zip(*pairs, strict=True)
+                ratios, even, of = zip(*pairs, strict=True)
                 found.append({
                     "families": kind, f"{chosen} against": arm, "runs": len(pairs),
-                    "times fewer rollouts": interval(ratios, geometric=True).text(),
-                    "even": interval(even, geometric=True).text(),
+                    "times fewer rollouts": interval(ratios, geometric=True, families=of).text(),
+                    "even": interval(even, geometric=True, families=of).text(),
                 })  # fmt: skip
     return found
 
@@ -181,11 +204,9 @@ def report(runs_at: Path, output: Path) -> None:
     runs = study.results(runs_at)
     compared, absent, unlike = comparisons(runs), still_missing(runs), differences(runs)
     print("Uniform's gain in accuracy by thirds of its budget\n" + table(rising(runs)))
-    print(
-        "\nAgainst uniform: factors above 1 are savings; mean over seeds (95 % bootstrap interval)\n"
-        + table(rows(compared))
-    )
+    print("\nAgainst uniform: factors above 1 are savings; mean over seeds (95 % interval)\n" + table(rows(compared)))
     print("\nOver all families of a kind\n" + table(overall(compared)))
+    print("\nOver all families as a sample, each family one value\n" + table(sampled(compared)))
     print("\nThe probe against each arm, to uniform's final accuracy\n" + table(against(compared)))
     print("\nEvery seed\n" + table(each_seed(compared)))
     print(f"\n{len(runs)} runs; {len(absent)} of the whole study's {len(runs) + len(absent)} are missing:")
@@ -209,6 +230,7 @@ def report(runs_at: Path, output: Path) -> None:
         note=NOTE,
         rising=rising(runs),
         overall=overall(compared),
+        sampled=sampled(compared),
         against=against(compared),
         runs=len(runs),
         missing=[" ".join(map(str, key)) for key in absent],

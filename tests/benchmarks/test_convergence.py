@@ -203,7 +203,7 @@ def test_twice_as_fast_is_a_factor_of_two_in_rollouts_and_less_with_the_ranking(
     assert found is not None
     assert found["censored"] == 0
     assert found["factor_rollouts"].mean == pytest.approx(2.0, rel=0.02)
-    assert found["factor_rollouts"].low == pytest.approx(2.0, rel=0.02)
+    assert found["factor_rollouts"].low is None  # three seeds that are alike show no spread
     assert found["factor_seconds"].mean == pytest.approx(80 / 50, rel=0.02)
     assert found["area"].mean == pytest.approx(0.2)
     assert statistics.compare(runs, "sums", "uniform")["factor_rollouts"].mean == pytest.approx(1.0)
