@@ -315,7 +315,7 @@ def _results(output: Path) -> list[dict[str, Any]]:
 
 
 def _write(output: Path, rows: Sequence[dict[str, Any]]) -> None:
-    from benchmarks.signal_study.results import write_result
+    from benchmarks.harness import write_result
 
     write_result(output.stem, sorted(rows, key=lambda one: (one["family"], one["seed"], one["arm"])), path=output)
 
