@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 
 from gainrl.curriculum.base import ORDERS, Navigator
-from gainrl.curriculum.controller import WindowSettings
+from gainrl.curriculum.controller import PUBLISHED_SIGMA_FRACTION, WindowSettings
 from gainrl.curriculum.features import MAX_COMPONENTS, PromptFeatures
 from gainrl.curriculum.navigators import NAVIGATORS, shortest_first_ranking
 from gainrl.curriculum.ranking import Ranking
 from gainrl.errors import UserError
 
+DEFAULT = "probe"
+"""The navigator where none is named: what docs/evidence.md supports."""
 _WINDOW = tuple(field.name for field in fields(WindowSettings))
 _REST = ("skip_mastered", "mastered_rest")
 _USED: dict[str, tuple[str, ...]] = {
@@ -32,15 +34,17 @@ _USED: dict[str, tuple[str, ...]] = {
     "fixed": (),
     "shortest-first": (),
 }
+_AS_GOOD_AS_UNSET = {"sigma_fraction": PUBLISHED_SIGMA_FRACTION}
+"""Values that say what the default means."""
 
 Called = Callable[[str], str]
 
 
 @dataclass(frozen=True)
 class NavigatorSettings:
-    """Everything that navigators can be told; a kind looks at those that `settings_of` names, and no others."""
+    """Everything that navigators can be told; a kind looks at those that `settings_of` names, and refuses others."""
 
-    navigator: str = "gaussian"
+    navigator: str = DEFAULT
     """A name in `NAVIGATORS`."""
     order: str = "rank"
     """How an epoch's prompts follow one another (`ORDERS`)."""
@@ -78,12 +82,29 @@ class NavigatorSettings:
             raise UserError(f"{called('components')}={kept!r}: give an integer from 1 to {MAX_COMPONENTS}")
         if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
             raise UserError(f"{called('explore')}={explore!r}: give a share of the epoch, from 0 to 1")
-        if self.skip_mastered is not None and "skip_mastered" not in _USED.get(self.navigator, ()):
-            able = [kind for kind, names in _USED.items() if "skip_mastered" in names]
-            raise UserError(
-                f"{called('skip_mastered')}={self.skip_mastered} works with the navigators {', '.join(able)}, not with "
-                f"{self.navigator!r}: leave it out or choose one of them"
-            )
+        looked = settings_of(self.navigator) | {"navigator"}
+        for item in fields(self):
+            name, value = item.name, getattr(self, item.name)
+            if name not in looked and value not in (item.default, _AS_GOOD_AS_UNSET.get(name, item.default)):
+                able = [kind for kind, names in _USED.items() if name in names]
+                raise meant_for_others(f"{called(name)}={value!r}", able, self.navigator, called)
+
+
+def meant_for_others(setting: str, able: Sequence[str], navigator: str, called: Called = str) -> UserError:
+    """What to raise for a `setting`, as `sigma=3`, that the navigators `able` look at and `navigator` does not.
+
+    Nobody who sets it expects to be served by a navigator that ignores it, least of all by one that was not named.
+    """
+    others = f"navigator{'s' * (len(able) > 1)} {', '.join(able)}"
+    return UserError(
+        f"{setting} works with the {others}, not with {in_force(navigator)}: leave it out, or choose "
+        f"{called('navigator')}={able[0]!r}"
+    )
+
+
+def in_force(navigator: str) -> str:
+    """A navigator's name for messages; the user may not have given it."""
+    return f"{navigator!r} (the default)" if navigator == DEFAULT else repr(navigator)
 
 
 def settings_of(navigator: str) -> frozenset[str]:
@@ -98,14 +119,15 @@ def build_navigator(
     *,
     ids: Sequence[str],
     question_tokens: npt.ArrayLike,
-    directions: Callable[[], npt.NDArray[np.float32]],
+    directions: Callable[[], npt.NDArray[np.float32] | None],
     called: Called = str,
 ) -> Navigator:
     """The navigator that `settings.navigator` names, drawing n prompts an epoch from `ranking`.
 
     ids: the ranking's prompts in the order of `question_tokens` (N,) integer, which shortest-first and probe look at,
-    and of what `directions` returns, (N, D) floating with NaN rows where a prompt has none; it is called for probe
-    alone.  Raises UserError where a setting does not fit the ranking.
+    and of what `directions` returns, (N, D) floating with NaN rows where a prompt has none, or None where no prompt has
+    one (probe then goes by ranking and length); it is called for probe alone.  Raises UserError where a setting does
+    not fit the ranking or is another navigator's.
     """
     settings.check(called)
     kind = settings.navigator

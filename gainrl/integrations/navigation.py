@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import weakref
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from gainrl.curriculum import Navigator, Ranking
-from gainrl.curriculum.building import Called, NavigatorSettings
+from gainrl.curriculum.building import Called, NavigatorSettings, in_force
 from gainrl.curriculum.building import build_navigator as build
 from gainrl.errors import UserError
 from gainrl.table import ScoreTable
+
+logger = logging.getLogger(__name__)
+
+_told: weakref.WeakValueDictionary[int, ScoreTable] = weakref.WeakValueDictionary()
+"""Tables of which it was said that they have no directions: a run builds its navigator more than once."""
 
 
 def build_navigator(
@@ -26,8 +37,9 @@ def build_navigator(
 
     rows: (N,) integer, positions in the table of the prompts that can be drawn (among `table.usable`).  fingerprint:
     names the dataset in the state, the table's own by default.  ranking: of the same prompts, where it is not the
-    table's.  called: what the user's configuration calls a setting.  Raises UserError for an unknown navigator, values
-    that do not fit, no prompt at all, and `probe` over a table without directions.
+    table's.  called: what the user's configuration calls a setting.  `probe` over a table without directions goes by
+    ranking and length, and the log says so once for each table.  Raises UserError for an unknown navigator, values that
+    do not fit or belong to another navigator, and no prompt at all.
     """
     places = np.asarray(rows, dtype=np.int64)
     if not len(places):
@@ -38,13 +50,34 @@ def build_navigator(
     if ranking is None:
         ranking = Ranking(ids, table.scores[places], fingerprint or table.metadata.fingerprint)
 
-    def directions() -> npt.NDArray[np.float32]:
+    def directions() -> npt.NDArray[np.float32] | None:
         if not table.has_directions:
-            raise UserError(
-                f"{called('navigator')}='probe' learns from the prompts' directions, and the score table has none: "
-                "score again with `gainrl score --directions`"
-            )
-        return table.directions()[places]
+            _say_once(table, called)
+            return None
+        found = table.directions()
+        return found if np.array_equal(places, np.arange(len(found))) else found[places]  # they may be gigabytes
 
     lengths = table.column("question_tokens")[places]
     return build(settings, ranking, n, ids=ids, question_tokens=lengths, directions=directions, called=called)
+
+
+def _say_once(table: ScoreTable, called: Called) -> None:
+    if id(table) in _told:
+        return
+    _told[id(table)] = table
+    if os.environ.get("RANK", "0") == "0":  # the other processes of a launcher would only repeat it
+        logger.warning(
+            "the score table has no directions, so that %s=probe goes by ranking and question length alone: score "
+            "again with `gainrl score --directions`",
+            called("navigator"),
+        )
+
+
+def require_navigator(state: Mapping[str, Any], kind: str, called: Called = str) -> None:
+    """UserError if a navigator's state is of another kind than the run's, which may be the default of this release."""
+    saved = state.get("navigator", kind)
+    if saved != kind:
+        raise UserError(
+            f"the state is of the navigator {saved!r}, this run uses {in_force(kind)}: go on with "
+            f"{called('navigator')}={saved!r}, or begin a new run"
+        )

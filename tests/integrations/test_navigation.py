@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from gainrl.curriculum import NAVIGATORS, GaussianNavigator, PosteriorNavigator, ProbeNavigator, Ranking
+from gainrl.curriculum import NAVIGATORS, GaussianNavigator, PosteriorNavigator, ProbeNavigator, PromptFeatures, Ranking
 from gainrl.curriculum.building import NavigatorSettings, settings_of
 from gainrl.errors import UserError
-from gainrl.integrations.navigation import build_navigator
+from gainrl.integrations.navigation import build_navigator, require_navigator
 from gainrl.table import DIRECTION_FIELD, SCHEMA, ScoreTable, TableMetadata, fingerprint
 
 N = 12
@@ -44,12 +45,16 @@ def table(*, directions: bool = True) -> ScoreTable:
 
 @pytest.mark.parametrize("kind", sorted(NAVIGATORS))
 def test_every_kind_is_built_with_the_settings_that_it_looks_at(kind: str) -> None:
+    looked = settings_of(kind)
     given = {"order": "draw", "seed": 7, "beta": 0.6, "memory": 9, "explore": 0.5, "components": 2, "sigma": 3.0}
-    built = build_navigator(NavigatorSettings(navigator=kind, **given), table(), range(N), 4)
+    own = {name: value for name, value in given.items() if name in looked}
+    built = build_navigator(NavigatorSettings(navigator=kind, **own), table(), range(N), 4)
     assert built.kind == kind
     settings = built.state_dict()["settings"]
     assert (settings["order"], settings["seed"], settings["n"]) == ("draw", 7, 4)
-    looked = settings_of(kind)
+    for name in given.keys() - looked:
+        with pytest.raises(UserError, match=rf"^{name}={given[name]} works with the navigators? .*, not with '{kind}'"):
+            NavigatorSettings(navigator=kind, **{name: given[name]}).check()
     for name, key in (("memory", "memory"), ("explore", "explore"), ("components", "components"), ("sigma", "sigma")):
         assert (key in settings) == (name in looked), name
     if "beta" in looked:
@@ -92,12 +97,54 @@ def test_probe_sees_each_prompts_own_direction() -> None:
             {"navigator": "probe", "skip_mastered": 2},
             r"^data\.skip_mastered=2 works with the navigators gaussian, target, uniform, not with 'probe'",
         ),
-        ({"navigator": "probe"}, r"^data\.navigator='probe' learns from the prompts' directions.*--directions"),
+        (
+            {"sigma": 1000},
+            r"^data\.sigma=1000 works with the navigators gaussian, target, not with 'probe' \(the default\): leave it "
+            r"out, or choose data\.navigator='gaussian'$",
+        ),
     ],
 )
 def test_a_mistake_is_named_as_the_users_configuration_calls_it(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         build_navigator(NavigatorSettings(**settings), table(directions=False), range(N), 4, called="data.{}".format)
+
+
+@pytest.mark.parametrize("named", [{"navigator": "probe"}, {}], ids=["named", "default"])
+def test_without_directions_the_probe_goes_by_ranking_and_length_and_says_so_once(
+    named: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = table(directions=False)
+    with caplog.at_level(logging.WARNING):
+        built = [
+            build_navigator(NavigatorSettings(**named), made, range(N), 4, called="data.{}".format) for _ in range(2)
+        ]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the score table has no directions, so that data.navigator=probe goes by ranking and question length alone: "
+        "score again with `gainrl score --directions`"
+    ]
+    for navigator in built:
+        assert isinstance(navigator, ProbeNavigator)
+        assert navigator.features.components == 0
+        assert navigator.features.known.all()
+        assert len(np.unique(navigator.features.values[2])) == N
+    assert built[0].draw() == built[1].draw()
+
+
+def test_of_a_launchers_processes_the_first_alone_says_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    build_navigator(NavigatorSettings(), table(directions=False), range(N), 4)
+    assert caplog.records == []
+
+
+def test_a_state_of_another_navigator_is_refused_with_the_one_that_it_needs() -> None:
+    state = build_navigator(NavigatorSettings(navigator="gaussian"), table(), range(N), 4).state_dict()
+    require_navigator(state, "gaussian")
+    with pytest.raises(
+        UserError, match=r"'gaussian', this run uses 'probe' \(the default\): go on with my\.navigator='ga"
+    ):
+        require_navigator(state, "probe", "my.{}".format)
 
 
 def test_no_prompt_at_all_is_refused() -> None:
@@ -107,7 +154,11 @@ def test_no_prompt_at_all_is_refused() -> None:
 
 def test_defaults_are_those_of_the_navigators() -> None:
     ranking = Ranking(IDS, np.linspace(1.0, 0.0, N), fingerprint(IDS))
-    plain = build_navigator(NavigatorSettings(), table(), range(N), 4)
-    assert plain.state_dict() == GaussianNavigator(ranking, 4).state_dict()
+    made = table()
+    features = PromptFeatures(ranking, IDS, made.directions(), made.column("question_tokens"))
+    plain = build_navigator(NavigatorSettings(), made, range(N), 4)
+    assert plain.state_dict() == ProbeNavigator(ranking, 4, features).state_dict()
+    gaussian = build_navigator(NavigatorSettings(navigator="gaussian"), table(), range(N), 4)
+    assert gaussian.state_dict() == GaussianNavigator(ranking, 4).state_dict()
     posterior = build_navigator(NavigatorSettings(navigator="posterior"), table(), range(N), 4)
     assert posterior.state_dict() == PosteriorNavigator(ranking, 4).state_dict()

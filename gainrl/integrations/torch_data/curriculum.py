@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gainrl.curriculum import Navigator
-from gainrl.curriculum.building import NavigatorSettings, settings_of
+from gainrl.curriculum.building import DEFAULT, NavigatorSettings, settings_of
 from gainrl.errors import UserError
 from gainrl.integrations.navigation import build_navigator
 from gainrl.table import Prompt, ScoreTable, content_ids, fingerprint
@@ -33,7 +33,7 @@ def load_curriculum(
     prompts: Iterable[Prompt],
     n: int,
     *,
-    navigator: str = "gaussian",
+    navigator: str = DEFAULT,
     subset: bool = False,
     **settings: Any,
 ) -> Curriculum:
@@ -42,24 +42,26 @@ def load_curriculum(
     `prompts` are the dataset's, in order, as they were scored (plain text, or chats); they are matched to the table by
     content.  `subset=True` lets the table have prompts that the dataset lacks, in any order: some frameworks drop long
     ones.  `settings` are those of `gainrl.curriculum.building.NavigatorSettings` that this navigator looks at: `seed`
-    and `order` for all, `sigma`, `alpha`, `beta`, ... .  `probe` needs a table of `gainrl score --directions`.  Prompts
-    that were skipped or failed are never drawn.
+    and `order` for all, `sigma`, `alpha`, `beta`, ... .  `probe` learns from the directions of `gainrl score
+    --directions`; over a table without them it goes by ranking and length, and the log says so.  Prompts that were
+    skipped or failed are never drawn.
 
     Raises UserError for a table of another dataset, an unknown navigator or setting, and values that do not fit.
     """
     table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores, leave=("prompt",))
     ids = content_ids(prompts)
-    chosen = NavigatorSettings(navigator)
-    chosen.check()
-    if unknown := sorted(set(settings) - settings_of(navigator)):
+    NavigatorSettings(navigator).check()
+    if unknown := sorted(set(settings) - NavigatorSettings.__dataclass_fields__.keys()):
         known = ", ".join(sorted(settings_of(navigator)))
         raise UserError(f"settings of the navigator {navigator!r}: it has {known}; no {', '.join(unknown)}")
+    chosen = NavigatorSettings(navigator, **settings)
+    chosen.check()
     rows = _table_rows(table, ids, subset)
     can = set(table.usable.tolist())
     usable = [row for row in rows if row in can]
     if usable and len(usable) < len(ids):
         logger.warning("%d prompts that could not be scored are never drawn", len(ids) - len(usable))
-    made = build_navigator(NavigatorSettings(navigator, **settings), table, usable, n, fingerprint=fingerprint(ids))
+    made = build_navigator(chosen, table, usable, n, fingerprint=fingerprint(ids))
     table_ids = table.ids
     known_scores = zip((table_ids[row] for row in usable), table.column("score")[usable].tolist(), strict=True)
     return Curriculum(made, ids, {name: score for name, score in known_scores if score == score})

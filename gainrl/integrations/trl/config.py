@@ -14,11 +14,13 @@ from typing import Any
 
 from trl import GRPOConfig
 
-from gainrl.curriculum import ORDERS, WindowSettings
-from gainrl.curriculum.features import MAX_COMPONENTS
+from gainrl.curriculum import NAVIGATORS
+from gainrl.curriculum.building import DEFAULT, NavigatorSettings, meant_for_others
 from gainrl.errors import UserError
 
 ANGLES = ("sequence", "prompt")
+_PLAIN = ("skip_mastered", "mastered_rest")
+"""Settings of navigators that TRL has no meaning of its own for."""
 
 Range = tuple[float, float]
 
@@ -38,9 +40,9 @@ class CurriculumArguments:
         metadata={"help": "n: prompts drawn for one epoch, a multiple of the prompts in one generation batch."},
     )
     curriculum_navigator: str = field(
-        default="gaussian",
+        default=DEFAULT,
         metadata={
-            "help": "How the curriculum moves over the ranking: gaussian, target, posterior, probe, uniform, "
+            "help": "How an epoch's prompts are chosen: probe, gaussian (as published), target, posterior, uniform, "
             "fixed or shortest-first."
         },
     )
@@ -134,36 +136,30 @@ class CurriculumArguments:
                 "every forward pass; leave it off"
             )
         super().__post_init__()  # type: ignore[misc]
-        self.window()
+        self.navigation.check(called)
         self._check_choices()
         self._check_batches()
 
-    def window(self) -> WindowSettings:
-        """The Gaussian window's settings; UserError for values outside their range (σ ≤ 0, say)."""
-        return WindowSettings(
-            sigma=self.curriculum_sigma,
-            sigma_fraction=self.curriculum_sigma_fraction,
-            alpha=self.curriculum_alpha,
-            beta=self.curriculum_beta,
-            mean=self.curriculum_mean,
-            at_end=self.curriculum_at_end,
-        )
+    @property
+    def navigation(self) -> NavigatorSettings:
+        """The navigator's part."""
+        seed = self.seed if self.curriculum_seed is None else self.curriculum_seed  # type: ignore[attr-defined]
+        names = [name for name in NavigatorSettings.__dataclass_fields__ if name != "seed"]
+        return NavigatorSettings(seed=int(seed), **{name: getattr(self, called(name)) for name in names})
 
     def _check_choices(self) -> None:
-        for name, known in (
-            ("curriculum_order", ORDERS),
-            ("curriculum_angle", ANGLES),
-        ):
-            if getattr(self, name) not in known:
-                raise UserError(f"{name}={getattr(self, name)!r}: choose one of {', '.join(known)}")
+        if self.curriculum_angle not in ANGLES:
+            raise UserError(f"curriculum_angle={self.curriculum_angle!r}: choose one of {', '.join(ANGLES)}")
         if self.shuffle_dataset:
             raise UserError("shuffle_dataset=True would undo the curriculum's order; use curriculum_order='shuffled'")
         if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
             raise UserError(f"accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
-        self._check_probe()
         every = self.rerank_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise UserError(f"rerank_every={every!r}: give a number of epochs, 1 or more, or leave it out")
+        if every is not None and not NAVIGATORS[self.curriculum_navigator].reranks:
+            able = [kind for kind, navigator in NAVIGATORS.items() if navigator.reranks]
+            raise meant_for_others(f"rerank_every={every}", able, self.curriculum_navigator, called)
         if not isinstance(self.backfill, bool):
             raise UserError(f"backfill={self.backfill!r} must be true or false")
         if getattr(self, "ignore_data_skip", False):
@@ -177,14 +173,6 @@ class CurriculumArguments:
         for name in ("split_batches", "dispatch_batches"):
             if getattr(accelerator, name, None):
                 raise UserError(f"accelerator_config.{name}=True breaks up TRL's groups: leave it off")
-
-    def _check_probe(self) -> None:
-        """Before a dataset is ranked for nothing."""
-        kept, explore = self.curriculum_components, self.curriculum_explore
-        if isinstance(kept, bool) or not isinstance(kept, int) or not 1 <= kept <= MAX_COMPONENTS:
-            raise UserError(f"curriculum_components={kept!r}: give an integer from 1 to {MAX_COMPONENTS}")
-        if isinstance(explore, bool) or not isinstance(explore, int | float) or not 0 <= explore <= 1:
-            raise UserError(f"curriculum_explore={explore!r}: give a share of the epoch, from 0 to 1")
 
     def _check_batches(self) -> None:
         if isinstance(self.prompts_per_epoch, bool) or not isinstance(self.prompts_per_epoch, int):
@@ -254,6 +242,11 @@ class CurriculumArguments:
 @dataclass
 class GainRLConfig(CurriculumArguments, GRPOConfig):  # type: ignore[misc]
     """TRL's `GRPOConfig` with the curriculum's fields; what TRL already has keeps TRL's name and meaning."""
+
+
+def called(name: str) -> str:
+    """What a field of `NavigatorSettings` is called in the config."""
+    return name if name in _PLAIN else f"curriculum_{name}"
 
 
 def nearest_multiples(value: int, unit: int) -> str:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from gainrl.curriculum import Navigator, Ranking
-from gainrl.curriculum.building import NavigatorSettings
 from gainrl.errors import UserError
 from gainrl.integrations import navigation
-from gainrl.integrations.trl.config import CurriculumArguments
+from gainrl.integrations.trl.config import CurriculumArguments, called
 from gainrl.integrations.trl.data import ScoredDataset
 from gainrl.integrations.trl.reranking import require_rerankable
-
-_PLAIN = ("skip_mastered", "mastered_rest")
-"""Names that TRL has no meaning of its own for."""
 
 
 def build_navigator(config: CurriculumArguments, data: ScoredDataset, ranking: Ranking | None = None) -> Navigator:
@@ -19,7 +15,7 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset, ranking: R
 
     It draws from `ranking`, or from that of the score table.
     """
-    settings = navigator_settings(config)
+    settings = config.navigation
     settings.check(called)
     size, n = len(data.usable), config.prompts_per_epoch
     if n > size:
@@ -30,22 +26,10 @@ def build_navigator(config: CurriculumArguments, data: ScoredDataset, ranking: R
     ranking = data.ranking if ranking is None else ranking
     navigator = navigation.build_navigator(settings, data.table, data.usable, n, ranking=ranking, called=called)
     if config.rerank_every is not None:
-        require_rerankable(data, navigator, config.rerank_every)
+        require_rerankable(data, config.rerank_every)
     if config.backfill and navigator.n == size:
         raise UserError(
             f"backfill: true needs prompts beyond the epoch's own, but prompts_per_epoch={navigator.n} are all there "
             "are: lower it, or leave backfill out"
         )
     return navigator
-
-
-def called(name: str) -> str:
-    """What a field of `NavigatorSettings` is called in the config."""
-    return name if name in _PLAIN else f"curriculum_{name}"
-
-
-def navigator_settings(config: CurriculumArguments) -> NavigatorSettings:
-    """The navigator's part of the config."""
-    seed = config.seed if config.curriculum_seed is None else config.curriculum_seed  # type: ignore[attr-defined]
-    names = [name for name in NavigatorSettings.__dataclass_fields__ if name != "seed"]
-    return NavigatorSettings(seed=int(seed), **{name: getattr(config, called(name)) for name in names})

@@ -8,7 +8,10 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, ProgressCallback, TrainerCallback
 
-COLUMNS = (("epoch", "d"), ("mean", ".1f"), ("accuracy", ".3f"), ("angle", ".3f"), ("reward", ".3f"))
+COLUMNS = (
+    ("epoch", "d"), ("mean", ".1f"), ("useful", ".3f"), ("accuracy", ".3f"), ("angle", ".3f"), ("reward", ".3f"),
+)  # fmt: skip
+"""Shown of a navigator's metrics, where it has them."""
 
 
 class RunProgress(TrainerCallback):
@@ -37,16 +40,17 @@ class RunProgress(TrainerCallback):
         if self._bar is None:
             return
         metrics = self._trainer.navigator.metrics()
-        shown = {name: _text(metrics.get(name), form) for name, form in COLUMNS}
+        shown = {name: _text(metrics[name], form) for name, form in COLUMNS if name in metrics}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(state.global_step - self._bar.n)
         if self._trainer.epochs_finished > self._epochs:
             self._epochs, seconds = self._trainer.epochs_finished, time.monotonic() - self._started
             self._started = time.monotonic()
-            line = "  ".join(f"{name} {_text(metrics.get(name), form)}" for name, form in COLUMNS)
+            if "next_mean" in metrics:
+                shown["next mean"] = _text(metrics["next_mean"], ".1f")
+            line = "  ".join(f"{name} {value}" for name, value in shown.items())
             left = tqdm.format_interval(self._seconds_left())
-            mean = _text(metrics.get("next_mean"), ".1f")
-            self._bar.write(f"{line}  next mean {mean}  {seconds:.1f} s  time left {left}")
+            self._bar.write(f"{line}  {seconds:.1f} s  time left {left}")
 
     def _seconds_left(self) -> float:
         """At the pace of this process so far (a resumed run does not count the steps before)."""

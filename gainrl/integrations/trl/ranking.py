@@ -33,12 +33,13 @@ def load_model(config: RunConfig) -> Any:
         raise UserError(f"cannot load the model {config.model!r} with {options}: {error}") from error
 
 
-def require_whole_parameters(config: RunConfig) -> None:
+def require_whole_parameters(config: RunConfig, navigator: str) -> None:
     """UserError if the model's parameters are split over the processes as they are loaded: none could score with it."""
     if not (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):  # type: ignore[no-untyped-call]
         return
     given = (("model", config.model), ("task", config.task), ("dataset", config.dataset), ("split", config.split))
     options = " ".join(f"--{name} {value}" for name, value in (*given, ("limit", config.limit)) if value is not None)
+    options += " --directions" * _directions(config, navigator)
     raise UserError(
         "the model's parameters are split over the processes while they are loaded (ZeRO-3, or FSDP with RAM-efficient "
         f"loading), so the dataset cannot be ranked in this run: rank first: gainrl score {options} "
@@ -46,7 +47,12 @@ def require_whole_parameters(config: RunConfig) -> None:
     )
 
 
-def make_scorer(config: RunConfig, model: Any, tokenizer: Any, device: torch.device) -> AngleScorer:
+def _directions(config: RunConfig, navigator: str) -> bool:
+    """Whether the table is to have directions: for the navigator that learns from them, unless the config says."""
+    return bool(config.scoring.get("directions", navigator == "probe"))
+
+
+def make_scorer(config: RunConfig, model: Any, tokenizer: Any, device: torch.device, navigator: str) -> AngleScorer:
     """A scorer with the model, which is moved to `device` and stays there (the trainer wants it there, too).
 
     A model that was spread over devices, or quantised, stays where it was loaded.  UserError for options of the
@@ -54,9 +60,7 @@ def make_scorer(config: RunConfig, model: Any, tokenizer: Any, device: torch.dev
     """
     if getattr(model, "hf_device_map", None) is None and not getattr(model, "is_quantized", False):
         model.to(device)
-    options = dict(config.scoring)
-    if config.curriculum.get("navigator") == "probe" and not options.setdefault("directions", True):
-        raise UserError("section 'scoring': the navigator 'probe' learns from directions: leave out directions: false")
+    options = {**config.scoring, "directions": _directions(config, navigator)}
     try:
         return AngleScorer(model, tokenizer, question_after=config.question_after, **options)
     except TypeError as error:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from gainrl.curriculum import Navigator, Ranking
+from gainrl.curriculum import Ranking
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
 from gainrl.integrations.trl.data import ScoredDataset
@@ -93,13 +93,8 @@ def spearman(one: Ranking, other: Ranking) -> float:
     return 1.0 - 6.0 * sum(step * step for step in moved) / (size * (size * size - 1))
 
 
-def require_rerankable(data: ScoredDataset, navigator: Navigator, every: int) -> None:
-    """UserError if a new ranking would mean nothing, or could not be made as the table was."""
-    if not navigator.reranks:
-        raise UserError(
-            f"rerank_every={every}: the navigator {navigator.kind!r} does not draw by score; leave it out, or choose "
-            "gaussian, target or posterior"
-        )
+def require_rerankable(data: ScoredDataset, every: int) -> None:
+    """UserError if a new ranking could not be made as the table was."""
     if data.table.metadata.control != "none":
         raise UserError(
             f"rerank_every={every}: the score table is ranked with control = {data.table.metadata.control!r}, which is "

@@ -169,7 +169,7 @@ def _checked(config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Any, 
         require_targets(adapter, config.model, config.model_options)
     data = _scored(config, dataset, tokenizer, overwrite=overwrite)
     if data is None:
-        require_whole_parameters(config)
+        require_whole_parameters(config, settings.curriculum_navigator)
     if data is not None:
         build_navigator(settings, data)
     elif settings.prompts_per_epoch > len(dataset):
@@ -321,7 +321,9 @@ def _require_same_model(config: RunConfig, data: ScoredDataset, tokenizer: Any) 
 def _loaded(config: RunConfig, tokenizer: Any, settings: GainRLConfig, *, ranks: bool) -> tuple[Any, Any]:
     """The model and, if the run is to rank the dataset, a scorer with it."""
     model = load_model(config)
-    return model, make_scorer(config, model, tokenizer, settings.device) if ranks else None
+    if not ranks:
+        return model, None
+    return model, make_scorer(config, model, tokenizer, settings.device, settings.curriculum_navigator)
 
 
 def stop_token_ids(tokenizer: Any, stop: list[str]) -> list[int]:

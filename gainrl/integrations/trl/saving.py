@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 import gainrl
 from gainrl.curriculum import Navigator
 from gainrl.errors import UserError
+from gainrl.integrations.navigation import require_navigator
 from gainrl.integrations.trl.checkpoints import (
     checkpoints,
     last_complete,
@@ -31,6 +32,7 @@ from gainrl.integrations.trl.checkpoints import (
     step_of,
     unseal,
 )
+from gainrl.integrations.trl.config import called
 from gainrl.integrations.trl.groups import EpochCounts
 from gainrl.integrations.trl.navigation import build_navigator
 from gainrl.integrations.trl.reranking import Reranked, Scores, load_scores, save_scores
@@ -192,6 +194,7 @@ class SavingMixin(_Trainer):  # type: ignore[misc]
 
     def _restore(self, directory: Path) -> None:
         state = read_state(directory)
+        require_navigator(state["navigator"], self.navigator.kind, called)
         require_settings(state["settings"], self._settings(), directory)
         self._use_scores(load_scores(directory, len(self._data.usable)))
         self.navigator.load_state_dict(state["navigator"])

@@ -23,7 +23,7 @@ from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.integrations.epoch_log import EpochLog
-from gainrl.integrations.navigation import build_navigator
+from gainrl.integrations.navigation import build_navigator, require_navigator
 from gainrl.integrations.verl.journal import LateBatches, resumes_elsewhere
 from gainrl.integrations.verl.rewards import Grader
 from gainrl.integrations.verl.settings import SECTION, Settings, called
@@ -346,6 +346,7 @@ class Curriculum:
         the navigator refuses: another dataset, ranking or setting.
         """
         known = _current(state)
+        require_navigator(known["navigator"], self.navigator.kind, called)
         self.navigator.load_state_dict(known["navigator"])
         for name in _COUNTS:
             setattr(self, f"_{name}", known[name])

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from gainrl.curriculum.building import NavigatorSettings
+from gainrl.curriculum.building import DEFAULT, NavigatorSettings
 from gainrl.errors import UserError
 
 ANGLES = ("auto", "actor", "table")
@@ -54,7 +54,7 @@ class Settings:
     scores: str
     run: Run
     prompts_per_epoch: int | None = None
-    navigator: str = "gaussian"
+    navigator: str = DEFAULT
     order: str = "rank"
     seed: int | None = None
     alpha: float = 2.0

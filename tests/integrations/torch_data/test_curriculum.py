@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 from tables import score_table
 
@@ -44,20 +46,28 @@ def test_prompts_that_could_not_be_scored_are_never_drawn():
         (PROMPTS[::-1], {}, "in another order"),
         ([*PROMPTS[:3], "another"], {"subset": True}, "1 of the dataset's 4 prompts are not in the score table"),
         (PROMPTS, {"navigator": "gauss"}, "navigator='gauss': the nearest name is 'gaussian'"),
-        (PROMPTS, {"sigm": 2}, "settings of the navigator 'gaussian': it has .*; no sigm$"),
+        (PROMPTS, {"sigm": 2}, "settings of the navigator 'probe': it has components, explore, order, seed; no sigm$"),
         (
             PROMPTS,
             {"navigator": "fixed", "sigma": 2},
-            "settings of the navigator 'fixed': it has order, seed; no sigma",
+            "^sigma=2 works with .* gaussian, target, not with 'fixed': leave",
         ),
+        (PROMPTS, {"sigma": 2}, r"not with 'probe' \(the default\): leave it out, or choose navigator='gaussian'$"),
         (PROMPTS, {"order": "random"}, "order='random': choose one of rank"),
         (PROMPTS, {"sigma": -1}, "sigma must be a positive"),
-        (PROMPTS, {"navigator": "probe"}, "score again with `gainrl score --directions`"),
     ],
 )
 def test_what_does_not_fit_is_one_error(prompts, options, message):
     with pytest.raises(UserError, match=message):
         load_curriculum(table(), prompts, 4, **options)
+
+
+def test_the_default_goes_by_directions_or_says_that_it_has_none(caplog):
+    with caplog.at_level(logging.WARNING):
+        assert load_curriculum(table(directions=True), PROMPTS, 4).navigator.features.components > 0
+        assert caplog.text == ""
+        assert load_curriculum(table(), PROMPTS, 4).navigator.features.components == 0
+    assert "so that navigator=probe goes by ranking and question length alone: score again with `gainrl" in caplog.text
 
 
 def test_a_table_without_usable_prompts_is_refused():

@@ -12,11 +12,12 @@ from trl import GRPOConfig
 from trl_support import make_config, make_table, parity, problems
 
 from gainrl.errors import UserError
-from gainrl.integrations.trl import GainRLTrainer
+from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
 from gainrl.integrations.trl.data import ScoredDataset
 
 NO_MODEL = "there-is-no/such-model"
 """A trainer that gets as far as loading this raises OSError, not UserError."""
+PROBE = {"curriculum_navigator": "probe"}
 
 
 def build(tmp_path: Path, **changes: Any) -> Any:
@@ -102,6 +103,14 @@ def test_a_navigator_that_does_not_exist(tmp_path: Path) -> None:
             "skip_mastered=2 works with .*gaussian, target, uniform",
         ),
         ({"skip_mastered": 2, "curriculum_navigator": "posterior"}, "not with 'posterior'"),
+        ({"curriculum_alpha": 3.0, **PROBE}, r"\(the default\): leave it out, or choose curriculum_navigator='gaussi"),
+        ({"curriculum_beta": 0.1, **PROBE}, "curriculum_beta=0.1 works with .* gaussian, target, posterior, not with"),
+        ({"skip_mastered": 3, **PROBE}, "skip_mastered=3 works with the navigators gaussian, target, uniform, not"),
+        ({"rerank_every": 2, **PROBE}, "rerank_every=2 works with .* gaussian, target, posterior, not with 'probe'"),
+        (
+            {"curriculum_memory": 9},
+            "curriculum_memory=9 works with the navigator posterior, not with 'gaussian': leave",
+        ),
         ({"skip_mastered": 0}, "skip_mastered must be an integer from 1 to 255, got 0"),
         ({"skip_mastered": 1, "mastered_rest": -1}, "mastered_rest must be an integer from 1 to 65535, got -1"),
         ({"curriculum_navigator": "posterior", "curriculum_beta": 1.0}, r"must lie in \(0, 1\), got 1.0"),
@@ -113,6 +122,17 @@ def test_a_navigator_that_does_not_exist(tmp_path: Path) -> None:
 def test_options_that_a_navigator_does_not_have(tmp_path: Path, settings: dict, said: str) -> None:
     with pytest.raises(UserError, match=said):
         build(tmp_path, args=make_config(tmp_path, **settings))
+
+
+def test_settings_of_another_navigator_are_refused_before_anything_is_ranked(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^curriculum_sigma=1000 works with .* gaussian, target, not with 'probe' \(the"
+    ):
+        GainRLConfig(output_dir=str(tmp_path), use_cpu=True, activation_checkpointing=False, curriculum_sigma=1000)
+
+
+def test_a_setting_that_says_what_its_default_means_belongs_to_nobody(tmp_path: Path) -> None:
+    make_config(tmp_path, curriculum_sigma_fraction=1000 / 7500, curriculum_alpha=2, **PROBE)
 
 
 def test_a_config_without_a_curriculum(tmp_path: Path) -> None:

@@ -45,7 +45,9 @@ def place(tmp_path: Path) -> Path:
 def launch(place: Path, model: str, *options: str, **changes: Any) -> subprocess.CompletedProcess[str]:
     values: dict[str, Any] = {
         "model": model, "dataset": "problems.jsonl", "rewards": "my_rewards.even", "output": "out",
-        "curriculum": {"prompts_per_epoch": 8, "sigma": 4, "rerank_every": 1, "skip_mastered": 1},
+        "curriculum": {
+            "prompts_per_epoch": 8, "navigator": "gaussian", "sigma": 4, "rerank_every": 1, "skip_mastered": 1,
+        },
         "training": {
             "num_train_epochs": 3, "num_generations": 2, "per_device_train_batch_size": 4, "max_completion_length": 4,
             "learning_rate": 1e-2, "bf16": False, "activation_checkpointing": False, "report_to": "none", "seed": 7,

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trl_support import epoch_records, make_trainer, problems
+from trl_support import epoch_records, problems
 
 from gainrl.errors import UserError
 from gainrl.integrations.trl import run as runs
+from gainrl.integrations.trl.ranking import load_model, make_scorer
 from gainrl.integrations.trl.run_config import RunConfig
+from gainrl.scoring import load_tokenizer
 from gainrl.table import ScoreTable
 
 PROBE: dict[str, Any] = {"navigator": "probe", "components": 5, "explore": 0.25, "prompts_per_epoch": 8}
@@ -66,9 +69,34 @@ def test_a_run_ranks_with_directions_by_itself_and_resumes_to_the_same_records(
     assert epoch_records("cut") == records
 
 
-def test_a_table_without_directions_is_refused_with_the_option_that_makes_them(model: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="`gainrl score --directions`"):
-        make_trainer(model, tmp_path, curriculum_navigator="probe")
+def test_it_is_what_a_run_that_names_no_navigator_gets_and_without_directions_it_says_so_once(
+    model: str, place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = {"curriculum": {"prompts_per_epoch": 8}, "scoring": {"directions": False}}
+    with caplog.at_level(logging.WARNING):
+        result = runs.train(config(model, "out", **given), progress=False)
+    assert caplog.text.count("the score table has no directions, so that curriculum_navigator=probe goes by rank") == 1
+    assert caplog.text.count("score again with `gainrl score --directions`") == 1
+    assert [record["navigator"] for record in epoch_records("out")] == ["probe"] * 3
+    assert result.trainer.navigator.features.components == 0
+    assert "direction" not in ScoreTable.describe("out/scores.parquet")[1]
+
+
+def test_the_ranking_inside_a_run_has_directions_unless_another_navigator_or_the_config_says_otherwise(
+    model: str, place: Path
+) -> None:
+    plain = {"curriculum": {"prompts_per_epoch": 8}}
+    for changes, wanted in (
+        (plain, True),
+        ({**plain, "scoring": {"directions": False}}, False),
+        ({"curriculum": {"prompts_per_epoch": 8, "navigator": "gaussian"}}, False),
+    ):
+        given = config(model, "out", **changes)
+        settings = runs._trainer_config(given)
+        scorer = make_scorer(
+            given, load_model(given), load_tokenizer(model), settings.device, settings.curriculum_navigator
+        )
+        assert scorer.directions is wanted
 
 
 @pytest.mark.parametrize(
@@ -76,7 +104,7 @@ def test_a_table_without_directions_is_refused_with_the_option_that_makes_them(m
     [
         ({"curriculum": {**PROBE, "explore": 2}}, r"curriculum_explore=2: give a share"),
         ({"curriculum": {**PROBE, "components": 0}}, r"curriculum_components=0: give an integer from 1 to 128"),
-        ({"scoring": {"directions": False}}, "leave out directions: false"),
+        ({"curriculum": {"prompts_per_epoch": 8, "sigma": 1000}}, r"curriculum_sigma=1000 .*'probe' \(the default\)"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_ranked(

@@ -289,7 +289,10 @@ def test_the_state_is_small(saved: tuple[Any, Path]) -> None:
         ({"per_device_train_batch_size": 8}, "generation_batch_size: 4 in the checkpoint, 8 now"),
         ({"curriculum_sigma": 5.0}, "sigma was 4.0 and is now 5.0"),
         ({"curriculum_seed": 3}, "seed was 7 and is now 3"),
-        ({"curriculum_navigator": "uniform"}, "'gaussian', this run uses 'uniform'"),
+        (
+            {"curriculum_navigator": "probe"},
+            r"'gaussian', this run uses 'probe' \(the default\): go on with curriculum_navigator='gaussian', or begin",
+        ),
         ({"curriculum_angle": "prompt"}, "curriculum_angle: 'sequence' in the checkpoint, 'prompt' now"),
         ({"skip_mastered": 2}, "skip_mastered was None and is now 2"),
         ({"backfill": True}, "backfill: False in the checkpoint, True now"),

@@ -54,7 +54,7 @@ def settings(model: str, **changes: Any) -> dict[str, Any]:
         "dataset": "problems.jsonl",
         "rewards": "my_rewards.even",
         "output": "out",
-        "curriculum": {"prompts_per_epoch": 8, "sigma": 4},
+        "curriculum": {"prompts_per_epoch": 8, "navigator": "gaussian", "sigma": 4},
         "training": {
             "num_train_epochs": 2, "num_generations": 2, "per_device_train_batch_size": 8, "max_completion_length": 4,
             "learning_rate": "1e-2", "logging_steps": 1, "bf16": False, "activation_checkpointing": False,

@@ -129,14 +129,15 @@ DEFAULTS: dict[str, Any] = {
     "use_cpu": True,
     "bf16": False,
     "activation_checkpointing": False,
-    "curriculum_sigma": 4.0,
     "seed": 7,
 }
+WINDOW: dict[str, Any] = {"curriculum_navigator": "gaussian", "curriculum_sigma": 4.0}
 
 
 def make_config(directory: Path | str, **settings: Any) -> GainRLConfig:
-    """A config for short runs on the CPU."""
-    return GainRLConfig(output_dir=str(directory), **{**DEFAULTS, **settings})
+    """A config for short runs on the CPU, with a Gaussian window unless `settings` name another navigator."""
+    window = WINDOW if settings.get("curriculum_navigator", "gaussian") in ("gaussian", "target") else {}
+    return GainRLConfig(output_dir=str(directory), **{**DEFAULTS, **window, **settings})
 
 
 def make_trainer(

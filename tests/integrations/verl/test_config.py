@@ -71,7 +71,7 @@ def test_verls_command_line_composes_the_example(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert f"scores: {scores}" in done.stdout
-    assert "prompts_per_epoch: 1024" in done.stdout
+    assert "prompts_per_epoch: 256" in done.stdout
     assert "directory: ${trainer.default_local_dir}" in done.stdout
 
 
@@ -82,12 +82,14 @@ def test_the_page_and_the_example_have_the_three_lines(page: str) -> None:
         assert line.partition("{")[0] in text
 
 
-def test_every_setting_of_the_packaged_group_is_known_and_has_its_default(configure: Configure) -> None:
+def test_every_setting_of_the_packaged_group_is_known_and_has_its_default() -> None:
     import dataclasses
 
     from gainrl.integrations.verl.settings import Run, Settings
 
-    section = OmegaConf.to_container(configure("data.gainrl.prompts_per_epoch=null").data.gainrl)
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        config = compose(config_name="ppo_trainer", overrides=[line.format(scores="s") for line in THREE_LINES])
+    section = OmegaConf.to_container(config.data.gainrl)
     assert isinstance(section, dict)
     assert set(section) == {field.name for field in dataclasses.fields(Settings) if field.init}
     assert set(section["run"]) == {field.name for field in dataclasses.fields(Run)}
@@ -104,7 +106,15 @@ def test_every_setting_of_the_packaged_group_is_known_and_has_its_default(config
         ("data.gainrl.navigator=random", r"data\.gainrl\.navigator='random': the nearest name is .* \(of gaussian, "),
         ("data.gainrl.components=0", r"data\.gainrl\.components=0: give an integer from 1 to 128"),
         ("data.gainrl.explore=2", r"data\.gainrl\.explore=2: give a share of the epoch"),
-        ("data.gainrl.navigator=probe", r"data\.gainrl\.navigator='probe' learns .*`gainrl score --directions`"),
+        (
+            "data.gainrl.memory=9",
+            r"data\.gainrl\.memory=9 works with the navigator posterior, not with 'gaussian': leave",
+        ),
+        (
+            "data.gainrl.sigma=1000 data.gainrl.navigator=probe",
+            r"data\.gainrl\.sigma=1000 works with the navigators gaussian, target, not with 'probe' \(the default\): "
+            r"leave it out, or choose data\.gainrl\.navigator='gaussian'",
+        ),
         ("data.gainrl.angle=prompt", r"angle='prompt': choose one of auto, actor, table \(.*prompt is table\)"),
         ("+data.gainrl.backfill=true", r"backfill is a setting of gainrl train alone: .*algorithm\.filter_groups"),
         ("+data.gainrl.rerank_every=2", r"rerank_every is a setting of gainrl train alone: rank again between runs"),
@@ -119,14 +129,25 @@ def test_every_setting_of_the_packaged_group_is_known_and_has_its_default(config
         ("data.shuffle=true", r"data\.shuffle=true would undo the curriculum's order"),
         ("data.dataloader_num_workers=8", r"data\.dataloader_num_workers=8: a worker process would choose prompts"),
         ("data.gainrl.accuracy_range=[1,0]", r"accuracy_range=\[1, 0\] must be finite, with low below high"),
-        ("data.gainrl.skip_mastered=2", r"skip_mastered=2 works with the navigators .* not with 'posterior'"),
+        (
+            "data.gainrl.skip_mastered=2 data.gainrl.navigator=posterior",
+            r"skip_mastered=2 works with the navigators .* not with 'posterior'",
+        ),
         ("reward.reward_model.enable=true", r"enable_resource_pool=true"),
     ],
 )
 def test_a_mistake_is_refused_by_name(configure: Configure, override: str, message: str) -> None:
-    given = [override, *(["data.gainrl.navigator=posterior"] if "mastered" in override else [])]
     with pytest.raises(UserError, match=message):
-        train_dataset(configure(*given))
+        train_dataset(configure(*override.split()))
+
+
+def test_the_default_over_a_table_without_directions_says_so_once(
+    configure: Configure, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        made = train_dataset(configure("data.gainrl.navigator=probe"))
+    assert caplog.text.count("so that data.gainrl.navigator=probe goes by ranking and question length alone") == 1
+    assert made.curriculum.navigator.features.components == 0
 
 
 def test_scores_must_be_given(configure: Configure) -> None:

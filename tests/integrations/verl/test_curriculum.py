@@ -46,7 +46,8 @@ def table() -> ScoreTable:
 
 
 def curriculum(directory: Path, run: dict[str, Any] | None = None, **options: Any) -> Curriculum:
-    given = Settings("s.parquet", Run(str(directory), **(V1 if run is None else run)), prompts_per_epoch=N, **options)
+    options = {"prompts_per_epoch": N, "navigator": "gaussian", **options}
+    given = Settings("s.parquet", Run(str(directory), **(V1 if run is None else run)), **options)
     return Curriculum(given, IDS, range(SIZE), table(), BATCH, "the data")
 
 

@@ -114,6 +114,7 @@ def make_config(directory: Path, model: str, train: Path, scores: Path, *overrid
         f"actor_rollout_ref.model.path={model}",
         "algorithm.adv_estimator=grpo",
         "data.gainrl.prompts_per_epoch=8",
+        "data.gainrl.navigator=gaussian",
         f"trainer.default_local_dir={directory}",
         "trainer.logger=[]",
         "trainer.val_before_train=false",
