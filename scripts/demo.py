@@ -36,7 +36,8 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     shutil.rmtree(ROOT / RUN, ignore_errors=True)
     (ROOT / RUN).mkdir(parents=True)
-    gainrl("score", "--model", MODEL, "--task", TASK, "--dtype", "float32", "--output", f"{RUN}/scores.parquet")
+    scoring = ["--dtype", "float32", "--directions", "--output", f"{RUN}/scores.parquet"]
+    gainrl("score", "--model", MODEL, "--task", TASK, *scoring)
     gainrl("eval", "--model", MODEL, *EVALUATION, "--stage", "before")
     gainrl("train", "--config", CONFIG, "--output", RUN)
     last = max((ROOT / RUN / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

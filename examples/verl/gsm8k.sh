@@ -5,13 +5,13 @@ set -euo pipefail
 data=${DATA:-$HOME/data/gsm8k} model=${MODEL:-Qwen/Qwen2.5-1.5B-Instruct} gpus=${GPUS:-8}
 scores=${SCORES:-scores.parquet}
 
-[ -e "$scores" ] || gainrl score --model "$model" --dataset "$data/train.parquet" --output "$scores"
+[ -e "$scores" ] || gainrl score --model "$model" --dataset "$data/train.parquet" --directions --output "$scores"
 
 python -m verl.trainer.main_ppo \
   'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \
   +curriculum=gainrl \
   data.gainrl.scores="$scores" \
-  data.gainrl.prompts_per_epoch=1024 \
+  data.gainrl.prompts_per_epoch=256 \
   data.train_files="$data/train.parquet" \
   data.val_files="$data/test.parquet" \
   data.train_batch_size=256 \
@@ -29,7 +29,7 @@ python -m verl.trainer.main_ppo \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8 \
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8 \
   trainer.n_gpus_per_node="$gpus" \
-  trainer.total_epochs=100 \
+  trainer.total_epochs=400 \
   trainer.save_freq=20 \
   trainer.test_freq=20 \
   trainer.logger='["console"]' \

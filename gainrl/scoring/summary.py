@@ -35,6 +35,8 @@ class TableDigest:
     """The first rows without a score."""
     every: int = 1
     """One row of so many is in `sample`."""
+    directions: bool = False
+    """Whether it has directions."""
     sample: dict[str, Any] = field(default_factory=dict)
     """Columns of the sampled rows; NaN where the row has no score."""
 
@@ -42,7 +44,8 @@ class TableDigest:
 def digest(path: Path) -> TableDigest:
     """Read the table at `path` a piece at a time."""
     metadata, names = ScoreTable.describe(path)
-    found = TableDigest(metadata, rows=metadata.rows, every=max(1, -(-metadata.rows // SAMPLE)))
+    every = max(1, -(-metadata.rows // SAMPLE))
+    found = TableDigest(metadata, rows=metadata.rows, every=every, directions="direction" in names)
     numbers = ["intra", "inter", "score", "question_tokens", *(name for name in ("residual",) if name in names)]
     taken: dict[str, list[Any]] = {name: [] for name in numbers}
     first = 0
@@ -87,6 +90,11 @@ def summary(run: Run, output: Path) -> str:
         lines.append("the score is C_intra alone (no prompt has a prefix, or the definition leaves C_inter out)")
     if np.isfinite(table.sample["score"]).any():
         lines += _spread(table)
+    if not table.directions:
+        lines.append(
+            "no directions: the default navigator of training, probe, learns from them and goes by ranking and length "
+            "without (--directions stores them: 4 bytes times the model's width a prompt)"
+        )
     return "\n".join(lines)
 
 

@@ -20,6 +20,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 pytest.importorskip("trl", reason="trl is not installed")
 
+from gainrl.integrations.trl.config import GainRLConfig
 from gainrl.integrations.trl.run import train
 from gainrl.integrations.trl.run_config import RunConfig
 from gainrl.tasks.sandbox import isolation
@@ -86,11 +87,13 @@ def test_a_recipe_trains_a_tiny_model_of_its_architecture(files: tuple[Path, ...
 
     arguments = result.trainer.args
     assert result.step == 1
-    assert (arguments.num_generations, arguments.curriculum_sigma, arguments.curriculum_alpha) == (8, 1000, 2.0)
-    assert (arguments.curriculum_beta, arguments.num_train_epochs) == (0.5, given.training["num_train_epochs"])
+    published = ("gaussian", 1000) if files[0].parent == PAPER else ("probe", None)
+    assert (arguments.curriculum_navigator, arguments.curriculum_sigma) == published
+    assert (arguments.num_generations, arguments.num_train_epochs) == (8, given.training["num_train_epochs"])
     assert arguments.learning_rate == given.training["learning_rate"]
     epoch = json.loads((tmp_path / "run" / "epochs.jsonl").read_text().splitlines()[0])
     assert (epoch["rollouts"], epoch["prompts"], epoch["scored"]) == (32, 4, 32)
+    assert epoch["navigator"] == published[0]
     log = result.trainer.state.log_history[0]
     assert f"rewards/{task}_reward/mean" in log
     assert ("kl" in log) == ("beta" in given.training)
@@ -102,7 +105,7 @@ def test_a_recipe_trains_a_tiny_model_of_its_architecture(files: tuple[Path, ...
 def test_the_papers_settings_reach_every_model_and_task(task: str, model: str) -> None:
     config = RunConfig.read(PAPER / "paper.yaml", PAPER / f"{task}.yaml", PAPER / f"{model}.yaml")
     settings = config.trainer_settings()
-    assert settings["prompts_per_epoch"] == 1024
+    assert (settings["curriculum_navigator"], settings["prompts_per_epoch"]) == ("gaussian", 1024)
     assert (settings["curriculum_alpha"], settings["curriculum_beta"], settings["curriculum_sigma"]) == (2.0, 0.5, 1000)
     assert settings["num_train_epochs"] == 200
     # 8 GPUs: n prompts are one generation batch, and 256 prompts one update
@@ -122,6 +125,15 @@ def test_accelerate_reads_the_launch_configs(name: str) -> None:
     assert config.num_processes == 8
     assert str(config.mixed_precision) == "bf16"
     assert config.distributed_type.value == {"fsdp": "FSDP", "zero3": "DEEPSPEED"}[name]
+
+
+def test_the_demos_run_takes_the_default_and_one_draw_a_step() -> None:
+    config = RunConfig.read(EXAMPLES / "arithmetic.yaml")
+    assert config.curriculum.keys() == {"prompts_per_epoch"}
+    arguments = GainRLConfig(**config.trainer_settings(), use_cpu=True, dataloader_pin_memory=False)
+    assert arguments.curriculum_navigator == "probe"
+    assert arguments.prompts_per_epoch == arguments.prompts_per_generation
+    assert arguments.num_train_epochs % arguments.save_steps == 0, "the demo evaluates the last checkpoint"
 
 
 def test_every_recipe_is_tested() -> None:
