@@ -69,7 +69,13 @@ def score(
     max_failed: Annotated[
         float, typer.Option(help="Stop once more than this share of the rows failed (they are named in the table).")
     ] = 1.0,
-    directions: Annotated[bool, typer.Option(help="Also store each prompt's direction U_q / |U_q|.")] = False,
+    directions: Annotated[
+        bool,
+        typer.Option(
+            help="Also store each prompt's direction U_q / |U_q|, from which the default navigator of training learns "
+            "(4 bytes times the model's width a prompt)."
+        ),
+    ] = False,
     prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
     shards: Annotated[
         int | None,
