@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_models
 
 from tiny_models import make_model
 
-from benchmarks.signal_study import gradients, statistics
+from benchmarks.signal_study import gradients, statistics, tables
 from benchmarks.signal_study.cases import Case, Problems
 from benchmarks.signal_study.measure import Measurement, Recorder
 from gainrl.errors import UserError
@@ -190,3 +190,11 @@ def test_question_tokens_begin_at_the_questions_last_occurrence(directory: str, 
     asked = found._question_tokens(row)
     ids = found.tokenizer(row["prompt"])["input_ids"]
     assert found.tokenizer.decode(ids[-asked:]).strip() == "7 ="
+
+
+def test_the_pages_tables_are_those_of_the_result_files() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "signal.md").read_text(encoding="utf-8")
+    shown = [line for line in page.splitlines() if line.startswith(("| smollm2-", "| tiny-")) or "** |" in line]
+    made = tables.everything().splitlines()
+    assert len(shown) > 60
+    assert [line for line in shown if line not in made] == []
