@@ -85,10 +85,18 @@ class BaseScorer(ABC):
 
         Raises UserError if prompts of the first row's kind can never be scored with this model.
         """
+        for row in rows[:1]:
+            self.renderer.require_usable(row.prompt)
+        return self.arrange(self.render(rows))
+
+    def render(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
+        """Prompts as tokens, one for each row, whatever the others are."""
         with self.clock("tokenise"):
-            for row in rows[:1]:
-                self.renderer.require_usable(row.prompt)
-            rendered = [within(prompt, self._vocabulary) for prompt in self.renderer(rows)]
+            return [within(prompt, self._vocabulary) for prompt in self.renderer(rows)]
+
+    def arrange(self, rendered: Sequence[Rendered]) -> Prepared:
+        """Plan the batches of a window of prompts."""
+        with self.clock("tokenise"):
             return Prepared(rendered, list(self._plan(rendered)))
 
     def score_window(

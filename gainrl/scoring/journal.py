@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import struct
+import threading
 import time
 import zlib
 from array import array
@@ -75,6 +76,7 @@ class Journal:
         self._synced = time.monotonic()
         self._end = 0
         self._frames = array("q")  # (window, offset, length) of each batch, flat
+        self._lock = threading.Lock()  # of `_frames`: windows ahead are looked up while batches are appended
         try:
             if not fresh:
                 self._recover(settings)
@@ -111,14 +113,16 @@ class Journal:
             self._end += _FRAME.size + len(frame)
 
     def _note(self, first_row: int, length: int, rows: int) -> None:
-        self._frames.extend((first_row // self._window, self._end + _FRAME.size, length))
+        with self._lock:
+            self._frames.extend((first_row // self._window, self._end + _FRAME.size, length))
         self.rows += rows
 
     def window(self, number: int) -> list[pa.RecordBatch]:
         """The results of one window of the dataset, in the order of writing."""
-        index = np.frombuffer(self._frames, dtype=np.int64).reshape(-1, 3)
-        places = index[index[:, 0] == number].tolist()
-        del index  # a view would keep the array from growing
+        with self._lock:
+            index = np.frombuffer(self._frames, dtype=np.int64).reshape(-1, 3)
+            places = index[index[:, 0] == number].tolist()
+            del index  # a view would keep the array from growing
         read = [os.pread(self._file.fileno(), length, offset) for _, offset, length in places]
         return [pa.ipc.read_record_batch(pa.py_buffer(content), self.schema) for content in read]
 

@@ -113,7 +113,7 @@ def profile(scorer: AngleScorer, prompts: Sequence[ScoringPrompt], trace: Path |
         torch.cuda.reset_peak_memory_stats(device)
     scorer.measure(clock)
     try:
-        seconds = _pass(scorer, prompts)
+        seconds = _pass(scorer, prompts, in_advance=False)  # one phase at a time
     finally:
         scorer.measure(NO_CLOCK)
     peak = (
@@ -164,12 +164,13 @@ def write_trace(scorer: AngleScorer, prompts: Sequence[ScoringPrompt], path: Pat
     traced.export_chrome_trace(str(path))
 
 
-def _pass(scorer: AngleScorer, prompts: Sequence[ScoringPrompt]) -> float:
+def _pass(scorer: AngleScorer, prompts: Sequence[ScoringPrompt], *, in_advance: bool | None = None) -> float:
     """Seconds of one whole pass, journal and table included."""
     with tempfile.TemporaryDirectory(prefix="gainrl-profile-") as folder:
         run = score_dataset(
-            scorer, prompts, Path(folder) / "scores.parquet", Source("profile"), model_name="profiled", model_hash=""
-        )
+            scorer, prompts, Path(folder) / "scores.parquet", Source("profile"), model_name="profiled", model_hash="",
+            in_advance=in_advance,
+        )  # fmt: skip
     return run.seconds
 
 

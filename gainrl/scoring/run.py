@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property, partial
 from itertools import islice
@@ -16,7 +16,8 @@ from typing import Any
 from gainrl import __version__
 from gainrl.errors import UserError
 from gainrl.parts import foreign, is_table
-from gainrl.scoring.contract import WINDOW, Prepared, Scorer, WindowsScorer
+from gainrl.scoring.contract import WINDOW, Scorer, WindowsScorer
+from gainrl.scoring.feed import Window, ahead, changed, windows
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
 from gainrl.scoring.journal import Journal, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
@@ -24,7 +25,7 @@ from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings
 from gainrl.scoring.results import RowResult
 from gainrl.scoring.shards import ROWS_PER_PART
 from gainrl.scoring.team import ALONE, Team
-from gainrl.table import ScoreTable, TableMetadata, content_digest
+from gainrl.table import ScoreTable, TableMetadata
 
 
 @dataclass
@@ -45,6 +46,12 @@ class Run:
         """The table without prompts and directions, read when first asked for."""
         return ScoreTable.read(self.output, leave=("prompt", "direction"))
 
+
+WINDOWS_AHEAD = 2
+"""Windows that wait, tokenised, for a device; processes of a team may be as far apart, which evens their work."""
+
+PATIENCE = 10.0
+"""Seconds in which a file that one process has made is seen by the others."""
 
 Progress = Callable[[int, int], None]
 """Called with (rows finished now, tokens of them) after every batch."""
@@ -101,6 +108,7 @@ def score_dataset(
     shards: int | None = None,
     team: Team = ALONE,
     progress: Progress | None = None,
+    in_advance: bool | None = None,
 ) -> Run:
     """Score `prompts` and write the score table to `output`; with `shards`, a folder of so many parts by rank (0: of
     `ROWS_PER_PART` rows; see `gainrl.parts`).
@@ -108,7 +116,8 @@ def score_dataset(
     Finished batches are in the journal beside `output` until the table is written; after a kill, `resume=True` goes
     on from there and ends with the same table.  `keep_prompts` stores the prompts' text in the table, for reports.
     `control="length"` ranks by what is left of the score after length is regressed out (`gainrl.table`).  Memory holds
-    one window of prompts, whatever the size of the dataset.
+    a few windows of prompts, whatever the size of the dataset.  `in_advance` tokenises windows in a thread while others
+    are scored; by default where something else than this process computes, a GPU or an engine's workers.
 
     Raises UserError if a `WindowsScorer` is run in several processes, if the dataset is empty or is not the one that
     was begun, if every row of the first window fails, or if after some window more than the share `max_failed` of the
@@ -131,10 +140,12 @@ def score_dataset(
         return _finished(output, settings, scorer, prompts, columns)
     started = time.perf_counter()
     pass_ = _Pass(scorer, output, {**settings, **plan_settings(scorer, columns, WINDOW)}, team)
+    if in_advance is None:
+        in_advance = scorer.device.type != "cpu" or isinstance(scorer, WindowsScorer)
     try:
         pass_.open(fresh=overwrite)
-        with scorer.weights_fixed():
-            pass_.score(prompts, source, keep_prompts, max_failed, progress)
+        with scorer.weights_fixed(), pass_.feed(prompts, in_advance) as prepared:
+            pass_.score(prepared, source, keep_prompts, max_failed, progress)
         team.barrier()
         if team.leads:
             metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
@@ -186,18 +197,6 @@ def _finished(
     return run
 
 
-@dataclass(frozen=True)
-class _Window:
-    """Rows of the dataset from `first` on that are planned together."""
-
-    first: int
-    prompts: Sequence[ScoringPrompt]
-    digests: Sequence[bytes]
-    done: frozenset[int]
-    """Positions that the journals hold."""
-    prepared: Prepared
-
-
 @dataclass
 class _Pass:
     """One pass over a dataset: what is open, and what was counted."""
@@ -219,16 +218,38 @@ class _Pass:
     first_failures: list[str] = field(default_factory=list)
 
     def open(self, fresh: bool) -> None:
-        """Open this process's journal, and those of the others as they were at the start."""
-        path = journal_path(self.output, self.team.rank)
-        self.own = Journal(path, self.settings, window=WINDOW, fresh=fresh)
+        """Open this process's journal, and those of the others as they were at the start.
+
+        The first process goes first: another run that writes to this output holds its journal's lock, and may be
+        reading the others.
+        """
+        if not self.team.leads:
+            self.team.barrier()
+        self.own = Journal(journal_path(self.output, self.team.rank), self.settings, window=WINDOW, fresh=fresh)
+        if self.team.leads:
+            self.team.barrier()
         self.team.barrier()
+        self._require_shared()
         if self.team.leads and fresh:
             for left in self._beside()[self.team.size - 1 :]:
                 left.unlink(missing_ok=True)
         self.team.barrier()
         self.others = [Journal(p, self.settings, window=WINDOW, reading=True) for p in self._beside()]
         self.team.barrier()
+
+    def _require_shared(self) -> None:
+        """UserError in every process unless all see each other's journals, from which the table is made."""
+        until, missing = time.monotonic() + PATIENCE, list(range(self.team.size))
+        while missing and time.monotonic() < until:  # network file systems show a new file a little later
+            missing = [rank for rank in missing if not journal_path(self.output, rank).exists()]
+            if missing:
+                time.sleep(0.1)
+        for rank, unseen in enumerate(self.team.gather(missing)):
+            if unseen:
+                raise UserError(
+                    f"process {rank} does not see the results of process {unseen[0]} beside --output {self.output}: "
+                    "name a folder that all processes share"
+                )
 
     def _beside(self) -> list[Path]:
         assert self.own is not None
@@ -241,20 +262,39 @@ class _Pass:
         """Finished rows on disk, as far as this process knows."""
         return len(self.own or []) + sum(map(len, self.others))
 
+    @contextmanager
+    def feed(self, prompts: Iterable[ScoringPrompt], in_advance: bool) -> Iterator[Iterator[Window]]:
+        """The dataset's windows; `in_advance` makes them in a thread, which is over when this is left."""
+        with self.team.ready() as team:
+            prepared = windows(self.scorer, prompts, WINDOW, self._journals, team)
+            if in_advance:
+                prepared = ahead(prepared, max(self._at_once, WINDOWS_AHEAD))
+            with closing(prepared):
+                yield prepared
+
+    @property
+    def _journals(self) -> list[Journal]:
+        assert self.own is not None
+        return [self.own, *self.others]
+
+    @property
+    def _at_once(self) -> int:
+        return getattr(self.scorer, "windows_at_once", 1)
+
     def score(
         self,
-        prompts: Iterable[ScoringPrompt],
+        prepared: Iterator[Window],
         source: Source,
         keep_prompts: bool,
         max_failed: float,
         progress: Progress | None,
     ) -> None:
         """Score what is owed, a window (or as many as the scorer takes at once) at a time."""
-        assert self.own is not None
-        windows = self._windows(iter(prompts), progress)
         loads = [0] * self.team.size
         number = 0
-        while group := list(islice(windows, getattr(self.scorer, "windows_at_once", 1))):
+        while group := list(islice(prepared, self._at_once)):
+            for window in group:
+                self._keep(window, progress)
             for window, members, results in self._scored(group, loads):
                 self._take(window, members, results, keep_prompts)
                 if progress:
@@ -265,23 +305,21 @@ class _Pass:
         self._check_failures(self.failed_before + sum(self.team.gather(self.failed)), max_failed)
         if self.rows == 0:
             raise UserError(f"dataset {source.name!r} is empty")
-        if any(journal.last_window >= number for journal in (self.own, *self.others)):
-            raise self._changed()
+        if any(journal.last_window >= number for journal in self._journals):
+            raise changed(self._journals)
 
-    def _windows(self, rows: Iterator[ScoringPrompt], progress: Progress | None) -> Iterator[_Window]:
-        number = 0
-        while prompts := list(islice(rows, WINDOW)):
-            digests = [content_digest(row.prompt) for row in prompts]
-            done = self._done(number, digests)
-            self.kept += len(done)
-            if done and progress:
-                progress(len(done), 0)
-            yield _Window(number * WINDOW, prompts, digests, done, self.scorer.prepare(prompts))
-            number += 1
+    def _keep(self, window: Window, progress: Progress | None) -> None:
+        """Count what the journals hold of a window."""
+        self.kept += len(window.done)
+        self.failed_before += len(window.failed)
+        for row, reason in window.failed:
+            self._remember(row, reason)
+        if window.done and progress:
+            progress(len(window.done), 0)
 
     def _scored(
-        self, group: Sequence[_Window], loads: list[int]
-    ) -> Iterator[tuple[_Window, tuple[int, ...], list[RowResult]]]:
+        self, group: Sequence[Window], loads: list[int]
+    ) -> Iterator[tuple[Window, tuple[int, ...], list[RowResult]]]:
         """(window, positions in it, their results) of each batch that this process owes."""
         scorer, leads = self.scorer, self.team.leads
         if isinstance(scorer, WindowsScorer):
@@ -294,7 +332,7 @@ class _Pass:
             for members, results in scorer.score_window(window.prepared, window.done, share, without_tokens=leads):
                 yield window, members, results
 
-    def _take(self, window: _Window, members: Sequence[int], results: Sequence[RowResult], keep_prompts: bool) -> None:
+    def _take(self, window: Window, members: Sequence[int], results: Sequence[RowResult], keep_prompts: bool) -> None:
         """Write a batch's results to the journal, and count them."""
         assert self.own is not None
         with self.scorer.clock("write"):
@@ -310,24 +348,6 @@ class _Pass:
             if result.status == "failed":
                 self.failed += 1
                 self._remember(window.first + i, str(result.reason))
-
-    def _done(self, number: int, digests: Sequence[bytes]) -> frozenset[int]:
-        """Positions of a window that the journals hold, after checking that they are still the same prompts."""
-        assert self.own is not None
-        done: set[int] = set()
-        for journal in (self.own, *self.others):
-            for batch in journal.window(number):
-                positions = (batch["row"].to_numpy() - number * WINDOW).tolist()
-                for i, digest in zip(positions, batch["digest"].to_pylist(), strict=True):
-                    if i >= len(digests) or digests[i] != digest:
-                        raise self._changed()
-                done.update(positions)
-                words, reasons = batch["status"].to_pylist(), batch["reason"].to_pylist()
-                for i, status, reason in zip(positions, words, reasons, strict=True):
-                    if status == "failed":
-                        self.failed_before += 1
-                        self._remember(number * WINDOW + i, reason)
-        return frozenset(done)
 
     def _remember(self, row: int, reason: str) -> None:
         if len(self.first_failures) < 3:
@@ -345,13 +365,6 @@ class _Pass:
                 f"{failed} of the first {self.rows} rows failed, more than --max-failed {max_failed:g} allows "
                 f"({'; '.join(self.first_failures)}); finished rows are kept: go on with --resume and a larger share"
             )
-
-    def _changed(self) -> UserError:
-        assert self.own is not None
-        return UserError(
-            f"the dataset is not the one that {self.own.path} was begun with: rows changed since; its {self.held} "
-            "results are kept there. Give the same dataset, or start anew with --overwrite"
-        )
 
     def finish(self, metadata: TableMetadata, columns: Columns, shards: int | None) -> None:
         """Write the table from all journals, and remove them."""

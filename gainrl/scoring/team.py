@@ -1,16 +1,18 @@
 """The processes of one run, started by torchrun, and how they divide a window's batches: by work, not by count.
 
-Every process renders every window and plans the same batches; each takes those that `share` gives it, and writes
-them to a journal of its own.  A batch's results do not depend on who computes it, so the table is the one of a single
-process (with the same kind of device and number of threads).
+Every process tokenises its share of each window (`gainrl.scoring.feed`), and from the shares of all plans the same
+batches; each takes those that `share` gives it, and writes them to a journal of its own.  A batch's results do not
+depend on who computes it, so the table is the one of a single process (with the same kind of device and number of
+threads).
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gainrl.errors import UserError
@@ -26,6 +28,8 @@ class Team:
 
     rank: int = 0
     size: int = 1
+    group: Any = field(default=None, compare=False)
+    """torch.distributed's group for `exchange`; see `ready`."""
 
     @property
     def leads(self) -> bool:
@@ -41,18 +45,40 @@ class Team:
                 return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % torch.cuda.device_count()}"
         return wanted
 
+    @contextmanager
+    def ready(self) -> Iterator[Team]:
+        """The team with a group of its own for `exchange`, over CPUs whatever the others are over.
+
+        `exchange` may be called in a thread, whose collectives must not meet those of the main thread.
+        """
+        if self.size == 1:
+            yield self
+            return
+        import torch.distributed as dist
+
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        yield replace(self, group=group)
+        dist.destroy_process_group(group)  # not after an error: another thread may still wait in it
+
     def barrier(self) -> None:
         """Wait for all."""
         self.gather(None)
 
     def gather(self, value: Any) -> list[Any]:
         """Everybody's small values, in the order of ranks."""
+        return self._all(value, None)
+
+    def exchange(self, value: Any) -> list[Any]:
+        """Everybody's values, in the order of ranks; for the one thread that prepares windows."""
+        return self._all(value, self.group)
+
+    def _all(self, value: Any, group: Any) -> list[Any]:
         if self.size == 1:
             return [value]
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group)
         return values
 
     def share(self, batches: Sequence[Batch], rendered: Sequence[Rendered], loads: list[int]) -> list[Batch]:
