@@ -212,9 +212,9 @@ def prompts_of(dataset: str | list[str] | None, task: str | None, split: str | N
 
         loaded = load_task(task)
         chosen = split or loaded.splits[0]
-        rows = loaded.load(chosen, source=names[0] if names else None, limit=limit)
+        size, rows = loaded.stream(chosen, source=names[0] if names else None, limit=limit)
         found = (ScoringPrompt(row["prompt"], row.get("question")) for row in rows)
-        return found, Source(names[0] if names else task, chosen, limit, len(rows), task)
+        return found, Source(names[0] if names else task, chosen, limit, size, task)
     if not names:
         raise UserError("give --dataset (a hub id or a local file), --task, or both")
     opened = open_rows(names, split=split, limit=limit)

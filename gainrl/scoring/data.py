@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from gainrl import json_array
 from gainrl.errors import UserError
 from gainrl.scoring.prompts import ScoringPrompt
 
@@ -113,10 +114,19 @@ def _jsonl(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
 
 
 def _json(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
-    loaded = _parse(path.read_bytes(), path.name)
-    if not isinstance(loaded, list):
-        raise UserError(f"dataset {path.name}: a .json dataset is a list of objects, this is a {type(loaded).__name__}")
-    return len(loaded), lambda: (_object(row, f"{path.name}, entry {i}") for i, row in enumerate(loaded))
+    def items() -> Iterator[Any]:
+        with open(path, "rb") as file:
+            encoding = json.detect_encoding(file.read(4))
+        with open(path, encoding=encoding, errors="surrogatepass", newline="") as text:
+            yield from json_array.items(text)
+
+    try:
+        size = sum(1 for _ in items())  # and whatever is wrong with the file is found before anything is scored
+    except (json_array.NotJSON, UnicodeDecodeError) as error:
+        raise UserError(f"dataset {path.name}: not valid JSON ({error})") from error
+    except json_array.NotAnArray as error:
+        raise UserError(f"dataset {path.name}: a .json dataset is a list of objects, this is a {error}") from error
+    return size, lambda: (_object(row, f"{path.name}, entry {i}") for i, row in enumerate(items()))
 
 
 def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:

@@ -17,13 +17,13 @@ from __future__ import annotations
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
 from gainrl.errors import UserError
-from gainrl.tasks.loading import Source, read_rows
+from gainrl.tasks.loading import Source, stream_rows
 from gainrl.tasks.prompts import PromptTemplate
 
 Row = dict[str, Any]
@@ -131,8 +131,25 @@ class Task(ABC):
         another hub id.  Raises `UserError` for an unknown split, a missing file or column, or a hub that does not
         answer.
         """
+        return list(self._rows(split, source, limit))
+
+    def stream(
+        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
+    ) -> tuple[int, Iterator[Row]]:
+        """The number of rows that `load` gives, and these one at a time, in memory that does not grow with the dataset.
+
+        All is read once before, so that whatever `load` raises is raised here.  A task with a `load` of its own
+        (those that generate their problems) holds all rows.
+        """
+        if type(self).load is not Task.load:
+            rows = self.load(split, source, limit)
+            return len(rows), iter(rows)
+        return sum(1 for _ in self._rows(split, source, limit)), self._rows(split, source, limit)
+
+    def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
+        """The rows that `load` and `stream` give; raises what `load` does when the first one is asked for."""
         split = self._check(split, limit)
-        raw = read_rows(
+        raw = stream_rows(
             source,
             self.source,
             split=split,
@@ -141,7 +158,8 @@ class Task(ABC):
             limit=limit,
             described=self.fields,
         )
-        return [self.row(item, index) for index, item in enumerate(raw)]
+        for index, item in enumerate(raw):
+            yield self.row(item, index)
 
     def _check(self, split: str | None, limit: int | None) -> str:
         if limit is not None and limit < 1:

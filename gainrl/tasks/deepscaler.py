@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from itertools import islice
 
 from gainrl.tasks.base import Row
-from gainrl.tasks.loading import Source, read_rows
+from gainrl.tasks.loading import Source, stream_rows
 from gainrl.tasks.maths.task import MathTask
 
 _HELD_OUT = 1 / 50
@@ -24,13 +26,12 @@ class DeepScaleR(MathTask):
     source = Source("agentica-org/DeepScaleR-Preview-Dataset", splits={"train": "train", "test": "train"})
     columns = ("problem", "answer")
 
-    def load(
-        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
-    ) -> list[Row]:
+    def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         split = self._check(split, limit)
-        raw = read_rows(source, self.source, split=split, columns=self.columns, task=self.name)
-        kept = [item for item in raw if _held_out(str(item["problem"])) == (split == "test")]
-        return [self.row(item, index) for index, item in enumerate(kept[:limit])]
+        raw = stream_rows(source, self.source, split=split, columns=self.columns, task=self.name)
+        kept = (item for item in raw if _held_out(str(item["problem"])) == (split == "test"))
+        for index, item in enumerate(islice(kept, limit)):
+            yield self.row(item, index)
 
 
 def _held_out(problem: str) -> bool:

@@ -16,12 +16,13 @@ from __future__ import annotations
 import ast
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.base import Row
-from gainrl.tasks.loading import Source, is_path, read_rows
+from gainrl.tasks.loading import Source, is_path, stream_rows
 from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.task import CodeTask, Unscorable
@@ -43,16 +44,20 @@ class LeetCode(CodeTask):
     columns = _HUB
     template = "program"
 
-    def load(
-        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
-    ) -> list[Row]:
+    def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         split = self._check(split, limit)
         with_splits = source is None or not is_path(source)
         columns = _HUB if with_splits else ()
-        raw = read_rows(source, self.source, split=split, columns=columns, task=self.name)
-        if raw and "problem" in raw[0] and split != "all":
-            raw = [item for item in raw if _held_out(str(item.get("problem"))) == (split == "test")]
-        return [self.row(item, index) for index, item in enumerate(raw[:limit])]
+        raw = stream_rows(source, self.source, split=split, columns=columns, task=self.name)
+        first = next(raw)
+        divided = "problem" in first and split != "all"
+        kept = (
+            item
+            for item in chain([first], raw)
+            if not divided or _held_out(str(item.get("problem"))) == (split == "test")
+        )
+        for index, item in enumerate(islice(kept, limit)):
+            yield self.row(item, index)
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         wanted = _RLLM if "problem" in item else _HUB

@@ -15,6 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from gainrl import json_array
 from gainrl.errors import UserError
 
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
@@ -36,7 +37,7 @@ class Source:
         return f"{self.hub} ({self.config})" if self.config else self.hub
 
 
-def read_rows(
+def stream_rows(
     source: str | os.PathLike[str] | None,
     default: Source | None,
     *,
@@ -45,10 +46,12 @@ def read_rows(
     task: str,
     limit: int | None = None,
     described: str = "",
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`.
 
-    `described` says in messages what a source must have, where that is more than `columns`.
+    A file, or the hub's copy on disk, is read as records are taken.  UserError, where they stand, for what cannot be
+    read, for a record without all `columns`, and for a source without records.  `described` says in messages what a
+    source must have, where that is more than `columns`.
     """
     if source is None and default is None:
         raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
@@ -59,17 +62,17 @@ def read_rows(
         wanted = default if source is None else Source(os.fspath(source), None, default.splits if default else {})
         assert wanted is not None
         records, origin = _hub(wanted, split, described or ", ".join(columns), task), str(wanted)
-    rows = list(islice(records, limit))
-    if not rows:
-        raise UserError(f"{origin!r} holds no rows")
-    for number, row in enumerate(rows):
+    number = -1
+    for number, row in enumerate(islice(records, limit)):
         missing = [column for column in columns if column not in row]
         if missing:
             raise UserError(
                 f"{origin!r}, row {number}: task {task!r} needs the fields {', '.join(columns)}; "
                 f"missing: {', '.join(missing)} (the row has {', '.join(map(str, row)) or 'no fields'})"
             )
-    return rows
+        yield row
+    if number < 0:
+        raise UserError(f"{origin!r} holds no rows")
 
 
 def is_path(source: str | os.PathLike[str]) -> bool:
@@ -94,26 +97,29 @@ def _local(path: Path) -> Iterator[dict[str, Any]]:
                         yield _object(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
         else:
             with _open(path) as text:
-                data = _parse(text.read(), str(path))
-            if not isinstance(data, list):
-                raise UserError(f"{os.fspath(path)!r} must hold a JSON list of objects")
-            for number, item in enumerate(data):
-                yield _object(item, f"{path}, item {number}")
+                for number, item in enumerate(json_array.items(text)):
+                    yield _object(item, f"{path}, item {number}")
+    except json_array.NotAnArray:
+        raise UserError(f"{os.fspath(path)!r} must hold a JSON list of objects") from None
+    except json_array.NotJSON as error:
+        raise UserError(f"{path}: not JSON: {error}") from error
     except (OSError, EOFError) as error:
         raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{os.fspath(path)!r} is not UTF-8: {error}") from error
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
     try:
-        rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
+        # read in pieces: by default a whole row group would be fetched at once
+        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+            for batch in file.iter_batches(batch_size=1024):
+                yield from batch.to_pylist()
     except pyarrow.ArrowException as error:
         raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
-    return rows
 
 
 def _open(path: Path) -> Any:

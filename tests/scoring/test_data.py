@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +37,35 @@ def test_local_files_of_every_kind_give_the_same_rows(file):
     assert (rows.size, rows.split) == (3, None)
     assert [dict(row) for row in rows] == ROWS
     assert [dict(row) for row in rows] == ROWS, "rows can be iterated again"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
+def test_a_json_list_in_any_encoding_of_unicode(tmp_path, encoding):
+    path = tmp_path / "data.json"
+    path.write_text('[{"prompt": "weiß, \\ud800"}]', encoding=encoding)
+    assert [dict(row) for row in open_rows(str(path))] == [{"prompt": "weiß, \ud800"}]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "parquet"])
+@pytest.mark.parametrize("task", [None, "gsm8k"])
+def test_rows_are_read_as_they_are_needed(tmp_path, kind, task):
+    """Peak memory of ten times as many rows is the same; whole, they would take 6 MB more."""
+    peaks = []
+    for count in (300, 3000):
+        rows = [{"prompt": "p" * 1000, "question": f"{n} + 1?" + "q" * 1000, "answer": "1"} for n in range(count)]
+        path = tmp_path / f"{count}.{kind}"
+        if kind == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=300)
+        else:
+            lines = [json.dumps(row) for row in rows]
+            path.write_text("[" + ",\n".join(lines) + "]" if kind == "json" else "\n".join(lines))
+        del rows
+        tracemalloc.start()
+        prompts, source = prompts_of(str(path), task, "train" if task else None, None)
+        assert source.size == sum(1 for _ in prompts) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] + 3e6
 
 
 def test_limit_takes_the_first_rows(file):
@@ -93,6 +123,9 @@ def test_a_later_row_without_a_prompt_is_a_row_with_a_problem():
         ("a.jsonl", b'{"prompt": "\xff\xfe"}\n', "line 1: not valid JSON"),
         ("a.json", '{"prompt": 1}', "list of objects"),
         ("a.json", "[]", "empty"),
+        ("a.json", '[{"prompt": "x"},\n {"prompt": }]', "line 2, character 30"),
+        ("a.json", '[{"prompt": "x"}, 3]', "entry 1: expected an object"),
+        ("a.json", b'[{"prompt": "\xff"}]', "not valid JSON"),
         ("a.parquet", "text", "not a readable Parquet"),
         ("a.csv", "x", "unknown kind"),
     ],

@@ -34,6 +34,22 @@ def test_every_kind_of_local_file_gives_the_same_rows(tmp_path: Path, name: str)
     assert rows[0]["prompt"][-1] == {"role": "user", "content": "What is 0+1?"}
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
+def test_rows_come_one_at_a_time_with_their_number(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    for task, options in [("gsm8k", {}), ("gsm8k", {"limit": 2}), ("arithmetic", {"limit": 2})]:
+        size, rows = load_task(task).stream("train", path, **options)
+        assert list(rows) == load_task(task).load("train", path, **options)
+        assert size == options.get("limit", 5 if task == "gsm8k" else 2)
+
+
+def test_what_is_wrong_with_a_late_row_is_said_before_the_first(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps([*ROWS, {"question": "no answer"}]))
+    with pytest.raises(UserError, match=r"row 5: task 'gsm8k' needs .* missing: answer"):
+        load_task("gsm8k").stream("train", path)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
