@@ -20,7 +20,7 @@ def test_the_loop_and_the_stateful_loader_run_as_they_stand(page_blocks, tmp_pat
     pytest.importorskip("torchdata", reason="torchdata: not installed")
     datasets = pytest.importorskip("datasets", reason="datasets: not installed")
     prompts = [[{"role": "user", "content": f"question {n}"}] for n in range(40)]
-    score_table(prompts).write(tmp_path / "scores.parquet")
+    score_table(prompts, directions=True).write(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
     dataset = datasets.Dataset.from_list([{"prompt": prompt, "row": row} for row, prompt in enumerate(prompts)])
     seen = []
@@ -53,7 +53,7 @@ def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
     prompts = [f"question {n}" for n in range(40)]
-    score_table(prompts).write(tmp_path / "scores.parquet")
+    score_table(prompts, directions=True).write(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
     (block,) = page_blocks["prime-rl 0.8"]
     names = {"__name__": "orchestrator_curriculum"}
@@ -106,7 +106,8 @@ def test_nemo_rls_loader_has_whole_batches_alone_and_every_rollout_is_counted(pa
     algorithms.grpo = grpo
     for name, module in (("nemo_rl", types.ModuleType("nemo_rl")), ("nemo_rl.algorithms", algorithms)):
         monkeypatch.setitem(sys.modules, name, module)
-    score_table([row["messages"][:-1] for row in Processed(range(40)).dataset]).write(tmp_path / "scores.parquet")
+    prompts = [row["messages"][:-1] for row in Processed(range(40)).dataset]
+    score_table(prompts, directions=True).write(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
     (block,) = page_blocks["NeMo-RL"]
     names = {}

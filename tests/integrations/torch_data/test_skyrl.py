@@ -104,7 +104,7 @@ def trainer_class(page_blocks, monkeypatch, tmp_path):
         module = types.ModuleType(name)
         vars(module).update(contents)
         monkeypatch.setitem(sys.modules, name, module)
-    score_table(PROMPTS).write(tmp_path / "scores.parquet")
+    score_table(PROMPTS, directions=True).write(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
     (block,) = page_blocks["SkyRL"]
     found = {"__name__": "main_curriculum"}
