@@ -46,15 +46,21 @@ class CurriculumArguments:
             "fixed or shortest-first."
         },
     )
-    curriculum_alpha: float = field(default=2.0, metadata={"help": "α: steepness of the mean's step."})
+    curriculum_alpha: float = field(
+        default=2.0, metadata={"help": "α: steepness of the mean's step (gaussian, target)."}
+    )
     curriculum_beta: float = field(
         default=0.5,
         metadata={
             "help": "β: accuracy at which the mean's step turns; the accuracy that `target` and `posterior` look for."
         },
     )
-    curriculum_mean: float = field(default=0.0, metadata={"help": "μ₀: the rank at which the window starts."})
-    curriculum_sigma: float | None = field(default=None, metadata={"help": "σ: width of the window in ranks."})
+    curriculum_mean: float = field(
+        default=0.0, metadata={"help": "μ₀: the rank at which the window starts (gaussian, target)."}
+    )
+    curriculum_sigma: float | None = field(
+        default=None, metadata={"help": "σ: width of the window in ranks (gaussian, target)."}
+    )
     curriculum_sigma_fraction: float | None = field(
         default=None,
         metadata={
@@ -63,7 +69,7 @@ class CurriculumArguments:
         },
     )
     curriculum_at_end: str = field(
-        default="stay", metadata={"help": "What happens at the last rank: stay, restart or uniform."}
+        default="stay", metadata={"help": "What happens at the last rank: stay, restart or uniform (gaussian)."}
     )
     curriculum_prior_strength: float = field(
         default=4.0, metadata={"help": "Rollouts that the ranking is worth as the prior of `posterior`."}
