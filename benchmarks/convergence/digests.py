@@ -4,6 +4,7 @@
     family     the family's problems (those of seed 0 stand for all) and its own values in the protocol
     arm        the arm's ranking and settings
     navigator  the navigator's module, what it is derived from, and all that these import of gainrl.curriculum
+    settings   how a navigator is built of a trainer's settings, with their defaults
     trainer    gainrl's trainer and what it imports of gainrl.integrations
     libraries  versions, in words
 
@@ -36,9 +37,10 @@ from gainrl.curriculum import NAVIGATORS
 ROOMS = ("gainrl/curriculum", "gainrl/integrations", "benchmarks/convergence")
 VALUES = ("arms", "families", "held_out", "protocol", "oracle")
 """Modules of benchmarks.convergence that the digest of the bed leaves out: what they define is in other parts."""
+SETTINGS = "gainrl.curriculum.building"
 TRAINER = "gainrl.integrations.trl.trainer"
 LIBRARIES = ("numpy", "torch", "transformers", "trl")
-PARTS = ("bed", "family", "arm", "navigator", "trainer", "libraries")
+PARTS = ("bed", "family", "arm", "navigator", "settings", "trainer", "libraries")
 Sources = Mapping[str, str]
 
 
@@ -109,6 +111,7 @@ def code_of(protocol: Protocol, family_name: str, arm_name: str, modules: Source
         "family": digest(own, family(family_name).examples, problems),
         "arm": digest(*_settings(arm(arm_name))),
         "navigator": digest(_code(modules, _navigator(modules, arm(arm_name)))),
+        "settings": digest(_code(modules, [SETTINGS])),
         "trainer": digest(_code(modules, imported(modules, [TRAINER], "gainrl.integrations"))),
         "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES),
     }

@@ -41,6 +41,7 @@ def test_comments_layout_and_docstrings_change_nothing_and_statements_do():
         ("gainrl.curriculum.logistic", "probe", {"navigator"}),
         ("gainrl.curriculum.base", "gainrl", {"navigator"}),
         ("gainrl.curriculum.windows", "probe", set()),
+        ("gainrl.curriculum.building", "uniform", {"settings"}),
         ("gainrl.integrations.trl.backfill", "uniform", {"trainer"}),
         ("gainrl.integrations.trl.run", "uniform", set()),
         ("gainrl.integrations.verl.hook", "uniform", set()),
