@@ -11,6 +11,7 @@ runs its own code whenever a hook, an adapter, an exchanged part or an unknown a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from gainrl.scoring import kernels
 from gainrl.scoring.packed import Group, Layout, packed, register, under_way
-from gainrl.scoring.trials import WIDTH, Fast, as_float32, equal, projection, rows, with_parts
+from gainrl.scoring.trials import PLAIN, WIDTH, Alike, Fast, equal, projection, rows, with_parts, with_plain_weight
 
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj")
 _PRODUCTS = ("gate_proj", "up_proj", "down_proj")
@@ -125,13 +126,10 @@ def _settings(modules: Sequence[nn.Module]) -> list[object]:
         (
             type(module),
             getattr(getattr(module, "config", None), "sliding_window", None),
-            {name: value for name, value in vars(module).items() if type(value) in _PLAIN and name != "training"},
+            {name: value for name, value in vars(module).items() if type(value) in PLAIN and name != "training"},
         )
         for module in modules
     ]
-
-
-_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 def _watched(module: nn.Module) -> bool:
@@ -243,6 +241,7 @@ def find_block(
     gates: set[nn.Module],
     fast: Mapping[nn.Module, Fast],
     space: Space,
+    alike: Alike,
 ) -> Block | None:
     """The fast forward of `layer`, if it is a block of the common form made of these norms and one of these gates."""
     children = dict(layer.named_children())
@@ -254,11 +253,15 @@ def find_block(
     (mlp,), (attention,) = mlps, rest
     if not all(type(getattr(mlps[mlp], name)) is nn.Linear for name in _PRODUCTS):
         return None
-    heads = _heads(children[attention], norms)
-    if heads is None:
+    heads = _heads(children[attention], norms, torch.float32)
+    weight = next(iter(own.values())).weight
+    if heads is None or not alike(
+        children[attention], weight, lambda dtype: _heads(children[attention], norms, dtype) == heads
+    ):
         return None
     for first, second in (tuple(own), tuple(own)[::-1]):
-        if _is_block(layer, first, attention, second, mlp):
+        same = functools.partial(_is_block, layer, first, attention, second, mlp)
+        if same(torch.float32) and alike(layer, weight, same):
             parts = (children[attention], heads, mlps[mlp], own[first], own[second])
             return Block(layer, parts, fast, space)
     return None
@@ -283,12 +286,12 @@ class _Stand(nn.Module):
         return (result, None) if options else result
 
 
-def _is_block(layer: nn.Module, first: str, attention: str, second: str, mlp: str) -> bool:
+def _is_block(layer: nn.Module, first: str, attention: str, second: str, mlp: str, dtype: torch.dtype) -> bool:
     """Whether the layer is x + attention(first(x)), then x + mlp(second(x)), rotary positions handed on as they are."""
     names, stands = (first, attention, second, mlp), [_Stand(f, s) for f, s in zip(_FACTORS, _SHIFTS, strict=True)]
     trial = with_parts(layer, dict(zip(names, stands, strict=True)))
     before, mixing, between, after = stands
-    for x in rows(WIDTH):
+    for x in rows(WIDTH, dtype):
         options = {**_no_options(x), "position_embeddings": (x, x)}
         given = trial(x.clone(), **options)
         if "position_embeddings" not in mixing.options:
@@ -312,8 +315,8 @@ def _no_options(x: Tensor) -> dict[str, Any]:
     return {"attention_mask": None, "position_ids": positions, "past_key_values": None, "use_cache": False}
 
 
-def _heads(module: Any, norms: Mapping[nn.Module, Norm]) -> _Heads | None:
-    """What to know of a module that is attention of the common form; None for any other."""
+def _heads(module: Any, norms: Mapping[nn.Module, Norm], dtype: torch.dtype) -> _Heads | None:
+    """What to know of a module that is attention of the common form, tried in this dtype; None for any other."""
     children = dict(module.named_children())
     of_heads = [name for name in ("q_norm", "k_norm") if name in children]
     linears = [children.get(name) for name in _PROJECTIONS]
@@ -326,19 +329,22 @@ def _heads(module: Any, norms: Mapping[nn.Module, Norm]) -> _Heads | None:
         return None
     wide = [linear.out_features for linear in linears[:3]]  # type: ignore[union-attr]
     parts: dict[str, nn.Module] = {
-        name: projection(WIDTH, columns, bias=True, scale=0.3, seed=columns + seed)
+        name: projection(WIDTH, columns, dtype, bias=True, scale=0.3, seed=columns + seed)
         for seed, (name, columns) in enumerate(zip(_PROJECTIONS, wide, strict=False))
     }
-    parts["o_proj"] = projection(wide[0], 5, bias=True)
-    parts |= {name: as_float32(children[name]) for name in of_heads}
+    parts["o_proj"] = projection(wide[0], 5, dtype, bias=True)
+    parts |= {name: with_plain_weight(children[name], dtype) for name in of_heads}
     trial = with_parts(module, parts)
     own = [Norm(trial.get_submodule(name), norms[children[name]].offset) for name in of_heads]
     tried = _Heads((own[0], own[1]) if own else None, width)
     found: _Heads | None = None
     register()
-    for x in (*rows(WIDTH), torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float32)):
+    most = None if dtype == torch.float32 else 1e3  # rotated in steps, halves might overflow whose sum does not
+    ordinary = torch.randn(1, 5, WIDTH, generator=torch.Generator().manual_seed(2), dtype=torch.float32).to(dtype)
+    for x in (*rows(WIDTH, dtype, most=most), ordinary):
         layout = Layout([Group(0, 1, 5)], torch.tensor([0, 5]), None, seen=[])
-        rotary = torch.randn(2, 1, 5, width, generator=torch.Generator().manual_seed(3), dtype=torch.float32).unbind(0)
+        generator = torch.Generator().manual_seed(3)
+        rotary = torch.randn(2, 1, 5, width, generator=generator, dtype=torch.float32).to(dtype).unbind(0)
         with packed(module, layout):
             result = trial(hidden_states=x.clone(), position_embeddings=rotary, **_no_options(x))
         assert layout.seen is not None

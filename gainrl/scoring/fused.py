@@ -2,10 +2,10 @@
 
 In torch, an RMSNorm is five passes over its rows, the gate of a SwiGLU layer two, a residual sum and rotary positions
 a pass and six.  `FusedLayers` finds the modules whose results equal those of `gainrl.scoring.kernels`, whatever their
-names: of each, a copy in float32 (of a gate or a block, with small parts) is run on rows with a mean, outliers and
-extreme scales, and compared.  While `installed`, they have the fast forward: norms, gates, and the blocks that consist
-of them (`gainrl.scoring.blocks`).  Hooks run as ever; the model is as before afterwards.  Elsewhere than on a CPU
-nothing is looked for.
+names: of each, a copy in float32 and one in the dtype of its weights (of a gate or a block, with small parts) are run
+on rows with a mean, outliers and extreme scales, and compared.  While `installed`, they have the fast forward: norms,
+gates, and the blocks that consist of them (`gainrl.scoring.blocks`).  Hooks run as ever; the model is as before
+afterwards.  Elsewhere than on a CPU nothing is looked for.
 """
 
 from __future__ import annotations
@@ -21,7 +21,19 @@ from torch import Tensor, nn
 
 from gainrl.scoring import kernels
 from gainrl.scoring.blocks import Norm, Space, eps_of, find_block
-from gainrl.scoring.trials import INNER, WIDTH, Fast, as_float32, equal, projection, rows, with_parts, without_hooks
+from gainrl.scoring.trials import (
+    INNER,
+    WIDTH,
+    Alike,
+    Fast,
+    equal,
+    identity,
+    projection,
+    rows,
+    with_parts,
+    with_plain_weight,
+    without_hooks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +50,11 @@ class FusedLayers:
         modules = [module for module in modules if "forward" not in vars(module)]  # the others are somebody's already
         norms: dict[nn.Module, Norm] = {}
         gates: set[nn.Module] = set()
+        alike = Alike()
         for module in modules:
             try:
-                norm = _rms_norm(module)
-                fast = _norm_forward(norm) if norm is not None else _swiglu(module)
+                norm = _rms_norm(module, alike)
+                fast = _norm_forward(norm) if norm is not None else _swiglu(module, alike)
             except Exception as error:  # a module of another kind may fail in any way when it is tried
                 logger.debug("%s left alone: %s", type(module).__name__, error)
                 continue
@@ -53,7 +66,7 @@ class FusedLayers:
                 self._fast[module] = fast
         for module in modules:
             try:
-                block = find_block(module, norms, gates, self._fast, self._space)
+                block = find_block(module, norms, gates, self._fast, self._space, alike)
             except Exception as error:
                 logger.debug("%s left alone: %s", type(module).__name__, error)
                 continue
@@ -80,7 +93,7 @@ class FusedLayers:
                     del module.forward
 
 
-def _rms_norm(module: nn.Module) -> Norm | None:
+def _rms_norm(module: nn.Module, alike: Alike) -> Norm | None:
     """What there is to know of a module that is an RMSNorm; None for any other."""
     parameters = dict(module.named_parameters())
     weight = parameters.get("weight")
@@ -91,14 +104,17 @@ def _rms_norm(module: nn.Module) -> Norm | None:
         return None
     if without_hooks(copy.deepcopy(module))(weight.new_ones(1, 1, len(weight))).dtype != weight.dtype:
         return None
-    trial = as_float32(module)
+    trial = with_plain_weight(module, torch.float32)
     own = trial.get_parameter("weight")
     ones = trial(torch.ones(1, 1, len(own))).flatten()
     offset = 1.0 if bool((ones - own - 1).abs().max() < (ones - own).abs().max()) else 0.0
-    for x in rows(len(own)):
-        if not equal(trial(x.clone()), kernels.rms_norm(x, own, offset, eps)):
-            return None
-    return Norm(module, offset)
+
+    def same(dtype: torch.dtype) -> bool:
+        trial = with_plain_weight(module, dtype)
+        weight = trial.get_parameter("weight")
+        return all(equal(trial(x.clone()), kernels.rms_norm(x, weight, offset, eps)) for x in rows(len(weight), dtype))
+
+    return Norm(module, offset) if same(torch.float32) and alike(module, weight, same) else None
 
 
 def _norm_forward(norm: Norm) -> Fast:
@@ -114,7 +130,7 @@ def _norm_forward(norm: Norm) -> Fast:
     return fast
 
 
-def _swiglu(module: nn.Module) -> Fast | None:
+def _swiglu(module: nn.Module, alike: Alike) -> Fast | None:
     """The fast forward of a module that is down(silu(gate(x)) · up(x)); None for any other."""
     parts = [getattr(module, name, None) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")]
     if not all(isinstance(part, nn.Module) for part in parts):
@@ -125,15 +141,23 @@ def _swiglu(module: nn.Module) -> Fast | None:
     own = module.get_submodule("act_fn")
     if module._parameters or module._buffers or any(True for _ in (*own.parameters(), *own.buffers())):
         return None  # a scale of its own may be 1 now and another number after training
-    gate, up = (projection(WIDTH, INNER, bias=False, seed=seed) for seed in (0, 1))
-    down = projection(INNER, 5, bias=False, seed=2)
     activation = without_hooks(copy.deepcopy(module.get_submodule("act_fn")))
-    small = {"gate_proj": gate, "up_proj": up, "down_proj": down, "act_fn": activation}
-    trial = with_parts(module, {**module._modules, **small})  # type: ignore[dict-item]
-    for x in rows(WIDTH):
-        product = kernels.silu_mul(gate(x), up(x))
-        if product is None or not equal(trial(x.clone()), down(product)):
-            return None
+
+    def same(dtype: torch.dtype) -> bool:
+        gate, up = (projection(WIDTH, INNER, dtype, bias=False, seed=seed) for seed in (0, 1))
+        # in 16 bits one that adds no rounding of its own
+        exact = dtype == torch.float32
+        down = projection(INNER, 5, dtype, bias=False, seed=2) if exact else identity(INNER, dtype)
+        small = {"gate_proj": gate, "up_proj": up, "down_proj": down, "act_fn": activation}
+        trial = with_parts(module, {**module._modules, **small})  # type: ignore[dict-item]
+        for x in rows(WIDTH, dtype):
+            product = kernels.silu_mul(gate(x), up(x))
+            if product is None or not equal(trial(x.clone()), down(product)):
+                return False
+        return True
+
+    if not same(torch.float32) or not alike(module, parameter, same):
+        return None
     layer: Any = module
     original = module.forward
 
