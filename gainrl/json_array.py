@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import IO, Any
 
-CHUNK = 1 << 20
+CHUNK = 1 << 18
 """Characters read at once."""
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_WORD = 16

@@ -227,11 +227,18 @@ def _locked(path: Path) -> IO[bytes]:
             if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file
             file.close()  # its owner removed it between open and lock
-        except OSError:
+        except BlockingIOError:
             file.close()
             raise UserError(
                 f"another gainrl score is writing to {path}: wait for it, or choose another --output"
             ) from None
+        except FileNotFoundError:  # removed while it was looked at
+            file.close()
+        except OSError as error:
+            file.close()
+            raise UserError(
+                f"{path} cannot be locked ({error.strerror}): choose an --output on a file system with locks (flock)"
+            ) from error
 
 
 def _frames(file: IO[bytes]) -> Iterator[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -15,6 +16,7 @@ from scoring_runs import command, gainrl_score, run, stop_after
 
 from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
+from gainrl.scoring.journal import Journal
 from gainrl.scoring.run import journal_path
 
 
@@ -109,6 +111,17 @@ def test_a_second_writer_on_the_same_output_is_refused(make_model, tokenizer, tm
 
     assert len(run(scorer, rows, output, progress=intrude).table) == 20
     assert seen
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_second_writer(tmp_path, monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("gainrl.scoring.journal.fcntl.flock", refused)
+    with pytest.raises(
+        UserError, match=r"cannot be locked \(No locks available\): choose an --output on a file system"
+    ):
+        Journal(tmp_path / "scores.parquet.partial", {}, window=64)
 
 
 def test_a_full_disk_while_the_table_is_written_keeps_the_finished_rows(make_model, tokenizer, tmp_path, monkeypatch):
