@@ -35,7 +35,9 @@ def windowed(decoder: Any) -> None:
     decoder.__class__ = Model
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype", [torch.bfloat16, *(pytest.param(d, marks=pytest.mark.full) for d in (torch.float16, torch.float32))]
+)
 def test_a_window_that_short_prompts_do_not_reach_is_noticed(
     make_model: Callable[..., Any], dtype: torch.dtype
 ) -> None:
