@@ -184,9 +184,10 @@ def train_one(job: Job, gsm8k: str | None) -> bool:
     try:
         result = training.train(config, resume=(config.directory / "config.yaml").is_file(), progress=False)
     finally:
-        spent = {**commit(), "cpu_seconds": round(time.process_time(), 1), "load": round(os.getloadavg()[0], 2)}
-        with open(job.directory / PROCESSES, "a", encoding="utf-8") as lines:
-            lines.write(json.dumps(spent) + "\n")
+        if job.directory.is_dir():  # not while the model is still being loaded
+            spent = {**commit(), "cpu_seconds": round(time.process_time(), 1), "load": round(os.getloadavg()[0], 2)}
+            with open(job.directory / PROCESSES, "a", encoding="utf-8") as lines:
+                lines.write(json.dumps(spent) + "\n")
     return result.finished
 
 
@@ -386,7 +387,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.verb == "one":
         os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-        sys.exit(0 if train_one(Job(given.scale, given.family, given.arm, given.seed), given.gsm8k) else 130)
+        try:
+            sys.exit(0 if train_one(Job(given.scale, given.family, given.arm, given.seed), given.gsm8k) else 130)
+        except KeyboardInterrupt:
+            sys.exit(130)
     output = given.output or ROOT / "benchmarks" / "results" / f"real_model_{given.scale}.json"
     if given.verb == "table":
         print(table(output) or "no run is finished")

@@ -16,6 +16,7 @@ CHUNK = 1 << 18
 _SPACE = re.compile(r"[ \t\n\r]*")
 _LONGEST_WORD = 16
 """An error so close to the end of what was read may come of the cut: `-Infinity`, `\\ud83d\\ude00`."""
+_LONGEST_NUMBER_SIGN = len("e+5")
 _KINDS = {"{": "dict", '"': "str", "t": "bool", "f": "bool", "n": "NoneType"}
 
 
@@ -84,7 +85,12 @@ class _Text:
                 if self._ended or not cut:
                     raise self.wrong(error.msg, error.pos) from None
             else:
-                if end < len(self.text) or self._ended:  # a number may go on
+                # A number may go on where the text was cut: 1 of 1.5, 2 of 2e+5.
+                number = isinstance(value, int | float) and not isinstance(value, bool)
+                cut = end == len(self.text) or (
+                    number and self.text[end] in ".eE" and end + _LONGEST_NUMBER_SIGN > len(self.text)
+                )
+                if self._ended or not cut:
                     self.at = end
                     return value
             self._more()

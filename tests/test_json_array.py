@@ -36,6 +36,12 @@ def test_what_only_the_standard_library_reads(chunk):
     assert repr(list(items(io.StringIO(text), chunk))) == repr(json.loads(text))
 
 
+@pytest.mark.parametrize("chunk", range(1, 8))
+def test_a_number_that_was_cut_goes_on(chunk):
+    text = "[1.5, 2e5, -1E+3, 4.25e-2, 7, 1]"
+    assert list(items(io.StringIO(text), chunk)) == json.loads(text)
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 1000])
 @pytest.mark.parametrize(
     ("text", "where"),
@@ -48,6 +54,8 @@ def test_what_only_the_standard_library_reads(chunk):
         ("[1] 2", r"Extra data: line 1, character 4"),
         ("", r"Expecting value: line 1, character 0"),
         ("[1, tru]", r"line 1, character 4"),
+        ("[1x]", r"Expecting ',' delimiter: line 1, character 2"),
+        ("[1.]", r"Expecting ',' delimiter: line 1, character 2"),
     ],
 )
 def test_where_a_file_stops_being_json(text, where, chunk):
