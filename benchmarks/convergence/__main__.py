@@ -16,6 +16,7 @@ from benchmarks.convergence import study
 from benchmarks.convergence.arms import ARMS, arm
 from benchmarks.convergence.held_out import FAMILIES
 from gainrl.errors import UserError
+from gainrl.files import write_text
 
 QUICK_STEPS, QUICK_ARMS = 12, ("uniform", "oracle", "gainrl", "probe")
 
@@ -95,6 +96,11 @@ def make_report(options: argparse.Namespace) -> None:
     from benchmarks.convergence.report import report
 
     report(options.output or study.RUNS, study.RUNS if options.output is None else options.output / "report")
+    if options.page:
+        from benchmarks.convergence.page import filled
+
+        text = filled(options.page.read_text(encoding="utf-8"), study.results(options.output or study.RUNS))
+        write_text(options.page, text)
 
 
 def main() -> None:
@@ -118,6 +124,7 @@ def main() -> None:
         with_families.add_argument("--families", nargs="+", default=list(study.DEVELOPMENT), choices=list(FAMILIES))
         with_families.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2, 3, 4])
     page = verbs.add_parser("report", help="tables, plots and convergence.json")
+    page.add_argument("--page", type=Path, help="a Markdown page whose marked tables are filled in (docs/evidence.md)")
     for with_output in (one, many, page):
         with_output.add_argument("--output", type=Path, help="folder of the runs")
     options = parser.parse_args()

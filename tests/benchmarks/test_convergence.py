@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -21,6 +23,7 @@ from benchmarks.convergence.base import Pretraining, Size, content_key, make_mod
 from benchmarks.convergence.bed import Bed, pass_rates, right_answers
 from benchmarks.convergence.families import LISTS, SUMS, Family, Problem
 from benchmarks.convergence.held_out import CLOSING, FAMILIES
+from benchmarks.convergence.page import filled
 from benchmarks.convergence.rankings import ranked_by
 from benchmarks.convergence.tokens import CHARACTERS, encode, make_tokenizer
 from benchmarks.harness import RESULTS
@@ -298,3 +301,12 @@ def test_results_on_disk_belong_to_arms_and_families_of_the_study():
         assert run["commit"]
         assert run["curve"][0]["rollouts"] == 0
         assert run["rollouts"] >= run["budget_rollouts"]
+
+
+def test_the_page_on_evidence_has_the_tables_of_the_results():
+    page = Path(__file__).parents[2] / "docs/evidence.md"
+    text = page.read_text(encoding="utf-8")
+    assert filled(text, study.results()) == text, "run: python -m benchmarks.convergence report --page docs/evidence.md"
+    emptied = re.sub(r"\| sums \|.*\n", "", text)
+    assert emptied != text
+    assert filled(emptied, study.results()) == text
