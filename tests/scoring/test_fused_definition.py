@@ -123,6 +123,7 @@ def test_scaled_rotary_positions_score_by_the_definition(
     assert_by_definition(model, tokenizer, oracle)
 
 
+@pytest.mark.full
 def test_two_threads_score_by_the_definition_and_as_one(
     make_model: Callable[..., Any], tokenizer: Any, oracle: Any
 ) -> None:
@@ -138,7 +139,7 @@ def test_two_threads_score_by_the_definition_and_as_one(
     np.testing.assert_allclose(one, two, atol=2e-6, rtol=0)
 
 
-@pytest.mark.parametrize("merged", [False, True], ids=["unmerged", "merged"])
+@pytest.mark.parametrize("merged", [False, pytest.param(True, marks=pytest.mark.full)], ids=["unmerged", "merged"])
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft calls it
 def test_adapters_score_by_the_definition_before_and_after_they_are_merged(
     merged: bool, make_model: Callable[..., Any], tokenizer: Any, oracle: Any
