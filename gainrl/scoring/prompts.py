@@ -11,6 +11,7 @@ A prompt that cannot be rendered is a `Rendered` with a reason, never an excepti
 
 from __future__ import annotations
 
+import copy
 import datetime
 import hashlib
 import json
@@ -82,6 +83,51 @@ class _RowError(Exception):
         self.status = status
 
 
+class _Unpadded:
+    """A tokenizer whose padding and truncation nobody else sets, for calls that ask for neither.
+
+    Both are state of a fast tokenizer's backend, set by each call for all threads: a trainer that pads a batch while
+    prompts are encoded would have them padded too.  So the backend here is a copy, made anew when the tokenizer no
+    longer encodes as the copy does; all else is the tokenizer's own.  A tokenizer without a backend, or with one that
+    cannot be copied (parts written in Python), is used as it is.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self._tokenizer: Any = tokenizer
+        self._copied: tuple[Any, Any, Any] | None = None  # the backend, how it encoded, and its copy
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_copied": None}  # another process makes its own
+
+    def __call__(self, texts: list[str], **options: Any) -> Any:
+        shared = getattr(self._tokenizer, "backend_tokenizer", None)
+        try:
+            backend = None if shared is None else self._backend(shared)
+        except Exception:  # "Custom PreTokenizer cannot be serialized", a bare Exception
+            backend = None
+        tokenizer = self._tokenizer
+        if backend is not None:
+            tokenizer = copy.copy(tokenizer)
+            tokenizer._tokenizer = backend
+        return tokenizer(texts, **options)
+
+    def _backend(self, shared: Any) -> Any:
+        # The vocabulary by its size, for to compare it costs as much as to copy it.
+        parts = (shared.normalizer, shared.pre_tokenizer, shared.post_processor)
+        encodes = (
+            shared.get_vocab_size(with_added_tokens=True),
+            repr(shared.get_added_tokens_decoder()),
+            [part and part.__getstate__() for part in parts],
+        )
+        copied = self._copied
+        if copied is None or copied[0] is not shared or copied[1] != encodes:
+            backend = copy.deepcopy(shared)
+            backend.no_padding()
+            backend.no_truncation()
+            copied = self._copied = (shared, encodes, backend)
+        return copied[2]
+
+
 class PromptRenderer:
     """Renders prompts for one tokenizer.
 
@@ -109,6 +155,7 @@ class PromptRenderer:
         self.date = date
         self._frames: dict[str, tuple[str, str]] = {}
         self._fixed: tuple[str, str] | None = None
+        self._unpadded = _Unpadded(tokenizer)
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
@@ -278,7 +325,7 @@ class PromptRenderer:
         return encoded
 
     def _tokenise(self, texts: list[str], is_chat: bool) -> list[Any]:
-        batch = self.tokenizer(
+        batch = self._unpadded(
             texts,
             add_special_tokens=not is_chat,
             return_offsets_mapping=True,

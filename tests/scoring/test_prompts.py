@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
+import pickle
 
 import pytest
 
@@ -148,3 +150,73 @@ def test_the_tokenizers_hash_does_not_follow_how_it_was_last_called(tokenizer):
     before = tokenizer_hash(tokenizer)
     tokenizer(["a", "b c d"], padding=True, truncation=True, max_length=2)
     assert tokenizer_hash(tokenizer) == before
+
+
+def rows_of_many_lengths() -> list[ScoringPrompt]:
+    return [ScoringPrompt("How many apples? " * (n % 5 + 1) + str(n)) for n in range(20)]
+
+
+def tokens(rendered) -> list[tuple[list[int], int, str]]:
+    return [(prompt.tokens.tolist(), prompt.prefix, prompt.status) for prompt in rendered]
+
+
+def test_a_thread_that_pads_with_the_same_tokenizer_pads_no_prompt(tokenizer, monkeypatch):
+    rows = [*rows_of_many_lengths(), *(ScoringPrompt(chat(f"How many? {'apples ' * n}")) for n in range(9))]
+    renderer = PromptRenderer(tokenizer)
+    wanted = tokens(renderer(rows))
+    real, calls = type(tokenizer).set_truncation_and_padding, []
+
+    def amid(self, **options):
+        """What a trainer's own call does when its turn comes between the renderer's settings and its encoding."""
+        real(self, **options)
+        calls.append(self)
+        tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=1, pad_token="<|end|>")
+        tokenizer.backend_tokenizer.enable_truncation(4)
+
+    monkeypatch.setattr(type(tokenizer), "set_truncation_and_padding", amid)
+    assert tokens(renderer(rows)) == wanted
+    assert tokens(PromptRenderer(tokenizer)(rows)) == wanted, "made when the tokenizer pads"
+    assert len(calls) == 4
+
+
+def test_what_is_added_to_the_tokenizer_later_is_followed(tokenizer):
+    changing = copy.deepcopy(tokenizer)
+    renderer, row = PromptRenderer(changing), ScoringPrompt("<mark>How many<|user|> apples?")
+
+    def alike() -> int:
+        [rendered] = renderer([row])
+        assert rendered.tokens.tolist() == changing(row.prompt)["input_ids"]
+        return len(rendered.tokens)
+
+    counts = [alike()]
+    changing.add_tokens(["<mark>"])
+    counts.append(alike())
+    changing.backend_tokenizer.post_processor = None  # no BOS token
+    counts.append(alike())
+    changing.split_special_tokens = True
+    counts.append(alike())
+    assert counts[0] > counts[1] > counts[2] < counts[3]
+
+
+def test_a_renderer_is_pickled_without_its_copy_of_the_tokenizer(tokenizer):
+    renderer, rows = PromptRenderer(tokenizer), rows_of_many_lengths()
+    before = len(pickle.dumps(renderer))
+    wanted = tokens(renderer(rows))
+    stored = pickle.dumps(renderer)
+    assert len(stored) < 1.1 * before
+    assert tokens(pickle.loads(stored)(rows)) == wanted
+
+
+def test_a_tokenizer_that_cannot_be_copied_is_used_as_it_is(tokenizer):
+    from tokenizers.pre_tokenizers import PreTokenizer
+
+    class Halves:
+        def pre_tokenize(self, text):
+            text.split(lambda _, piece: [piece[:4], piece[4:]])
+
+    made = copy.deepcopy(tokenizer)
+    made.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Halves())
+    with pytest.raises(Exception, match="cannot be serialized"):
+        copy.deepcopy(made.backend_tokenizer)
+    [rendered] = PromptRenderer(made)([ScoringPrompt("Howmanyapples")])
+    assert rendered.tokens.tolist() == made("Howmanyapples")["input_ids"]
