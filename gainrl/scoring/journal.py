@@ -160,8 +160,12 @@ class Journal:
         self._note(rows[0], len(content), len(rows))
         self._end = end
         if time.monotonic() - self._synced > _SYNC_SECONDS:
-            os.fsync(self._file.fileno())
-            self._synced = time.monotonic()
+            self.sync()
+
+    def sync(self) -> None:
+        """Have what was appended on the disk (without it, at most a second later), for other machines to read."""
+        os.fsync(self._file.fileno())
+        self._synced = time.monotonic()
 
     def _write(self, content: bytes) -> None:
         """Append one frame, whole; a failed write (full disk) is taken back."""

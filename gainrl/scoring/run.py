@@ -146,6 +146,7 @@ def score_dataset(
         pass_.open(fresh=overwrite)
         with scorer.weights_fixed(), pass_.feed(prompts, in_advance) as prepared:
             pass_.score(prepared, source, keep_prompts, max_failed, progress)
+        pass_.publish()
         team.barrier()
         if team.leads:
             metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
@@ -365,6 +366,11 @@ class _Pass:
                 f"{failed} of the first {self.rows} rows failed, more than --max-failed {max_failed:g} allows "
                 f"({'; '.join(self.first_failures)}); finished rows are kept: go on with --resume and a larger share"
             )
+
+    def publish(self) -> None:
+        """Have this process's results where the one that writes the table reads them, perhaps on another machine."""
+        if self.own is not None and self.team.size > 1:
+            self.own.sync()
 
     def finish(self, metadata: TableMetadata, columns: Columns, shards: int | None) -> None:
         """Write the table from all journals, and remove them."""

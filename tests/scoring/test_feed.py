@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -154,6 +155,33 @@ def test_processes_that_read_different_rows_are_told(scorers, small_windows, tmp
     with pytest.raises(UserError, match="processes 0 and 1 read different rows"):
         together(2, work)
     assert journal_path(tmp_path / "scores.parquet").exists(), "finished rows are kept"
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_all_results_are_on_disk_before_one_process_reads_those_of_the_others(
+    scorers, small_windows, tmp_path, monkeypatch, size
+):
+    """Of several machines that share a folder, one sees what another has synced, not what it holds back."""
+    make, _ = scorers
+    output, synced, seen = tmp_path / "scores.parquet", {}, []
+    fsync, write_table = os.fsync, runs.write_table
+
+    def noted(descriptor):
+        fsync(descriptor)
+        status = os.fstat(descriptor)
+        synced[status.st_ino] = status.st_size
+
+    def checked(journals, *arguments, **options):
+        for journal in journals:
+            status = journal.path.stat()
+            seen.append(synced.get(status.st_ino) == status.st_size)
+        return write_table(journals, *arguments, **options)
+
+    monkeypatch.setattr("gainrl.scoring.journal._SYNC_SECONDS", 1e9)  # none by the clock
+    monkeypatch.setattr("gainrl.scoring.journal.os.fsync", noted)
+    monkeypatch.setattr(runs, "write_table", checked)
+    together(size, lambda team: run(make(team.rank), rows_with_faults(), output, team=team))
+    assert seen == [size > 1] * size, "a process alone has nobody who reads"
 
 
 def test_processes_that_do_not_share_the_output_are_told_before_anything_is_scored(scorers, tmp_path, monkeypatch):
