@@ -9,6 +9,7 @@ from one) wait for each other too.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -20,6 +21,16 @@ from torch import nn
 # the objects that it stands for: no identity is given to another object meanwhile.
 _locks: WeakValueDictionary[int, Any] = WeakValueDictionary()
 _finding = threading.Lock()
+
+
+class _Held(threading.local):
+    """What this thread is inside with: how many times, by key."""
+
+    def __init__(self) -> None:
+        self.times: Counter[int] = Counter()
+
+
+_held = _Held()
 
 
 def configurations(decoder: nn.Module) -> list[Any]:
@@ -45,14 +56,30 @@ def configurations(decoder: nn.Module) -> list[Any]:
 def alone(decoder: nn.Module) -> Iterator[list[Any]]:
     """Inside, no other thread is inside with this decoder, or with one that shares a configuration with it.
 
-    Yields the decoder's `configurations`.  The same thread may enter again, with the same decoder or a part of it.
+    Yields the decoder's `configurations`.  The same thread may enter again, with the same decoder or a part of it;
+    never with a part first and its whole within, for two threads that did so would wait for each other's parts.
+    Raises RuntimeError if it does.
     """
     configs = configurations(decoder)
     # In one order everywhere, or two could wait for each other; a part has no configuration that its whole has not.
     keys = sorted(map(id, configs)) or [id(decoder)]
+    mine = _held.times
+    inside = [key for key in keys if mine[key]]
+    if inside and len(inside) < len(keys):
+        raise RuntimeError(
+            f"this thread is inside with a part of {type(decoder).__name__} and now enters with the whole, which could "
+            "wait for a thread that waits for the part: enter with the whole first"
+        )
     with _finding:
-        held = [_locks.setdefault(key, threading.RLock()) for key in keys]
+        locks = [_locks.setdefault(key, threading.RLock()) for key in keys]
     with ExitStack() as stack:
-        for lock in held:
+        for lock in locks:
             stack.enter_context(lock)
-        yield configs
+        mine.update(keys)
+        try:
+            yield configs
+        finally:
+            for key in keys:
+                mine[key] -= 1
+                if not mine[key]:
+                    del mine[key]

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,29 @@ def test_a_part_has_its_own_attention_back_and_unlike_models_do_not_wait(make_mo
             waiting = other.submit(enter, module.part)  # a part of this one
             assert not entered.wait(WAIT_S)
         assert waiting.result(timeout=10)
+
+
+def test_a_part_first_and_its_whole_within_is_refused_and_leaves_both_free() -> None:
+    """Two threads, one of them with a part that wants the whole and one the other way, would wait for ever."""
+    module = torch.nn.Module()
+    module.part, module.config = torch.nn.Module(), SimpleNamespace(_attn_implementation="sdpa")
+    module.part.config = SimpleNamespace(_attn_implementation="sdpa")
+    other = torch.nn.Module()
+    with alone(module.part), alone(other):  # what is no part of it, nor it of that, is as it was
+        with pytest.raises(RuntimeError, match="enter with the whole first"), alone(module):
+            pass
+        with pytest.raises(KeyError), alone(module.part):
+            raise KeyError
+        with pytest.raises(RuntimeError, match="enter with the whole first"), alone(module):
+            pass
+
+    def enter() -> bool:
+        with alone(module), alone(module.part), alone(module):
+            return True
+
+    assert enter()
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(enter).result(timeout=10)
 
 
 def test_a_model_run_by_hand_amid_a_pass_says_why_it_cannot(twins: tuple[Any, Any], tokenizer: Any) -> None:
