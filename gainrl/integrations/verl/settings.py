@@ -22,7 +22,7 @@ _TRAINER_ONLY = {
 }
 """Settings of `gainrl train` that mean nothing here, and what takes their place."""
 TYPICAL_EPOCH = 1000
-"""Prompts per epoch that the default comes near to, about the published number."""
+"""Prompts per epoch that the default comes near to for all but probe, about the published number."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,9 @@ class Run:
     total_training_steps: int | None = None
     colocated_reward_model: bool = False
     reward_model_pool: bool = False
+    gen_batch_size: int | None = None
+    rollout_nodes: int | None = None
+    """Given by the trainers that generate apart from training: one-step off-policy, fully asynchronous."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,8 @@ class Settings:
         """n: prompts of one epoch, a multiple of the training batch, for a dataset of `prompts` that can be drawn.
 
         Asynchronous trainers keep `warmup_batches` ahead of what has been observed, which has to fit into an epoch
-        beside one training batch, or an epoch would be drawn before anything of the last one is known.
+        beside one training batch, or an epoch would be drawn before anything of the last one is known.  Where no number
+        is given: for probe the fewest that the trainer can do with, for the others the multiple nearest to 1000.
         """
         batch = train_batch_size
         most = prompts // batch * batch
@@ -128,7 +132,7 @@ class Settings:
             )
         n = self.prompts_per_epoch
         if n is None:
-            return min(max(round(TYPICAL_EPOCH / batch) * batch, least), most)
+            return self._usual_size(batch, least, prompts)
         if isinstance(n, bool) or not isinstance(n, int) or n < 1 or n % batch:
             below = max(n // batch * batch, batch) if isinstance(n, int) else batch
             raise UserError(
@@ -144,6 +148,16 @@ class Settings:
                 "prompts would be drawn before anything of the last one has been observed"
             )
         return n
+
+    def _usual_size(self, batch: int, least: int, prompts: int) -> int:
+        """What an epoch has where no number is given: whole batches, of training as of generation."""
+        fetched = None if self.fetches_single_prompts else self.run.gen_batch_size
+        unit = math.lcm(batch, fetched or batch)
+        if self.run.rollout_nodes is not None:  # one batch ahead: one alone would be over before it is observed
+            least = max(least, 2 * batch)
+        typical = 0 if self.navigator == "probe" else TYPICAL_EPOCH  # docs/evidence.md: probe drew for every step
+        wanted = max(round(typical / unit), math.ceil(least / unit)) * unit
+        return min(wanted, prompts // unit * unit or prompts // batch * batch)
 
     @property
     def asynchronous(self) -> bool:

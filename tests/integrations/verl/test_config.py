@@ -269,8 +269,24 @@ def test_without_a_size_an_epoch_is_about_a_thousand_prompts_or_what_there_is(co
     assert len(train_dataset(configure("data.gainrl.prompts_per_epoch=null"))) == 24
     from gainrl.integrations.verl.settings import Run, Settings
 
-    settings = Settings("s.parquet", Run("."))
+    settings = Settings("s.parquet", Run("."), navigator="posterior")
     assert [settings.epoch_size(batch, 7473) for batch in (1024, 256, 128, 4000)] == [1024, 1024, 1024, 4000]
+    settings = Settings("s.parquet", Run(".", gen_batch_size=384), navigator="posterior")
+    assert [settings.epoch_size(128, 7473), settings.epoch_size(128, 500)] == [1152, 384]
+
+
+def test_without_a_size_an_epoch_of_probe_is_one_batch_or_the_fewest_that_the_trainer_can_do_with(
+    configure: Configure,
+) -> None:
+    default = ("data.gainrl.prompts_per_epoch=null", "data.gainrl.navigator=probe")
+    assert len(train_dataset(configure(*default))) == 4
+    assert len(train_dataset(configure(*default, "data.gen_batch_size=12"))) == 12
+    assert len(train_dataset(configure(*default, "+rollout.nnodes=1"))) == 8  # verl's one-step off-policy
+    assert len(train_dataset(configure(*default, "trainer.v1.trainer_mode=colocate_async"))) == 8
+    from gainrl.integrations.verl.settings import Run, Settings
+
+    assert [Settings("s.parquet", Run(".")).epoch_size(batch, 7473) for batch in (1024, 16, 4000)] == [1024, 16, 4000]
+    assert Settings("s.parquet", Run(".", rollout_nodes=1)).epoch_size(16, 20) == 16  # all there are
 
 
 def test_another_release_warns_with_the_tested_one(
