@@ -6,7 +6,7 @@ dataset: problems.jsonl        rows with a column `prompt`, with
 rewards: [rewards.exact]       reward functions by dotted path
 output: runs/arithmetic        the run directory
 scores: scores.parquet         score table; made in this run if it is missing (default: in the run directory)
-curriculum: {prompts_per_epoch: 64, sigma_fraction: 0.2, ...}     fields of CurriculumArguments
+curriculum: {prompts_per_epoch: 64, navigator: gaussian, sigma_fraction: 0.2, ...}     fields of CurriculumArguments
 training: {num_train_epochs: 5, learning_rate: 1.0e-5, ...}       fields of TRL's GRPOConfig
 lora: {r: 16, ...}             fields of PEFT's LoraConfig
 """
