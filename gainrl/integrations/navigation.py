@@ -32,14 +32,16 @@ def build_navigator(
     fingerprint: str | None = None,
     ranking: Ranking | None = None,
     called: Called = str,
+    directions: bool = True,
 ) -> Navigator:
     """The navigator that `settings` describe over these rows of a score table, with n prompts an epoch.
 
     rows: (N,) integer, positions in the table of the prompts that can be drawn (among `table.usable`).  fingerprint:
     names the dataset in the state, the table's own by default.  ranking: of the same prompts, where it is not the
-    table's.  called: what the user's configuration calls a setting.  `probe` over a table without directions goes by
-    ranking and length, and the log says so once for each table.  Raises UserError for an unknown navigator, values that
-    do not fit or belong to another navigator, and no prompt at all.
+    table's.  called: what the user's configuration calls a setting.  directions: False does without them, silently, for
+    a navigator that only shows whether the settings fit: features take long.  `probe` over a table without directions
+    goes by ranking and length, and the log says so once for each table.  Raises UserError for an unknown navigator,
+    values that do not fit or belong to another navigator, and no prompt at all.
     """
     places = np.asarray(rows, dtype=np.int64)
     if not len(places):
@@ -50,7 +52,9 @@ def build_navigator(
     if ranking is None:
         ranking = Ranking(ids, table.scores[places], fingerprint or table.metadata.fingerprint)
 
-    def directions() -> npt.NDArray[np.float32] | None:
+    def read() -> npt.NDArray[np.float32] | None:
+        if not directions:
+            return None
         if not table.has_directions:
             _say_once(table, called)
             return None
@@ -58,7 +62,7 @@ def build_navigator(
         return found if np.array_equal(places, np.arange(len(found))) else found[places]  # they may be gigabytes
 
     lengths = table.column("question_tokens")[places]
-    return build(settings, ranking, n, ids=ids, question_tokens=lengths, directions=directions, called=called)
+    return build(settings, ranking, n, ids=ids, question_tokens=lengths, directions=read, called=called)
 
 
 def _say_once(table: ScoreTable, called: Called) -> None:

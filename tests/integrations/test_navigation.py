@@ -130,6 +130,19 @@ def test_without_directions_the_probe_goes_by_ranking_and_length_and_says_so_onc
     assert built[0].draw() == built[1].draw()
 
 
+def test_a_navigator_that_only_shows_whether_settings_fit_reads_no_directions_and_says_nothing(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ScoreTable, "directions", lambda self: pytest.fail("directions were read"))
+    for made in (table(), table(directions=False)):
+        built = build_navigator(NavigatorSettings(), made, range(N), 4, directions=False)
+        assert isinstance(built, ProbeNavigator)
+        assert built.features.components == 0
+    with pytest.raises(UserError, match="no usable prompt"):
+        build_navigator(NavigatorSettings(), table(), [], 4, directions=False)
+    assert caplog.records == []
+
+
 def test_of_a_launchers_processes_the_first_alone_says_it(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -2,7 +2,7 @@
 
     from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
 
-    config = GainRLConfig(output_dir="run", scores="scores.parquet", prompts_per_epoch=1024, ...)
+    config = GainRLConfig(output_dir="run", scores="scores.parquet", num_train_epochs=64, ...)
     GainRLTrainer(model, reward_funcs=reward, args=config, train_dataset=dataset).train()
 
 For another trainer or config class of TRL put `GainRLMixin` and `CurriculumArguments` in front of it.  The names are

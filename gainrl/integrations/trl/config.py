@@ -19,6 +19,8 @@ from gainrl.curriculum.building import DEFAULT, NavigatorSettings, meant_for_oth
 from gainrl.errors import UserError
 
 ANGLES = ("sequence", "prompt")
+TYPICAL_EPOCH = 1024
+"""Prompts per epoch that the default comes nearest to for all navigators but probe: the published number."""
 _PLAIN = ("skip_mastered", "mastered_rest")
 """Settings of navigators that TRL has no meaning of its own for."""
 
@@ -29,15 +31,19 @@ Range = tuple[float, float]
 class CurriculumArguments:
     """Fields of the curriculum (design, part 3).  Put in front of a TRL config class; raises UserError.
 
-    One epoch is one draw of `prompts_per_epoch` prompts; `num_train_epochs` counts draws.
+    One epoch is one draw of `prompts_per_epoch` prompts; `num_train_epochs` counts draws.  Once made, a config holds
+    the number that it came to where none was given.
     """
 
     scores: str | None = field(
         default=None, metadata={"help": "Score table that `gainrl score` made for the training dataset (Parquet)."}
     )
-    prompts_per_epoch: int = field(
-        default=1024,
-        metadata={"help": "n: prompts drawn for one epoch, a multiple of the prompts in one generation batch."},
+    prompts_per_epoch: int | None = field(
+        default=None,
+        metadata={
+            "help": "n: prompts drawn for one epoch, a multiple of the prompts in one generation batch. Without a "
+            "number: one generation batch for probe, the multiple nearest to 1024 for the other navigators."
+        },
     )
     curriculum_navigator: str = field(
         default=DEFAULT,
@@ -180,7 +186,16 @@ class CurriculumArguments:
             if getattr(accelerator, name, None):
                 raise UserError(f"accelerator_config.{name}=True breaks up TRL's groups: leave it off")
 
+    def _usual_epoch(self) -> int:
+        """n where no number is given."""
+        held = self.prompts_per_generation
+        if self.curriculum_navigator == "probe":  # docs/evidence.md: measured with a draw for every step
+            return held
+        return max(round(TYPICAL_EPOCH / held), 1) * held
+
     def _check_batches(self) -> None:
+        if self.prompts_per_epoch is None:
+            self.prompts_per_epoch = self._usual_epoch()
         if isinstance(self.prompts_per_epoch, bool) or not isinstance(self.prompts_per_epoch, int):
             raise UserError(f"prompts_per_epoch={self.prompts_per_epoch!r} is not an integer")
         held = self.prompts_per_generation
@@ -238,6 +253,12 @@ class CurriculumArguments:
                 f"load_best_model_at_end with save_steps={args.save_steps}: a checkpoint can be saved every {unit} "
                 f"steps only (the end of a generation batch); use {nearest_multiples(int(args.save_steps), unit)}"
             )
+
+    @property
+    def epoch_size(self) -> int:
+        """n: `prompts_per_epoch`, which is a number once the config is made."""
+        assert self.prompts_per_epoch is not None
+        return self.prompts_per_epoch
 
     @property
     def prompts_per_generation(self) -> int:

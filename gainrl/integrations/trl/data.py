@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from typing import Any
@@ -47,6 +48,14 @@ class ScoredDataset:
     def ranked(self, scores: Any) -> Ranking:
         """The ranking by `scores` (N,) floating, one for each of the `usable` rows, NaN where undefined."""
         return Ranking([self.ids[row] for row in self.usable], scores, self.table.metadata.fingerprint)
+
+    def without_directions(self) -> ScoredDataset:
+        """The same without the directions, which are most of a table and are needed to make a navigator only."""
+        if not self.table.has_directions:
+            return self
+        made = copy.copy(self)
+        made.table = ScoreTable(self.table.columns.drop_columns(["direction"]), self.table.metadata)
+        return made
 
     def with_rows(self) -> Dataset:
         """The dataset with its row numbers as a column of its own."""

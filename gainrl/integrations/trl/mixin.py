@@ -75,6 +75,7 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
             found = scores.table if isinstance(scores, ScoredDataset) else scores
             self._data = ScoredDataset(given.get("train_dataset"), found if found is not None else config.scores)
         self.navigator = build_navigator(config, self._data)
+        self._data = self._data.without_directions()  # those that learn from them never rank again
         given["train_dataset"] = self._data.with_rows()
         if config.backfill:
             _require_plain_rollouts(given, self._data)
@@ -82,7 +83,7 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
         given["reward_funcs"] = self._guard.wrap(given.get("reward_funcs"))
 
         # What follows is set before super().__init__, which may already ask for a sampler or a log.
-        self._batches_per_epoch = config.prompts_per_epoch // config.prompts_per_generation
+        self._batches_per_epoch = config.epoch_size // config.prompts_per_generation
         self._batches_done = self._batches_per_epoch  # no epoch is under way: the first iteration draws
         self._epoch_seconds = 0.0  # of the epoch under way, up to the last save
         self._epoch_started = time.monotonic()

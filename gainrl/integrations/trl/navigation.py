@@ -10,21 +10,25 @@ from gainrl.integrations.trl.data import ScoredDataset
 from gainrl.integrations.trl.reranking import require_rerankable
 
 
-def build_navigator(config: CurriculumArguments, data: ScoredDataset, ranking: Ranking | None = None) -> Navigator:
+def build_navigator(
+    config: CurriculumArguments, data: ScoredDataset, ranking: Ranking | None = None, *, directions: bool = True
+) -> Navigator:
     """The navigator that `config.curriculum_navigator` names; UserError if a setting does not fit the dataset.
 
-    It draws from `ranking`, or from that of the score table.
+    It draws from `ranking`, or from that of the score table.  directions: False for one that nothing is drawn from.
     """
     settings = config.navigation
     settings.check(called)
-    size, n = len(data.usable), config.prompts_per_epoch
+    size, n = len(data.usable), config.epoch_size
     if n > size:
         held = config.prompts_per_generation
         fits = size // held * held
         remedy = f"at most {fits} fit" if fits else f"one generation batch alone holds {held}"
         raise UserError(f"prompts_per_epoch={n}, but {size} prompts of the dataset can be drawn: {remedy}")
     ranking = data.ranking if ranking is None else ranking
-    navigator = navigation.build_navigator(settings, data.table, data.usable, n, ranking=ranking, called=called)
+    navigator = navigation.build_navigator(
+        settings, data.table, data.usable, n, ranking=ranking, called=called, directions=directions
+    )
     if config.rerank_every is not None:
         require_rerankable(data, config.rerank_every)
     if config.backfill and navigator.n == size:

@@ -12,7 +12,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ def train(
     """
     with same_on_every_rank():
         rows, rewards, stop, settings, dataset, tokenizer, data = _checked(config, resume=resume, overwrite=overwrite)
+        config = replace(config, curriculum={**config.curriculum, "prompts_per_epoch": settings.epoch_size})
         team = Team(settings.process_index, settings.world_size)
         if len(set(team.gather(data is None))) > 1:
             raise UserError(f"some processes see the score table {config.table_path}, others do not: share its folder")
@@ -103,6 +104,7 @@ def train(
             peft_config=lora_config(config.lora),
             scores=data,
         )
+    data = None  # the trainer has it without the directions
     if progress:
         RunProgress.attach(trainer)
     if team.leads:
@@ -171,11 +173,9 @@ def _checked(config: RunConfig, *, resume: bool, overwrite: bool) -> tuple[Any, 
     if data is None:
         require_whole_parameters(config, settings.curriculum_navigator)
     if data is not None:
-        build_navigator(settings, data)
-    elif settings.prompts_per_epoch > len(dataset):
-        raise UserError(
-            f"prompts_per_epoch={settings.prompts_per_epoch}, but the training dataset has {len(dataset)} prompts"
-        )
+        build_navigator(settings, data, directions=False)
+    elif settings.epoch_size > len(dataset):
+        raise UserError(f"prompts_per_epoch={settings.epoch_size}, but the training dataset has {len(dataset)} prompts")
     return rows, rewards, stop, settings, dataset, tokenizer, data
 
 

@@ -80,6 +80,22 @@ def test_settings_that_cannot_work(tmp_path: Path, settings: dict, said: str) ->
         make_config(tmp_path, **settings)
 
 
+def test_without_a_size_an_epoch_is_a_generation_batch_for_probe_and_about_1024_prompts_for_others(
+    tmp_path: Path,
+) -> None:
+    def size(navigator: str, batch: int) -> int:
+        made = make_config(
+            tmp_path, prompts_per_epoch=None, curriculum_navigator=navigator, per_device_train_batch_size=batch
+        )
+        again = type(made)(**{name: made.to_dict()[name] for name in ("output_dir", "use_cpu", "prompts_per_epoch")})
+        assert again.prompts_per_epoch == made.prompts_per_epoch == made.epoch_size
+        return made.epoch_size
+
+    # of two rollouts each, in two steps: `batch` prompts
+    assert [size("probe", batch) for batch in (4, 24, 2048)] == [4, 24, 2048]
+    assert [size("gaussian", batch) for batch in (4, 24, 2048)] == [1024, 1032, 2048]
+
+
 def test_more_prompts_than_the_dataset_holds(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="prompts_per_epoch=28, but 24 prompts of the dataset can be drawn: at most 24"):
         build(tmp_path, args=make_config(tmp_path, prompts_per_epoch=28))

@@ -69,6 +69,31 @@ def test_a_run_ranks_with_directions_by_itself_and_resumes_to_the_same_records(
     assert epoch_records("cut") == records
 
 
+def test_a_run_over_a_table_makes_the_features_once_and_keeps_no_directions(
+    model: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"scores": "scores.parquet", "curriculum": {**PROBE, "prompts_per_epoch": None}}
+    runs.train(config(model, "one", **given), progress=False)
+    assert ScoreTable.read("scores.parquet").has_directions
+    read: list[ScoreTable] = []
+    plain = ScoreTable.directions
+
+    def counted(table: ScoreTable) -> Any:
+        read.append(table)
+        return plain(table)
+
+    monkeypatch.setattr(ScoreTable, "directions", counted)
+    trainer = runs.train(config(model, "two", **given), progress=False).trainer
+    assert len(read) == 1
+    assert trainer.navigator.features.components == 5
+    assert not trainer._data.table.has_directions
+    # without a number one draw is one generation batch, which the run directory says as a number
+    assert (trainer.navigator.n, trainer.args.to_dict()["prompts_per_epoch"]) == (4, 4)
+    assert RunConfig.read("two/config.yaml").curriculum["prompts_per_epoch"] == 4
+    assert epoch_records("one") == epoch_records("two")
+    assert runs.train(RunConfig.read("two/config.yaml"), resume=True, progress=False).step == trainer.state.global_step
+
+
 def test_it_is_what_a_run_that_names_no_navigator_gets_and_without_directions_it_says_so_once(
     model: str, place: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
