@@ -20,13 +20,13 @@ from gainrl.scoring.run import journal_path
 from gainrl.scoring.team import Team, work
 
 
-def torchrun(processes, *arguments):
+def torchrun(processes, *arguments, program=("-m", "gainrl")):
     """`torchrun --nproc-per-node N -m gainrl score ...`, in a session of its own."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    verb = command(*arguments)[1:]
+    verb = command(*arguments)[3:]
     return subprocess.Popen(
-        [*launcher, *verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/", start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*launcher, *program, *verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd="/",
+        start_new_session=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
 
 
@@ -107,3 +107,74 @@ def test_one_killed_process_is_resumed_by_three(model_directory, dataset, whole,
     _, error = (again := torchrun(3, model_directory, dataset, output, "--resume")).communicate(timeout=280)
     assert again.returncode == 0, error[-3000:]
     assert output.read_bytes() == whole.read_bytes()
+
+
+IN_ADVANCE = """
+import os
+
+import gainrl.scoring
+from gainrl.scoring import run
+
+run.WINDOW = 16  # many of them: the collectives of the thread that prepares and of the main thread meet
+
+
+def score_dataset(*arguments, team, progress, **options):
+    finished = 0
+
+    def told(rows, tokens):
+        nonlocal finished
+        finished += rows
+        progress(rows, tokens)
+        if finished >= 20 and os.environ.get("FAILS") == str(team.rank):
+            raise RuntimeError(f"process {team.rank} has had enough")
+
+    return run.score_dataset(*arguments, team=team, progress=told, in_advance=True, **options)
+
+
+gainrl.scoring.score_dataset = score_dataset
+from gainrl.cli import main
+
+main()
+"""
+
+
+@pytest.fixture
+def program(tmp_path_factory):
+    """The command with small windows, tokenised in a thread, whose exchanges have a gloo group of their own."""
+    path = tmp_path_factory.mktemp("program") / "score.py"
+    path.write_text(IN_ADVANCE)
+    return [str(path)]
+
+
+@pytest.mark.full
+def test_two_processes_that_prepare_in_a_thread_write_the_table_of_one(model_directory, dataset, program, tmp_path):
+    tables = []
+    for processes in (1, 2):
+        output = tmp_path / f"{processes}.parquet"
+        _, error = (process := torchrun(processes, model_directory, dataset, output, program=program)).communicate(
+            timeout=280
+        )
+        assert process.returncode == 0, error[-3000:]
+        tables.append(output.read_bytes())
+    assert tables[0] == tables[1]
+    assert sorted(os.listdir(tmp_path)) == ["1.parquet", "2.parquet"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("fails", [0, 1])
+def test_a_process_that_fails_amid_the_pass_ends_the_others(
+    model_directory, dataset, program, tmp_path, monkeypatch, fails
+):
+    """Nobody waits for it: neither a main thread nor one that prepares windows."""
+    monkeypatch.setenv("FAILS", str(fails))
+    output = tmp_path / "scores.parquet"
+    process = torchrun(2, model_directory, dataset, output, program=program)
+    try:
+        _, error = process.communicate(timeout=280)
+    finally:
+        if process.poll() is None:  # it hangs; its workers have sessions of their own and end with it
+            process.terminate()
+    assert process.returncode != 0
+    assert f"RuntimeError: process {fails} has had enough" in error
+    assert not output.exists()
+    assert journal_path(output, fails).exists(), "finished rows are kept"
