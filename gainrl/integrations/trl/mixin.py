@@ -33,7 +33,7 @@ from gainrl.integrations.trl.backfill import backfill
 from gainrl.integrations.trl.config import CurriculumArguments
 from gainrl.integrations.trl.data import ROW, ScoredDataset
 from gainrl.integrations.trl.groups import EpochCounts, zero_variance
-from gainrl.integrations.trl.navigation import build_navigator
+from gainrl.integrations.trl.navigation import build_navigator, warn_of_a_short_run
 from gainrl.integrations.trl.random_state import preserved_random_state
 from gainrl.integrations.trl.reranking import require_whole_model, rerank
 from gainrl.integrations.trl.rollouts import RolloutBatch, rollout_numbers
@@ -75,6 +75,7 @@ class GainRLMixin(SavingMixin, _Trainer):  # type: ignore[misc]
             found = scores.table if isinstance(scores, ScoredDataset) else scores
             self._data = ScoredDataset(given.get("train_dataset"), found if found is not None else config.scores)
         self.navigator = build_navigator(config, self._data)
+        warn_of_a_short_run(config, len(self._data.usable))
         self._data = self._data.without_directions()  # those that learn from them never rank again
         given["train_dataset"] = self._data.with_rows()
         if config.backfill:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from gainrl.curriculum import Navigator, Ranking
 from gainrl.errors import UserError
 from gainrl.integrations import navigation
 from gainrl.integrations.trl.config import CurriculumArguments, called
 from gainrl.integrations.trl.data import ScoredDataset
 from gainrl.integrations.trl.reranking import require_rerankable
+
+logger = logging.getLogger(__name__)
 
 
 def build_navigator(
@@ -37,3 +42,19 @@ def build_navigator(
             "are: lower it, or leave backfill out"
         )
     return navigator
+
+
+def warn_of_a_short_run(config: CurriculumArguments, prompts: int) -> None:
+    """Log a warning where a run that says nothing of the size of an epoch draws less than the dataset's `prompts` once.
+
+    Elsewhere an epoch is a pass over the dataset, and three of them are a whole training.
+    """
+    args: Any = config
+    drawn = round(args.num_train_epochs * config.epoch_size)
+    if config.usual_epoch and args.max_steps <= 0 and drawn < prompts and args.process_index == 0:
+        logger.warning(
+            "num_train_epochs=%g counts draws of %d prompts (one generation batch, as prompts_per_epoch is not given): "
+            "this run draws %d prompts in all, and the dataset has %d; raise num_train_epochs, or set max_steps or "
+            "prompts_per_epoch",
+            args.num_train_epochs, config.epoch_size, drawn, prompts,
+        )  # fmt: skip

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trl_support import epoch_records, problems
+from trl_support import epoch_records, make_trainer, problems
 
 from gainrl.errors import UserError
 from gainrl.integrations.trl import run as runs
@@ -138,3 +138,19 @@ def test_mistakes_are_named_before_anything_is_ranked(
     with pytest.raises(UserError, match=said):
         runs.train(config(model, "out", **changes), progress=False)
     assert not Path("out/scores.parquet").exists()
+
+
+def test_a_run_of_few_prompts_because_nobody_said_how_large_an_epoch_is_is_told(
+    model: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def warned(**settings: Any) -> list[str]:
+        caplog.clear()
+        make_trainer(model, tmp_path, curriculum_navigator="probe", **settings)
+        return [record.getMessage() for record in caplog.records if "num_train_epochs" in record.getMessage()]
+
+    (said,) = warned(prompts_per_epoch=None, num_train_epochs=3)
+    assert "counts draws of 4 prompts" in said
+    assert "this run draws 12 prompts in all, and the dataset has 24" in said
+    assert not warned(prompts_per_epoch=None, num_train_epochs=6), "all prompts, on average once"
+    assert not warned(prompts_per_epoch=None, num_train_epochs=3, max_steps=2), "steps were asked for"
+    assert not warned(prompts_per_epoch=4, num_train_epochs=3), "a size was"
