@@ -194,7 +194,7 @@ class CurriculumArguments:
         return max(round(TYPICAL_EPOCH / held), 1) * held
 
     def _check_batches(self) -> None:
-        self.usual_epoch = self.prompts_per_epoch is None
+        self.epoch_not_given = self.prompts_per_epoch is None
         """Whether nobody said how large an epoch is."""
         if self.prompts_per_epoch is None:
             self.prompts_per_epoch = self._usual_epoch()

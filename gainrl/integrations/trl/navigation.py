@@ -51,7 +51,7 @@ def warn_of_a_short_run(config: CurriculumArguments, prompts: int) -> None:
     """
     args: Any = config
     drawn = round(args.num_train_epochs * config.epoch_size)
-    if config.usual_epoch and args.max_steps <= 0 and drawn < prompts and args.process_index == 0:
+    if config.epoch_not_given and args.max_steps <= 0 and drawn < prompts and args.process_index == 0:
         logger.warning(
             "num_train_epochs=%g counts draws of %d prompts (one generation batch, as prompts_per_epoch is not given): "
             "this run draws %d prompts in all, and the dataset has %d; raise num_train_epochs, or set max_steps or "
