@@ -21,11 +21,10 @@ rank over all parts; read into memory, it is the same table.  The metadata is on
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +35,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from gainrl.correlation import length_correlations
-from gainrl.correlation import spearman as spearman  # part of this module's face
 from gainrl.errors import UserError
 from gainrl.files import atomic_path
+from gainrl.ids import (
+    ContentIds,
+    Fingerprint,
+    Message,
+    Prompt,
+    content_digest,
+    content_ids,
+    fingerprint,
+    prompt_text,
+)
 from gainrl.parts import files, is_table
+
+__all__ = [
+    "DIRECTION_FIELD", "FORMAT_VERSION", "METADATA_KEY", "NLL_FIELD", "PROMPT_FIELD", "RESIDUAL_FIELD", "SCHEMA",
+    "STATUSES", "ContentIds", "Fingerprint", "Message", "Prompt", "ScoreTable", "TableMetadata", "content_digest",
+    "content_ids", "fingerprint", "iter_rows", "prompt_text", "rank_order", "ranks",
+]  # fmt: skip
 
 FORMAT_VERSION = 2
 """2 added `control`, `control_fit`, and formulas with a weight; tables of version 1 are read as they are."""
 METADATA_KEY = b"gainrl"
-
-Message = Mapping[str, Any]
-Prompt = str | Sequence[Message]
 
 SCHEMA = pa.schema(
     [
@@ -69,73 +80,6 @@ RESIDUAL_FIELD = pa.field("residual", pa.float32(), nullable=False)
 STATUSES = ("ok", "undefined", "skipped", "failed")
 _CHUNK = 16_384
 """Rows of a chunk where a table in parts is put in order: 2^31 floats are 131,072 for each of its directions."""
-
-
-def prompt_text(prompt: Prompt) -> str:
-    """A prompt as one string: plain text as it is, a chat as compact JSON (keys sorted, UTF-8 kept).
-
-    Keys of a message whose value is None are left out: Parquet fills them in where JSON lacks them.  Works for
-    values that are no prompt at all too, so that their rows have ids.
-    """
-    if isinstance(prompt, str):
-        return prompt
-    plain: Any = prompt
-    if isinstance(plain, Sequence) and all(isinstance(message, Mapping) for message in plain):
-        plain = [{key: value for key, value in message.items() if value is not None} for message in plain]
-    return json.dumps(plain, sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
-
-
-def content_digest(prompt: Prompt) -> bytes:
-    """The first 8 bytes of the SHA-256 of a prompt and its kind: the part of an id that occurrences share."""
-    kind = b"text\0" if isinstance(prompt, str) else b"chat\0"
-    return hashlib.sha256(kind + prompt_text(prompt).encode("utf-8", "surrogatepass")).digest()[:8]
-
-
-class ContentIds:
-    """Ids for prompts seen one after another: `<first 16 hex digits of SHA-256>-<occurrence, from 0>`.
-
-    The same prompts in the same order always get the same ids, on every machine.  One counter per distinct
-    prompt is kept (about 100 bytes each).
-    """
-
-    def __init__(self) -> None:
-        self._seen: Counter[bytes] = Counter()
-
-    def next(self, prompt: Prompt) -> str:
-        """The id of the next prompt."""
-        digest = content_digest(prompt)
-        occurrence = self._seen[digest]
-        self._seen[digest] += 1
-        return f"{digest.hex()}-{occurrence}"
-
-
-def content_ids(prompts: Iterable[Prompt]) -> list[str]:
-    """The ids of a dataset's prompts, in order (see `ContentIds`)."""
-    ids = ContentIds()
-    return [ids.next(prompt) for prompt in prompts]
-
-
-class Fingerprint:
-    """A rolling hash of ids in order: SHA-256 over the ids, each ended by a newline."""
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-
-    def update(self, ids: Iterable[str]) -> None:
-        """Take the next ids."""
-        for name in ids:
-            self._hash.update(name.encode() + b"\n")
-
-    def hexdigest(self) -> str:
-        """The fingerprint of all ids so far: 32 hex digits."""
-        return self._hash.hexdigest()[:32]
-
-
-def fingerprint(ids: Iterable[str]) -> str:
-    """The fingerprint of a dataset, from its ids in order."""
-    rolling = Fingerprint()
-    rolling.update(ids)
-    return rolling.hexdigest()
 
 
 @dataclass(frozen=True)

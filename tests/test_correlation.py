@@ -28,6 +28,7 @@ def test_pairs_with_a_missing_value_are_left_out():
     x, y = np.array([1.0, 2, np.nan, 3, 5]), np.array([2.0, 1, 3, np.inf, 4])
     assert kendall(x, y) == pytest.approx(kendalltau([1, 2, 5], [2, 1, 4]).statistic)
     assert spearman(x, y) == pytest.approx(spearmanr([1, 2, 5], [2, 1, 4]).statistic)
+    assert np.isnan(spearman([1, 2], [1, 2])), "two points are always in line"
 
 
 def test_the_other_diagonal_is_that_of_the_definition():

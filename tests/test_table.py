@@ -1,4 +1,4 @@
-"""The score table's contract: ids, ranks, provenance, and refusals by name."""
+"""The score table's contract: ranks, provenance, and refusals by name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from gainrl.table import (
     fingerprint,
     rank_order,
     ranks,
-    spearman,
 )
 
 
@@ -48,36 +47,6 @@ def make(ids: list[str], scores: list[float]) -> ScoreTable:
         limit=None, fingerprint=fingerprint(ids), rows=n,
     )  # fmt: skip
     return ScoreTable(columns, metadata)
-
-
-def test_ids_follow_content_and_number_repeats():
-    chat = [{"role": "user", "content": "a"}]
-    ids = content_ids(["a", chat, "a", "b", "a", [{"content": "a", "role": "user"}]])
-    stems = [name.rpartition("-")[0] for name in ids]
-    assert stems[0] == stems[2] == stems[4]
-    assert stems[1] == stems[5], "the order of a message's keys is not content"
-    assert len(set(stems)) == 3, "text and a chat with that text are different prompts"
-    assert [name.rpartition("-")[2] for name in ids] == ["0", "0", "1", "0", "2", "1"]
-
-
-def test_ids_and_fingerprint_never_change():
-    """They are in tables on users' disks; another value here orphans all of them."""
-    ids = content_ids(["What is 2 + 3?", [{"role": "user", "content": "Größe?"}]])
-    assert ids == GOLDEN_IDS
-    assert fingerprint(ids) == GOLDEN_FINGERPRINT
-
-
-GOLDEN_IDS = ["d28ded27958cc9f9-0", "708f7d3e3ddf5ba0-0"]
-GOLDEN_FINGERPRINT = "f7553bff6874a5ecaca2b01aef5a056c"
-
-
-def test_a_missing_key_of_a_message_is_no_content_so_file_formats_agree():
-    plain = [{"role": "user", "content": "a"}]
-    assert content_ids([plain]) == content_ids([[{"role": "user", "content": "a", "name": None}]])
-
-
-def test_a_lone_surrogate_in_a_prompt_has_an_id():
-    assert content_ids(["\ud800"])
 
 
 @settings(derandomize=True, max_examples=200)
@@ -167,19 +136,6 @@ def test_a_table_written_by_the_first_version_still_loads():
     prompts = [f"2 + 2 = 4\nWhat is {n} + {n * n % 7}?" for n in range(6)]
     prompts[3], prompts[5] = "", prompts[0]
     table.require_dataset(content_ids(prompts), "the golden dataset")
-
-
-def test_spearman_agrees_with_scipy_ties_and_missing_values_included():
-    from scipy.stats import spearmanr
-
-    random = np.random.default_rng(5)
-    x, y = random.integers(0, 10, 200).astype(float), random.normal(size=200)
-    assert spearman(x, y) == pytest.approx(spearmanr(x, y).statistic, abs=1e-12)
-    x[3] = np.nan
-    keep = np.isfinite(x)
-    assert spearman(x, y) == pytest.approx(spearmanr(x[keep], y[keep]).statistic, abs=1e-12)
-    assert np.isnan(spearman([1, 1, 1], [1, 2, 3]))
-    assert np.isnan(spearman([1, 2], [1, 2]))
 
 
 def with_directions(table: ScoreTable, rows: list[list[float] | None]) -> ScoreTable:

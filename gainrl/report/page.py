@@ -20,12 +20,13 @@ import jinja2
 import numpy as np
 import yaml
 
+from gainrl.correlation import spearman
 from gainrl.files import write_text
 from gainrl.report import figures
 from gainrl.report.comparison import place, steps_per_epoch
 from gainrl.report.prompts import extremes
 from gainrl.report.records import Record, RunRecords, number, read_run, seconds
-from gainrl.table import ScoreTable, spearman
+from gainrl.table import ScoreTable
 
 
 def write_report(
