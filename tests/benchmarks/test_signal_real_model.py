@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # tiny_models
 
 from tiny_models import make_model
 
-from benchmarks import real_model
+from benchmarks import real_model, real_model_runs
 from gainrl.tasks import load_task
 
 
@@ -40,22 +40,22 @@ def test_area_is_the_mean_accuracy_over_the_rollouts() -> None:
 
 
 def test_every_arm_of_a_comparison_comes_before_the_next_comparison() -> None:
-    for name, scale in real_model.SCALES.items():
-        names = [(job.family, job.seed) for job in real_model.jobs(name)]
+    for name, scale in real_model_runs.SCALES.items():
+        names = [(job.family, job.seed) for job in real_model_runs.jobs(name)]
         arms = len(scale.arms)
         assert len(names) == len(set(names)) * arms
         assert all(len(set(names[i : i + arms])) == 1 for i in range(0, len(names), arms))
-    assert {job.arm for job in real_model.jobs("cpu")} == {"uniform", "gainrl", "probe"}
+    assert {job.arm for job in real_model_runs.jobs("cpu")} == {"uniform", "gainrl", "probe"}
 
 
-@pytest.mark.parametrize("scale", real_model.SCALES)
+@pytest.mark.parametrize("scale", real_model_runs.SCALES)
 def test_every_run_is_a_config_that_the_trainer_takes(scale: str) -> None:
     pytest.importorskip("trl", reason="trl is not installed")
     from gainrl.integrations.trl.run_config import RunConfig
 
-    for job in real_model.jobs(scale):
+    for job in real_model_runs.jobs(scale):
         if job.seed == 0:
-            RunConfig.from_dict(real_model.config_of(job, "data/gsm8k")).trainer_settings()
+            RunConfig.from_dict(real_model_runs.config_of(job, "data/gsm8k")).trainer_settings()
 
 
 @pytest.mark.parametrize("name", ["Letters", "Chains", "Divisors"])
@@ -92,13 +92,13 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
     """Runs are short processes that leave a run's files; `probe` waits until it is stopped once.  Arms as started."""
     started: list[str] = []
 
-    def start(job: real_model.Job, gsm8k: str | None) -> Any:
+    def start(job: real_model_runs.Job, gsm8k: str | None) -> Any:
         started.append(job.arm)
         kind = "stops" if job.arm == "probe" else "ends"
         return subprocess.Popen([sys.executable, "-S", "-c", CHILD, str(job.directory), kind])
 
     monkeypatch.setattr(real_model, "_start", start)
-    monkeypatch.setattr(real_model, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(real_model_runs, "RUNS", tmp_path / "runs")
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     yield started
     for number, handler in before.items():
@@ -108,7 +108,7 @@ def children(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[s
 def test_a_request_to_stop_is_passed_on_and_the_next_call_goes_on_with_what_is_missing(
     children: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    output, waiting = tmp_path / "real_model_cpu.json", real_model.Job("cpu", "arithmetic", "probe", 0)
+    output, waiting = tmp_path / "real_model_cpu.json", real_model_runs.Job("cpu", "arithmetic", "probe", 0)
 
     def ask() -> None:
         while not (waiting.directory / "ready").exists():
@@ -141,14 +141,14 @@ def test_a_run_that_is_stopped_after_a_step_ends_as_if_it_had_not_been(
     """Both the real thing, with a tiny model: one whole, one stopped by SIGTERM after its first step."""
     pytest.importorskip("trl", reason="trl is not installed")
     texts = ["1 + 2 = 3\n12 - 4 = 8\n6 * 7 = 42\n"] * 4
-    monkeypatch.setattr(real_model, "MODEL", make_model(tmp_path / "model", "llama", texts=texts))
-    cpu = real_model.SCALES["cpu"]
+    monkeypatch.setattr(real_model_runs, "MODEL", make_model(tmp_path / "model", "llama", texts=texts))
+    cpu = real_model_runs.SCALES["cpu"]
     small = dataclasses.replace(cpu.families["arithmetic"], steps=3, evaluate_every=2, held_out=4, save_every=10)
-    monkeypatch.setitem(real_model.SCALES, "cpu", dataclasses.replace(cpu, families={"arithmetic": small}))
-    job, found = real_model.Job("cpu", "arithmetic", "probe", 0), {}
-    measured = real_model.held_out_callback
+    monkeypatch.setitem(real_model_runs.SCALES, "cpu", dataclasses.replace(cpu, families={"arithmetic": small}))
+    job, found = real_model_runs.Job("cpu", "arithmetic", "probe", 0), {}
+    measured = real_model_runs.held_out_callback
 
-    def stopping(job: real_model.Job, trainer: Any, gsm8k: str | None) -> Any:
+    def stopping(job: real_model_runs.Job, trainer: Any, gsm8k: str | None) -> Any:
         callback, ending = measured(job, trainer, gsm8k), type(measured(job, trainer, gsm8k)).on_step_end
 
         def end(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -160,13 +160,13 @@ def test_a_run_that_is_stopped_after_a_step_ends_as_if_it_had_not_been(
         return callback
 
     for name in ("whole", "stopped"):
-        monkeypatch.setattr(real_model, "RUNS", tmp_path / name)
+        monkeypatch.setattr(real_model_runs, "RUNS", tmp_path / name)
         if name == "stopped":
             with monkeypatch.context() as patched:
-                patched.setattr(real_model, "held_out_callback", stopping)
-                assert real_model.train_one(job, None) is False
-        assert real_model.train_one(job, None) is True
-        found[name] = real_model.summary_of(job)
+                patched.setattr(real_model_runs, "held_out_callback", stopping)
+                assert real_model_runs.train_one(job, None) is False
+        assert real_model_runs.train_one(job, None) is True
+        found[name] = real_model_runs.summary_of(job)
         seconds = [found[name].pop(key) for key in ("seconds", "processes")]
         assert len(seconds[1]) == (1 if name == "whole" else 2)
         assert all(one["cpu_seconds"] > 0 for one in seconds[1])
