@@ -12,9 +12,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gainrl.angle import native
 from gainrl.angle.backends import choose
 from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, AngleCall, Outputs
 from gainrl.angle.checks import raise_on_bad_values
+from gainrl.angle.direct import plain
+from gainrl.angle.outputs import empty_outputs
 
 NAMESPACE = __name__.partition(".")[0]
 """`gainrl`; another name where the kernels package loads a copy of this folder beside an installed gainrl."""
@@ -34,14 +37,19 @@ def _angle(*arguments: Any) -> list[Tensor]:
     if name == "triton" and backend == "auto" and call.width > TRITON_WIDEST:
         name = "torch"
     if name == "native":
-        from gainrl.angle.native import angle
+        outputs: Outputs = native.angle(call)
     elif name == "triton":
-        from gainrl.angle.triton_backend import angle
+        from gainrl.angle import triton_backend
+
+        outputs = triton_backend.angle(call)
     elif name == "torch":
-        from gainrl.angle.torch_backend import angle
+        from gainrl.angle import torch_backend
+
+        outputs = torch_backend.angle(call)
     else:
-        from gainrl.angle.reference_backend import angle
-    outputs: Outputs = angle(call)
+        from gainrl.angle import reference_backend
+
+        outputs = reference_backend.angle(call)
     if check:
         raise_on_bad_values(outputs.counts[0], call.token_role)
     return [tensor for tensor in outputs if tensor is not None]
@@ -51,31 +59,23 @@ def _fake(*arguments: Any) -> list[Tensor]:
     return [tensor for tensor in empty_outputs(AngleCall(*arguments[:9])) if tensor is not None]
 
 
-def empty_outputs(call: AngleCall) -> Outputs:
-    """Outputs of the right shapes on hidden's device, not filled."""
-    batch = call.token_role.shape[0] if call.cu_seqlens is None else call.cu_seqlens.shape[0] - 1
-    wanted, device = call.wanted, call.hidden.device
-
-    def floats(*shape: int) -> Tensor:
-        return torch.empty(shape, dtype=torch.float32, device=device)
-
-    return Outputs(
-        floats(4, batch),
-        torch.empty((3, batch), dtype=torch.int32, device=device),
-        floats(batch, call.hidden.shape[-1]) if wanted & DIRECTIONS else None,
-        floats(*call.token_role.shape) if wanted & CONTRIBUTIONS else None,
-        floats(batch, call.hidden.shape[-1]) if wanted & SUMS else None,
-    )
-
-
 _library.impl("angle", _angle, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{NAMESPACE}::angle", _fake, lib=_library)  # serves meta tensors too
 _registered: Any = getattr(torch.ops, NAMESPACE).angle.default
 
 
 def run(call: AngleCall, backend: str, check: bool) -> Outputs:
-    """The registered op, outside autograd."""
+    """The op, outside autograd: the kernels themselves where PyTorch has nothing to do, else the registered op."""
     hidden, weight = call.hidden, call.norm_weight
+    # Asked first whether the dispatcher is needed: where torch.compile traces, nothing else here may run.
+    if (
+        plain(hidden.device, (hidden, call.cu_seqlens, call.token_role, call.shared_sum, weight))
+        and choose(backend, hidden.device.type) == "native"
+    ):
+        outputs = native.angle(call)
+        if check:
+            raise_on_bad_values(outputs.counts[0], call.token_role)
+        return outputs
     found: list[Any] = _registered(
         hidden.detach() if hidden.requires_grad else hidden, call.cu_seqlens, call.token_role,
         call.shared_sum, call.shared_tokens, weight.detach() if weight is not None and weight.requires_grad else weight,

@@ -56,8 +56,7 @@ def angle_concentration(
         UserError: a wrong shape, dtype or device; a backend that cannot serve the call; with `check`, bad values.
     """
     check_backend(backend)
-    arguments = [hidden, cu_seqlens, token_role, norm_weight]
-    if not _all_torch(arguments):
+    if not _all_torch(hidden, cu_seqlens, token_role, norm_weight):
         from gainrl.angle.arrays import angle_concentration_arrays
 
         of_arrays: AngleConcentration = angle_concentration_arrays(
@@ -67,15 +66,12 @@ def angle_concentration(
         )  # fmt: skip
         return of_arrays
     check_call(hidden, cu_seqlens, token_role, shared_prefix, norm_weight)
+    shared, tokens = (None, 0) if shared_prefix is None else (shared_prefix.sum, shared_prefix.tokens)
     wanted = DIRECTIONS * bool(return_directions) + CONTRIBUTIONS * bool(return_contributions)
-    from gainrl.angle.library import run
-
     call = AngleCall(
-        hidden, cu_seqlens, token_role,
-        None if shared_prefix is None else shared_prefix.sum, 0 if shared_prefix is None else shared_prefix.tokens,
-        norm_weight, float(norm_offset), bool(diagonal), wanted,
-    )  # fmt: skip
-    outputs = run(call, backend, hidden.device.type == "cpu" if check is None else bool(check))
+        hidden, cu_seqlens, token_role, shared, tokens, norm_weight, float(norm_offset), bool(diagonal), wanted
+    )
+    outputs = _run_op()(call, backend, hidden.is_cpu if check is None else bool(check))
     return AngleConcentration(outputs.values, outputs.counts, outputs.directions, outputs.contributions)
 
 
@@ -97,25 +93,44 @@ def shared_prefix(
     check_backend(backend)
     if len(hidden.shape) != 2:
         raise UserError(f"hidden has shape {tuple(hidden.shape)}; a shared prefix is rows (P, D)")
-    if not _all_torch([hidden, norm_weight]):
+    if not _all_torch(hidden, None, None, norm_weight):
         from gainrl.angle.arrays import shared_prefix_arrays
 
         prefix: SharedPrefix = shared_prefix_arrays(hidden, norm_weight, norm_offset, backend)
         return prefix
     import torch
 
-    from gainrl.angle.library import run
-
     rows = hidden.shape[0]
     roles = torch.ones(1, rows, dtype=torch.int8, device=hidden.device)
     check_call(hidden[None], None, roles, None, norm_weight)
-    outputs = run(
+    outputs = _run_op()(
         AngleCall(hidden[None], None, roles, None, 0, norm_weight, float(norm_offset), True, SUMS), backend, False
     )
     status, _, tokens = outputs.counts[:, 0].tolist()
     return finished_prefix(outputs.sums[0], status, tokens)
 
 
-def _all_torch(arguments: list[Any]) -> bool:
+def _all_torch(hidden: Any, cu_seqlens: Any, token_role: Any, norm_weight: Any) -> bool:
     torch = sys.modules.get("torch")
-    return torch is not None and all(a is None or isinstance(a, torch.Tensor) for a in arguments)
+    if torch is None:
+        return False
+    tensor = torch.Tensor
+    return (
+        isinstance(hidden, tensor)
+        and (cu_seqlens is None or isinstance(cu_seqlens, tensor))
+        and (token_role is None or isinstance(token_role, tensor))
+        and (norm_weight is None or isinstance(norm_weight, tensor))
+    )
+
+
+_run: Any = None
+
+
+def _run_op() -> Any:
+    """`gainrl.angle.library.run`, imported by the first call, for it imports torch."""
+    global _run
+    if _run is None:
+        from gainrl.angle.library import run
+
+        _run = run
+    return _run
