@@ -2,107 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from navigator_support import MAKE, SIZE, N, each, gaussian, ranking, rollouts, run, through_json
 
 from gainrl.curriculum import (
     NAVIGATORS,
     ORDERS,
     FixedNavigator,
-    GaussianNavigator,
     Navigator,
-    PosteriorNavigator,
-    ProbeNavigator,
-    PromptFeatures,
-    Ranking,
-    ShortestFirstNavigator,
-    TargetNavigator,
     Totals,
     UniformNavigator,
-    WindowSettings,
 )
 from gainrl.errors import UserError
-
-GOLDEN = Path(__file__).parent.parent / "golden"
-SIZE, N = 200, 24
-
-
-def ranking(size: int = SIZE, undefined: int = 3) -> Ranking:
-    scores = [math.nan if i < undefined else math.sin(i) for i in range(size)]
-    return Ranking([f"prompt-{i:04d}" for i in range(size)], scores, "fingerprint-of-the-data")
-
-
-def gaussian(n: int = N, order: str = "rank", seed: int = 5, **window: Any) -> GaussianNavigator:
-    return GaussianNavigator(ranking(), n, WindowSettings(**({"sigma": 20.0} | window)), order=order, seed=seed)
-
-
-def probe(**options: Any) -> ProbeNavigator:
-    prompts = ranking()
-    directions = np.multiply.outer(np.arange(SIZE) + 3, np.arange(12) ** 2 + 5) % 31 / 8.0  # the same on every machine
-    directions[5] = math.nan
-    features = PromptFeatures(prompts, sorted(prompts.ids), directions, np.arange(SIZE) % 17 + 3, components=6)
-    return ProbeNavigator(prompts, N, features, **options)
-
-
-MAKE: dict[str, Callable[[], Navigator]] = {
-    "gaussian": gaussian,
-    "target": lambda: TargetNavigator(ranking(), N, WindowSettings(sigma=20.0, mean=30), order="rank", seed=5),
-    "posterior": lambda: PosteriorNavigator(ranking(), N, seed=5, order="draw", memory=6),
-    "probe": lambda: probe(seed=5, order="draw", explore=0.25),
-    "uniform": lambda: UniformNavigator(ranking(), N, seed=5, order="draw"),
-    "fixed": lambda: FixedNavigator(ranking(), N),
-    "shortest-first": lambda: ShortestFirstNavigator(ranking(), N, order="shuffled"),
-}
-RESTING: dict[str, Callable[[], Navigator]] = {
-    "gaussian, resting": lambda: GaussianNavigator(
-        ranking(), N, WindowSettings(sigma=20.0), seed=5, skip_mastered=1, mastered_rest=2
-    ),
-    "target, resting": lambda: TargetNavigator(
-        ranking(), N, WindowSettings(sigma=20.0), seed=5, order="draw", skip_mastered=2, mastered_rest=300
-    ),
-    "uniform, resting": lambda: UniformNavigator(ranking(), N, seed=5, skip_mastered=1),
-}
-each = pytest.mark.parametrize("make", (MAKE | RESTING).values(), ids=(MAKE | RESTING).keys())
-
-
-def rollouts(ids: list[str], epoch: int, share: float = 1.0) -> list[dict[str, Any]]:
-    """Made-up outcomes, two a prompt, that differ from epoch to epoch."""
-    taken = ids[: round(share * len(ids))]
-    return [
-        {
-            "id": name,
-            "correct": (hash_of(name) + copy * (epoch % 2) + epoch) % 4 / 3,
-            "scored": (hash_of(name) + copy) % 7 != 0,
-            "angle": 0.1 + (hash_of(name) % 50) / 100,
-            "reward": float(copy),
-            "tokens": 5 + copy,
-        }
-        for name in taken
-        for copy in range(2)
-    ]
-
-
-def hash_of(name: str) -> int:
-    return sum(name.encode())
-
-
-def run(navigator: Navigator, epochs: int) -> list[list[str]]:
-    drawn = []
-    for _ in range(epochs):
-        drawn.append(navigator.draw())
-        navigator.observe(rollouts(navigator.ids, navigator.epoch))
-    return drawn
-
-
-def through_json(state: Mapping[str, Any]) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads(json.dumps(state, allow_nan=False))
-    return result
 
 
 def test_every_navigator_is_tested_here() -> None:
@@ -143,33 +59,6 @@ def test_equal_navigators_draw_the_same_whatever_the_order_and_split_of_the_obse
             other.observe_totals(Totals.from_records(records[1::2]))
         other.observe(records[::2][::-1])
         assert one.state_dict() == other.state_dict()
-
-
-@each
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_a_restored_run_draws_the_future_of_the_saved_one(make: Callable[[], Navigator], share: float) -> None:
-    """Run, save in the middle of an epoch, compute the expected future, restore, compare."""
-    navigator = make()
-    run(navigator, 3)
-    navigator.draw()
-    records = rollouts(navigator.ids, navigator.epoch)
-    cut = round(share * len(records))
-    navigator.observe(records[:cut])
-    state = through_json(navigator.state_dict())
-
-    under_way = navigator.ids
-    navigator.observe(records[cut:])
-    metrics = navigator.metrics()
-    future = run(navigator, 4)
-
-    restored = make()
-    restored.load_state_dict(state)
-    assert restored.ids == under_way
-    assert restored.epoch == 3
-    assert restored.state_dict() == state
-    restored.observe(records[cut:])
-    assert restored.metrics() == metrics
-    assert run(restored, 4) == future
 
 
 @each
@@ -297,108 +186,3 @@ def test_uniform_draws_are_spread_over_all_ranks() -> None:
 def test_impossible_settings_are_refused_by_name(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         gaussian(**arguments)
-
-
-# States
-
-
-def changed(state: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy with one entry replaced; `value` None removes it."""
-    state = through_json(state)
-    *outer, name = path.split(".")
-    inner = state
-    for key in outer:
-        inner = inner[key]
-    if value is None:
-        del inner[name]
-    else:
-        inner[name] = value
-    return state
-
-
-@pytest.mark.parametrize(
-    ("path", "value", "message"),
-    [
-        ("format", "other", "no curriculum state"),
-        ("version", 4, "version 4: this gainrl reads versions 1 to 3"),
-        ("outcomes", {}, "outcomes per prompt belong to navigators that remember prompts"),
-        ("settings.skip_mastered", 3, "skip_mastered was 3 and is now None"),
-        ("version", None, "version None"),
-        ("epoch", None, r"missing fields \['epoch'\]"),
-        ("surprise", 1, r"unknown fields \['surprise'\]"),
-        ("position.mean", None, r"position of the curriculum state .* missing fields \['mean'\]"),
-        ("totals.extra", 1, r"totals of the curriculum state .* unknown fields \['extra'\]"),
-        ("totals.tokens", 1.5, "tokens must be an integer"),
-        ("late.tokens", None, r"late of the curriculum state .* missing fields \['tokens'\]"),
-        ("late.rollouts", 3, "need 0 <= credit <= scored <= rollouts"),
-        ("settings.beta", None, r"settings of the curriculum state .* missing fields \['beta'\]"),
-        ("settings.sigma", 21.0, "sigma was 21.0 and is now 20.0"),
-        ("settings.n", 25, "n was 25 and is now 24"),
-        ("settings.seed", 6, "seed was 6 and is now 5"),
-        ("navigator", "uniform", "state is of the navigator 'uniform', this run uses 'gaussian'"),
-        ("ranking.dataset", "another", "another dataset: it has 200 prompts and fingerprint 'another'"),
-        ("ranking.size", 201, "another dataset: it has 201 prompts"),
-        ("ranking.order", "abc", "another ranking of this dataset: its order is 'abc'"),
-        ("epoch", -1, r"epoch must be an integer in \[0, 2\^64\), got -1"),
-        ("position.mean", 200.0, "mean must be a float from 0 to 199, got 200.0"),
-        ("position.uniform", 1, "uniform must be true or false, got 1"),
-        ("totals", [], "totals of the curriculum state must be a mapping, got list"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused_by_name_and_changes_nothing(path: str, value: Any, message: str) -> None:
-    navigator = gaussian()
-    run(navigator, 2)
-    before = navigator.state_dict()
-    with pytest.raises(UserError, match=message):
-        navigator.load_state_dict(changed(gaussian().state_dict(), path, value))
-    assert navigator.state_dict() == before
-
-
-def test_a_state_does_not_grow_with_the_ranking() -> None:
-    large = UniformNavigator(ranking(size=20_000), 10_000)
-    assert len(json.dumps(large.state_dict())) < 1000
-
-
-def test_a_state_of_the_first_release_still_loads_and_draws_what_it_drew() -> None:
-    golden = json.loads((GOLDEN / "curriculum_state_v1.json").read_text())
-    for case in golden["cases"]:
-        navigator = MAKE[case["state"]["navigator"]]()
-        navigator.load_state_dict(case["state"])
-        assert navigator.ids == case["ids"]
-        assert navigator.draw() == case["next_ids"]
-        expected = MAKE[case["state"]["navigator"]]()
-        expected.load_state_dict(case["next_state"])
-        assert navigator.state_dict() == expected.state_dict()
-        assert navigator.state_dict()["position"] == case["next_state"]["position"]
-
-
-def test_states_of_version_2_still_load_and_draw_what_they_drew() -> None:
-    golden = json.loads((GOLDEN / "curriculum_state_v2.json").read_text())
-    makers = MAKE | RESTING
-    assert golden.keys() == makers.keys()
-    old = golden.pop("probe")  # of its first model
-    with pytest.raises(UserError, match="of model 1 of this navigator, this release has model 2"):
-        makers["probe"]().load_state_dict(old["state"])
-    for name, case in golden.items():
-        navigator = makers[name]()
-        navigator.load_state_dict(case["state"])
-        assert navigator.ids == case["ids"]
-        assert navigator.draw() == case["next_ids"]
-        expected = makers[name]()
-        expected.load_state_dict(case["next_state"])
-        assert navigator.state_dict() == expected.state_dict()
-        assert navigator.state_dict()["position"] == case["next_state"]["position"]
-
-
-def test_states_of_version_3_still_load_and_draw_what_they_drew() -> None:
-    """With rollouts that came late."""
-    golden = json.loads((GOLDEN / "curriculum_state_v3.json").read_text())
-    makers = MAKE | RESTING
-    assert golden.keys() == makers.keys()
-    for name, case in golden.items():
-        navigator = makers[name]()
-        navigator.load_state_dict(case["state"])
-        assert navigator.late.rollouts == 4
-        assert navigator.ids == case["ids"]
-        assert navigator.draw() == case["next_ids"]
-        assert navigator.state_dict() == case["next_state"]
