@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from gainrl.cli.interrupts import interruptible
 from gainrl.errors import UserError
 
 ENGINES = ("torch", "vllm", "ray")
@@ -93,84 +94,90 @@ def score(
         raise UserError("--workers is for --engine ray")
     if engine != "vllm" and (tensor_parallel != 1 or engine_option):
         raise UserError("--tensor-parallel and --engine-option are for --engine vllm")
-    from gainrl.angle.checks import check_backend
+    with interruptible(lambda: _left(output)) as interrupts:
+        from gainrl.angle.checks import check_backend
 
-    check_backend(backend)  # that it serves is asked where the model runs
-    from gainrl.scoring.run import check_output
-    from gainrl.scoring.team import join
+        check_backend(backend)  # that it serves is asked where the model runs
+        from gainrl.scoring.run import check_output
+        from gainrl.scoring.team import join
 
-    team, leave = join()
-    if shards is None and (not output.suffix or output.is_dir()):
-        shards = 0  # --output scores/
-    if team.leads:
-        check_output(output, overwrite=overwrite, resume=resume, shards=shards)
-    rows, source = prompts_of(dataset, task, split, limit)
+        team, leave = join()
+        if shards is None and (not output.suffix or output.is_dir()):
+            shards = 0  # --output scores/
+        if team.leads:
+            check_output(output, overwrite=overwrite, resume=resume, shards=shards)
+        rows, source = prompts_of(dataset, task, split, limit)
 
-    from tqdm.auto import tqdm
+        from tqdm.auto import tqdm
 
-    from gainrl.scoring import AngleScorer, model_identity, score_dataset
-    from gainrl.scoring.summary import summary
+        from gainrl.scoring import AngleScorer, model_identity, score_dataset
+        from gainrl.scoring.summary import summary
 
-    common: dict[str, Any] = {
-        "dtype": dtype,
-        "backend": backend,
-        "tokens_per_batch": tokens_per_batch,
-        "question_after": question_after,
-        "too_long": too_long,
-        "definition": definition,
-        "directions": directions,
-    }
-    scorer: Any
-    if engine == "vllm":
-        from gainrl.scoring.vllm_engine import VllmScorer
+        common: dict[str, Any] = {
+            "dtype": dtype,
+            "backend": backend,
+            "tokens_per_batch": tokens_per_batch,
+            "question_after": question_after,
+            "too_long": too_long,
+            "definition": definition,
+            "directions": directions,
+        }
+        scorer: Any
+        if engine == "vllm":
+            from gainrl.scoring.vllm_engine import VllmScorer
 
-        _require_vllm_fits(device, tap, nll, team.size)
-        options = engine_options(engine_option or [])
-        scorer = VllmScorer(model, tensor_parallel=tensor_parallel, options=options, **common)
-    elif engine == "ray":
-        from gainrl.scoring.ray_engine import RayScorer
+            _require_vllm_fits(device, tap, nll, team.size)
+            options = engine_options(engine_option or [])
+            scorer = VllmScorer(model, tensor_parallel=tensor_parallel, options=options, **common)
+        elif engine == "ray":
+            from gainrl.scoring.ray_engine import RayScorer
 
-        if team.size > 1:
-            raise UserError("Ray starts its own workers: run gainrl score without torchrun, with --workers")
-        scorer = RayScorer(model, workers=workers, device=device, tap=tap, nll=nll, **common)
-    else:
-        scorer = AngleScorer(model, device=team.device(device), tap=tap, nll=nll, **common)
-    with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:
-        tokens = 0
+            if team.size > 1:
+                raise UserError("Ray starts its own workers: run gainrl score without torchrun, with --workers")
+            scorer = RayScorer(model, workers=workers, device=device, tap=tap, nll=nll, **common)
+        else:
+            scorer = AngleScorer(model, device=team.device(device), tap=tap, nll=nll, **common)
+        with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:
+            tokens = 0
 
-        def progress(finished: int, new_tokens: int) -> None:
-            nonlocal tokens
-            tokens += new_tokens
-            bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
-            bar.update(finished)
+            def progress(finished: int, new_tokens: int) -> None:
+                nonlocal tokens
+                interrupts.check()
+                tokens += new_tokens
+                bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
+                bar.update(finished)
 
-        try:
-            run = score_dataset(
-                scorer,
-                rows,
-                output,
-                source,
-                model_name=model,
-                model_hash=model_identity(model, scorer.model),
-                overwrite=overwrite,
-                resume=resume,
-                keep_prompts=prompts,
-                control=control,
-                max_failed=max_failed,
-                shards=shards,
-                team=team,
-                progress=progress,
-            )
-        except KeyboardInterrupt:
-            bar.close()
-            print(f"\ninterrupted: finished rows are kept beside {output}; go on with --resume", file=sys.stderr)
-            raise typer.Exit(130) from None
-        finally:
-            if close := getattr(scorer, "close", None):  # an engine's processes
-                close()
+            try:
+                interrupts.check()  # of one that was lost while libraries and the model were loaded
+                run = score_dataset(
+                    scorer,
+                    rows,
+                    output,
+                    source,
+                    model_name=model,
+                    model_hash=model_identity(model, scorer.model),
+                    overwrite=overwrite,
+                    resume=resume,
+                    keep_prompts=prompts,
+                    control=control,
+                    max_failed=max_failed,
+                    shards=shards,
+                    team=team,
+                    progress=progress,
+                )
+            finally:
+                if close := getattr(scorer, "close", None):  # an engine's processes
+                    close()
     if team.leads:
         print(summary(run, output))
     leave()
+
+
+def _left(output: Path) -> str:
+    """What there is to say when a run is interrupted; nothing of the scoring pass may be loaded yet."""
+    if any(output.parent.glob(f"{escape(output.name)}.partial*")):
+        return f"interrupted: finished rows are kept beside {output}; go on with --resume"
+    return "interrupted: no finished rows are left to go on from"
 
 
 def _require_vllm_fits(device: str, tap: str, nll: bool, processes: int) -> None:
