@@ -23,6 +23,7 @@ import zlib
 from array import array
 from collections.abc import Iterator, Sequence
 from glob import escape as glob_escape
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -30,6 +31,7 @@ import numpy as np
 import pyarrow as pa
 
 from gainrl.errors import UserError
+from gainrl.files import sync_folder
 from gainrl.scoring.results import RowResult
 from gainrl.table import Prompt, prompt_text
 
@@ -59,7 +61,7 @@ class Journal:
     `settings` is what must agree for results to be continued (model, tokenizer, dataset name, dtype, batch plan,
     columns, ...); `window` is the number of dataset rows in a window.  `fresh=True` drops what is there, once nobody
     else writes to it.  `reading=True` opens the journal of a process that is no more, without changing it.  Raises
-    UserError if another process writes to it, or if it was made with other settings (all differences named).
+    UserError if another process writes to it, or if it holds results of other settings (all differences named).
     """
 
     def __init__(
@@ -85,8 +87,11 @@ class Journal:
                 self._file.truncate(self._end)
                 if self._end == 0:
                     self._write(self.schema.serialize().to_pybytes())
+                    sync_folder(path.parent)  # else a power cut may take the file, whatever of it is on the disk
         except BaseException:
-            self.close()
+            if not reading and os.fstat(self._file.fileno()).st_size == 0:
+                path.unlink(missing_ok=True)
+            self._file.close()  # results that could not be read, or were not read to the end, stay
             raise
 
     def _recover(self, settings: dict[str, Any]) -> None:
@@ -96,6 +101,9 @@ class Journal:
         if header is None:
             return
         before = _settings_in(header)
+        first = next(frames, None)
+        if first is None:
+            return  # nothing was finished with those settings
         if before != settings:
             differences = ", ".join(
                 f"{key}: {before.get(key)!r} then, {settings.get(key)!r} now"
@@ -107,7 +115,7 @@ class Journal:
                 "of that run, or start anew with --overwrite"
             )
         self._end = _FRAME.size + len(header)
-        for frame in frames:
+        for frame in chain([first], frames):
             batch = pa.ipc.read_record_batch(pa.py_buffer(frame), self.schema)
             self._note(batch["row"][0].as_py(), len(frame), batch.num_rows)
             self._end += _FRAME.size + len(frame)
@@ -200,10 +208,19 @@ class Journal:
 
 
 def journal_paths(output: Path) -> list[Path]:
-    """The journals of an unfinished run that lie beside `output`, that of the first process first."""
+    """The journals of an unfinished run that lie beside `output`, that of the first process first, empty ones too."""
     first = output.with_name(output.name + ".partial")
     others = sorted(first.parent.glob(f"{glob_escape(first.name)}-*"))
     return [*([first] if first.exists() else []), *others]
+
+
+def holds_results(path: Path) -> bool:
+    """Whether a whole batch is in the journal; a run that was killed before its first one leaves a header at most."""
+    try:
+        with open(path, "rb") as file:
+            return any(True for _ in islice(_frames(file), 1, 2))
+    except FileNotFoundError:  # its run has just ended
+        return False
 
 
 def stored_settings(path: Path) -> dict[str, Any] | None:

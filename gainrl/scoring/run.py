@@ -19,7 +19,7 @@ from gainrl.parts import foreign, is_table
 from gainrl.scoring.contract import WINDOW, Scorer, WindowsScorer
 from gainrl.scoring.feed import Window, ahead, changed, windows
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
-from gainrl.scoring.journal import Journal, journal_paths, stored_settings
+from gainrl.scoring.journal import Journal, holds_results, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
 from gainrl.scoring.results import RowResult
@@ -60,8 +60,8 @@ Progress = Callable[[int, int], None]
 def check_output(output: Path, *, overwrite: bool, resume: bool, shards: int | None = None) -> None:
     """Refuse an output that exists, before anything costly is loaded.
 
-    Raises UserError if `output` or its journal exists and neither `overwrite` nor `resume` was given, if both were,
-    if the folder is missing, or if it is a folder where a file is to be written, or the reverse (`shards`).
+    Raises UserError if `output` or a journal of it with results exists and neither `overwrite` nor `resume` was given,
+    if both were, if the folder is missing, or if a folder is where a file is to be written, or the reverse (`shards`).
     """
     if shards is not None and shards < 0:
         raise UserError(f"--shards {shards}: give the number of parts, or 0 for parts of {ROWS_PER_PART:,} rows")
@@ -79,7 +79,7 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, shards: int | N
         raise UserError(f"--output {output} holds other files ({other!r}): name a folder of its own")
     if overwrite or resume:
         return
-    if partial := journal_paths(output):
+    if partial := [path for path in journal_paths(output) if holds_results(path)]:
         raise UserError(
             f"{partial[0]} holds the results of an interrupted run: use --resume to go on, or --overwrite to start anew"
         )
@@ -137,29 +137,37 @@ def score_dataset(
     settings = table_settings(scorer, source, model_name, model_hash, control)
     if resume and is_table(output) and not journal_paths(output):
         team.barrier()
-        return _finished(output, settings, scorer, prompts, columns)
+        with _full_disk_explained(output, lambda: f"{output} is whole, but not yet compared with the dataset: "):
+            return _finished(output, settings, scorer, prompts, columns)
     started = time.perf_counter()
     pass_ = _Pass(scorer, output, {**settings, **plan_settings(scorer, columns, WINDOW)}, team)
     if in_advance is None:
         in_advance = scorer.device.type != "cpu" or isinstance(scorer, WindowsScorer)
     try:
-        pass_.open(fresh=overwrite)
-        with scorer.weights_fixed(), pass_.feed(prompts, in_advance) as prepared:
-            pass_.score(prepared, source, keep_prompts, max_failed, progress)
-        pass_.publish()
-        team.barrier()
-        if team.leads:
-            metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
-            pass_.finish(metadata, columns, shards)
-        team.barrier()
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        kept = f"{pass_.held} finished rows are kept in {pass_.own.path}: " if pass_.own else ""
-        raise UserError(f"the disk of {output.parent} is full; {kept}make room and go on with --resume") from error
+        with _full_disk_explained(output, pass_.kept_where):
+            pass_.open(fresh=overwrite)
+            with scorer.weights_fixed(), pass_.feed(prompts, in_advance) as prepared:
+                pass_.score(prepared, source, keep_prompts, max_failed, progress)
+            pass_.publish()
+            team.barrier()
+            if team.leads:
+                metadata = TableMetadata(**settings, fingerprint="", rows=pass_.rows, gainrl_version=__version__)
+                pass_.finish(metadata, columns, shards)
+            team.barrier()
     finally:
         pass_.close()
     return Run(output, time.perf_counter() - started, scored=pass_.scored, tokens=pass_.tokens, kept=pass_.kept)
+
+
+@contextmanager
+def _full_disk_explained(output: Path, kept: Callable[[], str]) -> Iterator[None]:
+    """A full disk as one sentence, with what `kept` says of what is there."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"the disk of {output.parent} is full; {kept()}make room and go on with --resume") from error
 
 
 def _agree_on_budget(scorer: Scorer, output: Path, resume: bool, team: Team) -> None:
@@ -258,10 +266,10 @@ class _Pass:
         paths = [path for path in journal_paths(self.output) if path != self.own.path]
         return sorted(paths, key=lambda path: (path not in taken, path))
 
-    @property
-    def held(self) -> int:
-        """Finished rows on disk, as far as this process knows."""
-        return len(self.own or []) + sum(map(len, self.others))
+    def kept_where(self) -> str:
+        """How many finished rows are on disk, as far as this process knows, and where."""
+        held = len(self.own or []) + sum(map(len, self.others))
+        return f"{held} finished rows are kept in {self.own.path}: " if self.own else ""
 
     @contextmanager
     def feed(self, prompts: Iterable[ScoringPrompt], in_advance: bool) -> Iterator[Iterator[Window]]:
