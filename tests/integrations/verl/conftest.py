@@ -1,4 +1,4 @@
-"""Fixtures of verl's tests; `verl_support` holds the helpers and says what is replaced.
+"""Fixtures of verl's tests; `verl_support` holds the helpers, `verl_replaced` what stands in for parts of verl.
 
 verl needs an environment of its own: scripts/verl_environment.sh.  Without it these tests skip.
 """

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from verl_support import Workers, epochs_of, expected_epochs, make_config, records_of, run_v1, tokens_of
+from verl_replaced import Workers, tokens_of
+from verl_support import epochs_of, expected_epochs, make_config, records_of, run_v1
 
 from gainrl.angle import angle_concentration
 

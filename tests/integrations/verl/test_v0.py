@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from verl_support import REPLACED_V0, epochs_of, expected_epochs, make_config, records_of, replaced_in, table_angle
+from verl_replaced import REPLACED_V0, replaced_in
+from verl_support import epochs_of, expected_epochs, make_config, records_of, table_angle
 from verl_v0 import Killed, v0_trainer
 
 Configure = Callable[..., Any]

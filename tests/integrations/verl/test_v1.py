@@ -1,4 +1,4 @@
-"""verl's V1 trainers with the curriculum, over the real `fit`; verl_support lists what is replaced."""
+"""verl's V1 trainers with the curriculum, over the real `fit`; verl_replaced lists what is."""
 
 from __future__ import annotations
 
@@ -10,20 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from verl_support import (
-    REPLACED,
-    Agents,
-    angle_of,
-    epochs_of,
-    expected_epochs,
-    make_config,
-    records_of,
-    replaced_in,
-    reward_of,
-    run_v1,
-    table_angle,
-    v1_trainer,
-)
+from verl_replaced import REPLACED, Agents, angle_of, replaced_in, reward_of
+from verl_support import epochs_of, expected_epochs, make_config, records_of, run_v1, table_angle, v1_trainer
 
 Configure = Callable[..., Any]
 

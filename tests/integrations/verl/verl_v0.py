@@ -1,4 +1,4 @@
-"""verl's V0 trainer for the tests, with what `verl_support` lists replaced."""
+"""verl's V0 trainer for the tests, with what `verl_replaced` lists replaced."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from verl_support import RESPONSE, Nothing, Reward, Workers, reward_of
+from verl_replaced import RESPONSE, Nothing, Reward, Workers, reward_of
 
 
 def v0_rollouts(gen_batch: Any, reward: Reward) -> Any:
