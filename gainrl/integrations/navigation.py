@@ -19,6 +19,10 @@ from gainrl.table import ScoreTable
 
 logger = logging.getLogger(__name__)
 
+TYPICAL_EPOCH = 1024
+"""Prompts of an epoch where nobody says how many, as near as whole batches come to it; not for probe, which draws for
+every step (docs/evidence.md).  The published runs have about as many."""
+
 _told: weakref.WeakValueDictionary[int, ScoreTable] = weakref.WeakValueDictionary()
 """Tables of which it was said that they have no directions: a run builds its navigator more than once."""
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from trl.trainer.utils import get_callable_name, is_async_callable
 
 from gainrl.errors import UserError
-from gainrl.integrations.trl.config import Range, accuracy_ranges
+from gainrl.integrations.credit import Range
+from gainrl.integrations.trl.config import accuracy_ranges
 
 logger = logging.getLogger(__name__)
 

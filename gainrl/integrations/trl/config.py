@@ -17,14 +17,12 @@ from trl import GRPOConfig
 from gainrl.curriculum import NAVIGATORS
 from gainrl.curriculum.building import DEFAULT, NavigatorSettings, meant_for_others
 from gainrl.errors import UserError
+from gainrl.integrations.credit import Range, check_threshold, reward_range
+from gainrl.integrations.navigation import TYPICAL_EPOCH
 
 ANGLES = ("sequence", "prompt")
-TYPICAL_EPOCH = 1024
-"""Prompts per epoch that the default comes nearest to for all navigators but probe: the published number."""
 _PLAIN = ("skip_mastered", "mastered_rest")
 """Settings of navigators that TRL has no meaning of its own for."""
-
-Range = tuple[float, float]
 
 
 @dataclass
@@ -164,8 +162,7 @@ class CurriculumArguments:
             raise UserError(f"curriculum_angle={self.curriculum_angle!r}: choose one of {', '.join(ANGLES)}")
         if self.shuffle_dataset:
             raise UserError("shuffle_dataset=True would undo the curriculum's order; use curriculum_order='shuffled'")
-        if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
-            raise UserError(f"accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
+        check_threshold(self.accuracy_threshold, "accuracy_threshold")
         every = self.rerank_every
         if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
             raise UserError(f"rerank_every={every!r}: give a number of epochs, 1 or more, or leave it out")
@@ -290,17 +287,5 @@ def accuracy_ranges(given: Any, names: Sequence[str]) -> dict[str, Range | None]
         unknown = sorted(set(given) - set(names))
         if unknown:
             raise UserError(f"accuracy_range names {unknown}, but the rewards that count as accuracy are {list(names)}")
-        return {name: _range(given.get(name)) for name in names}
-    return {name: _range(given) for name in names}
-
-
-def _range(given: Any) -> Range | None:
-    if given is None:
-        return None
-    try:
-        low, high = (float(value) for value in given)
-    except (TypeError, ValueError):
-        raise UserError(f"accuracy_range={given!r} is not a pair [low, high]") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"accuracy_range={given!r} must be finite, with low below high")
-    return low, high
+        return {name: reward_range(given.get(name), "accuracy_range") for name in names}
+    return {name: reward_range(given, "accuracy_range") for name in names}

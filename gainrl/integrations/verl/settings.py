@@ -11,6 +11,8 @@ from typing import Any
 
 from gainrl.curriculum.building import DEFAULT, NavigatorSettings
 from gainrl.errors import UserError
+from gainrl.integrations.credit import check_threshold, reward_range
+from gainrl.integrations.navigation import TYPICAL_EPOCH
 
 ANGLES = ("auto", "actor", "table")
 SECTION = "data.gainrl"
@@ -21,8 +23,6 @@ _TRAINER_ONLY = {
     "run_dir": "records go to trainer.default_local_dir",
 }
 """Settings of `gainrl train` that mean nothing here, and what takes their place."""
-TYPICAL_EPOCH = 1000
-"""Prompts per epoch that the default comes near to for all but probe, about the published number."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,8 @@ class Settings:
                 "is actor here, prompt is table)"
             )
         self.navigation.check(called)
-        if self.accuracy_threshold is not None and not 0 < self.accuracy_threshold <= 1:
-            raise UserError(f"{SECTION}.accuracy_threshold={self.accuracy_threshold} must lie in (0, 1]")
-        object.__setattr__(self, "accuracy_range", _range(self.accuracy_range))
+        check_threshold(self.accuracy_threshold, f"{SECTION}.accuracy_threshold")
+        object.__setattr__(self, "accuracy_range", reward_range(self.accuracy_range, f"{SECTION}.accuracy_range"))
 
     @property
     def navigation(self) -> NavigatorSettings:
@@ -119,7 +118,7 @@ class Settings:
 
         Asynchronous trainers keep `warmup_batches` ahead of what has been observed, which has to fit into an epoch
         beside one training batch, or an epoch would be drawn before anything of the last one is known.  Where no number
-        is given: for probe the fewest that the trainer can do with, for the others the multiple nearest to 1000.
+        is given: for probe the fewest that the trainer can do with, for the others the multiple nearest to 1024.
         """
         batch = train_batch_size
         most = prompts // batch * batch
@@ -221,15 +220,3 @@ def _known(cls: type[Any], given: Mapping[str, Any], section: str, leave: tuple[
 
 def _build(cls: type[Run], given: Mapping[str, Any], section: str) -> Run:
     return cls(**_known(cls, given, section))
-
-
-def _range(given: Any) -> tuple[float, float] | None:
-    if given is None:
-        return None
-    try:
-        low, high = (float(value) for value in given)
-    except (TypeError, ValueError):
-        raise UserError(f"{SECTION}.accuracy_range={given!r} is not a pair [low, high]") from None
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise UserError(f"{SECTION}.accuracy_range={given!r} must be finite, with low below high")
-    return low, high

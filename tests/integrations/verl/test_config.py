@@ -270,7 +270,7 @@ def test_without_a_size_an_epoch_is_about_a_thousand_prompts_or_what_there_is(co
     from gainrl.integrations.verl.settings import Run, Settings
 
     settings = Settings("s.parquet", Run("."), navigator="posterior")
-    assert [settings.epoch_size(batch, 7473) for batch in (1024, 256, 128, 4000)] == [1024, 1024, 1024, 4000]
+    assert [settings.epoch_size(batch, 7473) for batch in (1024, 256, 32, 4000)] == [1024, 1024, 1024, 4000]
     settings = Settings("s.parquet", Run(".", gen_batch_size=384), navigator="posterior")
     assert [settings.epoch_size(128, 7473), settings.epoch_size(128, 500)] == [1152, 384]
 
