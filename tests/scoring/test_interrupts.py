@@ -111,7 +111,12 @@ def test_a_background_job_that_ignores_ctrl_c_goes_on(model_directory, dataset, 
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-HEARD = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); runpy.run_module('gainrl')"
+HEARD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from gainrl.cli import main
+main()
+"""
 
 
 @pytest.mark.full

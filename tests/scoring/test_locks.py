@@ -16,6 +16,7 @@ import torch
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.scoring.forward import PackedForward, PaddedForward
 from gainrl.scoring.locks import alone, configurations
+from gainrl.scoring.nll import LikelihoodHead
 
 PROMPTS = [ScoringPrompt(f"Read this. {'Add 12 to 30. ' * n}How many?", "How many?") for n in (1, 1, 4, 9)]
 OTHERS = [ScoringPrompt(f"{'One two. ' * n}How few?", "How few?") for n in (2, 3, 3, 5)]
@@ -95,16 +96,53 @@ def test_models_with_one_configuration_are_scored_from_two_threads(
     assert first.config._attn_implementation == before
 
 
-def test_a_scorer_is_made_and_nll_asked_for_while_another_thread_scores(twins: tuple[Any, Any], tokenizer: Any) -> None:
-    """What tries a model at the start runs it as it is, with the attention that it has of itself."""
+def test_nll_is_prepared_while_another_thread_scores(twins: tuple[Any, Any], tokenizer: Any) -> None:
+    """What the model does to its logits is found with the attention that it has of itself, once that is back."""
     first, second = twins
     one = AngleScorer(first, tokenizer)
-    wanted = AngleScorer(second, tokenizer, nll=True).score(OTHERS)
+    other = AngleScorer(second, tokenizer, nll=True)
+    wanted = other.score(OTHERS).nll
+    found = threading.Event()
+
+    def prepare() -> None:
+        other._likelihood = LikelihoodHead(second)
+        found.set()
+
+    with ThreadPoolExecutor(1) as threads:
+        begun: list[Any] = []
+
+        def meanwhile(*_: Any) -> None:
+            if not begun:
+                begun.append(threads.submit(prepare))
+                assert not found.wait(WAIT_S), "it ran amid the pass"
+
+        handle = first.model.layers[0].input_layernorm.register_forward_pre_hook(meanwhile)
+        one.score(PROMPTS)
+        handle.remove()
+        begun[0].result()
+    np.testing.assert_array_equal(other.score(OTHERS).nll, wanted)
+
+
+def test_a_scorer_is_made_while_another_thread_scores_a_model_in_training(
+    make_model: Callable[..., Any], tokenizer: Any
+) -> None:
+    """The first to end must not put the model back into training amid the second's trials: dropout fits no form."""
+    model = make_model("Llama", attention_dropout=0.5).train()
+    one = AngleScorer(model, tokenizer)
+    wanted = one.score(OTHERS).score
     meeting = Meeting()
-    with meeting.watched(first, second):
-        _, given = meeting(lambda: one.score(PROMPTS), lambda: AngleScorer(second, tokenizer, nll=True).score(OTHERS))
-    np.testing.assert_allclose(given.score, wanted.score, atol=2e-6)
-    np.testing.assert_allclose(given.nll, wanted.nll, atol=1e-5)
+
+    def stay(*_: Any) -> None:
+        if not meeting.first_in.is_set():
+            meeting.first_in.set()
+            meeting.second_in.wait(WAIT_S)  # in which the second begins
+
+    handle = model.model.layers[0].input_layernorm.register_forward_pre_hook(stay)
+    _, other = meeting(lambda: one.score(PROMPTS), lambda: AngleScorer(model, tokenizer))
+    handle.remove()
+    assert other.form == one.form == "PackedForward"
+    np.testing.assert_array_equal(other.score(OTHERS).score, wanted)
+    assert all(module.training for module in model.modules())
 
 
 def test_one_model_in_training_is_scored_from_two_threads_without_dropout(
