@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
@@ -61,6 +62,16 @@ def require_backend() -> Callable[[str], None]:
             pytest.skip(f"backend {name}: {why}")
 
     return require
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Where the real data lies: `GAINRL_SHARED_DATA`, else `../shared/data` beside the repository."""
+    named = os.environ.get("GAINRL_SHARED_DATA")
+    path = Path(named) if named else Path(__file__).parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"the shared data files are not at {path} (set GAINRL_SHARED_DATA)")
+    return path
 
 
 @pytest.fixture

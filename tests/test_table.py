@@ -19,34 +19,11 @@ from gainrl.table import (
     METADATA_KEY,
     SCHEMA,
     ScoreTable,
-    TableMetadata,
     content_ids,
-    fingerprint,
     rank_order,
     ranks,
 )
-
-
-def make(ids: list[str], scores: list[float]) -> ScoreTable:
-    n = len(ids)
-    values = {
-        "id": ids,
-        "row": range(n),
-        "status": ["undefined" if np.isnan(s) else "ok" for s in scores],
-        "reason": [None] * n,
-        "intra": scores,
-        "inter": [0.0] * n,
-        "score": scores,
-        "rank": ranks(ids, scores),
-        "prefix_tokens": [1] * n,
-        "question_tokens": [2] * n,
-    }
-    columns = pa.table({name: pa.array(values[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
-    metadata = TableMetadata(
-        model="m", model_hash="weights:0", tokenizer_hash="t", chat_template_hash="", dataset="d", split=None,
-        limit=None, fingerprint=fingerprint(ids), rows=n,
-    )  # fmt: skip
-    return ScoreTable(columns, metadata)
+from tests.score_tables import score_table
 
 
 @settings(derandomize=True, max_examples=200)
@@ -64,7 +41,7 @@ def test_ranks_are_highest_first_ties_by_id_undefined_last(case):
 
 
 def test_a_written_table_reads_back(tmp_path):
-    table = make(["a-0", "b-0", "c-0"], [0.5, float("nan"), 0.7])
+    table = score_table(["a-0", "b-0", "c-0"], [0.5, float("nan"), 0.7])
     table.write(tmp_path / "t.parquet")
     again = ScoreTable.read(tmp_path / "t.parquet")
     assert again.metadata == table.metadata
@@ -83,7 +60,7 @@ def test_a_written_table_reads_back(tmp_path):
     ],
 )
 def test_unknown_or_missing_metadata_is_refused_by_name(tmp_path, spoil, words):
-    table = make(["a-0"], [0.5])
+    table = score_table(["a-0"], [0.5])
     fields = spoil(dataclasses.asdict(table.metadata))
     path = tmp_path / "t.parquet"
     pq.write_table(table.columns.replace_schema_metadata({METADATA_KEY: json.dumps(fields)}), path)
@@ -100,7 +77,7 @@ def test_files_that_are_no_score_table_are_refused(tmp_path):
     pq.write_table(pa.table({"id": ["a"]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match="not written by gainrl"):
         ScoreTable.read(tmp_path / "other.parquet")
-    table = make(["a-0"], [0.5])
+    table = score_table(["a-0"], [0.5])
     raw = table.columns.drop_columns(["rank"]).replace_schema_metadata({METADATA_KEY: table.metadata.to_json()})
     pq.write_table(raw, tmp_path / "short.parquet")
     with pytest.raises(UserError, match="rank"):
@@ -108,7 +85,7 @@ def test_files_that_are_no_score_table_are_refused(tmp_path):
 
 
 def test_a_table_for_another_dataset_is_refused_with_what_differs():
-    table = make(["a-0", "b-0", "c-0"], [0.1, 0.2, 0.3])
+    table = score_table(["a-0", "b-0", "c-0"], [0.1, 0.2, 0.3])
     table.require_dataset(["a-0", "b-0", "c-0"], "mine")
     with pytest.raises(UserError, match=r"1 are not in the table .first 'z-0'"):
         table.require_dataset(["a-0", "b-0", "z-0"], "mine")
@@ -117,7 +94,7 @@ def test_a_table_for_another_dataset_is_refused_with_what_differs():
     with pytest.raises(UserError, match="1 are not in the dataset"):
         table.require_dataset(["a-0", "b-0"], "mine")
     with pytest.raises(UserError, match="repeated ids"):
-        make(["a-0", "a-0"], [0.1, 0.2]).require_dataset(["a-0", "a-0"], "mine")
+        score_table(["a-0", "a-0"], [0.1, 0.2]).require_dataset(["a-0", "a-0"], "mine")
 
 
 def test_a_table_written_by_the_first_version_still_loads():
@@ -144,7 +121,7 @@ def with_directions(table: ScoreTable, rows: list[list[float] | None]) -> ScoreT
 
 
 def test_directions_come_by_row_and_are_nan_where_there_are_none():
-    plain = make([f"p{i}" for i in range(10)], [0.1 * i for i in range(10)])
+    plain = score_table([f"p{i}" for i in range(10)], [0.1 * i for i in range(10)])
     given: list[list[float] | None] = [[float(i), 1.0, 2.0] for i in range(10)]
     given[4] = None
     table = with_directions(plain, given)
@@ -164,7 +141,7 @@ def test_directions_come_by_row_and_are_nan_where_there_are_none():
 
 
 def test_rows_that_were_skipped_or_failed_cannot_be_drawn():
-    table = make([f"p{i}" for i in range(4)], [0.5, float("nan"), 0.25, 0.1])
+    table = score_table([f"p{i}" for i in range(4)], [0.5, float("nan"), 0.25, 0.1])
     words = pa.array(["skipped", "undefined", "ok", "failed"])
     place = table.columns.column_names.index("status")
     changed = ScoreTable(table.columns.set_column(place, SCHEMA.field("status"), words), table.metadata)

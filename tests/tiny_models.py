@@ -17,20 +17,28 @@ CHAT_TEMPLATE = (  # ChatML, as Qwen writes it
 KINDS: dict[str, Any] = {"qwen2": (Qwen2Config, Qwen2ForCausalLM), "llama": (LlamaConfig, LlamaForCausalLM)}
 
 
-def make_model(directory: Path, kind: str = "qwen2", *, texts: Iterable[str] = (), context: int = 4096) -> str:
-    """Save a random two-layer model of this kind to `directory`; its tokenizer's merges come from `texts`."""
+def make_tokenizer(
+    texts: Iterable[str], *, size: int = 400, chat_template: str = CHAT_TEMPLATE
+) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer of at most `size` tokens, its merges learnt from `texts`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
+        vocab_size=size,
         special_tokens=["<pad>", "<eos>"],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    fast.chat_template = CHAT_TEMPLATE
+    fast.chat_template = chat_template
+    return fast
+
+
+def make_model(directory: Path, kind: str = "qwen2", *, texts: Iterable[str] = (), context: int = 4096) -> str:
+    """Save a random two-layer model of this kind to `directory`; its tokenizer's merges come from `texts`."""
+    fast = make_tokenizer(texts)
     config, model = KINDS[kind]
     torch.manual_seed(0)
     made = model(

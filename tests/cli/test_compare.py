@@ -3,29 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import pyarrow as pa
 import pytest
 from scipy.stats import kendalltau, spearmanr
 
-from gainrl.table import PROMPT_FIELD, SCHEMA, ScoreTable, TableMetadata, content_ids, fingerprint, ranks
+from gainrl.table import content_ids
+from tests.score_tables import score_table
 
 
 def write(path, scores, *, prompts=None, **metadata):
-    n = len(scores)
-    prompts = prompts or [f"prompt {i}" for i in range(n)]
-    ids = content_ids(prompts)
-    values = {
-        "id": ids, "row": range(n), "status": ["undefined" if np.isnan(s) else "ok" for s in scores],
-        "reason": [None] * n, "intra": scores, "inter": [0.0] * n, "score": scores, "rank": ranks(ids, scores),
-        "prefix_tokens": [1] * n, "question_tokens": range(2, n + 2), "prompt": prompts,
-    }  # fmt: skip
-    schema = pa.schema([*SCHEMA, PROMPT_FIELD])
-    columns = pa.table({f.name: pa.array(values[f.name], f.type) for f in schema}, schema=schema)
-    made = {
-        "model": "m", "model_hash": "weights:0", "tokenizer_hash": "t", "chat_template_hash": "", "dataset": "d.jsonl",
-        "split": None, "limit": None, "fingerprint": fingerprint(ids), "rows": n, **metadata,
-    }  # fmt: skip
-    ScoreTable(columns, TableMetadata(**made)).write(path)
+    prompts = prompts or [f"prompt {i}" for i in range(len(scores))]
+    columns = {"question_tokens": range(2, len(scores) + 2), "prompt": prompts}
+    score_table(content_ids(prompts), scores, columns, **{"dataset": "d.jsonl", **metadata}).write(path)
     return str(path)
 
 

@@ -6,41 +6,24 @@ import logging
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
 from gainrl.curriculum import NAVIGATORS, GaussianNavigator, PosteriorNavigator, ProbeNavigator, PromptFeatures, Ranking
 from gainrl.curriculum.building import NavigatorSettings, settings_of
 from gainrl.errors import UserError
 from gainrl.integrations.navigation import build_navigator, require_navigator
-from gainrl.table import DIRECTION_FIELD, SCHEMA, ScoreTable, TableMetadata, fingerprint
+from gainrl.table import ScoreTable, fingerprint
+from tests.score_tables import score_table
 
 N = 12
 IDS = [f"p{index:02}" for index in range(N)]
 
 
 def table(*, directions: bool = True) -> ScoreTable:
-    values = {
-        "id": IDS,
-        "row": range(N),
-        "status": ["ok"] * N,
-        "reason": [None] * N,
-        "intra": [0.5] * N,
-        "inter": [0.0] * N,
-        "score": np.linspace(1.0, 0.0, N),
-        "rank": range(N),
-        "prefix_tokens": [1] * N,
-        "question_tokens": [N - index for index in range(N)],
-    }
-    columns = pa.table({name: pa.array(values[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
+    columns: dict[str, Any] = {"question_tokens": [N - index for index in range(N)]}
     if directions:
-        rows = np.random.default_rng(0).normal(size=(N, 4)).tolist()
-        columns = columns.append_column(DIRECTION_FIELD, pa.array(rows, DIRECTION_FIELD.type))
-    metadata = TableMetadata(
-        model="m", model_hash="weights:0", tokenizer_hash="t", chat_template_hash="", dataset="d", split=None,
-        limit=None, fingerprint=fingerprint(IDS), rows=N,
-    )  # fmt: skip
-    return ScoreTable(columns, metadata)
+        columns["direction"] = np.random.default_rng(0).normal(size=(N, 4)).tolist()
+    return score_table(IDS, np.linspace(1.0, 0.0, N), columns)
 
 
 @pytest.mark.parametrize("kind", sorted(NAVIGATORS))

@@ -21,17 +21,13 @@ from gainrl.curriculum import GaussianNavigator, Ranking, WindowSettings
 from gainrl.errors import UserError
 from gainrl.report import write_report
 from gainrl.table import (
-    PROMPT_FIELD,
     RESIDUAL_FIELD,
-    SCHEMA,
     Prompt,
     ScoreTable,
-    TableMetadata,
     content_ids,
-    fingerprint,
     prompt_text,
-    ranks,
 )
+from tests.score_tables import score_table
 
 pytest.importorskip("jinja2", reason="the extra report is not installed")
 pytest.importorskip("matplotlib", reason="the extra report is not installed")
@@ -39,39 +35,22 @@ pytest.importorskip("matplotlib", reason="the extra report is not installed")
 EXAMPLES = "1 + 1 = 2\n2 + 3 = 5\n"
 
 
-def score_table(
+def table_of(
     prompts: Sequence[Prompt], scores: Sequence[float], *, keep_prompts: bool = True, **metadata: Any
 ) -> ScoreTable:
-    ids = content_ids(prompts)
-    finite = np.isfinite(scores)
+    finite, count = np.isfinite(scores), len(prompts)
     columns: dict[str, Any] = {
-        "id": ids,
-        "row": range(len(ids)),
         "status": ["ok" if ok else ("skipped" if i % 2 else "undefined") for i, ok in enumerate(finite)],
         "reason": [None if ok else ("too <long>" if i % 2 else "empty question") for i, ok in enumerate(finite)],
         "intra": [0.75 * s for s in scores],
         "inter": [0.25 * s for s in scores],
-        "score": scores,
-        "rank": ranks(ids, scores),
-        "prefix_tokens": [9] * len(ids),
-        "question_tokens": [5 + i % 11 for i in range(len(ids))],
+        "prefix_tokens": [9] * count,
+        "question_tokens": [5 + i % 11 for i in range(count)],
     }
-    schema = SCHEMA
     if keep_prompts:
         columns["prompt"] = [prompt_text(prompt) for prompt in prompts]
-        schema = schema.append(PROMPT_FIELD)
-    made: dict[str, Any] = {
-        "model": "tiny-model",
-        "model_hash": "weights:0123456789abcdef",
-        "tokenizer_hash": "t",
-        "chat_template_hash": "",
-        "dataset": "sums.jsonl",
-        "split": "train",
-        "limit": None,
-        "fingerprint": fingerprint(ids),
-        "rows": len(ids),
-    }
-    return ScoreTable(pa.table(columns, schema=schema), TableMetadata(**(made | metadata)))
+    made = {"model": "tiny-model", "model_hash": "weights:0123456789abcdef", "dataset": "sums.jsonl", "split": "train"}
+    return score_table(content_ids(prompts), scores, columns, **{**made, **metadata})
 
 
 def sums(count: int) -> list[str]:
@@ -83,7 +62,7 @@ def make_run(directory: Path, *, epochs: int = 4, evals: bool = True, prompts: S
     directory.mkdir(exist_ok=True)
     prompts = sums(60) if prompts is None else prompts
     scores = [math.nan if i in (7, 8, 9) else 0.9 - 0.005 * i for i in range(len(prompts))]
-    table = score_table(prompts, scores)
+    table = table_of(prompts, scores)
     table.write(directory / "scores.parquet")
     navigator = GaussianNavigator(
         Ranking(table.ids, table.scores, table.metadata.fingerprint), 12, WindowSettings(sigma=8)
@@ -229,7 +208,7 @@ def test_hostile_text_stays_text_everywhere(tmp_path: Path) -> None:
 def test_prompts_are_printed_in_full_and_shared_beginnings_are_set_apart(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     long = "word " * 5000
-    table = score_table([*sums(10), EXAMPLES + long], [*np.linspace(0.5, 0.9, 10), 0.1])
+    table = table_of([*sums(10), EXAMPLES + long], [*np.linspace(0.5, 0.9, 10), 0.1])
     table.write(run / "scores.parquet")
     page = Page(write_report(run, prompts=2))
     assert long.strip() in page.text
@@ -245,7 +224,7 @@ def test_chats_are_shown_message_by_message(tmp_path: Path) -> None:
         [{"role": "system", "content": "Be brief."}, {"role": "user", "content": f"How many is {i}?\n<b>"}]
         for i in range(6)
     ]
-    score_table(chats, [0.1 * i for i in range(6)]).write(tmp_path / "scores.parquet")
+    table_of(chats, [0.1 * i for i in range(6)]).write(tmp_path / "scores.parquet")
     page = Page(write_report(tmp_path / "scores.parquet", prompts=1))
     assert [attributes for _, attributes in page.tags if attributes.get("class") == "role"] != []
     assert page.text.count("Be brief.") == 2
@@ -257,7 +236,7 @@ def test_chats_are_shown_message_by_message(tmp_path: Path) -> None:
 
 def test_plain_text_that_looks_like_json_is_plain_text(tmp_path: Path) -> None:
     texts = [f"[INST]\n{i}\n" for i in range(4)] + ["[1, 2]", '[{"content": "no role"}]', "[]", "["]
-    score_table(texts, [0.1 * i for i in range(8)]).write(tmp_path / "scores.parquet")
+    table_of(texts, [0.1 * i for i in range(8)]).write(tmp_path / "scores.parquet")
     page = Page(write_report(tmp_path / "scores.parquet"))
     for text in texts:
         assert text in page.text
@@ -266,7 +245,7 @@ def test_plain_text_that_looks_like_json_is_plain_text(tmp_path: Path) -> None:
 
 def test_a_score_table_alone_gets_a_report_beside_it(tmp_path: Path) -> None:
     table = tmp_path / "gsm8k.parquet"
-    score_table(sums(5), [0.5, 0.4, 0.3, 0.2, 0.1]).write(table)
+    table_of(sums(5), [0.5, 0.4, 0.3, 0.2, 0.1]).write(table)
     written = write_report(table)
     assert written == tmp_path / "gsm8k.html"
     page = Page(written)
@@ -277,26 +256,26 @@ def test_a_score_table_alone_gets_a_report_beside_it(tmp_path: Path) -> None:
 
 
 def test_a_table_without_prompts_says_so(tmp_path: Path) -> None:
-    score_table(sums(5), [0.5, 0.4, 0.3, 0.2, 0.1], keep_prompts=False).write(tmp_path / "s.parquet")
+    table_of(sums(5), [0.5, 0.4, 0.3, 0.2, 0.1], keep_prompts=False).write(tmp_path / "s.parquet")
     assert "does not hold the prompts' text" in Page(write_report(tmp_path / "s.parquet")).words
 
 
 @pytest.mark.parametrize("scores", [[math.nan] * 4, [0.5] * 4, [0.5]])
 def test_degenerate_scores_are_reported(tmp_path: Path, scores: list[float]) -> None:
-    score_table(sums(len(scores)), scores).write(tmp_path / "s.parquet")
+    table_of(sums(len(scores)), scores).write(tmp_path / "s.parquet")
     words = Page(write_report(tmp_path / "s.parquet")).words
     assert ("No prompt has a score" in words) is not np.isfinite(scores).any()
 
 
 def test_a_score_of_intra_alone_is_named_so(tmp_path: Path) -> None:
-    score_table(sums(4), [0.5, 0.4, 0.3, 0.2], definition="intra").write(tmp_path / "s.parquet")
+    table_of(sums(4), [0.5, 0.4, 0.3, 0.2], definition="intra").write(tmp_path / "s.parquet")
     words = Page(write_report(tmp_path / "s.parquet")).words
     assert "C_intra alone (no prompt has a prefix)" in words
 
 
 def test_a_table_ranked_without_length_shows_the_score_and_what_it_is_ranked_by(tmp_path: Path) -> None:
     scores = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
-    table = score_table(sums(6), scores, control="length", control_fit=(1.0, -0.1, 0.0))
+    table = table_of(sums(6), scores, control="length", control_fit=(1.0, -0.1, 0.0))
     residual = pa.array([0.01, -0.03, 0.02, -0.02, 0.03, -0.01], pa.float32())
     ScoreTable(table.columns.append_column(RESIDUAL_FIELD, residual), table.metadata).write(tmp_path / "s.parquet")
     words = Page(write_report(tmp_path / "s.parquet")).words

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from trl_support import epoch_records
-
-from gainrl.integrations.trl.checkpoints import checkpoints, step_of
+from trl_support import copy_up_to, epoch_records
 
 SETTINGS: dict[str, Any] = {
     "per_device_train_batch_size": 4,
@@ -38,6 +35,17 @@ def launch(model: str, directory: Path, *, processes: int = 2, resume: bool = Fa
     given = [str(directory), json.dumps({**SETTINGS, **settings}), "resume" if resume else "new"]
     torchrun("distributed_run.py", model, *given, processes=processes)
     return [json.loads((directory / f"rank{rank}.json").read_text()) for rank in range(processes)]
+
+
+def check_resumes(model: str, ranks: list[Any], source: Path, cut: Path, step: int, **settings: Any) -> None:
+    """From the checkpoint of `step` on, each rank does what it did in the run `source`, which wrote `ranks`."""
+    directory = copy_up_to(source, cut, step)
+    resumed = launch(model, directory, resume=True, **settings)
+    for before, after in zip(ranks, resumed, strict=True):
+        assert after["seen"] == [batch for batch in before["seen"] if batch["step"] >= step]
+        assert after["navigator"] == before["navigator"]
+        assert after["losses"] == before["losses"]
+    assert epoch_records(directory) == epoch_records(source)
 
 
 @pytest.fixture(scope="module")
@@ -78,17 +86,7 @@ def test_epochs_are_recorded_once_over_all_rollouts(whole: tuple[list[Any], Path
 def test_two_processes_resume_as_if_nothing_had_happened(
     model: str, whole: tuple[list[Any], Path], tmp_path: Path
 ) -> None:
-    ranks, source = whole
-    directory = shutil.copytree(source, tmp_path / "cut")
-    for checkpoint in checkpoints(directory):
-        if step_of(checkpoint) > 2:
-            shutil.rmtree(checkpoint)
-    resumed = launch(model, directory, resume=True)
-    for before, after in zip(ranks, resumed, strict=True):
-        assert after["seen"] == [batch for batch in before["seen"] if batch["step"] >= 2]
-        assert after["navigator"] == before["navigator"]
-        assert after["losses"] == before["losses"]
-    assert epoch_records(directory) == epoch_records(source)
+    check_resumes(model, *whole, tmp_path / "cut", 2)
 
 
 @pytest.mark.full
@@ -96,10 +94,7 @@ def test_another_number_of_processes_goes_on_with_the_same_prompts(
     model: str, whole: tuple[list[Any], Path], tmp_path: Path
 ) -> None:
     ranks, source = whole
-    directory = shutil.copytree(source, tmp_path / "cut")
-    for checkpoint in checkpoints(directory):
-        if step_of(checkpoint) > 2:
-            shutil.rmtree(checkpoint)
+    directory = copy_up_to(source, tmp_path / "cut", 2)
     (alone,) = launch(model, directory, processes=1, resume=True, per_device_train_batch_size=8)
     expected = [record["id"] for record in ranks[0]["observed"][16:32]]
     assert [record["id"] for record in alone["observed"]][:16] == expected
@@ -132,18 +127,8 @@ def test_ranks_fill_rank_again_and_remember_alike(everything: tuple[list[Any], P
 def test_with_everything_two_processes_resume_as_if_nothing_had_happened(
     model: str, everything: tuple[list[Any], Path], tmp_path: Path
 ) -> None:
-    ranks, source = everything
     for step in (2, 4, 6):
-        directory = shutil.copytree(source, tmp_path / f"cut-{step}")
-        for checkpoint in checkpoints(directory):
-            if step_of(checkpoint) > step:
-                shutil.rmtree(checkpoint)
-        resumed = launch(model, directory, resume=True, **EVERYTHING)
-        for before, after in zip(ranks, resumed, strict=True):
-            assert after["seen"] == [batch for batch in before["seen"] if batch["step"] >= step]
-            assert after["navigator"] == before["navigator"]
-            assert after["losses"] == before["losses"]
-        assert epoch_records(directory) == epoch_records(source)
+        check_resumes(model, *everything, tmp_path / f"cut-{step}", step, **EVERYTHING)
 
 
 @pytest.mark.full

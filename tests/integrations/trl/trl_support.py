@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from datasets import Dataset
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
-from gainrl.table import SCHEMA, ScoreTable, TableMetadata, content_ids, fingerprint, ranks
+from gainrl.integrations.trl.checkpoints import checkpoints, step_of
+from gainrl.table import ScoreTable, content_ids
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # also where scripts of this folder run by themselves
+
+from score_tables import score_table
+from tiny_models import make_tokenizer
 
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}\n{% endfor %}"
@@ -42,18 +48,8 @@ def make_model(directory: Path, *, kind: str = "qwen2", **changes: int) -> str:
 
     `changes` are fields of its configuration.
     """
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=320,
-        special_tokens=["<pad>", "<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([row["prompt"] for row in problems(200, seed=1)], trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
-    fast.chat_template = CHAT_TEMPLATE
+    texts = [row["prompt"] for row in problems(200, seed=1)]
+    fast = make_tokenizer(texts, size=320, chat_template=CHAT_TEMPLATE)
     sizes = {
         "vocab_size": len(fast),
         "hidden_size": 32,
@@ -79,33 +75,15 @@ def make_model(directory: Path, *, kind: str = "qwen2", **changes: int) -> str:
 
 def make_table(rows: list[dict[str, Any]], *, seed: int = 0, **metadata: Any) -> ScoreTable:
     """A score table for these rows with random scores."""
-    ids = content_ids([row["prompt"] for row in rows])
     scores = np.random.default_rng(seed).uniform(0.2, 1.8, len(rows)).astype(np.float32)
-    half = (scores / 2).astype(np.float32)
     columns = {
-        "id": ids,
-        "row": np.arange(len(rows)),
-        "status": ["ok"] * len(rows),
-        "reason": [None] * len(rows),
-        "intra": half,
-        "inter": half,
-        "score": scores,
-        "rank": ranks(ids, scores),
-        "prefix_tokens": np.full(len(rows), 5, dtype=np.int32),
-        "question_tokens": np.full(len(rows), 7, dtype=np.int32),
+        "intra": scores / 2,
+        "inter": scores / 2,
+        "prefix_tokens": [5] * len(rows),
+        "question_tokens": [7] * len(rows),
     }
-    defaults: dict[str, Any] = {
-        "model": "tiny",
-        "model_hash": "weights:0",
-        "tokenizer_hash": "",
-        "chat_template_hash": "",
-        "dataset": "problems",
-        "split": "train",
-        "limit": None,
-        "fingerprint": fingerprint(ids),
-        "rows": len(rows),
-    }
-    return ScoreTable(pa.table(columns, schema=SCHEMA), TableMetadata(**{**defaults, **metadata}))
+    given = {"model": "tiny", "dataset": "problems", "split": "train", "tokenizer_hash": "", **metadata}
+    return score_table(content_ids([row["prompt"] for row in rows]), scores, columns, **given)
 
 
 def parity(completions: list[Any], **columns: Any) -> list[float]:
@@ -191,3 +169,22 @@ def epoch_records(
     """The lines of epochs.jsonl, timing left out."""
     lines = (Path(directory) / "epochs.jsonl").read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k not in without} for line in lines]
+
+
+def copy_up_to(source: Path, target: Path, step: int) -> Path:
+    """The run directory as a kill right after the checkpoint of `step` leaves it (or a little later)."""
+    shutil.copytree(source, target)
+    for directory in checkpoints(target):
+        if step_of(directory) > step:
+            shutil.rmtree(directory)
+    return target
+
+
+def check_rest(resumed: Any, whole: Any, step: int) -> None:
+    """A run resumed at `step` was the rest of the whole one: batches, losses, and where the curriculum is in the end.
+
+    Both are of `recorded` classes.
+    """
+    assert resumed.seen == [batch for batch in whole.seen if batch["step"] >= step]
+    assert losses(resumed) == losses(whole)
+    assert resumed.navigator.state_dict() == whole.navigator.state_dict()

@@ -15,7 +15,8 @@ import pytest
 from gainrl.errors import UserError
 from gainrl.integrations.verl.curriculum import Curriculum, Rollout
 from gainrl.integrations.verl.settings import Run, Settings
-from gainrl.table import SCHEMA, ScoreTable, TableMetadata, fingerprint
+from gainrl.table import ScoreTable, TableMetadata
+from tests.score_tables import score_table
 
 SIZE, BATCH, N = 24, 4, 8
 IDS = [f"p{index:02}" for index in range(SIZE)]
@@ -24,25 +25,7 @@ ASYNC = {**V1, "trainer_mode": "colocate_async", "warmup_batches": 1}
 
 
 def table() -> ScoreTable:
-    scores = np.linspace(1.0, 0.1, SIZE)
-    values = {
-        "id": IDS,
-        "row": range(SIZE),
-        "status": ["ok"] * SIZE,
-        "reason": [None] * SIZE,
-        "intra": scores,
-        "inter": [0.0] * SIZE,
-        "score": scores,
-        "rank": range(SIZE),
-        "prefix_tokens": [1] * SIZE,
-        "question_tokens": [2] * SIZE,
-    }
-    columns = pa.table({name: pa.array(values[name], SCHEMA.field(name).type) for name in SCHEMA.names}, schema=SCHEMA)
-    metadata = TableMetadata(
-        model="m", model_hash="weights:0", tokenizer_hash="t", chat_template_hash="", dataset="d", split=None,
-        limit=None, fingerprint=fingerprint(IDS), rows=SIZE,
-    )  # fmt: skip
-    return ScoreTable(columns, metadata)
+    return score_table(IDS, np.linspace(1.0, 0.1, SIZE))
 
 
 def curriculum(directory: Path, run: dict[str, Any] | None = None, **options: Any) -> Curriculum:
