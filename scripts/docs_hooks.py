@@ -154,7 +154,23 @@ def benchmarks() -> str:
     return table(("results", "command", "machine", "commit"), rows())
 
 
-PARTS = {"cli": cli, "run": run, "curriculum": curriculum, "metadata": metadata, "benchmarks": benchmarks}
+def measured() -> str:
+    """The README's table of what was measured: figures stand in one place."""
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What was measured\n")
+    lines = [line for line in rest.partition("\n## ")[0].splitlines() if line.startswith("|")]
+    if not lines:
+        raise ValueError("README.md has no table under 'What was measured'")
+    return "\n".join(lines)
+
+
+PARTS = {
+    "cli": cli,
+    "run": run,
+    "curriculum": curriculum,
+    "metadata": metadata,
+    "measured": measured,
+    "benchmarks": benchmarks,
+}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -65,6 +65,10 @@ def test_every_environment_variable_of_the_package_is_on_the_page_of_settings():
     assert {name for name in used if f"`{name}`" not in page} == set()
 
 
+def test_the_page_of_benchmarks_has_the_figures_of_the_readme(site):
+    assert "of a step in fp32" in text(site / "benchmarks.html")
+
+
 def test_every_page_is_in_the_navigation():
     def pages(item: object) -> list[str]:
         if isinstance(item, str):
