@@ -96,6 +96,7 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   const std::uint64_t key = (static_cast<std::uint64_t>(device) << 32) | (static_cast<std::uint64_t>(p.dtype) << 30) |
                             (static_cast<std::uint64_t>(plan.vectors) << 29) |
                             (static_cast<std::uint64_t>(plan.per_thread) << 25) |
+                            (static_cast<std::uint64_t>(p.weight != nullptr) << 24) |
                             (static_cast<std::uint64_t>(plan.batch) << 16) | static_cast<std::uint64_t>(plan.threads);
   std::atomic<std::uint64_t>& entry = cache[(key ^ (key >> 25)) % kEntries];
   // The upper 48 bits are the key (with bit 47 set, so that no entry is zero), the lower 16 the blocks per
@@ -125,7 +126,6 @@ bool usable(const AngleParams& p) {
   };
   if (!known(p.dtype) || !known(p.weight_dtype)) return false;
   if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
-  if (p.width > std::int64_t{kSliceColumns} * 65535) return false;  // the joining grid's second axis
   if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
   if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
   if (p.contributions != nullptr && p.sums == nullptr) return false;
@@ -150,7 +150,6 @@ KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* work
   k.p = p;
   k.chunk_rows = plan.chunk_rows;
   k.chunks = plan.chunks;
-  k.joins = plan.joins;
   k.padded_width = plan.padded_width;
   k.batch = plan.batch;
   k.slices = plan.slices;
@@ -159,6 +158,7 @@ KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* work
   k.flags = reinterpret_cast<std::int32_t*>(base + plan.flags_at);
   k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
   k.products = reinterpret_cast<double*>(base + plan.products_at);
+  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
   return k;
 }
 
@@ -184,12 +184,12 @@ Result angle_cuda(const AngleParams& params, void* workspace, std::size_t worksp
   Kernel kernel = nullptr;
   if (!make_plan(params, device, plan, kernel)) return Result::kDeviceError;
   if (workspace == nullptr || workspace_bytes < plan.bytes) return Result::kSmallWorkspace;
+  if (reinterpret_cast<std::uintptr_t>(workspace) % kVectorBytes != 0) return Result::kBadArgument;
   const KernelArguments k = arguments_for(params, plan, workspace);
   const auto on = static_cast<cudaStream_t>(stream);
   kernel<<<static_cast<unsigned>(plan.chunks), static_cast<unsigned>(plan.threads), plan.shared_bytes, on>>>(k);
   if (failed(cudaGetLastError(), "angle_sum")) return Result::kDeviceError;
-  const dim3 grid(static_cast<unsigned>(plan.joins), static_cast<unsigned>(plan.slices));
-  angle_join<<<grid, kJoinThreads, shared_for_join(), on>>>(k);
+  angle_join<<<static_cast<unsigned>(plan.chunks), kJoinThreads, shared_for_join(), on>>>(k);
   if (failed(cudaGetLastError(), "angle_join")) return Result::kDeviceError;
   if (params.contributions != nullptr && params.rows > 0) {
     const std::int64_t blocks =

@@ -24,7 +24,8 @@ class AnyChunkSum {
 
   __device__ __forceinline__ void run() {
     if (thread == 0) {
-      k.tickets[chunk] = 0;
+      k.tickets[chunk * 2] = 0;
+      k.tickets[chunk * 2 + 1] = 0;
       k.segments[chunk * 2].sequence = -1;
       k.segments[chunk * 2 + 1].sequence = -1;
     }

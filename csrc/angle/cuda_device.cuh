@@ -43,6 +43,11 @@ __device__ inline T from_lane(T value, int lane) {
   return __shfl_sync(0xffffffffU, value, lane);
 }
 __device__ inline int lanes_true(bool predicate) { return __popc(__ballot_sync(0xffffffffU, predicate)); }
+// How many lanes, from the first on, say true before one says false.
+__device__ inline int leading_lanes(bool predicate) {
+  const unsigned others = ~__ballot_sync(0xffffffffU, predicate);
+  return others == 0 ? 32 : __ffs(static_cast<int>(others)) - 1;
+}
 __device__ inline void block_barrier() { __syncthreads(); }
 __device__ inline bool block_any(bool predicate) { return __syncthreads_or(predicate) != 0; }
 __device__ inline int block_count(bool predicate) { return __syncthreads_count(predicate); }

@@ -1,6 +1,12 @@
 // The second kernel: adds the partial sums of sequences that span chunks, writes empty sequences, and settles what only
 // the whole call shows (whether any sequence has a prefix, whether the offsets are in order).  And the third, on
 // request: the cosine of each row with its sequence's sum.
+//
+// Block c stands for the boundary between chunks c and c + 1, which at most one sequence crosses; so the grid is as
+// large as that of the first kernel, one or two waves, whatever the sequences are, and a sequence has as many blocks as
+// boundaries.  One that crosses few (prompts) is summed by the first of them.  One that crosses many (a long document)
+// is spread over all: by slices of its columns and, where blocks are left, by parts of its chunks, so that thousands of
+// partial sums are read by hundreds of blocks.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -10,7 +16,12 @@ namespace gainrl {
 class Join {
  public:
   __device__ Join(const KernelArguments& arguments)
-      : k(arguments), p(k.p), thread(static_cast<int>(threadIdx.x)), lane(thread % 32), warp(thread / 32) {
+      : k(arguments),
+        p(k.p),
+        boundary(blockIdx.x),
+        thread(static_cast<int>(threadIdx.x)),
+        lane(thread % 32),
+        warp(thread / 32) {
     scratch = reinterpret_cast<double*>(dynamic_shared());
     sums = scratch + 3 * kWarps;
   }
@@ -20,9 +31,8 @@ class Join {
     for (std::int64_t c = thread; c < k.chunks; c += kJoinThreads) found |= k.flags[c];
     const bool bad = block_any((found & kChunkBadOffsets) != 0);
     any_prefix = block_any((found & kChunkHasPrefix) != 0);
-    const std::int64_t block = std::int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
-    const std::int64_t stride = std::int64_t{gridDim.x} * gridDim.y * kJoinThreads;
-    for (std::int64_t b = block * kJoinThreads + thread; b < p.sequences; b += stride) {
+    const std::int64_t stride = std::int64_t{gridDim.x} * kJoinThreads;
+    for (std::int64_t b = boundary * kJoinThreads + thread; b < p.sequences; b += stride) {
       if (bad) {
         write_sequence(p, b, {0.0, 0.0, 0.0}, 0, 0, kInvalidOffsets, true);
         fill_vectors(b, false);
@@ -36,16 +46,25 @@ class Join {
       }
     }
     if (bad) return;
-    std::int64_t b = blockIdx.x;
-    if (p.sequences > k.chunks) b = k.segments[b * 2 + 1].sequence;  // the one that goes on after chunk blockIdx.x
-    if (b < 0 || b >= p.sequences) return;
+    std::int64_t b = k.segments[boundary * 2 + 1].sequence;  // it begins in the chunk and goes on after it
+    if (b < 0) b = k.segments[boundary * 2].sequence;        // or began before
+    if (b < 0) return;
     const std::int64_t start = start_of(p, b), end = start_of(p, b + 1);
-    if (start >= end || chunk_of(start) == chunk_of(end - 1)) return;
-    join(b, chunk_of(start), chunk_of(end - 1));
+    first = chunk_of(start);
+    last = chunk_of(end - 1);
+    if (first > boundary || last <= boundary) return;  // it ends in the chunk
+    if (last - first < kFewBoundaries) {
+      if (boundary == first) join_few(b);
+    } else {
+      join_many(b);
+    }
   }
 
  private:
   static constexpr int kWarps = kJoinThreads / 32;
+  static constexpr std::int64_t kFewBoundaries = 8;
+  // Chunks that a block of a long sequence sums: four loads under way in each of its warps, once.
+  static constexpr std::int64_t kChunksPerPart = 4 * kWarps;
 
   __device__ __forceinline__ std::int64_t chunk_of(std::int64_t t) const { return t / k.chunk_rows; }
 
@@ -64,76 +83,143 @@ class Join {
     if (p.directions != nullptr || p.sums != nullptr) fill_vectors(b, true);
   }
 
-  // The segment that sequence b has in chunk c, given the chunk in which it begins.
-  __device__ __forceinline__ const Segment& segment(std::int64_t c, std::int64_t first) const {
-    return k.segments[c * 2 + (c == first ? 1 : 0)];
+  // The segment in chunk c of the sequence, and its two partial sums.
+  __device__ __forceinline__ std::int64_t place_of(std::int64_t c) const { return c * 2 + (c == first ? 1 : 0); }
+  __device__ __forceinline__ const float* slot(std::int64_t c) const {
+    return k.slots + place_of(c) * 2 * k.padded_width;
   }
 
-  // One block takes one slice of the columns; the last of the sequence's blocks to arrive finishes it.
-  __device__ __forceinline__ void join(std::int64_t b, std::int64_t first, std::int64_t last) {
-    const std::int64_t column = std::int64_t{blockIdx.y} * kSliceColumns + lane * 4;
-    double mine[2][4] = {{0.0, 0.0, 0.0, 0.0}, {0.0, 0.0, 0.0, 0.0}};
-    if (column < k.padded_width) {
-#pragma unroll 4
-      for (std::int64_t c = first + warp; c <= last; c += kWarps) {
-        const Segment& part = segment(c, first);
-        const float* slot = k.slots + (c * 2 + (c == first ? 1 : 0)) * 2 * k.padded_width + column;
-        if (part.question_rows > 0) add(mine[0], slot);
-        if (part.prefix_rows > 0) add(mine[1], slot + k.padded_width);
+  // Adds four columns of chunks from, from + step, ... before `to`.  Which sums there are is read for four chunks at
+  // once and the sums under a predicate, not behind a branch: so that the loads are under way together.
+  __device__ __forceinline__ void add_chunks(std::int64_t from, std::int64_t to, int step, std::int64_t column,
+                                             double (&question)[4], double (&prefix)[4]) const {
+    for (std::int64_t c = from; c < to; c += 4 * step) {
+      bool has_question[4], has_prefix[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::int64_t at = c + i * step < to ? c + i * step : c;
+        const Segment& part = k.segments[place_of(at)];
+        has_question[i] = c + i * step < to && part.question_rows > 0;
+        has_prefix[i] = c + i * step < to && part.prefix_rows > 0;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        float4 u = make_float4(0.0F, 0.0F, 0.0F, 0.0F), v = u;
+        if (has_question[i]) u = *reinterpret_cast<const float4*>(slot(c + i * step) + column);
+        if (has_prefix[i]) v = *reinterpret_cast<const float4*>(slot(c + i * step) + k.padded_width + column);
+        add(question, u);
+        add(prefix, v);
       }
     }
-#pragma unroll
-    for (int role = 0; role < 2; ++role) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[(role * kWarps + warp) * kSliceColumns + lane * 4 + i] = mine[role][i];
-    }
-    block_barrier();
-    Products products{0.0, 0.0, 0.0};
-    const std::int64_t own = std::int64_t{blockIdx.y} * kSliceColumns + thread;
-    if (thread < kSliceColumns && own < p.width) {
-      double u = 0.0, v = p.shared_sum != nullptr ? p.shared_sum[own] : 0.0;
-      for (int w = 0; w < kWarps; ++w) {
-        u += sums[w * kSliceColumns + thread];
-        v += sums[(kWarps + w) * kSliceColumns + thread];
-      }
-      products = {u * u, u * v, v * v};
-      if (p.directions != nullptr) p.directions[b * p.width + own] = static_cast<float>(u);
-      if (p.sums != nullptr) p.sums[b * p.width + own] = static_cast<float>(u + v);
-    }
-    products = block_sum(products, scratch, kJoinThreads);
-    const std::int64_t place = std::int64_t{blockIdx.x} * gridDim.y;
-    if (thread == 0) {
-      double* to = k.products + (place + blockIdx.y) * 3;
-      to[0] = products.question;
-      to[1] = products.cross;
-      to[2] = products.prefix;
-    }
-    block_barrier();  // the block's writes come before its ticket
-    bool is_last = false;
-    if (thread == 0) is_last = last_to_arrive(k.tickets + blockIdx.x, static_cast<int>(gridDim.y));
-    if (block_any(is_last)) finish(b, first, last, k.products + place * 3);
   }
-
-  __device__ __forceinline__ static void add(double (&sum)[4], const float* slot) {
-    const float4 v = *reinterpret_cast<const float4*>(slot);
+  __device__ __forceinline__ static void add(double (&sum)[4], const float4& v) {
     sum[0] += v.x;
     sum[1] += v.y;
     sum[2] += v.z;
     sum[3] += v.w;
   }
 
-  __device__ __forceinline__ void finish(std::int64_t b, std::int64_t first, std::int64_t last, const double* slices) {
+  // What is known of column `own` goes to the outputs; `directions` are not yet of unit length.
+  __device__ __forceinline__ void take_column(std::int64_t b, std::int64_t own, double u, double v,
+                                              Products& products) {
+    if (own >= p.width) return;
+    if (p.shared_sum != nullptr) v += p.shared_sum[own];
+    products.question += u * u;
+    products.cross += u * v;
+    products.prefix += v * v;
+    if (p.directions != nullptr) p.directions[b * p.width + own] = static_cast<float>(u);
+    if (p.sums != nullptr) p.sums[b * p.width + own] = static_cast<float>(u + v);
+  }
+
+  // All columns by this block, four per thread.
+  __device__ __forceinline__ void join_few(std::int64_t b) {
     Products products{0.0, 0.0, 0.0};
-    for (int s = thread; s < static_cast<int>(gridDim.y); s += kJoinThreads) {
-      products.question += read_fresh(slices + s * 3);
-      products.cross += read_fresh(slices + s * 3 + 1);
-      products.prefix += read_fresh(slices + s * 3 + 2);
+    for (std::int64_t column = thread * 4; column < k.padded_width; column += kJoinThreads * 4) {
+      double u[4] = {0.0, 0.0, 0.0, 0.0}, v[4] = {0.0, 0.0, 0.0, 0.0};
+      add_chunks(first, last + 1, 1, column, u, v);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) take_column(b, column + i, u[i], v[i], products);
+    }
+    finish(b, block_sum(products, scratch, kJoinThreads));
+  }
+
+  // One of the sequence's blocks takes some slices of the columns, or of one slice some of the chunks.  The last block
+  // to arrive at a slice adds its parts, in order, and the last to arrive at the sequence finishes it.
+  __device__ __forceinline__ void join_many(std::int64_t b) {
+    const std::int64_t blocks = last - first, chunks = blocks + 1, mine = boundary - first;
+    const std::int64_t across = k.slices < blocks ? k.slices : blocks;
+    const std::int64_t wanted = (chunks + kChunksPerPart - 1) / kChunksPerPart;
+    const std::int64_t parts = wanted < blocks / across ? wanted : blocks / across;
+    if (mine >= across * parts) return;
+    const std::int64_t part = mine / across, slice = mine % across;
+    const std::int64_t from = first + chunks * part / parts, to = first + chunks * (part + 1) / parts;
+    Products products{0.0, 0.0, 0.0};
+    for (std::int64_t s = slice; s < k.slices; s += across) {  // more than one only where `parts` is 1
+      const double found = sum_slice(s, from, to);
+      double total = found;
+      if (parts > 1) {
+        k.partials[boundary * kJoinThreads + thread] = found;
+        if (!last_of(k.tickets + (first + slice) * 2, parts)) return;
+        total = 0.0;
+#pragma unroll 4
+        for (std::int64_t q = 0; q < parts; ++q)
+          total += read_fresh(k.partials + (first + q * across + slice) * kJoinThreads + thread);
+      }
+      sums[thread] = total;  // question, then prefix
+      block_barrier();
+      if (thread < kSliceColumns)
+        take_column(b, s * kSliceColumns + thread, sums[thread], sums[kSliceColumns + thread], products);
+      block_barrier();  // before the next slice writes there
     }
     products = block_sum(products, scratch, kJoinThreads);
+    double* of_slices = k.products + first * 3;
+    if (thread == 0) {
+      of_slices[slice * 3] = products.question;
+      of_slices[slice * 3 + 1] = products.cross;
+      of_slices[slice * 3 + 2] = products.prefix;
+    }
+    if (!last_of(k.tickets + first * 2 + 1, across)) return;
+    products = {0.0, 0.0, 0.0};
+    for (std::int64_t s = thread; s < across; s += kJoinThreads) {
+      products.question += read_fresh(of_slices + s * 3);
+      products.cross += read_fresh(of_slices + s * 3 + 1);
+      products.prefix += read_fresh(of_slices + s * 3 + 2);
+    }
+    finish(b, block_sum(products, scratch, kJoinThreads));
+  }
+
+  // Whether this block is the last of `count` to come here; what the others wrote before can then be read fresh.
+  __device__ __forceinline__ bool last_of(std::int32_t* ticket, std::int64_t count) {
+    block_barrier();  // the block's writes come before its ticket
+    bool is_last = false;
+    if (thread == 0) is_last = last_to_arrive(ticket, static_cast<int>(count));
+    return block_any(is_last);
+  }
+
+  // The sum over chunks [from, to) of one column per thread: kSliceColumns of the question's sum, then of the prefix's.
+  __device__ __forceinline__ double sum_slice(std::int64_t slice, std::int64_t from, std::int64_t to) {
+    static_assert(kJoinThreads == 2 * kSliceColumns, "one thread per role and column");
+    const std::int64_t column = slice * kSliceColumns + lane * 4;
+    double mine[2][4] = {{0.0, 0.0, 0.0, 0.0}, {0.0, 0.0, 0.0, 0.0}};
+    if (column < k.padded_width) add_chunks(from + warp, to, kWarps, column, mine[0], mine[1]);
+#pragma unroll
+    for (int role = 0; role < 2; ++role) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[(role * kWarps + warp) * kSliceColumns + lane * 4 + i] = mine[role][i];
+    }
+    block_barrier();
+    double total = 0.0;
+    const int role = thread / kSliceColumns, own = thread % kSliceColumns;
+    for (int w = 0; w < kWarps; ++w) total += sums[(role * kWarps + w) * kSliceColumns + own];
+    block_barrier();  // `sums` is free again
+    return total;
+  }
+
+  __device__ __forceinline__ void finish(std::int64_t b, const Products& products) {
     Products rows{0.0, 0.0, 0.0};  // counts are exact in float64
     bool infinite = false, invalid = false;
     for (std::int64_t c = first + thread; c <= last; c += kJoinThreads) {
-      const Segment& part = segment(c, first);
+      const Segment& part = k.segments[place_of(c)];
       rows.question += part.question_rows;
       rows.prefix += part.prefix_rows;
       infinite |= (part.flags & kNonFinite) != 0;
@@ -156,12 +242,15 @@ class Join {
 
   const KernelArguments& k;
   const AngleParams& p;
+  const std::int64_t boundary;
   const int thread, lane, warp;
   double *scratch, *sums;
   bool any_prefix = false;
+  std::int64_t first = 0, last = 0;  // the sequence's chunks
 };
 
-__global__ void __launch_bounds__(kJoinThreads, 2) angle_join(const __grid_constant__ KernelArguments k) {
+// Three blocks per multiprocessor: 396 at a time on 132, where the first kernel leaves some 260 to 1000 chunks.
+__global__ void __launch_bounds__(kJoinThreads, 3) angle_join(const __grid_constant__ KernelArguments k) {
   Join join(k);
   join.run();
 }

@@ -23,7 +23,7 @@ constexpr int kVectorBytes = 16;
 constexpr int kAnyThreads = 256;  // threads of the kernel for any layout
 constexpr int kAnyBatch = 32;     // rows of one sequence that it takes at once
 constexpr int kJoinThreads = 256;
-constexpr int kSliceColumns = 128;  // columns per block of the joining kernel: one warp of float4
+constexpr int kSliceColumns = 128;  // columns that one warp of the joining kernel reads at once, as float4
 
 // A part of a sequence in one chunk.
 struct Segment {
@@ -35,19 +35,20 @@ struct Plan {
   bool vectors;             // the fast kernel: 16-byte copies, sums in registers
   int threads, per_thread;  // vectors per thread: 1, 2 or 4
   int batch;                // rows per stage
-  int slices;               // column slices of the joining kernel
-  std::int64_t padded_width, chunk_rows, chunks, joins;
+  std::int64_t slices;      // of the columns, for the joining kernel
+  std::int64_t padded_width, chunk_rows, chunks;
   std::size_t shared_bytes;
-  std::size_t slots_at, segments_at, flags_at, tickets_at, products_at, bytes;  // offsets in the workspace
+  std::size_t slots_at, segments_at, flags_at, tickets_at, products_at, partials_at, bytes;  // offsets in the workspace
 };
 
 inline int elements_per_vector(DType dtype) { return dtype == DType::kFloat32 ? 4 : 8; }
 
-// Shared memory of the fast kernel, in order: stages of rows, two buffers for row norms, one for products, roles.
-inline std::size_t shared_for(int threads, int per_thread, int batch) {
+// Shared memory of the fast kernel, in order: stages of rows, the norm's weights in float32 (`weight_bytes`), two
+// buffers for row norms, one for products, roles.
+inline std::size_t shared_for(int threads, int per_thread, int batch, std::size_t weight_bytes) {
   const std::size_t rows = static_cast<std::size_t>(kStages) * batch * threads * per_thread * kVectorBytes;
   const std::size_t warps = static_cast<std::size_t>(threads / 32);
-  return rows + 2 * kMostBatch * warps * sizeof(float) + 3 * warps * sizeof(double) + kMostChunkRows;
+  return rows + weight_bytes + 2 * kMostBatch * warps * sizeof(float) + 3 * warps * sizeof(double) + kMostChunkRows;
 }
 
 // Of the kernel for any layout: products, and per row of a batch its scale, index, role and kind.
@@ -79,13 +80,14 @@ inline void plan_shape(const AngleParams& p, std::size_t shared_limit, std::size
   plan.vectors = rows_are_aligned(p) && vectors <= std::int64_t{kMostThreads} * 4;
   if (plan.vectors) {
     plan.threads = static_cast<int>((vectors + plan.per_thread * 32 - 1) / (plan.per_thread * 32)) * 32;
+    plan.padded_width = std::int64_t{plan.threads} * plan.per_thread * elements;
+    const std::size_t weights = p.weight == nullptr ? 0 : static_cast<std::size_t>(plan.padded_width) * sizeof(float);
     // Two blocks or more per multiprocessor, so that one computes while another waits at its barrier.
     const std::size_t wanted = std::min(shared_limit, shared_per_processor / 2 - 1024);
     plan.batch = kMostBatch;
-    while (plan.batch > 1 && shared_for(plan.threads, plan.per_thread, plan.batch) > wanted) plan.batch /= 2;
-    plan.shared_bytes = shared_for(plan.threads, plan.per_thread, plan.batch);
+    while (plan.batch > 1 && shared_for(plan.threads, plan.per_thread, plan.batch, weights) > wanted) plan.batch /= 2;
+    plan.shared_bytes = shared_for(plan.threads, plan.per_thread, plan.batch, weights);
     plan.vectors = plan.shared_bytes <= shared_limit;
-    plan.padded_width = std::int64_t{plan.threads} * plan.per_thread * elements;
   }
   if (!plan.vectors) {
     plan.threads = kAnyThreads;
@@ -101,8 +103,7 @@ inline void plan_work(const AngleParams& p, std::int64_t resident, Plan& plan) {
   const std::int64_t least = plan.vectors ? 4 * plan.batch : 8;
   plan.chunk_rows = std::clamp((p.rows + resident - 1) / resident, least, kMostChunkRows);
   plan.chunks = std::max<std::int64_t>(1, (p.rows + plan.chunk_rows - 1) / plan.chunk_rows);
-  plan.joins = std::max<std::int64_t>(1, std::min(p.sequences, plan.chunks));
-  plan.slices = static_cast<int>((p.width + kSliceColumns - 1) / kSliceColumns);
+  plan.slices = (p.width + kSliceColumns - 1) / kSliceColumns;
   std::size_t at = 0;
   const auto take = [&at](std::size_t bytes) {
     const std::size_t here = at;
@@ -113,9 +114,9 @@ inline void plan_work(const AngleParams& p, std::int64_t resident, Plan& plan) {
   plan.slots_at = take(chunks * 4 * static_cast<std::size_t>(plan.padded_width) * sizeof(float));
   plan.segments_at = take(chunks * 2 * sizeof(Segment));
   plan.flags_at = take(chunks * sizeof(std::int32_t));
-  plan.tickets_at = take(chunks * sizeof(std::int32_t));
-  plan.products_at =
-      take(static_cast<std::size_t>(plan.joins) * static_cast<std::size_t>(plan.slices) * 3 * sizeof(double));
+  plan.tickets_at = take(chunks * 2 * sizeof(std::int32_t));
+  plan.products_at = take(chunks * 3 * sizeof(double));
+  plan.partials_at = take(chunks * kJoinThreads * sizeof(double));
   plan.bytes = at;
 }
 

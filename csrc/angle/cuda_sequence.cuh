@@ -17,13 +17,14 @@ constexpr std::int32_t kChunkHasPrefix = 1, kChunkBadOffsets = 2;
 
 struct KernelArguments {
   AngleParams p;
-  std::int64_t chunk_rows, chunks, joins, padded_width;
-  int batch, slices;
+  std::int64_t chunk_rows, chunks, padded_width, slices;
+  int batch;
   float* slots;           // (chunks, 2 segments, 2 roles, padded_width)
   Segment* segments;      // (chunks, 2): the one that began before the chunk, and the one that goes on after it
   std::int32_t* flags;    // (chunks)
-  std::int32_t* tickets;  // (chunks), zeroed by the first kernel
-  double* products;       // (joins, slices, 3)
+  std::int32_t* tickets;  // (chunks, 2): of a slice and of a sequence, zeroed by the first kernel
+  double* products;       // (chunks, 3) of slices, from the sequence's first chunk on
+  double* partials;       // (chunks, 2 roles, kSliceColumns) of parts of long sequences, likewise
 };
 
 __device__ inline std::int64_t start_of(const AngleParams& p, std::int64_t b) {

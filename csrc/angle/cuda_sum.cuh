@@ -5,6 +5,12 @@
 // there is one barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the
 // workspace (which the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a
 // sequence ends that needs more than its question's norm.
+//
+// Narrow rows are held up by instructions, not by memory: at 4.3 TB/s a multiprocessor of an H200 (132 at 1.98 GHz)
+// gets a row of 576 bfloat16 every 70 cycles, in which its four schedulers issue 280 instructions, 93 for each of the
+// row's three warps.  The two passes over one vector take 34 (a load, eight conversions and eight multiply-adds,
+// twice), so everything else is done once per batch: tests of roles and ends, square roots, and the reduction of four
+// norms.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -25,7 +31,8 @@ class ChunkSum {
         window(p, thread % 32) {
     const int warps = threads / 32;
     rows = reinterpret_cast<uint4*>(dynamic_shared());
-    norms = reinterpret_cast<float*>(rows + kStages * k.batch * kPerThread * threads);
+    weights = reinterpret_cast<float4*>(rows + kStages * k.batch * kPerThread * threads);
+    norms = reinterpret_cast<float*>(weights + (p.weight != nullptr ? kColumns / 4 * threads : 0));
     scratch = reinterpret_cast<double*>(norms + 2 * kMostBatch * warps);
     roles = reinterpret_cast<std::int8_t*>(scratch + 3 * warps);
     first_row = chunk * k.chunk_rows;
@@ -47,7 +54,10 @@ class ChunkSum {
           const bool closing = at >= stop;
           if (held > 0 && (held >= kRowsPerFlush || (closing ? !simple() : roles[at] != held_role))) flush();
           if (closing) break;
-          if (in_batch == 0) take_batch();
+          if (in_batch == 0) {
+            take_batch();
+            if (take_whole_batch(stop)) continue;
+          }
           take_row();
         }
         close();
@@ -68,7 +78,8 @@ class ChunkSum {
 
   __device__ __forceinline__ void begin() {
     if (thread == 0) {
-      k.tickets[chunk] = 0;
+      k.tickets[chunk * 2] = 0;
+      k.tickets[chunk * 2 + 1] = 0;
       k.segments[chunk * 2].sequence = -1;
       k.segments[chunk * 2 + 1].sequence = -1;
     }
@@ -81,6 +92,8 @@ class ChunkSum {
       last = high < last ? high : last;
     }
     next = at;
+    find_rows();
+    if (p.weight != nullptr) stage_weights();
     requested = 0;
     for (int base = at; base < last; base += threads) {
       const int row = base + thread;
@@ -97,28 +110,104 @@ class ChunkSum {
     if (p.shared_tokens > 0) flags_of_chunk |= kChunkHasPrefix;
   }
 
+  // Padded rows would need a division per row to find their address: it is followed from sequence to sequence instead.
+  __device__ __forceinline__ void find_rows() {
+    run_end = next;
+    if (at >= last) return;
+    const auto size = static_cast<std::int64_t>(sizeof(T));
+    row_bytes = p.stride_row * size;
+    anchor = row_address(p, first_row, sizeof(T));
+    anchor_row = 0;
+    anchor_end = kNoEnd;  // packed rows are one endless sequence
+    if (p.offsets != nullptr) return;
+    const std::int64_t place = first_row % p.length;
+    after = anchor + (p.stride_batch - place * p.stride_row) * size;
+    anchor_end = end_after(p.length - place);
+  }
+  __device__ __forceinline__ static int end_after(std::int64_t row) {
+    return row < kNoEnd ? static_cast<int>(row) : kNoEnd;
+  }
+  // Moves `next` to the next counted row and finds how many follow it, each lane looking at one row: up to `run_end`
+  // they are counted and lie one stride apart.  There is such a row: `requested` counts them.
+  __device__ __forceinline__ void find_run() {
+    int length = 0;
+    while (length == 0) {
+      while (next >= anchor_end) {  // on to the next padded sequence
+        anchor = after;
+        anchor_row = anchor_end;
+        anchor_end = end_after(anchor_end + p.length);
+        after += p.stride_batch * static_cast<std::int64_t>(sizeof(T));
+      }
+      const int row = next + thread % 32;
+      const bool here = row < last && row < anchor_end;
+      const bool yes = here && counted(row);
+      length = leading_lanes(yes);
+      if (length == 0) next += leading_lanes(here && !yes);
+    }
+    run_end = next + length;
+  }
+
+  // The weights in float32, read once per chunk: zero beyond the row's end, where the copy of the rows fills in zeros.
+  // In planes of one float4 per vector, so that neighbouring threads read neighbouring places.  A thread reads back
+  // only what it wrote.
+  __device__ __forceinline__ void stage_weights() {
+#pragma unroll
+    for (int j = 0; j < kPerThread; ++j) {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) {
+        const int column = column_of(j, e);
+        reinterpret_cast<float*>(weights + ((e / 4) * kPerThread + j) * threads + thread)[e % 4] =
+            column < p.width ? weight_at(p, column) : 0.0F;
+      }
+    }
+  }
+  template <bool kWeighted>
+  __device__ __forceinline__ void load_weight(int j, float (&weight)[kEach]) const {
+    if constexpr (kWeighted) {
+#pragma unroll
+      for (int e = 0; e < kEach; e += 4) {
+        const float4 w = weights[((e / 4) * kPerThread + j) * threads + thread];
+        weight[e] = w.x;
+        weight[e + 1] = w.y;
+        weight[e + 2] = w.z;
+        weight[e + 3] = w.w;
+      }
+    } else {
+#pragma unroll
+      for (int e = 0; e < kEach; ++e) weight[e] = 1.0F;  // a constant, so the product costs nothing
+    }
+  }
+
   // Starts the copy of the next batch of rows into a stage.
   __device__ __forceinline__ void request(int to_stage) {
-    const std::int64_t bytes = p.width * static_cast<std::int64_t>(sizeof(T));
-    for (int r = 0; r < k.batch && requested > 0; ++r, --requested) {
-      while (!counted(next)) ++next;
-      const unsigned char* row = row_address(p, first_row + next, sizeof(T));
-      uint4* to = rows + (to_stage * k.batch + r) * kPerThread * threads + thread;
+    int left = requested < k.batch ? requested : k.batch;
+    requested -= left;
+    uint4* to = rows + to_stage * k.batch * kPerThread * threads + thread;
+    while (left > 0) {
+      if (next >= run_end) find_run();
+      const int count = left < run_end - next ? left : run_end - next;
+      const unsigned char* row = anchor + (next - anchor_row) * row_bytes;
+      next += count;
+      left -= count;
+      for (int r = 0; r < count; ++r) {
 #pragma unroll
-      for (int j = 0; j < kPerThread; ++j) {
-        const std::int64_t here = static_cast<std::int64_t>(j * threads + thread) * kVectorBytes;
-        const std::int64_t left = bytes - here;
-        copy_async(to + j * threads, row + (left > 0 ? here : 0),
-                   static_cast<int>(left <= 0             ? 0
-                                    : left < kVectorBytes ? left
-                                                          : kVectorBytes));
+        for (int j = 0; j < kPerThread; ++j) {
+          const int here = (j * threads + thread) * kVectorBytes;
+          const int inside = static_cast<int>(p.width) * static_cast<int>(sizeof(T)) - here;
+          copy_async(to + j * threads, row + (inside > 0 ? here : 0),
+                     inside <= 0             ? 0
+                     : inside < kVectorBytes ? inside
+                                             : kVectorBytes);
+        }
+        to += kPerThread * threads;
+        row += row_bytes;
       }
-      ++next;
     }
     copy_commit();
   }
 
-  // Waits for the next batch, requests the one after those under way, and leaves the squared norms in `norm`.
+  // Waits for the next batch, requests the one after those under way, and leaves the scale of row r in every lane whose
+  // number is r modulo kMostBatch: zero for a row whose squared norm leaves float32.
   __device__ __forceinline__ void take_batch() {
     copy_wait<kStages - 2>();
     request(stage == 0 ? kStages - 1 : stage - 1);  // the stage that the last batch used up
@@ -126,14 +215,36 @@ class ChunkSum {
     remaining -= in_batch;
     mine = rows + stage * k.batch * kPerThread * threads + thread;
     stage = stage + 1 == kStages ? 0 : stage + 1;
+    taken = 0;
     float squares[kMostBatch] = {0.0F, 0.0F, 0.0F, 0.0F};
+    // A full batch without a test per row, so that the rows' loads and chains of additions overlap.
+    if (p.weight != nullptr) {
+      square_rows<true, false>(squares);
+    } else if (kFullBatches && in_batch == kMostBatch) {
+      square_rows<false, true>(squares);
+    } else {
+      square_rows<false, false>(squares);
+    }
+    const int lane = thread % 32;
+    const float of_warp = warp_sums(squares, lane);
+    float* norm = norms + parity * kMostBatch * (threads / 32);  // two buffers: one barrier per batch is enough
+    parity ^= 1;
+    if (lane < kMostBatch) norm[(thread / 32) * kMostBatch + lane] = of_warp;
+    block_barrier();
+    float square = 0.0F;
+    for (int w = 0; w < threads / 32; ++w) square += norm[w * kMostBatch + lane % kMostBatch];
+    scale = square > kSmallestSafeSquare && square < kLargestSafeSquare ? reciprocal_root(square) : 0.0F;
+  }
+
+  template <bool kWeighted, bool kFull>
+  __device__ __forceinline__ void square_rows(float (&squares)[kMostBatch]) const {
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
       float weight[kEach];
-      load_weight(j, weight);
+      load_weight<kWeighted>(j, weight);
 #pragma unroll
       for (int r = 0; r < kMostBatch; ++r) {
-        if (r < in_batch) {
+        if (kFull || r < in_batch) {
           const uint4 v = mine[(r * kPerThread + j) * threads];
 #pragma unroll
           for (int e = 0; e < kEach; ++e) {
@@ -143,63 +254,85 @@ class ChunkSum {
         }
       }
     }
-    norm = norms + parity * kMostBatch * (threads / 32);  // two buffers: one barrier per batch is enough
-    parity ^= 1;
-#pragma unroll
-    for (int r = 0; r < kMostBatch; ++r) {
-      const float sum = warp_sum(squares[r]);
-      if (thread % 32 == 0) norm[(thread / 32) * kMostBatch + r] = sum;
-    }
-    block_barrier();
   }
 
-  // The weight of this thread's j-th vector: zero beyond the row's end, where the copy has filled in zeros.
-  __device__ __forceinline__ void load_weight(int j, float (&weight)[kEach]) const {
+  // The sums over the warp of four values, in six exchanges instead of twenty: lane i gets that of value i % 4.
+  __device__ __forceinline__ static float warp_sums(const float (&values)[kMostBatch], int lane) {
+    static_assert(kMostBatch == 4, "two halvings leave one value per lane");
+    const bool odd = lane % 2 != 0, high = lane % 4 >= 2;
+    // Copied out first: a choice between two places of an array would put it into local memory.
+    const float a = values[0], b = values[1], c = values[2], d = values[3];
+    const float low = (odd ? b : a) + exchange(odd ? a : b, 1);
+    const float up = (odd ? d : c) + exchange(odd ? c : d, 1);
+    float sum = (high ? up : low) + exchange(high ? low : up, 2);
 #pragma unroll
-    for (int e = 0; e < kEach; ++e) weight[e] = 1.0F;
-    if (p.weight == nullptr) return;
-#pragma unroll
-    for (int e = 0; e < kEach; ++e) {
-      const std::int64_t column = column_of(j, e);
-      weight[e] = column < p.width ? weight_at(p, column) : 0.0F;
-    }
+    for (int mask = 4; mask < 32; mask *= 2) sum += exchange(sum, mask);
+    return sum;
   }
 
   __device__ __forceinline__ int column_of(int j, int e) const { return (j * threads + thread) * kEach + e; }
 
-  // Adds row `at`, the first of the batch that is left.
-  __device__ __forceinline__ void take_row() {
-    const bool question = roles[at] == kQuestion;
-    ++at;
-    --in_batch;
-    float square = 0.0F;
-    for (int w = 0; w < threads / 32; ++w) square += norm[w * kMostBatch];
-    ++norm;
-    const uint4* row = mine;
-    mine += kPerThread * threads;
-    bool counts = true;
-    if (square > kSmallestSafeSquare && square < kLargestSafeSquare) {
-      const float scale = reciprocal_root(square);
-#pragma unroll
-      for (int j = 0; j < kPerThread; ++j) {
-        float weight[kEach];
-        load_weight(j, weight);
-        const uint4 v = row[j * threads];
-#pragma unroll
-        for (int e = 0; e < kEach; ++e) sum[j * kEach + e] += element<T>(v, e) * weight[e] * scale;
-      }
-      held_role = question ? kQuestion : kPrefix;
-      ++held;
+  // Adds `count` rows of the batch from `first` on, all of the role of row `at`.
+  __device__ __forceinline__ void add(int first, int count) {
+    if (p.weight != nullptr) {
+      add_rows<true, false>(first, count);
+    } else if (kFullBatches && count == kMostBatch) {
+      add_rows<false, true>(first, count);
     } else {
-      counts = take_exactly(row, question);
+      add_rows<false, false>(first, count);
     }
-    if (!counts) return;
-    if (question) {
-      ++question_rows;
+    held_role = roles[at];
+    held += count;
+    count_rows(count);
+  }
+  template <bool kWeighted, bool kFull>
+  __device__ __forceinline__ void add_rows(int first, int count) {
+#pragma unroll
+    for (int r = 0; r < kMostBatch; ++r) {
+      if (kFull || r < count) {
+        const float by = from_lane(scale, first + r);
+#pragma unroll
+        for (int j = 0; j < kPerThread; ++j) {
+          float weight[kEach];
+          load_weight<kWeighted>(j, weight);
+          const uint4 v = mine[((first + r) * kPerThread + j) * threads];
+#pragma unroll
+          for (int e = 0; e < kEach; ++e) sum[j * kEach + e] += element<T>(v, e) * weight[e] * by;
+        }
+      }
+    }
+  }
+  __device__ __forceinline__ void count_rows(int count) {
+    if (roles[at] == kQuestion) {
+      question_rows += count;
     } else {
-      ++prefix_rows;
+      prefix_rows += count;
       flags_of_chunk |= kChunkHasPrefix;
     }
+  }
+
+  // Adds the batch if its rows all have one role, belong to the current sequence and were measured in float32: nearly
+  // every batch of a text.  Each lane looks at one row.  Returns whether it did.
+  __device__ __forceinline__ bool take_whole_batch(int stop) {
+    const int lane = thread % 32;
+    const bool alike = lane >= in_batch || (scale != 0.0F && at + lane < stop && roles[at + lane] == roles[at]);
+    if (leading_lanes(alike) < 32) return false;
+    add(0, in_batch);
+    at += in_batch;
+    in_batch = 0;
+    return true;
+  }
+
+  // Adds row `at`, the first of the batch that is left.
+  __device__ __forceinline__ void take_row() {
+    if (from_lane(scale, taken) != 0.0F) {
+      add(taken, 1);
+    } else if (take_exactly(mine + taken * kPerThread * threads, roles[at] == kQuestion)) {
+      count_rows(1);
+    }
+    ++taken;
+    ++at;
+    --in_batch;
   }
 
   __device__ __forceinline__ double exact_value(const uint4* row, int i) const {
@@ -337,13 +470,16 @@ class ChunkSum {
     }
   }
 
-  static constexpr int kInvalid = 3;
+  // Wide rows have work enough between two tests, and no registers to spare.
+  static constexpr bool kFullBatches = kPerThread < 4;
+  static constexpr int kInvalid = 3, kNoEnd = 0x7fffffff;
 
   const KernelArguments& k;
   const AngleParams& p;
   const std::int64_t chunk;
   const int thread, threads;
   uint4* rows;
+  float4* weights;  // kEach / 4 planes of kPerThread * threads
   float* norms;
   double* scratch;
   std::int8_t* roles;
@@ -351,8 +487,14 @@ class ChunkSum {
   int at, next, last, start = 0, end = 0;
   int remaining, requested, in_batch = 0;  // counted rows not yet taken, not yet requested, left of the batch
   int stage = 0, parity = 0;
+  int taken = 0;       // of the batch
+  float scale = 0.0F;  // of the batch's row `lane % kMostBatch`
   const uint4* mine = nullptr;
-  float* norm = nullptr;
+  int run_end;  // rows from `next` to here are counted
+  // Row `anchor_row` lies at `anchor`; row `anchor_end` begins another padded sequence, which lies at `after`.
+  const unsigned char *anchor = nullptr, *after = nullptr;
+  int anchor_row = 0, anchor_end = kNoEnd;
+  std::int64_t row_bytes = 0;
   StartWindow window;
   int question_rows, prefix_rows, held, held_role;  // held: rows in the registers, all of one role
   bool flushed_question, flushed_prefix;
@@ -360,9 +502,13 @@ class ChunkSum {
   float sum[kColumns];
 };
 
+// Blocks per multiprocessor, and so registers per thread: as many as let nothing spill (96, 128 and 128).  That many
+// keep enough bytes under way: 4.8 TB/s times 700 ns, shared by 132 multiprocessors, is 25 KB each, and two stages of
+// four rows are 9 KB per block at 576 bfloat16 (7 blocks), 25 KB at 1536 (5, by shared memory), 64 KB at 4096 (2,
+// likewise).
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kPerThread * 128, kPerThread == 1   ? 6
-                                                    : kPerThread == 2 ? 3
+__global__ void __launch_bounds__(kPerThread * 128, kPerThread == 1   ? 5
+                                                    : kPerThread == 2 ? 2
                                                                       : 1)
     angle_sum(const __grid_constant__ KernelArguments k) {
   ChunkSum<T, kPerThread> sum(k);

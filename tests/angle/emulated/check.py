@@ -125,6 +125,32 @@ def check_bad_offsets(library: Any, rng: np.random.Generator) -> None:
         assert_matches(case, *found[:4])
 
 
+# Widths, lengths, alignment and padding of sequences with many chunks, which many blocks of the joining kernel share.
+LONG = (
+    (40, [560, 3], True, False),  # one slice of the columns, two parts of the chunks
+    (260, [10, 540], True, False),  # three slices, two parts
+    (40, [1200, 3], True, False),  # three parts
+    (1300, [170], True, False),  # as many blocks as slices
+    (2056, [150, 2], True, False),  # fewer blocks than slices
+    (33, [9, 700], False, False),  # the kernel for any layout
+    (72, [300, 290, 7], True, True),
+)
+
+
+def check_long_sequences(library: Any, rng: np.random.Generator, few: bool) -> None:
+    for width, lengths, aligned, padded in LONG[:2] if few else LONG:
+        case = random_case(
+            rng, width=width, lengths=lengths, padded=padded, runs=False, dtype="bfloat16", zero_rows=0.1,
+            shared=int(rng.choice([0, 4])), weighted=bool(rng.random() < 0.5),
+        )  # fmt: skip
+        machine = {"aligned": aligned, "column_stride": 1, "shared_limit": 227 << 10, "resident": 1000}
+        found = run(library, case, order=0, **machine)
+        again = run(library, case, order=int(rng.integers(1, 100)), **machine)
+        assert_matches(case, *found[:4])
+        for a, b in zip(found, again, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg="a different order of threads")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("library")
@@ -138,6 +164,7 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     kernels = {0: 0, 1: 0}
     check_bad_offsets(library, rng)
+    check_long_sequences(library, rng, few=arguments.cases < 50)
     for number in range(arguments.cases):
         keywords = random_keywords(rng)
         if keywords["width"] > 1100:  # wide rows are slow here, and few of them reach everything

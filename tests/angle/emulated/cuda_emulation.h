@@ -253,6 +253,12 @@ inline int lanes_true(bool predicate) {
   const auto& values = emulation::meet_warp(64, predicate);
   return static_cast<int>(std::accumulate(values.begin(), values.end(), 0.0));
 }
+inline int leading_lanes(bool predicate) {
+  const auto& values = emulation::meet_warp(65, predicate);
+  int count = 0;
+  while (count < 32 && values[static_cast<std::size_t>(count)] != 0.0) ++count;
+  return count;
+}
 inline void block_barrier() { emulation::meet_block(1, 0.0); }
 inline int block_count(bool predicate) {
   const auto& values = emulation::meet_block(2, predicate);

@@ -40,7 +40,6 @@ int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int
   k.p = *params;
   k.chunk_rows = plan.chunk_rows;
   k.chunks = plan.chunks;
-  k.joins = plan.joins;
   k.padded_width = plan.padded_width;
   k.batch = plan.batch;
   k.slices = plan.slices;
@@ -49,14 +48,14 @@ int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int
   k.flags = reinterpret_cast<std::int32_t*>(base + plan.flags_at);
   k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
   k.products = reinterpret_cast<double*>(base + plan.products_at);
+  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
   const Kernel kernel = params->dtype == DType::kFloat32   ? kernel_for<float>(plan)
                         : params->dtype == DType::kFloat16 ? kernel_for<Half>(plan)
                                                            : kernel_for<BFloat>(plan);
   emulation::launch(kernel, k, {static_cast<unsigned>(plan.chunks), 1}, static_cast<unsigned>(plan.threads),
                     plan.shared_bytes, order);
-  emulation::launch<KernelArguments>(angle_join, k,
-                                     {static_cast<unsigned>(plan.joins), static_cast<unsigned>(plan.slices)},
-                                     kJoinThreads, shared_for_join(), order);
+  emulation::launch<KernelArguments>(angle_join, k, {static_cast<unsigned>(plan.chunks), 1}, kJoinThreads,
+                                     shared_for_join(), order);
   if (params->contributions != nullptr && params->rows > 0) {
     const Kernel cosines = params->dtype == DType::kFloat32   ? angle_contributions<float>
                            : params->dtype == DType::kFloat16 ? angle_contributions<Half>
