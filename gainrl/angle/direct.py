@@ -20,7 +20,12 @@ def _needed() -> bool:
     """Whether this PyTorch has what the question takes: none of it is public."""
     names = ("_dispatch_keys", "_dispatch_tls_local_include_set", "DispatchKeySet", "DispatchKey", "_autograd")
     return all(hasattr(_C, name) for name in names) and all(
-        (hasattr(_C.DispatchKeySet, "raw_repr"), hasattr(_C._autograd, "_profiler_enabled"))
+        hasattr(where, name)
+        for where, name in (
+            (_C.DispatchKeySet, "raw_repr"),
+            (_C.DispatchKeySet, "add"),
+            (_C._autograd, "_profiler_enabled"),
+        )
     )
 
 
