@@ -114,7 +114,7 @@ if step build 150 bash -c build; then
   step racecheck 60 bash -c 'sanitized racecheck'
   step initcheck 60 bash -c 'sanitized initcheck'
   step tests_triton 90 bash -c tests_triton
-  step bench_triton 60 bash -c "bench triton 7 $large --providers native triton --shapes prompts"
+  step bench_triton 60 bash -c "bench triton 7 $large --providers native triton --shapes prompts long"
   step bench_others 40 bash -c 'bench others 25 --providers native compiled triton eager published --dtypes bfloat16 --shapes batch --widths 1536'
   step bench_dtypes 40 bash -c 'bench dtypes 9 --providers native --shapes prompts tokens --widths 576 4096 --most-mib 1024'
 fi

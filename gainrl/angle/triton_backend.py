@@ -71,6 +71,10 @@ def _angle(call: AngleCall) -> Outputs:
             PADDED=padded, WEIGHTED=weight is not None, SHARED=shared is not None, DIRECTIONS=want_directions,
             SUMS=want_sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
         )  # fmt: skip
+        if chunks > 2 * kernels.FOLD:
+            kernels.fold_partials[(chunks,)](
+                where, slots, segments, batch, width, length, chunk_rows, PADDED=padded, **tile
+            )  # fmt: skip
         kernels.join_partials[(chunks,)](
             where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
             chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=want_directions, SUMS=want_sums, **tile,

@@ -1,7 +1,10 @@
 """Triton kernels of the op: rows are cut into chunks of equal length, one program each, whatever sequences they hold.
 
 A sequence that lies within a chunk is finished by its program; one that spans chunks leaves a partial sum per chunk and
-role, which `join_partials` adds in order.  Every sum has a fixed order, so equal inputs give equal bits.
+role, which `join_partials` adds in order.  Where a sequence spans many chunks, `fold_partials` has first added them by
+groups of FOLD, all groups at the same time: one program reads partial sums one after the other, at the memory's
+latency, about a microsecond each, and a long document has a thousand.  Every sum has a fixed order, so equal inputs
+give equal bits.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ SMALLEST_SQUARE = tl.constexpr(2.0**-80)
 LARGEST_SQUARE = tl.constexpr(2.0**120)
 NON_FINITE = tl.constexpr(8)
 INVALID_ROLE = tl.constexpr(16)
+FOLD = 32  # about the root of the most chunks: both steps then take equally long
+FOLDED = tl.constexpr(FOLD)
 
 # What differs from batch to batch: a kernel compiled once serves every value (strides and the row width stay special).
 VARIES = ("rows", "sequences", "length", "chunk_rows", "shared_tokens", "role_stride_batch")
@@ -176,6 +181,59 @@ def sum_chunks(
         b += 1
 
 
+@triton.jit
+def _chunks_of(offsets, b, length, chunk_rows, PADDED: tl.constexpr):
+    """The first and the last chunk that hold rows of sequence b (of the launch's)."""
+    first = _start(offsets, b, length, PADDED) // chunk_rows
+    last = (_start(offsets, b + 1, length, PADDED) - 1) // chunk_rows
+    return first, tl.minimum(last, tl.num_programs(0) - 1)
+
+
+@triton.jit
+def _add_part(part, b, slots, segments, columns, width, question, prefix, q, p, flags):
+    """The sums and counts with those of segment `part`, if it is sequence b's."""
+    # A foreign segment is met only where the offsets are out of order, which the host reports.
+    mine = tl.load(segments + part * 4) == b
+    there = columns < tl.where(mine, width, 0)
+    question += tl.load(slots + part * 2 * width + columns, mask=there, other=0.0)
+    prefix += tl.load(slots + (part * 2 + 1) * width + columns, mask=there, other=0.0)
+    q += tl.where(mine, tl.load(segments + part * 4 + 1), 0)
+    p += tl.where(mine, tl.load(segments + part * 4 + 2), 0)
+    flags = flags | tl.where(mine, tl.load(segments + part * 4 + 3), 0)
+    return question, prefix, q, p, flags
+
+
+@triton.jit(do_not_specialize=VARIES)
+def fold_partials(
+    offsets, slots, segments, sequences, width, length, chunk_rows, PADDED: tl.constexpr, WIDTH: tl.constexpr
+):  # fmt: skip
+    """Program c adds the FOLD chunks from c on into chunk c's partial sum, if c begins a group of a long sequence."""
+    chunk = tl.program_id(0).to(tl.int64)
+    outgoing = tl.load(segments + (chunk * 2 + 1) * 4)
+    b = tl.where(outgoing >= 0, outgoing, tl.load(segments + chunk * 2 * 4))
+    if (b >= 0) & (b < sequences):
+        first, last = _chunks_of(offsets, b, length, chunk_rows, PADDED)
+        if (last - first >= 2 * FOLDED) & (chunk >= first) & (chunk < last) & ((chunk - first) % FOLDED == 0):
+            columns = tl.arange(0, WIDTH)
+            inside = columns < width
+            own = chunk * 2 + tl.where(chunk == first, 1, 0)
+            question = tl.zeros((WIDTH,), dtype=tl.float64)
+            prefix = tl.zeros((WIDTH,), dtype=tl.float64)
+            q, p, flags = b * 0, b * 0, b * 0
+            c = chunk
+            while c < tl.minimum(chunk + FOLDED, last + 1):
+                part = c * 2 + tl.where(c == first, 1, 0)
+                question, prefix, q, p, flags = _add_part(
+                    part, b, slots, segments, columns, width, question, prefix, q, p, flags
+                )
+                c += 1
+            tl.store(slots + own * 2 * width + columns, question.to(tl.float32), mask=inside)
+            tl.store(slots + (own * 2 + 1) * width + columns, prefix.to(tl.float32), mask=inside)
+            tl.store(segments + own * 4 + 1, q)
+            tl.store(segments + own * 4 + 2, p)
+            tl.store(segments + own * 4 + 3, flags)
+
+
 @triton.jit(do_not_specialize=VARIES)
 def join_partials(
     offsets, shared, shared_tokens, numbers, counts, directions, sums, slots, segments, sequences, width, length,
@@ -188,25 +246,18 @@ def join_partials(
     if (b >= 0) & (b < sequences):
         columns = tl.arange(0, WIDTH)
         inside = columns < width
-        last = (_start(offsets, b + 1, length, PADDED) - 1) // chunk_rows
-        last = tl.minimum(last, tl.num_programs(0) - 1)
+        _, last = _chunks_of(offsets, b, length, chunk_rows, PADDED)
+        step = tl.where(last - chunk >= 2 * FOLDED, FOLDED, 1)  # what `fold_partials` has added already
         question = tl.zeros((WIDTH,), dtype=tl.float64)
         prefix = tl.zeros((WIDTH,), dtype=tl.float64)
-        q = b * 0
-        p = b * 0
-        flags = b * 0
+        q, p, flags = b * 0, b * 0, b * 0
         c = chunk
         while c <= last:
             part = c * 2 + tl.where(c == chunk, 1, 0)
-            # A foreign segment is met only where the offsets are out of order, which the host reports.
-            mine = tl.load(segments + part * 4) == b
-            there = columns < tl.where(mine, width, 0)
-            question += tl.load(slots + part * 2 * width + columns, mask=there, other=0.0)
-            prefix += tl.load(slots + (part * 2 + 1) * width + columns, mask=there, other=0.0)
-            q += tl.where(mine, tl.load(segments + part * 4 + 1), 0)
-            p += tl.where(mine, tl.load(segments + part * 4 + 2), 0)
-            flags = flags | tl.where(mine, tl.load(segments + part * 4 + 3), 0)
-            c += 1
+            question, prefix, q, p, flags = _add_part(
+                part, b, slots, segments, columns, width, question, prefix, q, p, flags
+            )
+            c += step
         if SHARED:
             prefix += tl.load(shared + columns, mask=inside, other=0.0)
         _write(

@@ -32,6 +32,17 @@ def test_interpreted_triton_gives_what_the_oracle_gives(need, on_torch):
         assert_matches(case, *arrays)
 
 
+def test_interpreted_triton_folds_a_sequence_of_many_chunks_first(monkeypatch, need, on_torch):
+    need("triton")
+    from gainrl.angle import triton_backend
+
+    monkeypatch.setattr(triton_backend, "_chunks", lambda rows, device: (1, rows))
+    case = random_case(np.random.default_rng(1), width=8, lengths=[2, 70, 1], runs=False, zero_rows=0.1)
+    with np.errstate(all="ignore"):
+        _, *arrays = on_torch(case, "triton")
+    assert_matches(case, *arrays)
+
+
 def test_interpreted_triton_reports_offsets_out_of_order(need):
     need("triton")
     result = gainrl.angle_concentration(
