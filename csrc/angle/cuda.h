@@ -17,7 +17,7 @@ namespace gainrl {
 std::size_t angle_cuda_workspace(const AngleParams& params, int device) noexcept;
 
 // Enqueues the call.  All pointers are device pointers; `stream` is a cudaStream_t.  With params.contributions,
-// params.sums is required.  `workspace` is aligned to 16 bytes.
+// params.sums is required.  `workspace` is aligned to 16 bytes (else Result::kBadArgument).
 Result angle_cuda(const AngleParams& params, void* workspace, std::size_t workspace_bytes, int device,
                   void* stream) noexcept;
 
