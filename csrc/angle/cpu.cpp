@@ -59,7 +59,8 @@ class Call {
  public:
   explicit Call(const AngleParams& params) : p_(params) {
     const RowTable& table = rows();
-    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, nullptr, 0.0};
+    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, nullptr, nullptr,
+                0.0};
     if (p_.weight != nullptr) {
       weight_.resize(static_cast<std::size_t>(p_.width));
       for (std::int64_t i = 0; i < p_.width; ++i)
@@ -69,7 +70,14 @@ class Call {
       for (std::int64_t i = 0; i < p_.width; ++i) placed_weight_[context_.rows->place(i, p_.width)] = weight_[i];
       context_.placed_weight = placed_weight_.data();
     }
-    if (p_.shared_sum != nullptr) context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
+    if (p_.shared_sum != nullptr) {
+      placed_shared_.resize(static_cast<std::size_t>(p_.width));
+      for (std::int64_t i = 0; i < p_.width; ++i) placed_shared_[context_.rows->place(i, p_.width)] = p_.shared_sum[i];
+      context_.placed_shared = placed_shared_.data();
+      context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
+    }
+    single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr && p_.sums == nullptr &&
+                   p_.contributions == nullptr;
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
     // The float64 partial sums of a tile should be a small part of the tile itself.
     const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 8 * 128), kLargestTileBytes);
@@ -157,13 +165,23 @@ class Call {
       const bool whole = last - first <= tile_rows_;
       const std::int64_t end = whole ? last : std::min(last, high);
       if (end <= t) continue;
+      if (single_rows_ && last - first == 1) {
+        int most = 1;
+        while (most < kRowBatch && t + most < high && b + most < sequences && start(b + most + 1) == t + most + 1)
+          ++most;
+        if (const int done = sum.finish_single_rows(b, t, most)) {
+          b += done - 1;
+          t += done;
+          continue;
+        }
+      }
       if (whole && first < low) {  // of the tile before
         t = end;
         continue;
       }
       ignore(t, end);
       sum.clear();
-      sum.add_rows(b, t, end);
+      sum.add_rows(b, t, end, high);
       if (whole) {
         prefix |= sum.finish(b);
         if (p_.contributions != nullptr)
@@ -245,7 +263,8 @@ class Call {
 
   const AngleParams& p_;
   CallContext context_{};
-  std::vector<float> weight_, placed_weight_;
+  std::vector<float> weight_, placed_weight_, placed_shared_;
+  bool single_rows_ = false;  // whether sequences of one row may be finished together
   std::int64_t tile_rows_ = 1;
   std::vector<std::vector<Partial>> tiles_;
   std::vector<Joined> joined_;

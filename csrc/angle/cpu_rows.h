@@ -8,33 +8,33 @@
 namespace gainrl {
 
 // How many rows of one role are measured and added at once, where they wait in the second-level cache in between.
+// Measuring reads memory and adding does not: so that memory does not rest meanwhile, both fetch some of the bytes that
+// the next batch will read into that cache.  Finer turns between the two lose more than they win, since each makes the
+// hardware begin again to read ahead.
 constexpr int kRowBatch = 8;
 
-// Narrow rows are taken in pairs: one pair is added while the next is measured, so that memory never rests.  For this
-// two pairs and the sum must fit the first-level cache beside whatever else is there.
-constexpr int kRowPair = 2;
-constexpr std::int64_t kNarrowBytes = 12 * 1024;
+// The bytes that come next, of which each operation fetches its share and moves on.
+struct Fetch {
+  const char* next;
+};
 
 // `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:
 // within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
 // are).  Sums and weights are in that order too, until `natural` puts a sum right.
 struct RowOperations {
   // squares[r] = sum of squares of the n elements of row r, each times weight[i] (placed) where weight is not null.
-  void (*square)(const void* const* rows, int count, const float* weight, std::int64_t n, float* squares);
+  void (*square)(const void* const* rows, int count, const float* weight, std::int64_t n, float* squares, Fetch& fetch);
   // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}, each element times weight[i] (placed)
-  // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.
+  // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.  Up to kRowBatch rows are
+  // summed by themselves before they go into `sum`: that rounds the sum once for all of them.
   void (*add)(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
-              std::int64_t n);
-  // Both at once, for kRowPair rows each: adds `rows`, as `add`, and measures `next`, as `square`.
-  void (*add_and_square)(const void* const* rows, const float* scales, const float* weight, float* sum, bool first,
-                         std::int64_t n, const void* const* next, float* squares);
+              std::int64_t n, Fetch& fetch);
   // Dot product of a row (times weight) with a vector; all three as they are, not placed.
   float (*dot)(const void* row, const float* weight, const float* vector, std::int64_t n);
   // total[i] (+)= block[i]; `first` overwrites total.
   void (*add_to_total)(const float* block, double* total, bool first, std::int64_t n);
-  // Puts a placed sum into its natural order, in place, or from the total.
+  // Puts a placed sum into its natural order, in place.
   void (*natural)(float* sum, std::int64_t n);
-  void (*natural_total)(const double* total, float* out, std::int64_t n);
   std::int64_t group;
 
   // Where element i of a row of n lies in the placed order.

@@ -11,6 +11,10 @@ namespace {
 // Columns whose products are summed in float32 before they go into a float64 sum.
 constexpr std::int64_t kColumnBlock = 4096;
 
+// Additions that less than a batch of rows may take.
+constexpr int kMostAdditions = 3;
+static_assert(kRowBatch == 8);
+
 // A scale of zero in `contributions` marks a row whose norm needs float64; NaN marks a row that does not count.
 constexpr float kUnusual = 0.0F;
 const float kNaN = std::numeric_limits<float>::quiet_NaN();
@@ -30,8 +34,8 @@ double CallContext::dot(const float* a, const float* b) const {
   return sum;
 }
 
-void CallContext::square(const void* const* from, int count, float* squares) const {
-  if (params->width <= kColumnBlock) return rows->square(from, count, placed_weight, params->width, squares);
+void CallContext::square(const void* const* from, int count, float* squares, Fetch& fetch) const {
+  if (params->width <= kColumnBlock) return rows->square(from, count, placed_weight, params->width, squares, fetch);
   for (int r = 0; r < count; ++r) {
     double sum = 0.0;
     const auto* bytes = static_cast<const unsigned char*>(from[r]);
@@ -39,7 +43,7 @@ void CallContext::square(const void* const* from, int count, float* squares) con
       const void* part = bytes + i * element_size(params->dtype);
       float square;
       rows->square(&part, 1, placed_weight ? placed_weight + i : nullptr, std::min(kColumnBlock, params->width - i),
-                   &square);
+                   &square, fetch);
       sum += square;
     }
     squares[r] = static_cast<float>(sum);
@@ -71,11 +75,7 @@ float CallContext::row_dot(const void* row, const float* vector) const {
 }
 
 RoleSum::RoleSum(const CallContext& call)
-    : call_(&call),
-      width_(call.params->width),
-      narrow_(width_ * (2 * kRowPair * element_size(call.params->dtype) + 4) <= kNarrowBytes &&
-              call.params->stride_column == 1),
-      block_(static_cast<std::size_t>(width_)) {}
+    : call_(&call), width_(call.params->width), block_(static_cast<std::size_t>(width_)) {}
 
 void RoleSum::clear() {
   count = 0;
@@ -84,46 +84,48 @@ void RoleSum::clear() {
   block_used_ = total_used_ = rounded_ = false;
 }
 
-void RoleSum::add(const void* row, std::int64_t index) {
-  rows_[waiting_] = row;
-  index_[waiting_] = index;
-  ++waiting_;
-  if (!narrow_) {
+void RoleSum::add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index,
+                  std::int64_t beyond) {
+  const bool contiguous = stride == width_ * element_size(call_->params->dtype);
+  while (rows > 0) {
+    const int taken = static_cast<int>(std::min<std::int64_t>(kRowBatch - waiting_, rows));
+    for (int r = 0; r < taken; ++r) {
+      rows_[waiting_ + r] = row + r * stride;
+      index_[waiting_ + r] = index + r;
+    }
+    waiting_ += taken;
+    rows -= taken;
+    row += taken * stride;
+    index += taken;
     if (waiting_ < kRowBatch) return;
+    if (contiguous && rows + beyond >= kRowBatch) fetch_.next = reinterpret_cast<const char*>(row);
     settle();
     take_measured();
-    return;
   }
-  if (waiting_ - measured_ < kRowPair) return;
-  if (measured_ == kRowPair) {
-    float squares[kRowPair];
-    call_->rows->add_and_square(rows_, scales_, call_->placed_weight, block_.data(), !block_used_, width_,
-                                rows_ + kRowPair, squares);
-    block_used_ = true;
-    in_block_ += kRowPair;
-    for (int r = 0; r < kRowPair; ++r) {
-      rows_[r] = rows_[kRowPair + r];
-      index_[r] = index_[kRowPair + r];
-    }
-    measured_ = 0;
-    waiting_ = kRowPair;
-    if (in_block_ >= kRowsPerBlock) close_block();
-    measured(squares);
-  } else {
-    settle();
-  }
-  if (measured_ > kRowPair) take_measured();
 }
 
+// Measures the rows that were not measured yet.
 void RoleSum::settle() {
   if (measured_ == waiting_) return;
+  // Where nothing is known of what comes next, what is there already is fetched: that does nothing.
+  if (fetch_.next == nullptr) fetch_.next = static_cast<const char*>(rows_[0]);
   float squares[kRowBatch];
-  call_->square(rows_ + measured_, waiting_ - measured_, squares);
-  measured(squares);
+  const int first = measured_, rows = waiting_ - measured_;
+  call_->square(rows_ + first, rows, squares, fetch_);
+  bool usual = true;
+  for (int r = 0; r < rows; ++r) {
+    usual &= squares[r] > kSmallestSquare && squares[r] < kLargestSquare;
+    scales_[first + r] = 1.0F / std::sqrt(squares[r]);
+  }
+  if (!usual) return take_unusual(squares);
+  if (call_->params->contributions != nullptr)
+    for (int r = first; r < waiting_; ++r) call_->params->contributions[index_[r]] = scales_[r];
+  count += rows;
+  measured_ = waiting_;
 }
 
-// Takes the squares of the rows that were not measured yet: their scales, or where float64 is needed, the rows.
-void RoleSum::measured(const float* squares) {
+// What settle() does where some of the rows that wait need float64: those do not wait any longer.
+void RoleSum::take_unusual(const float* squares) {
   const int first = measured_;
   for (int r = first; r < waiting_; ++r) {
     const float square = squares[r - first];
@@ -132,8 +134,8 @@ void RoleSum::measured(const float* squares) {
       continue;
     }
     rows_[measured_] = rows_[r];
-    scales_[measured_] = 1.0F / std::sqrt(square);
-    if (call_->params->contributions != nullptr) call_->params->contributions[index_[r]] = scales_[measured_];
+    scales_[measured_] = scales_[r];
+    if (call_->params->contributions != nullptr) call_->params->contributions[index_[r]] = scales_[r];
     ++measured_;
     ++count;
   }
@@ -141,12 +143,14 @@ void RoleSum::measured(const float* squares) {
 }
 
 void RoleSum::take_measured() {
-  if (measured_ == 0) return;
-  call_->rows->add(rows_, scales_, measured_, call_->placed_weight, block_.data(), !block_used_, width_);
-  block_used_ = true;
-  in_block_ += measured_;
-  waiting_ = measured_ = 0;
-  if (in_block_ >= kRowsPerBlock) close_block();
+  if (measured_ > 0) {
+    call_->rows->add(rows_, scales_, measured_, call_->placed_weight, block_.data(), !block_used_, width_, fetch_);
+    block_used_ = true;
+    in_block_ += measured_ == kRowBatch ? 1 : kMostAdditions;
+    waiting_ = measured_ = 0;
+    if (in_block_ >= kAdditionsPerBlock) close_block();
+  }
+  fetch_.next = nullptr;
 }
 
 void RoleSum::add_unusual(const void* row, std::int64_t index) {
@@ -161,7 +165,7 @@ void RoleSum::add_unusual(const void* row, std::int64_t index) {
   block_used_ = true;
   ++count;
   if (call_->params->contributions != nullptr) call_->params->contributions[index] = kUnusual;
-  if (++in_block_ >= kRowsPerBlock) close_block();
+  if (++in_block_ >= kAdditionsPerBlock) close_block();
 }
 
 void RoleSum::close_block() {
@@ -187,10 +191,8 @@ const float* RoleSum::rounded() {
     take_measured();
     if (total_used_) {
       close_block();
-      call_->rows->natural_total(total_.data(), block_.data(), width_);
+      for (std::int64_t i = 0; i < width_; ++i) block_[i] = static_cast<float>(total_[i]);
       block_used_ = true;
-    } else if (block_used_) {
-      call_->rows->natural(block_.data(), width_);
     }
     rounded_ = true;
   }
@@ -204,7 +206,7 @@ void RoleSum::store(double* out) {
   std::copy(total_.begin(), total_.end(), out);
 }
 
-void* RoleSum::scratch() {
+unsigned char* RoleSum::scratch() {
   const std::size_t bytes = static_cast<std::size_t>(width_ * element_size(call_->params->dtype));
   if (gathered_.empty()) gathered_.resize(bytes * kRowBatch);
   return gathered_.data() + bytes * static_cast<std::size_t>(waiting_);
@@ -216,7 +218,7 @@ void SequenceSum::clear() {
   flags = 0;
 }
 
-const void* SequenceSum::row(std::int64_t b, std::int64_t index) const {
+const unsigned char* SequenceSum::row(std::int64_t b, std::int64_t index) const {
   const AngleParams& p = *call_->params;
   const std::int64_t offset =
       p.offsets != nullptr ? index * p.stride_row : b * p.stride_batch + (index - b * p.length) * p.stride_row;
@@ -236,25 +238,33 @@ void gather(const void* row, void* out, const AngleParams& p) {
 
 }  // namespace
 
-void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last) {
+void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last, std::int64_t limit) {
   const AngleParams& p = *call_->params;
   const bool padded = p.offsets == nullptr;
   const std::int8_t* role_at = padded ? p.roles + b * p.role_stride_batch - b * p.length * p.role_stride_row : p.roles;
-  for (std::int64_t t = first; t < last; ++t) {
-    const int role = role_at[t * p.role_stride_row] * p.role_scale;
+  const auto role_of = [&](std::int64_t t) { return role_at[t * p.role_stride_row] * p.role_scale; };
+  if (padded) limit = last;  // rows of the next sequence may lie anywhere
+  const std::int64_t stride = p.stride_row * element_size(p.dtype);
+  for (std::int64_t t = first, end; t < last; t = end) {
+    const int role = role_of(t);
+    end = t + 1;
+    while (end < last && role_of(end) == role) ++end;
     if (role == kIgnored) continue;
     if (role != kQuestion && role != kPrefix) {
       flags |= kInvalidRole;
       continue;
     }
     RoleSum& sum = role == kQuestion ? question : prefix;
-    const void* elements = row(b, t);
-    if (p.stride_column != 1) {
-      void* copy = sum.scratch();
-      gather(elements, copy, p);
-      elements = copy;
+    if (p.stride_column == 1) {
+      const bool followed = limit - end >= kRowBatch && role_of(end + kRowBatch - 1) != kIgnored;
+      sum.add(row(b, t), stride, end - t, t, followed ? kRowBatch : 0);
+      continue;
     }
-    sum.add(elements, t);
+    for (; t < end; ++t) {
+      unsigned char* copy = sum.scratch();
+      gather(row(b, t), copy, p);
+      sum.add(copy, 0, 1, t, 0);
+    }
   }
 }
 
@@ -269,52 +279,77 @@ const float* SequenceSum::total() {
   total_.resize(static_cast<std::size_t>(p.width));
   const float* q = question.rounded();
   const float* r = prefix.rounded();
+  const float* shared = call_->placed_shared;
   for (std::int64_t i = 0; i < p.width; ++i) {
-    const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (p.shared_sum ? p.shared_sum[i] : 0.0);
+    const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (shared ? shared[i] : 0.0);
     total_[i] = static_cast<float>(sum);
   }
+  call_->rows->natural(total_.data(), p.width);
   return total_.data();
 }
 
-bool SequenceSum::finish(std::int64_t b) {
+void SequenceSum::write(std::int64_t b, const Products& products, std::int64_t questions, std::int64_t prefix_rows) {
   const AngleParams& p = *call_->params;
-  settle();
-  Products products{0.0, 0.0, p.shared_sum ? call_->shared_square : 0.0};
-  const bool outputs = p.directions != nullptr || p.sums != nullptr || p.contributions != nullptr;
-  const float* q = nullptr;
-  if (question.single() && prefix.count == 0 && !outputs) {
-    // One row: its unit vector has length one, and no sum needs to be formed.
-    products.question = 1.0;
-    if (p.shared_sum != nullptr)
-      products.cross = static_cast<double>(call_->row_dot(question.single_row(), p.shared_sum)) *
-                       static_cast<double>(question.single_scale());
-  } else {
-    q = question.rounded();
-    const float* r = prefix.rounded();
-    if (q != nullptr) products.question = call_->dot(q, q);
-    if (r != nullptr) products.prefix += call_->dot(r, r);
-    if (q != nullptr && r != nullptr) products.cross += call_->dot(q, r);
-    if (p.shared_sum != nullptr) {
-      if (q != nullptr) products.cross += call_->dot(q, p.shared_sum);
-      if (r != nullptr) products.prefix += 2.0 * call_->dot(r, p.shared_sum);
-    }
-  }
-  const std::int64_t prefix_rows = prefix.count + p.shared_tokens;
-  const Values values = finish_sequence(products, question.count, prefix_rows, flags, p.diagonal != 0);
+  const Values values = finish_sequence(products, questions, prefix_rows, flags, p.diagonal != 0);
   const std::int64_t n = p.sequences;
   p.values[b] = values.intra;
   p.values[n + b] = values.inter;
   p.values[2 * n + b] = values.intra + values.inter;
   p.values[3 * n + b] = values.whole;
   p.counts[b] = values.status;
-  p.counts[n + b] = static_cast<std::int32_t>(question.count);
+  p.counts[n + b] = static_cast<std::int32_t>(questions);
   p.counts[2 * n + b] = static_cast<std::int32_t>(prefix_rows);
+}
+
+int SequenceSum::finish_single_rows(std::int64_t b, std::int64_t first, int most) {
+  const AngleParams& p = *call_->params;
+  const void* rows[kRowBatch];
+  int count = 0;
+  for (; count < std::min(most, kRowBatch); ++count) {
+    if (p.roles[(first + count) * p.role_stride_row] * p.role_scale != kQuestion) break;
+    rows[count] = row(b + count, first + count);
+  }
+  if (count == 0) return 0;
+  float squares[kRowBatch];
+  Fetch fetch{static_cast<const char*>(rows[0])};
+  call_->square(rows, count, squares, fetch);
+  flags = 0;
+  for (int r = 0; r < count; ++r) {
+    if (!(squares[r] > kSmallestSquare && squares[r] < kLargestSquare)) return r;
+    // A unit vector has length one, and no sum needs to be formed.
+    Products products{1.0, 0.0, 0.0};
+    if (p.shared_sum != nullptr) {
+      products.prefix = call_->shared_square;
+      products.cross = static_cast<double>(call_->row_dot(rows[r], p.shared_sum)) *
+                       static_cast<double>(1.0F / std::sqrt(squares[r]));
+    }
+    write(b + r, products, 1, p.shared_tokens);
+  }
+  return count;
+}
+
+bool SequenceSum::finish(std::int64_t b) {
+  const AngleParams& p = *call_->params;
+  settle();
+  Products products{0.0, 0.0, p.shared_sum ? call_->shared_square : 0.0};
+  const float* q = question.rounded();
+  const float* r = prefix.rounded();
+  if (q != nullptr) products.question = call_->dot(q, q);
+  if (r != nullptr) products.prefix += call_->dot(r, r);
+  if (q != nullptr && r != nullptr) products.cross += call_->dot(q, r);
+  if (p.shared_sum != nullptr) {
+    if (q != nullptr) products.cross += call_->dot(q, call_->placed_shared);
+    if (r != nullptr) products.prefix += 2.0 * call_->dot(r, call_->placed_shared);
+  }
+  const std::int64_t prefix_rows = prefix.count + p.shared_tokens;
+  write(b, products, question.count, prefix_rows);
   whole_square = products.question + 2.0 * products.cross + products.prefix;
   if (p.directions != nullptr) {
     float* out = p.directions + b * p.width;
     const bool defined = q != nullptr && products.question > 0.0 && (flags & kBad) == 0;
     const double scale = defined ? 1.0 / std::sqrt(products.question) : 0.0;
     for (std::int64_t i = 0; i < p.width; ++i) out[i] = defined ? static_cast<float>(q[i] * scale) : 0.0F;
+    call_->rows->natural(out, p.width);
   }
   if (p.sums != nullptr) std::copy_n(total(), p.width, p.sums + b * p.width);
   return prefix_rows > 0;

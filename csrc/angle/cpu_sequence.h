@@ -14,9 +14,10 @@
 
 namespace gainrl {
 
-// Rows added to a float32 sum before it goes into the float64 one: repeated equal rows lose at most half a unit in
-// the last place of the sum per addition, which 64 additions keep near 2^-19 and a million would not.
-constexpr int kRowsPerBlock = 64;
+// Additions to a float32 sum before it goes into the float64 one: repeated equal rows lose at most half a unit in the
+// last place of the sum per addition, which 64 additions keep near 2^-19 and a million would not.  A batch of rows is
+// one addition.
+constexpr int kAdditionsPerBlock = 64;
 
 // A squared norm between these is as good as exact: no square overflowed, and what vanished weighs nothing.
 constexpr float kSmallestSquare = 0x1p-80F, kLargestSquare = 0x1p120F;
@@ -32,54 +33,51 @@ struct CallContext {
   const RowOperations* floats;  // for float32
   const float* weight;          // (D) float32 with the offset added, or null
   const float* placed_weight;   // the same in the placed order of `rows`
+  const float* placed_shared;   // shared_sum in that order, or null
   double shared_square;         // |shared_sum|^2
 
   double dot(const float* a, const float* b) const;
   // A row of any magnitude in float64: its unit vector (if it has one) goes to `unit`.  Returns the squared norm.
   double unusual_unit(const void* row, std::vector<double>& unit) const;
-  void square(const void* const* rows, int count, float* squares) const;
+  void square(const void* const* rows, int count, float* squares, Fetch& fetch) const;
   float row_dot(const void* row, const float* vector) const;
 };
 
 // The unit rows of one role, summed.  Rows wait until there is a batch of them: then their norms are taken, one row
 // after the other as memory delivers them, and while the batch is still in the cache it is added into a float32 block,
-// blocks into a float64 total.  Narrow rows are added while the norms of the next batch are taken.
+// blocks into a float64 total.  Sums are in the placed order of the row operations.
 class RoleSum {
  public:
   explicit RoleSum(const CallContext& call);
   void clear();
-  void add(const void* row, std::int64_t index);           // index: its place in `contributions`
+  // Adds `rows` rows, `stride` bytes apart; `index` is the place of the first in `contributions`.  As many as `beyond`
+  // rows that follow at the same stride will be read soon.
+  void add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index, std::int64_t beyond);
   void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
   void settle();  // measures all rows that wait: afterwards `count` and `flags` are those of all rows
 
   std::int64_t count = 0;  // rows that have a direction
   std::int32_t flags = 0;  // found in the rows
 
-  // After settle(): whether the sum is that of one row that was measured and not yet added.
-  bool single() const { return count == 1 && measured_ == 1; }
-  const void* single_row() const { return rows_[0]; }
-  float single_scale() const { return scales_[0]; }
-
-  const float* rounded();   // (D) the sum as float32, or null if it is empty; then no more rows
-  void store(double* out);  // (D) the sum as float64
-  void* scratch();          // room for the next row, where columns are strided
+  const float* rounded();    // (D) the sum as float32, placed, or null if it is empty; then no more rows
+  void store(double* out);   // (D) the sum as float64, placed
+  unsigned char* scratch();  // room for the next row, where columns are strided
 
  private:
-  void measured(const float* squares);
+  void take_unusual(const float* squares);
   void take_measured();
   void add_unusual(const void* row, std::int64_t index);
   void close_block();
   const CallContext* call_;
   std::int64_t width_;
-  bool narrow_;
   std::vector<float> block_;
   std::vector<double> total_, unit_;
   std::vector<unsigned char> gathered_;
   // The first `measured_` rows that wait have scales; the others only a place in `contributions`.
-  static_assert(2 * kRowPair <= kRowBatch);
   const void* rows_[kRowBatch];
   std::int64_t index_[kRowBatch];
   float scales_[kRowBatch];
+  Fetch fetch_{nullptr};
   int waiting_ = 0, measured_ = 0, in_block_ = 0;
   bool block_used_ = false, total_used_ = false, rounded_ = false;
 };
@@ -91,7 +89,8 @@ class SequenceSum {
   void clear();
 
   // Adds rows [first, last) (indices as in `roles`, flattened) of sequence b; their scales go to `contributions`.
-  void add_rows(std::int64_t b, std::int64_t first, std::int64_t last);
+  // Rows before `limit` will be read soon.
+  void add_rows(std::int64_t b, std::int64_t first, std::int64_t last, std::int64_t limit);
 
   // Measures all rows that wait, so that counts and flags are complete.
   void settle();
@@ -99,17 +98,23 @@ class SequenceSum {
   // Writes every per-sequence result of sequence b.  Returns whether it has a prefix row.
   bool finish(std::int64_t b);
 
+  // Does all of this for the sequences from b on, whose first row is `first`, as long as each is one usual question
+  // row, and returns how many it did: at most `most` and kRowBatch.  Their rows must be packed, and none but the
+  // required results wanted.
+  int finish_single_rows(std::int64_t b, std::int64_t first, int most);
+
   // Turns the scales that add_rows left in `contributions` into cosines with `total`, whose squared norm is given.
   void contributions(std::int64_t b, std::int64_t first, std::int64_t last, const float* total, double square,
                      bool bad);
-  const float* total();  // (D) question + prefix + shared
+  const float* total();  // (D) question + prefix + shared, in natural order
 
   RoleSum question, prefix;
   std::int32_t flags = 0;     // after settle()
   double whole_square = 0.0;  // |U_p + U_q|^2, after finish()
 
  private:
-  const void* row(std::int64_t b, std::int64_t index) const;
+  void write(std::int64_t b, const Products& products, std::int64_t questions, std::int64_t prefix_rows);
+  const unsigned char* row(std::int64_t b, std::int64_t index) const;
   const CallContext* call_;
   std::vector<double> unit_;
   std::vector<float> total_;

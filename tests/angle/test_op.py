@@ -293,5 +293,5 @@ def test_the_compiled_module_holds_no_framework_symbol_and_exports_one(need):
     ).stdout
     defined = [line.split()[-1] for line in symbols.splitlines() if line.split()[-2] not in ("U", "w")]
     assert defined == ["PyInit__native"]
-    assert "torch" not in symbols
-    assert "c10" not in symbols
+    names = [line.split()[-1] for line in symbols.splitlines()]  # their addresses may well hold "c10"
+    assert not [name for name in names if "torch" in name or "c10" in name]
