@@ -14,7 +14,7 @@ from gainrl.evaluation.generation import Completed, Prompt, Sampling, cut, encod
 
 
 class VLLMEngine:
-    """vLLM in this process, by the interface of vLLM 0.22 to 0.31.  Raises `UserError` where it is not installed.
+    """vLLM in this process (tested with 0.32, on a CPU).  Raises `UserError` where it is not installed.
 
     Each sequence has a seed of its own.  vLLM's results also depend on what else is in the batch, so equal seeds give
     equal completions only for equal batches on equal hardware.
@@ -25,7 +25,8 @@ class VLLMEngine:
             import vllm
         except ImportError as error:
             raise UserError(
-                "vLLM is not installed (pip install vllm); leave the engine at 'transformers', or give a server"
+                "vLLM is not installed (pip install 'gainrl[vllm]'): leave the engine at 'transformers', or give a "
+                "server"
             ) from error
         self._vllm, self.tokenizer = vllm, tokenizer
         self._model = vllm.LLM(model=model, **options)
