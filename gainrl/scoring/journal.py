@@ -79,9 +79,11 @@ class Journal:
         self._end = 0
         self._frames = array("q")  # (window, offset, length) of each batch, flat
         self._lock = threading.Lock()  # of `_frames`: windows ahead are looked up while batches are appended
+        empty = fresh
         try:
             if not fresh:
                 self._recover(settings)
+                empty = self.rows == 0
             self.kept = self.rows
             if not reading:
                 self._file.truncate(self._end)
@@ -89,9 +91,9 @@ class Journal:
                     self._write(self.schema.serialize().to_pybytes())
                     sync_folder(path.parent)  # else a power cut may take the file, whatever of it is on the disk
         except BaseException:
-            if not reading and os.fstat(self._file.fileno()).st_size == 0:
+            if empty and not reading:
                 path.unlink(missing_ok=True)
-            self._file.close()  # results that could not be read, or were not read to the end, stay
+            self._file.close()  # results of other settings, or not yet read to the end, stay
             raise
 
     def _recover(self, settings: dict[str, Any]) -> None:

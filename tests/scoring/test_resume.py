@@ -26,7 +26,7 @@ def kill_and_resume(model: Path, dataset: Path, output: Path, batches: int) -> N
         command(model, dataset, output), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/"
     )
     partial = journal_path(output)
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + 200  # a busy machine took 107 s to the first batch
     while time.monotonic() < deadline and process.poll() is None:
         if partial.exists() and partial.stat().st_size > 1200 * (batches + 1):  # its header alone has 1.2 kB or more
             break
@@ -287,6 +287,16 @@ def test_a_new_journal_is_known_to_the_folder_on_disk_before_it_takes_results(tm
     journal = Journal(tmp_path / "scores.parquet.partial", {}, window=64)
     assert tmp_path.stat().st_ino in synced
     journal.close()
+
+
+def test_a_new_journal_that_cannot_be_made_leaves_nothing(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gainrl.scoring.journal.sync_folder", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Journal(tmp_path / "scores.parquet.partial", {}, window=64)
+    assert not os.listdir(tmp_path)
 
 
 def test_a_finished_table_is_not_resumed_for_another_dataset_or_other_columns(make_model, tokenizer, tmp_path):
