@@ -63,8 +63,10 @@ class Join {
  private:
   static constexpr int kWarps = kJoinThreads / 32;
   static constexpr std::int64_t kFewBoundaries = 8;
-  // Chunks that a block of a long sequence sums: four loads under way in each of its warps, once.
-  static constexpr std::int64_t kChunksPerPart = 4 * kWarps;
+  // Chunks whose sums a thread reads at once: as many as leave three blocks per multiprocessor their registers.
+  static constexpr int kAtOnce = 3;
+  // Chunks that a block of a long sequence sums: one such reading by each of its warps.
+  static constexpr std::int64_t kChunksPerPart = kAtOnce * kWarps;
 
   __device__ __forceinline__ std::int64_t chunk_of(std::int64_t t) const { return t / k.chunk_rows; }
 
@@ -93,17 +95,17 @@ class Join {
   // once and the sums under a predicate, not behind a branch: so that the loads are under way together.
   __device__ __forceinline__ void add_chunks(std::int64_t from, std::int64_t to, int step, std::int64_t column,
                                              double (&question)[4], double (&prefix)[4]) const {
-    for (std::int64_t c = from; c < to; c += 4 * step) {
-      bool has_question[4], has_prefix[4];
+    for (std::int64_t c = from; c < to; c += kAtOnce * step) {
+      bool has_question[kAtOnce], has_prefix[kAtOnce];
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kAtOnce; ++i) {
         const std::int64_t at = c + i * step < to ? c + i * step : c;
         const Segment& part = k.segments[place_of(at)];
         has_question[i] = c + i * step < to && part.question_rows > 0;
         has_prefix[i] = c + i * step < to && part.prefix_rows > 0;
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i) {
+      for (int i = 0; i < kAtOnce; ++i) {
         float4 u = make_float4(0.0F, 0.0F, 0.0F, 0.0F), v = u;
         if (has_question[i]) u = *reinterpret_cast<const float4*>(slot(c + i * step) + column);
         if (has_prefix[i]) v = *reinterpret_cast<const float4*>(slot(c + i * step) + k.padded_width + column);
