@@ -13,9 +13,12 @@ namespace gainrl {
 // hardware begin again to read ahead.
 constexpr int kRowBatch = 8;
 
-// The bytes that come next, of which each operation fetches its share and moves on.
+// The bytes that come next, of which each operation fetches its share, line by line, and moves on.  Where it is not
+// known what comes next, the step is 0 and the first line of what is there already is fetched, which does nothing.
 struct Fetch {
-  const char* next;
+  static constexpr int kLine = 64;
+  const char* next = nullptr;
+  std::int64_t step = 0;
 };
 
 // `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:

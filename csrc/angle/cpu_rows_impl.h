@@ -46,14 +46,15 @@ constexpr int kFetchedByAdd = std::is_same_v<T, float> ? 0 : 2;
 // Fetches the share of one step of an operation, which takes kBytes at `offset`.
 template <int kQuarters, int kBytes>
 inline void fetch_share(Fetch& fetch, std::int64_t offset) {
-  constexpr int kLine = 64, kShare = kBytes * kQuarters / 4;
-  if constexpr (kShare >= kLine) {
-    for (int byte = 0; byte < kShare; byte += kLine) __builtin_prefetch(fetch.next + byte, 0, 2);
-    fetch.next += kShare;
+  static_assert(kQuarters == 0 || 4 % kQuarters == 0);
+  constexpr int kLines = kBytes * kQuarters / 4 / Fetch::kLine;
+  if constexpr (kLines >= 1) {
+    for (int line = 0; line < kLines; ++line) __builtin_prefetch(fetch.next + line * fetch.step, 0, 2);
+    fetch.next += kLines * fetch.step;
   } else if constexpr (kQuarters > 0) {
-    if (offset % (kLine * 4 / kQuarters) != 0) return;
+    if (offset % (Fetch::kLine * 4 / kQuarters) != 0) return;
     __builtin_prefetch(fetch.next, 0, 2);
-    fetch.next += kLine;
+    fetch.next += fetch.step;
   }
 }
 
@@ -88,9 +89,6 @@ inline Squares add_squares(const BFloat* row, Squares sum) {
 }
 template <typename T, bool kWeighted>
 constexpr bool kByHalves = !kWeighted && !std::is_same_v<T, Half>;
-#else
-template <typename T, bool kWeighted>
-constexpr bool kByHalves = false;
 #endif
 
 // Adds the squares of kPair elements to two sums.

@@ -11,7 +11,7 @@ namespace {
 // Columns whose products are summed in float32 before they go into a float64 sum.
 constexpr std::int64_t kColumnBlock = 4096;
 
-// Additions that less than a batch of rows may take.
+// Additions that less than a batch of rows may take: 4 + 2 + 1 (add_count).
 constexpr int kMostAdditions = 3;
 static_assert(kRowBatch == 8);
 
@@ -81,6 +81,7 @@ void RoleSum::clear() {
   count = 0;
   flags = 0;
   waiting_ = measured_ = in_block_ = 0;
+  fetch_ = {};
   block_used_ = total_used_ = rounded_ = false;
 }
 
@@ -98,38 +99,36 @@ void RoleSum::add(const unsigned char* row, std::int64_t stride, std::int64_t ro
     row += taken * stride;
     index += taken;
     if (waiting_ < kRowBatch) return;
-    if (contiguous && rows + beyond >= kRowBatch) fetch_.next = reinterpret_cast<const char*>(row);
-    settle();
+    if (contiguous && rows + beyond >= kRowBatch) fetch_ = {reinterpret_cast<const char*>(row), Fetch::kLine};
+    measure();
     take_measured();
   }
 }
 
 // Measures the rows that were not measured yet.
-void RoleSum::settle() {
+void RoleSum::measure() {
   if (measured_ == waiting_) return;
-  // Where nothing is known of what comes next, what is there already is fetched: that does nothing.
-  if (fetch_.next == nullptr) fetch_.next = static_cast<const char*>(rows_[0]);
+  if (fetch_.step == 0) fetch_.next = static_cast<const char*>(rows_[measured_]);
   float squares[kRowBatch];
   const int first = measured_, rows = waiting_ - measured_;
   call_->square(rows_ + first, rows, squares, fetch_);
-  bool usual = true;
+  bool all_usual = true;
   for (int r = 0; r < rows; ++r) {
-    usual &= squares[r] > kSmallestSquare && squares[r] < kLargestSquare;
+    all_usual &= usual(squares[r]);
     scales_[first + r] = 1.0F / std::sqrt(squares[r]);
   }
-  if (!usual) return take_unusual(squares);
+  if (!all_usual) return take_unusual(squares);
   if (call_->params->contributions != nullptr)
     for (int r = first; r < waiting_; ++r) call_->params->contributions[index_[r]] = scales_[r];
   count += rows;
   measured_ = waiting_;
 }
 
-// What settle() does where some of the rows that wait need float64: those do not wait any longer.
+// What measure() does where some of the rows that wait need float64: those do not wait any longer.
 void RoleSum::take_unusual(const float* squares) {
   const int first = measured_;
   for (int r = first; r < waiting_; ++r) {
-    const float square = squares[r - first];
-    if (!(square > kSmallestSquare && square < kLargestSquare)) {
+    if (!usual(squares[r - first])) {
       add_unusual(rows_[r], index_[r]);
       continue;
     }
@@ -150,7 +149,7 @@ void RoleSum::take_measured() {
     waiting_ = measured_ = 0;
     if (in_block_ >= kAdditionsPerBlock) close_block();
   }
-  fetch_.next = nullptr;
+  fetch_ = {};
 }
 
 void RoleSum::add_unusual(const void* row, std::int64_t index) {
@@ -260,10 +259,10 @@ void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last
       sum.add(row(b, t), stride, end - t, t, followed ? kRowBatch : 0);
       continue;
     }
-    for (; t < end; ++t) {
+    for (std::int64_t one = t; one < end; ++one) {
       unsigned char* copy = sum.scratch();
-      gather(row(b, t), copy, p);
-      sum.add(copy, 0, 1, t, 0);
+      gather(row(b, one), copy, p);
+      sum.add(copy, 0, 1, one, 0);
     }
   }
 }
@@ -305,18 +304,23 @@ int SequenceSum::finish_single_rows(std::int64_t b, std::int64_t first, int most
   const AngleParams& p = *call_->params;
   const void* rows[kRowBatch];
   int count = 0;
-  for (; count < std::min(most, kRowBatch); ++count) {
+  for (; count < most; ++count) {
     if (p.roles[(first + count) * p.role_stride_row] * p.role_scale != kQuestion) break;
     rows[count] = row(b + count, first + count);
   }
   if (count == 0) return 0;
   float squares[kRowBatch];
-  Fetch fetch{static_cast<const char*>(rows[0])};
-  call_->square(rows, count, squares, fetch);
-  flags = 0;
+  Fetch nothing{static_cast<const char*>(rows[0]), 0};
+  call_->square(rows, count, squares, nothing);
   for (int r = 0; r < count; ++r) {
-    if (!(squares[r] > kSmallestSquare && squares[r] < kLargestSquare)) return r;
+    if (!usual(squares[r])) {
+      clear();
+      add_rows(b + r, first + r, first + r + 1, first + r + 1);
+      finish(b + r);
+      continue;
+    }
     // A unit vector has length one, and no sum needs to be formed.
+    flags = 0;
     Products products{1.0, 0.0, 0.0};
     if (p.shared_sum != nullptr) {
       products.prefix = call_->shared_square;

@@ -15,12 +15,13 @@
 namespace gainrl {
 
 // Additions to a float32 sum before it goes into the float64 one: repeated equal rows lose at most half a unit in the
-// last place of the sum per addition, which 64 additions keep near 2^-19 and a million would not.  A batch of rows is
-// one addition.
+// last place of the sum per addition, which about 64 additions keep near 2^-19 and a million would not.  A batch of
+// rows is one addition; what its own few rows lose, about 2^-22, is small beside that.
 constexpr int kAdditionsPerBlock = 64;
 
 // A squared norm between these is as good as exact: no square overflowed, and what vanished weighs nothing.
 constexpr float kSmallestSquare = 0x1p-80F, kLargestSquare = 0x1p120F;
+inline bool usual(float square) { return square > kSmallestSquare && square < kLargestSquare; }
 
 inline std::int64_t element_size(DType dtype) { return dtype == DType::kFloat32 ? 4 : 2; }
 
@@ -54,7 +55,8 @@ class RoleSum {
   // rows that follow at the same stride will be read soon.
   void add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index, std::int64_t beyond);
   void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
-  void settle();  // measures all rows that wait: afterwards `count` and `flags` are those of all rows
+  // Measures all rows that wait: afterwards `count` and `flags` are those of all rows, and no more may be added.
+  void settle() { measure(); }
 
   std::int64_t count = 0;  // rows that have a direction
   std::int32_t flags = 0;  // found in the rows
@@ -64,6 +66,7 @@ class RoleSum {
   unsigned char* scratch();  // room for the next row, where columns are strided
 
  private:
+  void measure();
   void take_unusual(const float* squares);
   void take_measured();
   void add_unusual(const void* row, std::int64_t index);
@@ -77,7 +80,7 @@ class RoleSum {
   const void* rows_[kRowBatch];
   std::int64_t index_[kRowBatch];
   float scales_[kRowBatch];
-  Fetch fetch_{nullptr};
+  Fetch fetch_;
   int waiting_ = 0, measured_ = 0, in_block_ = 0;
   bool block_used_ = false, total_used_ = false, rounded_ = false;
 };
@@ -98,9 +101,9 @@ class SequenceSum {
   // Writes every per-sequence result of sequence b.  Returns whether it has a prefix row.
   bool finish(std::int64_t b);
 
-  // Does all of this for the sequences from b on, whose first row is `first`, as long as each is one usual question
-  // row, and returns how many it did: at most `most` and kRowBatch.  Their rows must be packed, and none but the
-  // required results wanted.
+  // Does all of this for up to `most` sequences from b on, each of one row, the first of which is `first`, as long as
+  // they are question rows, and returns how many it did.  Rows must be packed with their columns side by side, and none
+  // but the required results wanted.  most <= kRowBatch.
   int finish_single_rows(std::int64_t b, std::int64_t first, int most);
 
   // Turns the scales that add_rows left in `contributions` into cosines with `total`, whose squared norm is given.

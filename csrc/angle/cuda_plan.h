@@ -13,7 +13,8 @@
 
 namespace gainrl {
 
-// Rows added in registers before they go into a partial sum: see kAdditionsPerBlock in cpu_sequence.h.
+// Rows added in registers before they go into a partial sum: as kAdditionsPerBlock in cpu_sequence.h, a row an
+// addition.
 constexpr int kRowsPerFlush = 64;
 constexpr std::int64_t kMostChunkRows = 2048;  // roles of a chunk are staged in shared memory
 constexpr int kStages = 3;                     // row batches in flight or in use per block

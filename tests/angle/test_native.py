@@ -76,6 +76,32 @@ def test_every_width_up_to_16384_and_beyond(dtype, width, on_torch):
     assert_matches(case, *arrays)
 
 
+@pytest.mark.parametrize("dtype", TORCH.values(), ids=DTYPES)
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_many_sequences_of_one_row_are_as_those_taken_one_by_one(dtype, shared, diagonal):
+    """Where nothing else is wanted, up to eight of them are finished together; with directions, each by itself."""
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(64, 100, generator=generator)
+    hidden[[3, 8, 15, 22]] *= 0.0
+    hidden[[4, 27]] *= 1e-6
+    hidden[[10, 11, 40]] = float("nan")
+    offsets = torch.tensor([5, *range(5, 40), 40, 44, *range(45, 64)])  # an empty one, a longer one, rows left out
+    every = torch.full((128,), 2, dtype=torch.int8)
+    every[1::2] = 0  # between the roles: valid ones of nobody
+    every[[60, 66]] = torch.tensor([0, 1], dtype=torch.int8)
+    every[90] = 7
+    mask = torch.ones(64, dtype=torch.bool)
+    mask[[7, 30]] = False
+    prefix = gainrl.shared_prefix(torch.randn(9, 100, generator=generator)) if shared else None
+    for roles in (every[::2], mask):
+        options = {"shared_prefix": prefix, "diagonal": diagonal, "check": False}
+        together = call(hidden.to(dtype), offsets, roles, **options)
+        alone = call(hidden.to(dtype), offsets, roles, return_directions=True, **options)
+        torch.testing.assert_close(together.values, alone.values, rtol=0, atol=1e-6, equal_nan=True)
+        assert torch.equal(together.counts, alone.counts)
+
+
 def test_rows_of_any_magnitude_have_their_unit_vector():
     base = torch.tensor([3.0, -4.0, 0.0, 12.0])
     scales = torch.tensor([1.0, 1e37, 1e-37, 2.0**-146, 2.0**120])
