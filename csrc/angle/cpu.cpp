@@ -8,6 +8,7 @@
 #include <exception>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <new>
 #include <utility>
 #include <vector>
@@ -48,11 +49,12 @@ const RowTable& rows() noexcept {
 constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileBytes = std::int64_t{1} << 24;
 constexpr std::int64_t kTilesWanted = 64;
 
-// A sequence longer than a tile leaves one of these per tile.
+// A sequence longer than a tile leaves one of these per tile.  Its sums are float32, as the sum of all of them will be
+// in the end: what that loses of a part, 2^-25, is small beside what summing its rows lost.
 struct Partial {
   std::int64_t sequence = 0, first = 0, last = 0, question_rows = 0, prefix_rows = 0;
   std::int32_t flags = 0;
-  std::vector<double> question, prefix;  // (D) or empty
+  const float *question = nullptr, *prefix = nullptr;  // (D), placed, or null
 };
 
 class Call {
@@ -79,8 +81,8 @@ class Call {
     single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr && p_.sums == nullptr &&
                    p_.contributions == nullptr;
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
-    // The float64 partial sums of a tile should be a small part of the tile itself.
-    const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 8 * 128), kLargestTileBytes);
+    // The partial sums of a tile, which are written and read again, should be a small part of the tile itself.
+    const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 4 * 256), kLargestTileBytes);
     const std::int64_t wanted = std::clamp(p_.rows * row_bytes / kTilesWanted, least, kLargestTileBytes);
     tile_rows_ = std::max<std::int64_t>(1, wanted / row_bytes);
     tiles_.resize(static_cast<std::size_t>(std::max<std::int64_t>(1, (p_.rows + tile_rows_ - 1) / tile_rows_)));
@@ -203,12 +205,25 @@ class Call {
   void keep(SequenceSum& sum, std::int64_t tile, std::int64_t b, std::int64_t first, std::int64_t last) {
     sum.settle();
     Partial partial{b, first, last, sum.question.count, sum.prefix.count, sum.flags, {}, {}};
-    for (auto [role, out] : {std::pair{&sum.question, &partial.question}, std::pair{&sum.prefix, &partial.prefix}}) {
+    for (auto [role, kept] : {std::pair{&sum.question, &partial.question}, std::pair{&sum.prefix, &partial.prefix}}) {
       if (role->count == 0) continue;
-      out->resize(static_cast<std::size_t>(p_.width));
-      role->store(out->data());
+      float* out = room();
+      std::copy_n(role->rounded(), p_.width, out);
+      *kept = out;
     }
-    tiles_[static_cast<std::size_t>(tile)].push_back(std::move(partial));
+    tiles_[static_cast<std::size_t>(tile)].push_back(partial);
+  }
+
+  // Room for a sum that a Partial keeps.  All of it is one allocation, because the C library gives a single one back to
+  // the next call without asking the system for its pages again: they would cost more than the sums.
+  float* room() {
+    const std::lock_guard<std::mutex> lock(rooms_lock_);
+    if (rooms_ == nullptr) {
+      const std::size_t tiles = tiles_.size(), sequences = static_cast<std::size_t>(p_.sequences);
+      const std::size_t partials = tiles + std::min(tiles, sequences);  // a long sequence begins in a tile of its own
+      rooms_.reset(new float[2 * partials * static_cast<std::size_t>(p_.width)]);
+    }
+    return rooms_.get() + rooms_taken_++ * p_.width;
   }
 
   // Adds the partial sums of sequences that lie in several tiles, in the order of their rows.
@@ -221,8 +236,8 @@ class Call {
       const std::int64_t b = parts[i]->sequence;
       sum.clear();
       for (; i < parts.size() && parts[i]->sequence == b; ++i) {
-        sum.question.add_total(parts[i]->question.data(), parts[i]->question_rows);
-        sum.prefix.add_total(parts[i]->prefix.data(), parts[i]->prefix_rows);
+        sum.question.add_part(parts[i]->question, parts[i]->question_rows);
+        sum.prefix.add_part(parts[i]->prefix, parts[i]->prefix_rows);
         sum.flags |= parts[i]->flags;
       }
       if (sum.finish(b)) any_prefix_ = true;
@@ -267,6 +282,9 @@ class Call {
   bool single_rows_ = false;  // whether sequences of one row may be finished together
   std::int64_t tile_rows_ = 1;
   std::vector<std::vector<Partial>> tiles_;
+  std::unique_ptr<float[]> rooms_;
+  std::mutex rooms_lock_;
+  std::int64_t rooms_taken_ = 0;
   std::vector<Joined> joined_;
   std::atomic<bool> any_prefix_{false};
 };

@@ -176,10 +176,10 @@ void RoleSum::close_block() {
   in_block_ = 0;
 }
 
-void RoleSum::add_total(const double* total, std::int64_t rows) {
+void RoleSum::add_part(const float* part, std::int64_t rows) {
   if (rows == 0) return;
-  if (!total_used_) total_.assign(static_cast<std::size_t>(width_), 0.0);
-  for (std::int64_t i = 0; i < width_; ++i) total_[i] += total[i];
+  if (total_.empty()) total_.resize(static_cast<std::size_t>(width_));
+  call_->rows->add_to_total(part, total_.data(), !total_used_, width_);
   total_used_ = true;
   count += rows;
 }
@@ -196,13 +196,6 @@ const float* RoleSum::rounded() {
     rounded_ = true;
   }
   return block_used_ ? block_.data() : nullptr;
-}
-
-void RoleSum::store(double* out) {
-  settle();
-  take_measured();
-  close_block();
-  std::copy(total_.begin(), total_.end(), out);
 }
 
 unsigned char* RoleSum::scratch() {

@@ -54,7 +54,7 @@ class RoleSum {
   // Adds `rows` rows, `stride` bytes apart; `index` is the place of the first in `contributions`.  As many as `beyond`
   // rows that follow at the same stride will be read soon.
   void add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index, std::int64_t beyond);
-  void add_total(const double* total, std::int64_t rows);  // a finished part of the sum
+  void add_part(const float* part, std::int64_t rows);  // a finished part of the sum, (D), placed
   // Measures all rows that wait: afterwards `count` and `flags` are those of all rows, and no more may be added.
   void settle() { measure(); }
 
@@ -62,7 +62,6 @@ class RoleSum {
   std::int32_t flags = 0;  // found in the rows
 
   const float* rounded();    // (D) the sum as float32, placed, or null if it is empty; then no more rows
-  void store(double* out);   // (D) the sum as float64, placed
   unsigned char* scratch();  // room for the next row, where columns are strided
 
  private:
