@@ -6,6 +6,7 @@ The formulas are those of gainrl.angle; the published procedure is written from 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -127,7 +128,8 @@ def read_passes(buffer: Tensor) -> dict[str, Call]:
         "read float32": lambda: words.view(torch.float32).sum(),
     }
     if buffer.is_cuda:
-        passes["read triton"] = _triton_read(words)
+        with contextlib.suppress(ImportError):  # without Triton, PyTorch's own passes are the ceiling
+            passes["read triton"] = _triton_read(words)
     return passes
 
 

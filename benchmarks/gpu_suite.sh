@@ -77,7 +77,8 @@ build() {
 }
 
 tests_native() {
-  GAINRL_REQUIRE=native,cuda "$python" -m pytest tests/angle/test_cuda.py tests/angle/test_op.py --durations 5 -k "not triton"
+  GAINRL_REQUIRE=native,cuda "$python" -m pytest tests/angle/test_cuda.py tests/angle/test_op.py tests/angle/test_direct.py \
+    --durations 5 -k "not triton"
 }
 
 tests_triton() {  # nearly every test compiles kernels of its own, which is what takes the time

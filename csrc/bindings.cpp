@@ -67,7 +67,9 @@ void require(gainrl::Result result) {
     case gainrl::Result::kOk:
       return;
     case gainrl::Result::kBadArgument:
-      throw std::invalid_argument("gainrl._native: an argument is out of range (sizes, dtype or a missing pointer)");
+      throw std::invalid_argument(
+          "gainrl._native: an argument is out of range (sizes, dtype, a missing pointer, or a workspace that is not "
+          "aligned to 16 bytes)");
     case gainrl::Result::kNoMemory:
       throw std::bad_alloc();
     case gainrl::Result::kSmallWorkspace:
@@ -237,12 +239,17 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
         return bytes;
       },
       py::arg("params"), py::arg("device"));
-  // Enqueues two or three kernels, which takes microseconds: the GIL is kept, because handing it over takes longer.
+  // Enqueues two or three kernels.  Where the stream's queue is full, that waits, perhaps for another Python thread.
   m.def(
       "angle_cuda",
       [](const gainrl::AngleParams& p, std::uintptr_t workspace, std::size_t workspace_bytes, int device,
          std::uintptr_t stream) {
-        require(gainrl::angle_cuda(p, pointer<void>(workspace), workspace_bytes, device, pointer<void>(stream)));
+        gainrl::Result result;
+        {
+          py::gil_scoped_release released;
+          result = gainrl::angle_cuda(p, pointer<void>(workspace), workspace_bytes, device, pointer<void>(stream));
+        }
+        require(result);
       },
       py::arg("params"), py::arg("workspace"), py::arg("workspace_bytes"), py::arg("device"), py::arg("stream"));
 #else

@@ -120,18 +120,6 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   return true;
 }
 
-bool usable(const AngleParams& p) {
-  const auto known = [](DType dtype) {
-    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-  };
-  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
-  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
-  if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
-  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
-  if (p.contributions != nullptr && p.sums == nullptr) return false;
-  return p.offsets != nullptr || p.rows == p.sequences * p.length;
-}
-
 bool make_plan(const AngleParams& p, int device, Plan& plan, Kernel& kernel) {
   DeviceFacts facts;
   if (!device_facts(device, facts)) return false;

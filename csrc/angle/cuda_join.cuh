@@ -3,10 +3,9 @@
 // request: the cosine of each row with its sequence's sum.
 //
 // Block c stands for the boundary between chunks c and c + 1, which at most one sequence crosses; so the grid is as
-// large as that of the first kernel, one or two waves, whatever the sequences are, and a sequence has as many blocks as
-// boundaries.  One that crosses few (prompts) is summed by the first of them.  One that crosses many (a long document)
-// is spread over all: by slices of its columns and, where blocks are left, by parts of its chunks, so that thousands of
-// partial sums are read by hundreds of blocks.
+// large as that of the first kernel, and a sequence has as many blocks as boundaries.  One that crosses few (prompts)
+// is summed by the first of them.  One that crosses many (a long document) is spread over all: by slices of its columns
+// and, where blocks are left, by parts of its chunks, so that thousands of partial sums are read by hundreds of blocks.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -91,7 +90,7 @@ class Join {
     return k.slots + place_of(c) * 2 * k.padded_width;
   }
 
-  // Adds four columns of chunks from, from + step, ... before `to`.  Which sums there are is read for four chunks at
+  // Adds four columns of chunks from, from + step, ... before `to`.  Which sums there are is read for three chunks at
   // once and the sums under a predicate, not behind a branch: so that the loads are under way together.
   __device__ __forceinline__ void add_chunks(std::int64_t from, std::int64_t to, int step, std::int64_t column,
                                              double (&question)[4], double (&prefix)[4]) const {

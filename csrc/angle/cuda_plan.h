@@ -72,6 +72,19 @@ inline bool rows_are_aligned(const AngleParams& p) {
          aligned(static_cast<std::uint64_t>(p.stride_batch * size));
 }
 
+// Whether the call can be made at all.  A buffer without elements may lie anywhere, at null too.
+inline bool usable(const AngleParams& p) {
+  const auto known = [](DType dtype) {
+    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
+  };
+  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
+  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
+  if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
+  if (p.sequences > 0 && p.contributions != nullptr && p.sums == nullptr) return false;
+  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
+  return p.offsets != nullptr || p.rows == p.sequences * p.length;
+}
+
 // Chooses the kernel's shape.  `shared_limit` is the most shared memory a block may have, `shared_per_processor` what a
 // multiprocessor has.
 inline void plan_shape(const AngleParams& p, std::size_t shared_limit, std::size_t shared_per_processor, Plan& plan) {

@@ -17,7 +17,7 @@ SMALLEST_SQUARE = tl.constexpr(2.0**-80)
 LARGEST_SQUARE = tl.constexpr(2.0**120)
 NON_FINITE = tl.constexpr(8)
 INVALID_ROLE = tl.constexpr(16)
-FOLD = 32  # about the root of the most chunks: both steps then take equally long
+FOLD = 32  # about the root of the chunks of half a million rows: both steps then take equally long
 FOLDED = tl.constexpr(FOLD)
 
 # What differs from batch to batch: a kernel compiled once serves every value (strides and the row width stay special).

@@ -240,6 +240,33 @@ def test_triton_compiles_once_for_batches_of_every_size(need):
                   (kernels.sum_chunks, kernels.join_partials))  # fmt: skip
         variants.append([len(cache[0]) for cache in caches])
     assert all(count == variants[0] for count in variants), variants
+    folded = []
+    for length in (5000, 9001):
+        gainrl.angle_concentration(*inputs(width=200, lengths=(length, 20)), backend="triton")
+        folded.append(len(kernels.fold_partials.device_caches[torch.cuda.current_device()][0]))
+    assert folded[0] == folded[1] > 0, folded
+
+
+def test_a_plain_call_goes_past_the_dispatcher(need, monkeypatch):
+    need("native", "cuda")
+    from gainrl.angle import library
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("the call went through the dispatcher")
+
+    monkeypatch.setattr(library, "_registered", refuse)
+    gainrl.angle_concentration(*inputs(width=200, lengths=(5, 6)))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_contributions_of_no_sequences(backend, need):
+    """Every buffer per sequence is then at a null address."""
+    need(backend, "cuda")
+    hidden, _, roles = inputs(width=64, lengths=(3,))
+    found = gainrl.angle_concentration(
+        hidden, torch.tensor([3], device="cuda"), roles, backend=backend, return_contributions=True
+    )
+    assert found.contributions.isnan().all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -196,11 +196,13 @@ def test_the_registration_passes_pytorchs_own_check(hidden):
     )
 
 
-def test_meta_tensors_have_the_shapes_of_real_ones(hidden):
+@pytest.mark.parametrize("backend", ["auto", "native", "triton", "torch", "reference"])
+def test_meta_tensors_have_the_shapes_of_real_ones(backend, hidden):
     real = gainrl.angle_concentration(hidden, OFFSETS, ROLES, return_directions=True, return_contributions=True)
     meta = gainrl.angle_concentration(
-        hidden.to("meta"), OFFSETS.to("meta"), ROLES.to("meta"), return_directions=True, return_contributions=True
-    )
+        hidden.to("meta"), OFFSETS.to("meta"), ROLES.to("meta"), return_directions=True, return_contributions=True,
+        backend=backend,
+    )  # fmt: skip
     for name in ("values", "counts", "directions", "contributions", "score", "status"):
         a, b = getattr(real, name), getattr(meta, name)
         assert (a.shape, a.dtype, b.device.type) == (b.shape, b.dtype, "meta")

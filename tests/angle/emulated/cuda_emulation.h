@@ -142,7 +142,8 @@ inline const std::vector<double>& meet_warp(int kind, double value) {
   return meet(running->warps[static_cast<std::size_t>(thread_number() / 32)], thread_number() % 32, kind, value);
 }
 
-// Runs one kernel.  `order` 0 runs the fibres forwards, 1 backwards, anything else shuffles them anew each round.
+// Runs one kernel.  `order` 0 runs blocks and fibres forwards, 1 backwards, anything else shuffles the blocks once and
+// the fibres anew each round.
 template <typename Arguments>
 void launch(void (*kernel)(Arguments), const Arguments& arguments, Index grid, unsigned threads, std::size_t shared,
             unsigned order) {
@@ -159,51 +160,54 @@ void launch(void (*kernel)(Arguments), const Arguments& arguments, Index grid, u
   for (unsigned t = 0; t < threads; ++t) stacks.emplace_back(new char[kStackBytes]);
   std::vector<unsigned> turn(threads);
   std::iota(turn.begin(), turn.end(), 0U);
-  for (unsigned y = 0; y < grid.y; ++y) {
-    for (unsigned x = 0; x < grid.x; ++x) {
-      block.block = {x, y};
-      block.shared.reset(new unsigned char[shared]);
-      std::memset(block.shared.get(), 0xff, shared);
-      block.fibres = std::vector<Fibre>(threads);
-      const auto meeting = [](int members) {
-        Meeting m;
-        m.members = members;
-        for (auto& values : m.values) values.assign(static_cast<std::size_t>(members), 0.0);
-        return m;
-      };
-      block.all = meeting(static_cast<int>(threads));
-      block.warps.assign(threads / 32, meeting(32));
-      for (unsigned t = 0; t < threads; ++t) {
-        Fibre& fibre = block.fibres[t];
-        fibre.index.x = t;
-        fibre.stack = std::move(stacks[t]);
-        getcontext(&fibre.context);
-        fibre.context.uc_stack.ss_sp = fibre.stack.get();
-        fibre.context.uc_stack.ss_size = kStackBytes;
-        fibre.context.uc_link = nullptr;
-        makecontext(&fibre.context, enter, 0);
-      }
-      for (unsigned left = threads; left > 0;) {
-        if (order == 1) std::sort(turn.begin(), turn.end(), [](unsigned a, unsigned b) { return a > b; });
-        if (order > 1) std::shuffle(turn.begin(), turn.end(), random);
-        const std::uint64_t before = block.progress;
-        for (const unsigned t : turn) {
-          Fibre& fibre = block.fibres[t];
-          if (fibre.done) continue;
-          block.current = &fibre;
-#if defined(__SANITIZE_ADDRESS__)
-          __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fibre.stack.get(), kStackBytes);
-#endif
-          swapcontext(&block.scheduler, &fibre.context);
-#if defined(__SANITIZE_ADDRESS__)
-          __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
-#endif
-          left -= fibre.done ? 1U : 0U;
-        }
-        if (block.progress == before) stop("some threads wait for a barrier that the others never reach");
-      }
-      for (unsigned t = 0; t < threads; ++t) stacks[t] = std::move(block.fibres[t].stack);
+  std::vector<Index> blocks;
+  for (unsigned y = 0; y < grid.y; ++y)
+    for (unsigned x = 0; x < grid.x; ++x) blocks.push_back({x, y});
+  if (order == 1) std::reverse(blocks.begin(), blocks.end());
+  if (order > 1) std::shuffle(blocks.begin(), blocks.end(), random);
+  for (const Index& one : blocks) {
+    block.block = one;
+    block.shared.reset(new unsigned char[shared]);
+    std::memset(block.shared.get(), 0xff, shared);
+    block.fibres = std::vector<Fibre>(threads);
+    const auto meeting = [](int members) {
+      Meeting m;
+      m.members = members;
+      for (auto& values : m.values) values.assign(static_cast<std::size_t>(members), 0.0);
+      return m;
+    };
+    block.all = meeting(static_cast<int>(threads));
+    block.warps.assign(threads / 32, meeting(32));
+    for (unsigned t = 0; t < threads; ++t) {
+      Fibre& fibre = block.fibres[t];
+      fibre.index.x = t;
+      fibre.stack = std::move(stacks[t]);
+      getcontext(&fibre.context);
+      fibre.context.uc_stack.ss_sp = fibre.stack.get();
+      fibre.context.uc_stack.ss_size = kStackBytes;
+      fibre.context.uc_link = nullptr;
+      makecontext(&fibre.context, enter, 0);
     }
+    for (unsigned left = threads; left > 0;) {
+      if (order == 1) std::sort(turn.begin(), turn.end(), [](unsigned a, unsigned b) { return a > b; });
+      if (order > 1) std::shuffle(turn.begin(), turn.end(), random);
+      const std::uint64_t before = block.progress;
+      for (const unsigned t : turn) {
+        Fibre& fibre = block.fibres[t];
+        if (fibre.done) continue;
+        block.current = &fibre;
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_start_switch_fiber(&block.scheduler_fake_stack, fibre.stack.get(), kStackBytes);
+#endif
+        swapcontext(&block.scheduler, &fibre.context);
+#if defined(__SANITIZE_ADDRESS__)
+        __sanitizer_finish_switch_fiber(block.scheduler_fake_stack, nullptr, nullptr);
+#endif
+        left -= fibre.done ? 1U : 0U;
+      }
+      if (block.progress == before) stop("some threads wait for a barrier that the others never reach");
+    }
+    for (unsigned t = 0; t < threads; ++t) stacks[t] = std::move(block.fibres[t].stack);
   }
   running = nullptr;
 }

@@ -1,5 +1,5 @@
 // The CUDA path of angle concentration as a host library: the kernels of csrc/angle/*.cuh, unchanged, and the
-// launcher's steps.  Built by tests/angle/test_cuda_emulated.py with the sanitizers; called through ctypes.
+// launcher's steps.  Built by tests/angle/test_cuda_source.py with the sanitizers; called through ctypes.
 #include <algorithm>
 
 #include "angle/cuda_any.cuh"
@@ -28,8 +28,9 @@ extern "C" {
 std::size_t emulated_params_bytes() { return sizeof(AngleParams); }
 
 // Runs the call as a device with `shared_limit` bytes of shared memory per block and `resident` blocks at a time would.
-// Returns 1 for the vector kernel, 0 for the one for any layout.
+// Returns 1 for the vector kernel, 0 for the one for any layout, -1 for a call that the launcher would refuse.
 int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int64_t resident, unsigned order) {
+  if (!usable(*params)) return -1;
   Plan plan{};
   plan_shape(*params, shared_limit, 2 * shared_limit, plan);
   plan_work(*params, resident, plan);
