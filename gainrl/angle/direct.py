@@ -53,8 +53,8 @@ def plain(device: torch.device, tensors: tuple[Any, ...]) -> bool:
     """Whether the dispatcher would call the op's function for `tensors` (on `device`) and do nothing else.
 
     False for meta tensors, for which the op's function is another; while torch.compile or torch.export traces; under
-    any mode (fake tensors, `__torch_function__`, functorch, tracing); for a tensor subclass, a lazily negated tensor and
-    the like; and while PyTorch's profiler records, which shows the op by its name.
+    any mode (fake tensors, `__torch_function__`, functorch, tracing); for a tensor subclass, a lazily negated tensor
+    and the like; and while PyTorch's profiler records, which shows the op by its name.
     """
     if torch.compiler.is_compiling() or not _CAN_ASK or device.type == "meta":
         return False
