@@ -42,6 +42,10 @@ template <typename T>
 constexpr int kFetchedBySquare = std::is_same_v<T, Half> ? 2 : 0;
 template <typename T>
 constexpr int kFetchedByAdd = std::is_same_v<T, float> ? 0 : 2;
+// The same where rows have at least so many bytes that a batch is larger than the first-level cache.
+constexpr std::int64_t kWideRow = 6144;
+template <typename T>
+constexpr int kFetchedByAddOfWide = std::is_same_v<T, BFloat> ? 1 : kFetchedByAdd<T>;
 
 // Fetches the share of one step of an operation, which takes kBytes at `offset`.
 template <int kQuarters, int kBytes>
@@ -58,7 +62,8 @@ inline void fetch_share(Fetch& fetch, std::int64_t offset) {
   }
 }
 
-// The squares of one row, read one after the other as memory delivers them.
+// The squares of one row, read one after the other as memory delivers them.  (`Fetch` is worked on as a copy here and
+// in add_rows: through the reference it would be stored and loaded again at each step.)
 //
 // Where vectors have 64 bytes, those of float32 and bfloat16 are read by halves: from memory, loads of 64 bytes were 10
 // to 15 % slower than those of 32, on which the hardware reads ahead better.
@@ -100,7 +105,8 @@ void add_squares(const T* row, const float* weight, std::int64_t i, Vector& low,
 }
 
 template <typename T, bool kWeighted>
-float square(const T* row, const float* weight, std::int64_t n, Fetch& fetch) {
+float square(const T* row, const float* weight, std::int64_t n, Fetch& shared_fetch) {
+  Fetch fetch = shared_fetch;
   std::int64_t i = 0;
   float sum;
 #if defined(__AVX512F__)
@@ -134,6 +140,7 @@ float square(const T* row, const float* weight, std::int64_t n, Fetch& fetch) {
     const float x = element<T, kWeighted>(row, weight, i);
     sum += x * x;
   }
+  shared_fetch = fetch;
   return sum;
 }
 
@@ -154,17 +161,22 @@ float dot(const T* row, const float* weight, const float* vector, std::int64_t n
 
 template <typename T, int kCount, bool kWeighted>
 void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first, std::int64_t n,
-              Fetch& fetch) {
+              Fetch& shared_fetch) {
+  Fetch fetch = shared_fetch;
   const T* row[kCount];
   Vector scale[kCount];
   for (int r = 0; r < kCount; ++r) {
     row[r] = static_cast<const T*>(rows[r]);
     scale[r] = Vector::all(scales[r]);
   }
+  constexpr int kStepBytes = kCount * kPair * static_cast<int>(sizeof(T));
+  const bool wide = n * static_cast<std::int64_t>(sizeof(T)) >= kWideRow;
   std::int64_t i = 0;
   for (; i + kPair <= n; i += kPair) {
-    fetch_share<kFetchedByAdd<T>, kCount * kPair* static_cast<int>(sizeof(T))>(
-        fetch, i * kCount * static_cast<std::int64_t>(sizeof(T)));
+    if (wide)
+      fetch_share<kFetchedByAddOfWide<T>, kStepBytes>(fetch, i / kPair * kStepBytes);
+    else
+      fetch_share<kFetchedByAdd<T>, kStepBytes>(fetch, i / kPair * kStepBytes);
     Pair x = pair_weighted<T, kWeighted>(row[0], weight, i);
     Vector low = x.low * scale[0], high = x.high * scale[0];
     for (int r = 1; r < kCount; ++r) {
@@ -184,6 +196,7 @@ void add_rows(const void* const* rows, const float* scales, const float* weight,
     for (int r = 0; r < kCount; ++r) total += element<T, kWeighted>(row[r], weight, i) * scales[r];
     sum[i] = first ? total : sum[i] + total;
   }
+  shared_fetch = fetch;
 }
 
 template <int kCount>
