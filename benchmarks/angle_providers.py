@@ -6,7 +6,6 @@ The formulas are those of gainrl.angle; the published procedure is written from 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,8 +127,12 @@ def read_passes(buffer: Tensor) -> dict[str, Call]:
         "read float32": lambda: words.view(torch.float32).sum(),
     }
     if buffer.is_cuda:
-        with contextlib.suppress(ImportError):  # without Triton, PyTorch's own passes are the ceiling
+        try:
             passes["read triton"] = _triton_read(words)
+        except ModuleNotFoundError as error:
+            if error.name != "triton":
+                raise
+            # Without Triton, PyTorch's own passes are the ceiling.
     return passes
 
 

@@ -234,7 +234,11 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   m.def(
       "angle_cuda_workspace",
       [](const gainrl::AngleParams& p, int device) {
-        const std::size_t bytes = gainrl::angle_cuda_workspace(p, device);
+        std::size_t bytes;
+        {
+          py::gil_scoped_release released;  // the first call loads kernels
+          bytes = gainrl::angle_cuda_workspace(p, device);
+        }
         if (bytes == 0) throw std::runtime_error(std::string("gainrl._native: ") + gainrl::angle_cuda_last_error());
         return bytes;
       },

@@ -50,7 +50,7 @@ constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileB
 constexpr std::int64_t kTilesWanted = 64;
 
 // A sequence longer than a tile leaves one of these per tile.  Its sums are float32, as the sum of all of them will be
-// in the end: what that loses of a part, 2^-25, is small beside what summing its rows lost.
+// in the end: what that loses of a part, 2^-24, is small beside what summing its rows lost.
 struct Partial {
   std::int64_t sequence = 0, first = 0, last = 0, question_rows = 0, prefix_rows = 0;
   std::int32_t flags = 0;

@@ -42,7 +42,7 @@ template <typename T>
 constexpr int kFetchedBySquare = std::is_same_v<T, Half> ? 2 : 0;
 template <typename T>
 constexpr int kFetchedByAdd = std::is_same_v<T, float> ? 0 : 2;
-// The same where rows have at least so many bytes that a batch is larger than the first-level cache.
+// The same where rows have at least so many bytes: a batch of them fills the first-level cache, or more.
 constexpr std::int64_t kWideRow = 6144;
 template <typename T>
 constexpr int kFetchedByAddOfWide = std::is_same_v<T, BFloat> ? 1 : kFetchedByAdd<T>;

@@ -268,6 +268,7 @@ def test_calls_of_several_tiles_give_what_the_oracle_gives(seed, on_torch):
         zero_rows=float(rng.choice([0, 0.2])),
         bad_rows=float(rng.choice([0, 0, 0.002])),
         extreme=bool(rng.random() < 0.4),
+        margin=int(rng.choice([0, 3])),
     )
     _, *arrays = on_torch(case, "native")
     assert_matches(case, *arrays)

@@ -136,7 +136,7 @@ LONG = (
     (260, [10, 540], True, False),  # three slices, two parts
     (40, [1200, 3], True, False),  # four parts
     (1300, [190], True, False),  # as many blocks as slices
-    (2056, [600], True, False),  # one part, of more chunks than a warp adds at once
+    (2056, [500], True, False),  # one part, of more chunks than a warp adds at once
     (2056, [150, 2], True, False),  # fewer blocks than slices
     (33, [9, 700], False, False),  # the kernel for any layout
     (72, [300, 290, 7], True, True),
