@@ -207,6 +207,14 @@ class EpochSampler(Sampler[Item]):
         self._reported += len(own)
         self._settle()
 
+    def is_done(self, name: str) -> bool:
+        """Whether enough rollouts of the epoch's prompt `name` (its id) were observed, here or before a resume.
+
+        Where a framework's rollouts name their prompt by its text alone, this tells equal prompts of an epoch apart.
+        Raises KeyError for a prompt that is not of the epoch under way.
+        """
+        return bool(self._count[self._note_epoch()[name]] >= self._enough)
+
     def _settle(self) -> None:
         """Which prompts are done, by the counts, and how many repeats of the next."""
         self._done.add(np.flatnonzero(self._count >= self._enough))

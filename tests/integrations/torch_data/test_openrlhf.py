@@ -171,8 +171,8 @@ def by_hand(folder, row_of):
         drawn = curriculum.navigator.draw()
         rows += [row_of[name] for name in drawn]
         curriculum.navigator.observe(
-            {"id": name, "correct": answers_right(row_of[name] % 20, sample), "scored": True,
-             "angle": curriculum.scores[name], "reward": 1.0, "tokens": 4}
+            {"id": name, "correct": (right := answers_right(row_of[name] % 20, sample)), "scored": True,
+             "angle": curriculum.scores[name], "reward": float(right), "tokens": 4}
             for name in drawn for sample in range(SAMPLES)
         )  # fmt: skip
     return curriculum.navigator, rows

@@ -37,6 +37,20 @@ def test_nothing_is_drawn_before_the_first_item_is_asked_for(kind):
 
 
 @KINDS
+def test_a_prompt_is_done_when_its_rollouts_were_observed_also_after_a_resume(kind):
+    sampler = make(kind, navigator(), repeats=2)
+    names = [IDS[row] for row in dict.fromkeys(flat(list(sampler)))]
+    sampler.observe(rollouts([row for name in names[:2] for row in [IDS.index(name)] * 2]))
+    done = [True, True] + [False] * (len(names) - 2)
+    assert [sampler.is_done(name) for name in names] == done
+    again = make(kind, navigator(), repeats=2)
+    again.load_state_dict(sampler.state_dict())
+    assert [again.is_done(name) for name in names] == done
+    with pytest.raises(KeyError):
+        sampler.is_done(next(name for name in IDS if name not in names))
+
+
+@KINDS
 def test_an_unobserved_epoch_comes_again(kind):
     sampler = make(kind, navigator())
     assert list(sampler) == list(sampler)
