@@ -132,24 +132,6 @@ bool make_plan(const AngleParams& p, int device, Plan& plan, Kernel& kernel) {
   return true;
 }
 
-KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {
-  auto* base = static_cast<unsigned char*>(workspace);
-  KernelArguments k{};
-  k.p = p;
-  k.chunk_rows = plan.chunk_rows;
-  k.chunks = plan.chunks;
-  k.padded_width = plan.padded_width;
-  k.batch = plan.batch;
-  k.slices = plan.slices;
-  k.slots = reinterpret_cast<float*>(base + plan.slots_at);
-  k.segments = reinterpret_cast<Segment*>(base + plan.segments_at);
-  k.flags = reinterpret_cast<std::int32_t*>(base + plan.flags_at);
-  k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
-  k.products = reinterpret_cast<double*>(base + plan.products_at);
-  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
-  return k;
-}
-
 }  // namespace
 
 std::size_t angle_cuda_workspace(const AngleParams& params, int device) noexcept {

@@ -53,7 +53,7 @@ class AnyChunkSum {
       }
       close();
     }
-    if (thread == 0) k.flags[chunk] = flags_of_chunk;
+    if (thread == 0) k.flags[chunk] = static_cast<std::uint8_t>(flags_of_chunk);
   }
 
  private:
@@ -204,7 +204,8 @@ class AnyChunkSum {
   std::int64_t sequence = 0, start = 0, end = 0;
   int question_rows = 0, prefix_rows = 0;
   bool started_question = false, started_prefix = false;
-  std::int32_t flags = 0, flags_of_chunk = 0;
+  std::int32_t flags = 0;
+  std::uint32_t flags_of_chunk = 0;
 };
 
 template <typename T>

@@ -127,7 +127,7 @@ inline void plan_work(const AngleParams& p, std::int64_t resident, Plan& plan) {
   const auto chunks = static_cast<std::size_t>(plan.chunks);
   plan.slots_at = take(chunks * 4 * static_cast<std::size_t>(plan.padded_width) * sizeof(float));
   plan.segments_at = take(chunks * 2 * sizeof(Segment));
-  plan.flags_at = take(chunks * sizeof(std::int32_t));
+  plan.flags_at = take(chunks);
   plan.tickets_at = take(chunks * 2 * sizeof(std::int32_t));
   plan.products_at = take(chunks * 3 * sizeof(double));
   plan.partials_at = take(chunks * kJoinThreads * sizeof(double));

@@ -13,7 +13,7 @@ namespace gainrl {
 constexpr float kSmallestSafeSquare = 0x1p-80F, kLargestSafeSquare = 0x1p120F;  // as in cpu_sequence.h
 
 // Bits of a chunk's flags.
-constexpr std::int32_t kChunkHasPrefix = 1, kChunkBadOffsets = 2;
+constexpr std::uint32_t kChunkHasPrefix = 1, kChunkBadOffsets = 2;
 
 struct KernelArguments {
   AngleParams p;
@@ -21,11 +21,29 @@ struct KernelArguments {
   int batch;
   float* slots;           // (chunks, 2 segments, 2 roles, padded_width)
   Segment* segments;      // (chunks, 2): the one that began before the chunk, and the one that goes on after it
-  std::int32_t* flags;    // (chunks)
+  std::uint8_t* flags;    // (chunks), a byte each: every block of the second kernel reads them all
   std::int32_t* tickets;  // (chunks, 2): of a slice and of a sequence, zeroed by the first kernel
   double* products;       // (chunks, 3) of slices, from the sequence's first chunk on
   double* partials;       // (chunks, 2 roles, kSliceColumns) of parts of long sequences, likewise
 };
+
+inline KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {
+  auto* base = static_cast<unsigned char*>(workspace);
+  KernelArguments k{};
+  k.p = p;
+  k.chunk_rows = plan.chunk_rows;
+  k.chunks = plan.chunks;
+  k.padded_width = plan.padded_width;
+  k.batch = plan.batch;
+  k.slices = plan.slices;
+  k.slots = reinterpret_cast<float*>(base + plan.slots_at);
+  k.segments = reinterpret_cast<Segment*>(base + plan.segments_at);
+  k.flags = base + plan.flags_at;
+  k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
+  k.products = reinterpret_cast<double*>(base + plan.products_at);
+  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
+  return k;
+}
 
 __device__ inline std::int64_t start_of(const AngleParams& p, std::int64_t b) {
   if (p.offsets == nullptr) return b * p.length;
@@ -95,6 +113,21 @@ template <typename T>
 __device__ inline T warp_sum(T value) {
   for (int mask = 16; mask > 0; mask /= 2) value += exchange(value, mask);
   return value;
+}
+
+// The sums over the warp of the values of a batch's rows, in six exchanges instead of twenty: lane i gets that of value
+// i % 4.
+__device__ __forceinline__ float batch_sums(const float (&values)[kMostBatch], int lane) {
+  static_assert(kMostBatch == 4, "two halvings leave one value per lane");
+  const bool odd = lane % 2 != 0, high = lane % 4 >= 2;
+  // Copied out first: a choice between two places of an array would put it into local memory.
+  const float a = values[0], b = values[1], c = values[2], d = values[3];
+  const float low = (odd ? b : a) + exchange(odd ? a : b, 1);
+  const float up = (odd ? d : c) + exchange(odd ? c : d, 1);
+  float sum = (high ? up : low) + exchange(high ? low : up, 2);
+#pragma unroll
+  for (int mask = 4; mask < 32; mask *= 2) sum += exchange(sum, mask);
+  return sum;
 }
 
 // Sums over the block of three float64 values, the same bits in every thread.  Two barriers.

@@ -1,10 +1,9 @@
 // The fast kernel: rows that start on 16-byte boundaries.
 //
-// A block takes one chunk of rows.  Thread i owns the 16-byte vectors i, i + threads, ... of every row: it copies them
-// to shared memory ahead of use, and reads back only what it copied, so no barrier guards the data.  Per batch of rows
-// there is one barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the
-// workspace (which the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a
-// sequence ends that needs more than its question's norm.
+// A block takes one chunk of rows, which come through shared memory in batches (cuda_rows.cuh).  Per batch there is one
+// barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the workspace (which
+// the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a sequence ends that
+// needs more than its question's norm.
 //
 // Narrow rows are held up by instructions, not by memory: at 4.3 TB/s a multiprocessor of an H200 (132 at 1.98 GHz)
 // gets a row of 576 bfloat16 every 70 cycles, in which its four schedulers issue 280 instructions, 93 for each of the
@@ -13,7 +12,7 @@
 // norms.
 #pragma once
 
-#include "angle/cuda_sequence.cuh"
+#include "angle/cuda_rows.cuh"
 
 namespace gainrl {
 
@@ -28,20 +27,18 @@ class ChunkSum {
         chunk(blockIdx.x),
         thread(static_cast<int>(threadIdx.x)),
         threads(static_cast<int>(blockDim.x)),
-        window(p, thread % 32) {
-    const int warps = threads / 32;
-    rows = reinterpret_cast<uint4*>(dynamic_shared());
-    weights = reinterpret_cast<float4*>(rows + kStages * k.batch * kPerThread * threads);
-    norms = reinterpret_cast<float*>(weights + (p.weight != nullptr ? kColumns / 4 * threads : 0));
-    scratch = reinterpret_cast<double*>(norms + 2 * kMostBatch * warps);
-    roles = reinterpret_cast<std::int8_t*>(scratch + 3 * warps);
-    first_row = chunk * k.chunk_rows;
-  }
+        first_row(chunk * k.chunk_rows),
+        weights(p, dynamic_shared() + kStages * k.batch * kPerThread * threads * kVectorBytes, thread, threads),
+        norms(static_cast<float*>(weights.end())),
+        scratch(reinterpret_cast<double*>(norms + 2 * kMostBatch * (threads / 32))),
+        rows(k, reinterpret_cast<uint4*>(dynamic_shared()),
+             reinterpret_cast<std::int8_t*>(scratch + 3 * (threads / 32)), thread, threads),
+        window(p, thread % 32) {}
 
   // Row numbers below are relative to the chunk's first row; a sequence that begins before the chunk begins at -1.
   __device__ __forceinline__ void run() {
     begin();
-    for (int stage = 0; stage < kStages - 1; ++stage) request(stage);
+    rows.start();
     if (at < last) {
       sequence = sequence_of(p, first_row + at, thread % 32);
       start = relative(window.start(sequence));
@@ -50,9 +47,9 @@ class ChunkSum {
         clear();
         while (true) {
           const int stop = end < last ? end : last;
-          while (at < stop && !counted(at)) flags |= roles[at++] == kInvalid ? kInvalidRole : 0;
+          while (at < stop && !rows.counted(at)) flags |= rows.role(at++) == rows.kInvalid ? kInvalidRole : 0;
           const bool closing = at >= stop;
-          if (held > 0 && (held >= kRowsPerFlush || (closing ? !simple() : roles[at] != held_role))) flush();
+          if (held > 0 && (held >= kRowsPerFlush || (closing ? !simple() : rows.role(at) != held_role))) flush();
           if (closing) break;
           if (in_batch == 0) {
             take_batch();
@@ -66,7 +63,7 @@ class ChunkSum {
         start = end;
       }
     }
-    if (thread == 0) k.flags[chunk] = flags_of_chunk;
+    if (thread == 0) k.flags[chunk] = static_cast<std::uint8_t>(flags_of_chunk);
   }
 
  private:
@@ -74,7 +71,6 @@ class ChunkSum {
     const std::int64_t moved = row - first_row;
     return moved < 0 ? -1 : moved > k.chunk_rows ? static_cast<int>(k.chunk_rows) + 1 : static_cast<int>(moved);
   }
-  __device__ __forceinline__ bool counted(int row) const { return roles[row] == kPrefix || roles[row] == kQuestion; }
 
   __device__ __forceinline__ void begin() {
     if (thread == 0) {
@@ -91,130 +87,16 @@ class ChunkSum {
       at = low > at ? low : at;
       last = high < last ? high : last;
     }
-    next = at;
-    find_rows();
-    if (p.weight != nullptr) stage_weights();
-    requested = 0;
-    for (int base = at; base < last; base += threads) {
-      const int row = base + thread;
-      int role = kIgnored;
-      if (row < last) {
-        role = role_of(p, first_row + row);
-        if (role < kIgnored || role > kQuestion) role = kInvalid;
-        roles[row] = static_cast<std::int8_t>(role);
-      }
-      requested += block_count(role == kPrefix || role == kQuestion);
-    }
-    remaining = requested;
+    weights.stage();
+    rows.begin(first_row, at, last);
     if (block_any(offsets_are_bad(k, chunk, threads))) flags_of_chunk |= kChunkBadOffsets;
     if (p.shared_tokens > 0) flags_of_chunk |= kChunkHasPrefix;
   }
 
-  // Padded rows would need a division per row to find their address: it is followed from sequence to sequence instead.
-  __device__ __forceinline__ void find_rows() {
-    run_end = next;
-    if (at >= last) return;
-    const auto size = static_cast<std::int64_t>(sizeof(T));
-    row_bytes = p.stride_row * size;
-    anchor = row_address(p, first_row, sizeof(T));
-    anchor_row = 0;
-    anchor_end = kNoEnd;  // packed rows are one endless sequence
-    if (p.offsets != nullptr) return;
-    const std::int64_t place = first_row % p.length;
-    after = anchor + (p.stride_batch - place * p.stride_row) * size;
-    anchor_end = end_after(p.length - place);
-  }
-  __device__ __forceinline__ static int end_after(std::int64_t row) {
-    return row < kNoEnd ? static_cast<int>(row) : kNoEnd;
-  }
-  // Moves `next` to the next counted row and finds how many follow it, each lane looking at one row: up to `run_end`
-  // they are counted and lie one stride apart.  There is such a row: `requested` counts them.
-  __device__ __forceinline__ void find_run() {
-    int length = 0;
-    while (length == 0) {
-      while (next >= anchor_end) {  // on to the next padded sequence
-        anchor = after;
-        anchor_row = anchor_end;
-        anchor_end = end_after(anchor_end + p.length);
-        after += p.stride_batch * static_cast<std::int64_t>(sizeof(T));
-      }
-      const int row = next + thread % 32;
-      const bool here = row < last && row < anchor_end;
-      const bool yes = here && counted(row);
-      length = leading_lanes(yes);
-      if (length == 0) next += leading_lanes(here && !yes);
-    }
-    run_end = next + length;
-  }
-
-  // The weights in float32, read once per chunk: zero beyond the row's end, where the copy of the rows fills in zeros.
-  // In planes of one float4 per vector, so that neighbouring threads read neighbouring places.  A thread reads back
-  // only what it wrote.
-  __device__ __forceinline__ void stage_weights() {
-#pragma unroll
-    for (int j = 0; j < kPerThread; ++j) {
-#pragma unroll
-      for (int e = 0; e < kEach; ++e) {
-        const int column = column_of(j, e);
-        reinterpret_cast<float*>(weights + ((e / 4) * kPerThread + j) * threads + thread)[e % 4] =
-            column < p.width ? weight_at(p, column) : 0.0F;
-      }
-    }
-  }
-  template <bool kWeighted>
-  __device__ __forceinline__ void load_weight(int j, float (&weight)[kEach]) const {
-    if constexpr (kWeighted) {
-#pragma unroll
-      for (int e = 0; e < kEach; e += 4) {
-        const float4 w = weights[((e / 4) * kPerThread + j) * threads + thread];
-        weight[e] = w.x;
-        weight[e + 1] = w.y;
-        weight[e + 2] = w.z;
-        weight[e + 3] = w.w;
-      }
-    } else {
-#pragma unroll
-      for (int e = 0; e < kEach; ++e) weight[e] = 1.0F;  // a constant, so the product costs nothing
-    }
-  }
-
-  // Starts the copy of the next batch of rows into a stage.
-  __device__ __forceinline__ void request(int to_stage) {
-    int left = requested < k.batch ? requested : k.batch;
-    requested -= left;
-    uint4* to = rows + to_stage * k.batch * kPerThread * threads + thread;
-    while (left > 0) {
-      if (next >= run_end) find_run();
-      const int count = left < run_end - next ? left : run_end - next;
-      const unsigned char* row = anchor + (next - anchor_row) * row_bytes;
-      next += count;
-      left -= count;
-      for (int r = 0; r < count; ++r) {
-#pragma unroll
-        for (int j = 0; j < kPerThread; ++j) {
-          const int here = (j * threads + thread) * kVectorBytes;
-          const int inside = static_cast<int>(p.width) * static_cast<int>(sizeof(T)) - here;
-          copy_async(to + j * threads, row + (inside > 0 ? here : 0),
-                     inside <= 0             ? 0
-                     : inside < kVectorBytes ? inside
-                                             : kVectorBytes);
-        }
-        to += kPerThread * threads;
-        row += row_bytes;
-      }
-    }
-    copy_commit();
-  }
-
-  // Waits for the next batch, requests the one after those under way, and leaves the scale of row r in every lane whose
-  // number is r modulo kMostBatch: zero for a row whose squared norm leaves float32.
+  // Takes the next batch and leaves the scale of row r in every lane whose number is r modulo kMostBatch: zero for a
+  // row whose squared norm leaves float32.
   __device__ __forceinline__ void take_batch() {
-    copy_wait<kStages - 2>();
-    request(stage == 0 ? kStages - 1 : stage - 1);  // the stage that the last batch used up
-    in_batch = remaining < k.batch ? remaining : k.batch;
-    remaining -= in_batch;
-    mine = rows + stage * k.batch * kPerThread * threads + thread;
-    stage = stage + 1 == kStages ? 0 : stage + 1;
+    mine = rows.next_batch(in_batch);
     taken = 0;
     float squares[kMostBatch] = {0.0F, 0.0F, 0.0F, 0.0F};
     // A full batch without a test per row, so that the rows' loads and chains of additions overlap.
@@ -226,7 +108,7 @@ class ChunkSum {
       square_rows<false, false>(squares);
     }
     const int lane = thread % 32;
-    const float of_warp = warp_sums(squares, lane);
+    const float of_warp = batch_sums(squares, lane);
     float* norm = norms + parity * kMostBatch * (threads / 32);  // two buffers: one barrier per batch is enough
     parity ^= 1;
     if (lane < kMostBatch) norm[(thread / 32) * kMostBatch + lane] = of_warp;
@@ -241,7 +123,7 @@ class ChunkSum {
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
       float weight[kEach];
-      load_weight<kWeighted>(j, weight);
+      weights.template load<kWeighted>(j, weight);
 #pragma unroll
       for (int r = 0; r < kMostBatch; ++r) {
         if (kFull || r < in_batch) {
@@ -256,20 +138,6 @@ class ChunkSum {
     }
   }
 
-  // The sums over the warp of four values, in six exchanges instead of twenty: lane i gets that of value i % 4.
-  __device__ __forceinline__ static float warp_sums(const float (&values)[kMostBatch], int lane) {
-    static_assert(kMostBatch == 4, "two halvings leave one value per lane");
-    const bool odd = lane % 2 != 0, high = lane % 4 >= 2;
-    // Copied out first: a choice between two places of an array would put it into local memory.
-    const float a = values[0], b = values[1], c = values[2], d = values[3];
-    const float low = (odd ? b : a) + exchange(odd ? a : b, 1);
-    const float up = (odd ? d : c) + exchange(odd ? c : d, 1);
-    float sum = (high ? up : low) + exchange(high ? low : up, 2);
-#pragma unroll
-    for (int mask = 4; mask < 32; mask *= 2) sum += exchange(sum, mask);
-    return sum;
-  }
-
   __device__ __forceinline__ int column_of(int j, int e) const { return (j * threads + thread) * kEach + e; }
 
   // Adds `count` rows of the batch from `first` on, all of the role of row `at`.
@@ -281,7 +149,7 @@ class ChunkSum {
     } else {
       add_rows<false, false>(first, count);
     }
-    held_role = roles[at];
+    held_role = rows.role(at);
     held += count;
     count_rows(count);
   }
@@ -294,7 +162,7 @@ class ChunkSum {
 #pragma unroll
         for (int j = 0; j < kPerThread; ++j) {
           float weight[kEach];
-          load_weight<kWeighted>(j, weight);
+          weights.template load<kWeighted>(j, weight);
           const uint4 v = mine[((first + r) * kPerThread + j) * threads];
 #pragma unroll
           for (int e = 0; e < kEach; ++e) sum[j * kEach + e] += element<T>(v, e) * weight[e] * by;
@@ -303,7 +171,7 @@ class ChunkSum {
     }
   }
   __device__ __forceinline__ void count_rows(int count) {
-    if (roles[at] == kQuestion) {
+    if (rows.role(at) == kQuestion) {
       question_rows += count;
     } else {
       prefix_rows += count;
@@ -315,7 +183,7 @@ class ChunkSum {
   // every batch of a text.  Each lane looks at one row.  Returns whether it did.
   __device__ __forceinline__ bool take_whole_batch(int stop) {
     const int lane = thread % 32;
-    const bool alike = lane >= in_batch || (scale != 0.0F && at + lane < stop && roles[at + lane] == roles[at]);
+    const bool alike = lane >= in_batch || (scale != 0.0F && at + lane < stop && rows.role(at + lane) == rows.role(at));
     if (leading_lanes(alike) < 32) return false;
     add(0, in_batch);
     at += in_batch;
@@ -327,7 +195,7 @@ class ChunkSum {
   __device__ __forceinline__ void take_row() {
     if (from_lane(scale, taken) != 0.0F) {
       add(taken, 1);
-    } else if (take_exactly(mine + taken * kPerThread * threads, roles[at] == kQuestion)) {
+    } else if (take_exactly(mine + taken * kPerThread * threads, rows.role(at) == kQuestion)) {
       count_rows(1);
     }
     ++taken;
@@ -472,33 +340,27 @@ class ChunkSum {
 
   // Wide rows have work enough between two tests, and no registers to spare.
   static constexpr bool kFullBatches = kPerThread < 4;
-  static constexpr int kInvalid = 3, kNoEnd = 0x7fffffff;
 
   const KernelArguments& k;
   const AngleParams& p;
   const std::int64_t chunk;
   const int thread, threads;
-  uint4* rows;
-  float4* weights;  // kEach / 4 planes of kPerThread * threads
-  float* norms;
-  double* scratch;
-  std::int8_t* roles;
-  std::int64_t first_row, sequence = 0;
-  int at, next, last, start = 0, end = 0;
-  int remaining, requested, in_batch = 0;  // counted rows not yet taken, not yet requested, left of the batch
-  int stage = 0, parity = 0;
-  int taken = 0;       // of the batch
+  const std::int64_t first_row;
+  StagedWeights<T, kPerThread> weights;
+  float* const norms;
+  double* const scratch;
+  RowCopies<T, kPerThread> rows;
+  StartWindow window;
+  std::int64_t sequence = 0;
+  int at, last, start = 0, end = 0;
+  int in_batch = 0, taken = 0;  // rows left of the batch, and taken of it
+  int parity = 0;
   float scale = 0.0F;  // of the batch's row `lane % kMostBatch`
   const uint4* mine = nullptr;
-  int run_end;  // rows from `next` to here are counted
-  // Row `anchor_row` lies at `anchor`; row `anchor_end` begins another padded sequence, which lies at `after`.
-  const unsigned char *anchor = nullptr, *after = nullptr;
-  int anchor_row = 0, anchor_end = kNoEnd;
-  std::int64_t row_bytes = 0;
-  StartWindow window;
   int question_rows, prefix_rows, held, held_role;  // held: rows in the registers, all of one role
   bool flushed_question, flushed_prefix;
-  std::int32_t flags, flags_of_chunk = 0;
+  std::int32_t flags;
+  std::uint32_t flags_of_chunk = 0;
   float sum[kColumns];
 };
 

@@ -209,9 +209,14 @@ class Journal:
         self._file.close()
 
 
+def journal_path(output: Path, rank: int = 0) -> Path:
+    """Where the results of an unfinished run lie (those of process `rank`)."""
+    return output.with_name(f"{output.name}.partial{f'-{rank}' * (rank > 0)}")
+
+
 def journal_paths(output: Path) -> list[Path]:
     """The journals of an unfinished run that lie beside `output`, that of the first process first, empty ones too."""
-    first = output.with_name(output.name + ".partial")
+    first = journal_path(output)
     others = sorted(first.parent.glob(f"{glob_escape(first.name)}-*"))
     return [*([first] if first.exists() else []), *others]
 

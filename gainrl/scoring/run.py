@@ -19,7 +19,7 @@ from gainrl.parts import foreign, is_table
 from gainrl.scoring.contract import WINDOW, Scorer, WindowsScorer
 from gainrl.scoring.feed import Window, ahead, changed, windows
 from gainrl.scoring.finish import CONTROLS, Columns, write_table
-from gainrl.scoring.journal import Journal, holds_results, journal_paths, stored_settings
+from gainrl.scoring.journal import Journal, holds_results, journal_path, journal_paths, stored_settings
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.provenance import Source, dataset_fingerprint, plan_settings, table_settings
 from gainrl.scoring.results import RowResult
@@ -85,11 +85,6 @@ def check_output(output: Path, *, overwrite: bool, resume: bool, shards: int | N
         )
     if is_table(output):
         raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
-
-
-def journal_path(output: Path, rank: int = 0) -> Path:
-    """Where the results of an unfinished run lie (those of process `rank`)."""
-    return output.with_name(f"{output.name}.partial{f'-{rank}' * (rank > 0)}")
 
 
 def score_dataset(

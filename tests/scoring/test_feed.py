@@ -15,8 +15,8 @@ from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt, feed
 from gainrl.scoring import run as runs
 from gainrl.scoring.feed import ahead
+from gainrl.scoring.journal import journal_path
 from gainrl.scoring.prompts import Rendered
-from gainrl.scoring.run import journal_path
 from gainrl.scoring.team import Team
 
 

@@ -14,7 +14,7 @@ import pytest
 from scoring_runs import command, gainrl_score
 
 from gainrl import scoring
-from gainrl.scoring.run import journal_path
+from gainrl.scoring.journal import journal_path
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from scoring_runs import gainrl_score
 
 from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt, ray_engine
+from gainrl.scoring.journal import journal_path
 from gainrl.scoring.ray_engine import RayScorer
-from gainrl.scoring.run import journal_path
 
 ENGINE = ("--engine", "ray", "--workers", "2")
 ray = pytest.importorskip("ray", reason="ray is not installed")

@@ -16,8 +16,7 @@ from scoring_runs import command, gainrl_score, run, stop_after
 
 from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
-from gainrl.scoring.journal import Journal
-from gainrl.scoring.run import journal_path
+from gainrl.scoring.journal import Journal, journal_path
 
 
 def kill_and_resume(model: Path, dataset: Path, output: Path, batches: int) -> None:

@@ -14,8 +14,7 @@ from gainrl import parts
 from gainrl.errors import UserError
 from gainrl.report.records import read_run
 from gainrl.scoring import AngleScorer, ScoringPrompt
-from gainrl.scoring.journal import Journal
-from gainrl.scoring.run import journal_path
+from gainrl.scoring.journal import Journal, journal_path
 from gainrl.scoring.shards import RankShards
 from gainrl.table import ScoreTable
 

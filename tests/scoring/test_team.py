@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from scoring_runs import command, gainrl_score
 
 from gainrl.scoring.batching import Batch
+from gainrl.scoring.journal import journal_path
 from gainrl.scoring.prompts import Rendered
-from gainrl.scoring.run import journal_path
 from gainrl.scoring.team import Team, work
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from angle_cases import Case, assert_matches, random_case
+from angle_cases import ROLES, Case, assert_matches, random_case
 
 SENTINEL = 777
 
@@ -157,6 +157,17 @@ def check_long_sequences(library: Any, rng: np.random.Generator, few: bool) -> N
             np.testing.assert_array_equal(a, b, err_msg="a different order of threads")
 
 
+def check_every_chunk_is_asked(library: Any, rng: np.random.Generator, few: bool) -> None:
+    """A prefix in one chunk alone gives every sequence a score with one: the chunks' flags are read sixteen at once."""
+    # Each word and each byte of it, then the chunks that are left over.
+    for chunk in (5, 10, 35) if few else (0, 5, 10, 15, 17, 31, 32, 36):
+        case = random_case(rng, width=8, lengths=[8] * 74, prefix=False, runs=False)
+        case.roles[:] = ROLES[2]
+        case.roles[chunk * 16 + 3] = ROLES[1]  # of chunks of four batches of four rows
+        found = run(library, case, aligned=True, column_stride=1, shared_limit=227 << 10, resident=1000, order=0)
+        assert_matches(case, *found[:4])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("library")
@@ -170,7 +181,9 @@ def main() -> None:
     rng = np.random.default_rng(arguments.seed)
     kernels = {0: 0, 1: 0}
     check_bad_offsets(library, rng)
-    check_long_sequences(library, rng, few=arguments.cases < 50)
+    few = arguments.cases < 50
+    check_long_sequences(library, rng, few)
+    check_every_chunk_is_asked(library, rng, few)
     for number in range(arguments.cases):
         keywords = random_keywords(rng)
         if keywords["width"] > 1100:  # wide rows are slow here, and few of them reach everything

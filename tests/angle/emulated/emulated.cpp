@@ -36,20 +36,7 @@ int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int
   plan_work(*params, resident, plan);
   std::unique_ptr<unsigned char[]> workspace(new unsigned char[plan.bytes]);
   std::memset(workspace.get(), 0xff, plan.bytes);
-  unsigned char* base = workspace.get();
-  KernelArguments k{};
-  k.p = *params;
-  k.chunk_rows = plan.chunk_rows;
-  k.chunks = plan.chunks;
-  k.padded_width = plan.padded_width;
-  k.batch = plan.batch;
-  k.slices = plan.slices;
-  k.slots = reinterpret_cast<float*>(base + plan.slots_at);
-  k.segments = reinterpret_cast<Segment*>(base + plan.segments_at);
-  k.flags = reinterpret_cast<std::int32_t*>(base + plan.flags_at);
-  k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
-  k.products = reinterpret_cast<double*>(base + plan.products_at);
-  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
+  const KernelArguments k = arguments_for(*params, plan, workspace.get());
   const Kernel kernel = params->dtype == DType::kFloat32   ? kernel_for<float>(plan)
                         : params->dtype == DType::kFloat16 ? kernel_for<Half>(plan)
                                                            : kernel_for<BFloat>(plan);
