@@ -7,6 +7,7 @@
 #include "angle/cuda_any.cuh"
 #include "angle/cuda_join.cuh"
 #include "angle/cuda_plan.h"
+#include "angle/cuda_sequence.cuh"
 #include "angle/cuda_sum.cuh"
 
 namespace gainrl {

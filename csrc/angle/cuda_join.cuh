@@ -66,8 +66,8 @@ class Join {
   // Chunks that a block of a long sequence sums: one such reading by each of its warps.
   static constexpr std::int64_t kChunksPerPart = kAtOnce * kWarps;
 
-  // Of a thread's share of the chunks, sixteen at once: a call over a hundred million rows has 50,000 of them, which
-  // every block reads.
+  // The flags of this thread's share of the chunks, read sixteen at once: a call over a hundred million rows has 50,000
+  // chunks, and every block asks for all of them.
   __device__ __forceinline__ std::uint32_t flags_seen() const {
     std::uint32_t found = 0;
     const auto* sixteen = reinterpret_cast<const uint4*>(k.flags);
@@ -79,7 +79,7 @@ class Join {
     found |= found >> 16;
     found |= found >> 8;
     for (std::int64_t c = whole * 16 + thread; c < k.chunks; c += kJoinThreads) found |= k.flags[c];
-    return found;
+    return found & 0xffU;
   }
 
   __device__ __forceinline__ std::int64_t chunk_of(std::int64_t t) const { return t / k.chunk_rows; }

@@ -1,8 +1,8 @@
 // How the fast kernel gets its rows: which rows of a chunk count, where they lie, and their copies to shared memory
 // ahead of use, with the norm's weights beside them.
 //
-// Thread i owns the 16-byte vectors i, i + threads, ... of every row.  It reads back only what it copied itself, so no
-// barrier guards the copies.
+// Thread i owns the 16-byte vectors i, i + threads, ... of every row and of the weights.  It reads back only what it
+// copied itself, so no barrier guards these.  The roles are everybody's: the barrier of their count is theirs.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -16,11 +16,11 @@ class StagedWeights {
  public:
   static constexpr int kEach = kElements<T>;
 
-  __device__ __forceinline__ StagedWeights(const AngleParams& params, void* shared, int of_thread, int of_threads)
-      : p(params), planes(static_cast<float4*>(shared)), thread(of_thread), threads(of_threads) {}
+  __device__ __forceinline__ StagedWeights(const AngleParams& params, uint4* shared, int of_thread, int of_threads)
+      : p(params), planes(reinterpret_cast<float4*>(shared)), thread(of_thread), threads(of_threads) {}
 
-  // The place after the weights.
-  __device__ __forceinline__ void* end() const {
+  // The place in shared memory after the weights.
+  __device__ __forceinline__ float4* after() const {
     return planes + (p.weight != nullptr ? kPerThread * kEach / 4 * threads : 0);
   }
   __device__ __forceinline__ void stage() {
@@ -29,7 +29,7 @@ class StagedWeights {
     for (int j = 0; j < kPerThread; ++j) {
 #pragma unroll
       for (int e = 0; e < kEach; ++e) {
-        const std::int64_t column = (j * threads + thread) * kEach + e;
+        const int column = (j * threads + thread) * kEach + e;
         reinterpret_cast<float*>(place(j, e))[e % 4] = column < p.width ? weight_at(p, column) : 0.0F;
       }
     }
@@ -69,6 +69,8 @@ class RowCopies {
                                        int of_thread, int of_threads)
       : k(arguments), p(k.p), rows(shared_rows), roles(shared_roles), thread(of_thread), threads(of_threads) {}
 
+  static constexpr int kInvalid = 3;  // the role of a row whose own is out of range
+
   __device__ __forceinline__ int role(int row) const { return roles[row]; }
   __device__ __forceinline__ bool counted(int row) const { return roles[row] == kPrefix || roles[row] == kQuestion; }
 
@@ -105,8 +107,6 @@ class RowCopies {
     stage = stage + 1 == kStages ? 0 : stage + 1;
     return batch;
   }
-
-  static constexpr int kInvalid = 3;
 
  private:
   // Padded rows would need a division per row to find their address: it is followed from sequence to sequence instead.

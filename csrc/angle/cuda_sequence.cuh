@@ -1,5 +1,5 @@
-// What the kernels share: which sequence a row belongs to, sums over a block, and the writing of one sequence's
-// results.
+// What the kernels share: what they are launched with, which sequence a row belongs to, sums over a block, and the
+// writing of one sequence's results.
 #pragma once
 
 #include <type_traits>
@@ -27,6 +27,7 @@ struct KernelArguments {
   double* partials;       // (chunks, 2 roles, kSliceColumns) of parts of long sequences, likewise
 };
 
+// Host code, for the launcher.
 inline KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {
   auto* base = static_cast<unsigned char*>(workspace);
   KernelArguments k{};
@@ -113,21 +114,6 @@ template <typename T>
 __device__ inline T warp_sum(T value) {
   for (int mask = 16; mask > 0; mask /= 2) value += exchange(value, mask);
   return value;
-}
-
-// The sums over the warp of the values of a batch's rows, in six exchanges instead of twenty: lane i gets that of value
-// i % 4.
-__device__ __forceinline__ float batch_sums(const float (&values)[kMostBatch], int lane) {
-  static_assert(kMostBatch == 4, "two halvings leave one value per lane");
-  const bool odd = lane % 2 != 0, high = lane % 4 >= 2;
-  // Copied out first: a choice between two places of an array would put it into local memory.
-  const float a = values[0], b = values[1], c = values[2], d = values[3];
-  const float low = (odd ? b : a) + exchange(odd ? a : b, 1);
-  const float up = (odd ? d : c) + exchange(odd ? c : d, 1);
-  float sum = (high ? up : low) + exchange(high ? low : up, 2);
-#pragma unroll
-  for (int mask = 4; mask < 32; mask *= 2) sum += exchange(sum, mask);
-  return sum;
 }
 
 // Sums over the block of three float64 values, the same bits in every thread.  Two barriers.

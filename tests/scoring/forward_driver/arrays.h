@@ -16,7 +16,7 @@
 
 #include "angle/cpu.h"
 #include "angle/cpu_sequence.h"
-#include "forward/cpu.h"
+#include "angle/params.h"
 
 using gainrl::DType;
 using gainrl::Result;

@@ -15,7 +15,9 @@
 #include <thread>
 #include <vector>
 
+#include "angle/cpu.h"
 #include "arrays.h"
+#include "forward/cpu.h"
 
 namespace {
 
