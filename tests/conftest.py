@@ -1,12 +1,14 @@
 """Shared fixtures and the two switches of the suite.
 
-`GAINRL_REQUIRE` names backends (comma-separated: native, triton, cuda, trl) whose tests must not skip: a skip
-whose reason begins with one of these names becomes a failure.  `--full` adds the tests marked `full`.
+`GAINRL_REQUIRE` names backends and tools (comma-separated: native, triton, cuda, trl, bubblewrap, cmake, nvcc, ...)
+whose tests must not skip: a skip whose reason begins with one of these names becomes a failure.  `--full` adds the
+tests marked `full`.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -62,6 +64,19 @@ def require_backend() -> Callable[[str], None]:
             pytest.skip(f"backend {name}: {why}")
 
     return require
+
+
+@pytest.fixture(scope="session")
+def tool() -> Callable[[str], str]:
+    """The path of a program that a test builds with; where it is not installed, a skip that names it."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name)
+        if path is None:
+            pytest.skip(f"{name}: not installed")
+        return path
+
+    return find
 
 
 @pytest.fixture(scope="session")

@@ -4,11 +4,8 @@
 #include <cstdio>
 
 #include "angle/cuda.h"
-#include "angle/cuda_any.cuh"
-#include "angle/cuda_join.cuh"
+#include "angle/cuda_kernels.cuh"
 #include "angle/cuda_plan.h"
-#include "angle/cuda_sequence.cuh"
-#include "angle/cuda_sum.cuh"
 
 namespace gainrl {
 namespace {
@@ -43,27 +40,6 @@ class DeviceGuard {
   int previous_ = 0;
   bool changed_ = false;
 };
-
-using Kernel = void (*)(KernelArguments);
-
-Kernel sum_kernel(DType dtype, const Plan& plan) {
-  const auto pick = [&](auto type) -> Kernel {
-    using T = decltype(type);
-    if (!plan.vectors) return angle_sum_any<T>;
-    if (plan.per_thread == 1) return angle_sum<T, 1>;
-    if (plan.per_thread == 2) return angle_sum<T, 2>;
-    return angle_sum<T, 4>;
-  };
-  if (dtype == DType::kFloat32) return pick(float{});
-  if (dtype == DType::kFloat16) return pick(Half{});
-  return pick(BFloat{});
-}
-
-Kernel contributions_kernel(DType dtype) {
-  if (dtype == DType::kFloat32) return angle_contributions<float>;
-  if (dtype == DType::kFloat16) return angle_contributions<Half>;
-  return angle_contributions<BFloat>;
-}
 
 constexpr int kMostDevices = 64;
 

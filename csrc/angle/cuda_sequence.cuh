@@ -1,5 +1,5 @@
-// What the kernels share: what they are launched with, which sequence a row belongs to, sums over a block, and the
-// writing of one sequence's results.
+// What the kernels share: their arguments, which sequence a row belongs to, sums over a block, and the writing of one
+// sequence's results.
 #pragma once
 
 #include <type_traits>
@@ -26,25 +26,6 @@ struct KernelArguments {
   double* products;       // (chunks, 3) of slices, from the sequence's first chunk on
   double* partials;       // (chunks, 2 roles, kSliceColumns) of parts of long sequences, likewise
 };
-
-// Host code, for the launcher.
-inline KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {
-  auto* base = static_cast<unsigned char*>(workspace);
-  KernelArguments k{};
-  k.p = p;
-  k.chunk_rows = plan.chunk_rows;
-  k.chunks = plan.chunks;
-  k.padded_width = plan.padded_width;
-  k.batch = plan.batch;
-  k.slices = plan.slices;
-  k.slots = reinterpret_cast<float*>(base + plan.slots_at);
-  k.segments = reinterpret_cast<Segment*>(base + plan.segments_at);
-  k.flags = base + plan.flags_at;
-  k.tickets = reinterpret_cast<std::int32_t*>(base + plan.tickets_at);
-  k.products = reinterpret_cast<double*>(base + plan.products_at);
-  k.partials = reinterpret_cast<double*>(base + plan.partials_at);
-  return k;
-}
 
 __device__ inline std::int64_t start_of(const AngleParams& p, std::int64_t b) {
   if (p.offsets == nullptr) return b * p.length;

@@ -111,8 +111,8 @@ def resolve_device(device: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         # Only an allocation and a copy back tell, and torch has no one error for what can be wrong: AssertionError if
-        # it was built without the device, ImportError if an extension brings it, NotImplementedError (a RuntimeError)
-        # if nothing runs there or it holds no data, RuntimeError for a name, an index, and all that a driver says.
+        # it was built without the device, ImportError if an extension brings it, RuntimeError or a kind of it for a
+        # name, an index, a device that holds no data or runs nothing, and all that a driver says.
         torch.empty(1, device=torch.device(device)).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]

@@ -6,15 +6,11 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_cpp_example_builds_and_agrees_with_the_definition():
-    cmake = shutil.which("cmake")
-    if cmake is None or shutil.which("c++") is None:
-        pytest.skip("no cmake or C++ compiler to build the example with")
+def test_the_cpp_example_builds_and_agrees_with_the_definition(tool):
+    cmake, _ = tool("cmake"), tool("c++")
     folder = ROOT / "build" / "tests" / "cpp"
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
     for command in (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -37,10 +36,8 @@ def built_once(name: str, command: list[str]) -> tuple[Path, str]:
 
 
 @pytest.fixture(scope="module")
-def emulated() -> tuple[Path, str]:
-    compiler = shutil.which("g++")
-    if compiler is None:
-        pytest.skip("no g++ to build the emulated kernels with")
+def emulated(tool) -> tuple[Path, str]:
+    compiler = tool("g++")
     library, _ = built_once(
         "emulated.so",
         [
@@ -53,7 +50,7 @@ def emulated() -> tuple[Path, str]:
         [compiler, "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
     ).stdout.strip()
     if not Path(runtime).is_absolute():
-        pytest.skip("g++ has no AddressSanitizer runtime")
+        pytest.skip("sanitizers: g++ has no AddressSanitizer runtime")
     return library, runtime
 
 
@@ -82,14 +79,11 @@ def test_the_cuda_kernels_run_clean_under_sanitizers_on_many_cases(emulated, see
     run_emulated(emulated, 50, seed)
 
 
-def compiler_report(architecture: int) -> str:
-    compiler = shutil.which("nvcc")
-    if compiler is None:
-        pytest.skip("no nvcc to compile the cuda kernels with")
+def compiler_report(nvcc: str, architecture: int) -> str:
     return built_once(
         f"sm_{architecture}.o",
         [
-            compiler, "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Icsrc", "-Xptxas", "-v", "-c",
+            nvcc, "-std=c++17", "-O3", f"-arch=sm_{architecture}", "-Icsrc", "-Xptxas", "-v", "-c",
             "csrc/angle/cuda.cu", "-o", "{output}",
         ],
     )[1]  # fmt: skip
@@ -100,8 +94,8 @@ def compiler_report(architecture: int) -> str:
     "architecture",
     [pytest.param(a, marks=() if a == 90 else pytest.mark.full) for a in ARCHITECTURES],
 )
-def test_no_kernel_spills_or_uses_local_memory(architecture):
-    report = compiler_report(architecture)
+def test_no_kernel_spills_or_uses_local_memory(architecture, tool):
+    report = compiler_report(tool("nvcc"), architecture)
     frames = re.findall(
         r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads\s+ptxas info\s+: Used (\d+)",
         report,

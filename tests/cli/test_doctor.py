@@ -68,7 +68,7 @@ def test_the_driver_is_held_against_what_the_compiled_code_needs(number, serves,
     assert said in check.detail
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler to make a driver library with")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="cc: no C compiler")
 def test_the_drivers_versions_are_read_from_its_library_and_proc(tmp_path):
     (tmp_path / "driver.c").write_text("int cuDriverGetVersion(int* version) { *version = 12080; return 0; }")
     subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"], check=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import zipfile
 from pathlib import Path
@@ -38,13 +37,13 @@ def wheel(folder: Path, name: str, files: dict[str, bytes], metadata: str = META
 
 
 @pytest.fixture
-def library(tmp_path):
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler to make a library with")
+def library(tmp_path, tool):
+    compiler = tool("cc")
 
     def build(source: str, *options: str, name: str = "library.so") -> bytes:
         (tmp_path / "source.c").write_text(source)
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / name, tmp_path / "source.c", *options], check=True)
+        made = [compiler, "-shared", "-fPIC", "-o", tmp_path / name]
+        subprocess.run([*made, tmp_path / "source.c", *options], check=True)
         return (tmp_path / name).read_bytes()
 
     return build

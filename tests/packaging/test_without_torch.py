@@ -95,7 +95,7 @@ def test_a_compiled_module_that_does_not_load_is_passed_over_with_the_loaders_re
                for r in reason.split("|"))  # fmt: skip
 
 
-@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no C compiler to make a module with")
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="cc: no C compiler")
 def test_a_module_for_a_newer_glibc_is_passed_over_and_the_message_names_the_version(copied, tmp_path):
     """A real library that asks for a version of glibc that does not exist yet."""
     path, package = copied
@@ -114,7 +114,7 @@ def test_a_module_for_a_newer_glibc_is_passed_over_and_the_message_names_the_ver
     assert "uses the reference backend; not native: the compiled module does not load" in done.stderr
 
 
-@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="no C compiler to make a driver with")
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="cc: no C compiler")
 def test_a_driver_too_old_for_the_cuda_code_is_named_with_what_it_lacks(tmp_path):
     """A libcuda that says it serves CUDA 11.8: the real runtime inside the module asks it."""
     if NATIVE is None or "True" not in run("from gainrl import _native; print(_native.built_with_cuda)").stdout:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,9 @@ pytestmark = [pytest.mark.full, pytest.mark.timeout(1200)]
 
 
 @pytest.fixture(scope="module", params=SANITIZERS)
-def driver(request: pytest.FixtureRequest) -> tuple[Path, int, int]:
+def driver(request: pytest.FixtureRequest, tool: Callable[[str], str]) -> tuple[Path, int, int]:
     """The driver, built with one of them, and what to give it; what was built stays under build/ for the next time."""
-    cmake = shutil.which("cmake")
-    if cmake is None or shutil.which("c++") is None:
-        pytest.skip("no cmake or C++ compiler to build the forward kernels with")
+    cmake, _ = tool("cmake"), tool("c++")
     sanitizer, cases, threads = SANITIZERS[request.param]
     folder = ROOT / "build" / "tests" / f"forward-{request.param}"
     configure = [cmake, "-S", str(DRIVER), "-B", str(folder), "-DCMAKE_BUILD_TYPE=None"]
@@ -32,7 +31,7 @@ def driver(request: pytest.FixtureRequest) -> tuple[Path, int, int]:
     for command in (configure, [cmake, "--build", str(folder)]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if "cannot find -l" in done.stderr + done.stdout:
-            pytest.skip(f"the compiler has no {request.param} sanitizer")
+            pytest.skip(f"sanitizers: the compiler has no {request.param} sanitizer")
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr
     return folder / "forward_driver", cases, threads
 

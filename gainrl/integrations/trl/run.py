@@ -37,6 +37,7 @@ from gainrl.integrations.trl.together import agreed, chosen_checkpoint, require_
 from gainrl.integrations.trl.trainer import GainRLTrainer
 from gainrl.parts import is_table
 from gainrl.scoring import load_tokenizer, model_identity, resolve_model
+from gainrl.scoring.journal import journal_path
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
 from gainrl.scoring.team import Team
 from gainrl.table import ScoreTable
@@ -45,7 +46,7 @@ from gainrl.tasks import load_task
 logger = logging.getLogger(__name__)
 
 OWN_FILES = ("config.yaml", "epochs.jsonl", "evals.jsonl", "report.html")
-TABLE_FILES = ("scores.parquet", "scores.parquet.partial")
+TABLE_FILES = ("scores.parquet", journal_path(Path("scores.parquet")).name)
 
 
 @dataclass(frozen=True)
