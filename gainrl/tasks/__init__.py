@@ -10,13 +10,11 @@ finds it.
 """
 
 from gainrl.tasks.base import Grade, Row, SelfCheck, Status, Task, UnscorableGuard
-from gainrl.tasks.diagnosis import DoctorRow, doctor
 from gainrl.tasks.loading import Source
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.registry import load_task, task_names
 
 __all__ = [
-    "DoctorRow",
     "Grade",
     "PromptTemplate",
     "Row",
@@ -25,7 +23,6 @@ __all__ = [
     "Status",
     "Task",
     "UnscorableGuard",
-    "doctor",
     "load_task",
     "task_names",
 ]
