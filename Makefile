@@ -2,7 +2,8 @@
 TORCH ?= torch==2.13.0
 PYTHON ?= python3
 VENV ?= .venv
-export TORCH PYTHON
+CONSTRAINTS ?=
+export TORCH PYTHON CONSTRAINTS
 # One thread per test process: the tests run side by side, and threads that wait for each other spin.
 TEST_ENVIRONMENT = PATH="$(abspath $(VENV))/bin:$$PATH" OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_DISABLE_TELEMETRY=1
 

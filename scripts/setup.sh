@@ -3,11 +3,12 @@
 #   EXTRAS  e.g. demo or dev; WHEEL installs that file instead of this source tree (editable).
 #   TORCH   the requirement for torch (default torch==2.13.0): the one place to choose another build.
 #   PYTHON  the interpreter (default python3), 3.11 or newer.
+#   CONSTRAINTS  a file of pip's constraints, e.g. constraints/oldest.txt; without one pip takes the newest releases.
 # As root, installs what a bare Debian or Ubuntu lacks; anybody else is told what to have installed.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 extras=$2 wheel=${3:-}
-python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
+python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0} constraints=${CONSTRAINTS:-}
 
 command -v "$python" >/dev/null || { echo "no $python here: set PYTHON= to an interpreter, 3.11 or newer" >&2; exit 1; }
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
@@ -34,11 +35,11 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 stamp="$venv/.gainrl-$extras"
-wanted="$torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} | sha256sum)"
+wanted="$torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} ${constraints:+"$constraints"} | sha256sum)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setting up $venv with gainrl[$extras] and $torch"
 [ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
-pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
+pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check ${constraints:+--constraint "$constraints"})
 "${pip[@]}" "$torch"  # first and alone: gainrl's own range then leaves it as it is
 built="$venv/.gainrl-built"
 if [ -n "$wheel" ]; then

@@ -32,7 +32,7 @@ class Check(NamedTuple):
     section: str
     name: str
     state: str
-    """`ok`; `missing`: optional, or not for this machine, and the detail tells why; `broken`: installed and unusable."""
+    """`ok`; `missing`: optional or not for this machine, the detail tells why; `broken`: installed and unusable."""
     detail: str
 
 

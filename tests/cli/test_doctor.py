@@ -1,4 +1,4 @@
-"""`gainrl doctor`: the table and the JSON agree, a package out of range is broken with its remedy, drivers are judged."""
+"""`gainrl doctor`: the table and the JSON agree; packages and drivers are held against what gainrl needs."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def test_the_doctor_names_every_backend_and_says_why_one_does_not_work(run_cli):
     status, out, _ = run_cli(["doctor"])
     assert status == 0
     for name, why in available_backends().items():
-        assert f"backend {name}" in out
+        assert name in out
         assert why in out
     assert "isolation" in out
 
