@@ -11,6 +11,7 @@ from gainrl.scoring.provenance import Source
 from gainrl.scoring.results import Scores
 from gainrl.scoring.run import Run, score_dataset
 from gainrl.scoring.scorer import AngleScorer
+from gainrl.scoring.settings import ScoringSettings
 
 __all__ = [
     "AngleScorer",
@@ -18,6 +19,7 @@ __all__ = [
     "Run",
     "Scores",
     "ScoringPrompt",
+    "ScoringSettings",
     "Source",
     "load_model",
     "load_tokenizer",

@@ -40,67 +40,109 @@ _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype
 _COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
 
 
-def resolve_model(name: str) -> str:
+def resolve_model(name: str | Path) -> str:
     """Turn `smollm2-135m` into the directory of the packaged model; leave hub ids and directories as they are.
 
     Raises UserError if `name` looks like a path and nothing is there, or if the packaged model cannot be had.
     """
-    if name == PACKAGED:
+    text = str(name)
+    if text == PACKAGED:
         return str(_packaged_model())
-    looks_local = name.startswith((".", "/", "~")) or name.count("/") > 1
-    path = Path(name).expanduser()
+    path = Path(text).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise UserError(f"model directory {name!r} holds no config.json: is it a transformers checkpoint?")
+        if not (path / "config.json").is_file() and not _adapter(path):
+            raise UserError(
+                f"model directory {text!r} holds no config.json and no adapter_config.json: is it a transformers "
+                "checkpoint?"
+            )
         return str(path)
-    if looks_local:
-        raise UserError(f"model {name!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})")
-    return name
+    if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
+        raise UserError(f"model {text!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})")
+    return text
 
 
-def load_tokenizer(name: str, *, revision: str | None = None) -> PreTrainedTokenizerBase:
+def _adapter(directory: Path) -> str:
+    """The base model of an adapter's directory (LoRA and the like), which holds no model of its own; else empty."""
+    file = directory / "adapter_config.json"
+    if not file.is_file() or (directory / "config.json").is_file():
+        return ""
+    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    if not base:
+        raise UserError(f"adapter {str(directory)!r}: its adapter_config.json names no base model")
+    if find_spec("peft") is None:
+        raise UserError(f"model {str(directory)!r} is an adapter of {base}: loading it needs peft (pip install peft)")
+    return str(base)
+
+
+def load_tokenizer(
+    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
     """Load the tokenizer of model `name`; it must be a fast one, since token roles come from character offsets.
 
     Raises UserError if it cannot be loaded or has no offsets.
     """
     from transformers import AutoTokenizer
 
+    place = resolve_model(name)
+    if (base := _adapter(Path(place))) and not (Path(place) / "tokenizer_config.json").is_file():
+        place, revision = resolve_model(base), None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(resolve_model(name), revision=revision)
-    except (OSError, ValueError) as error:
-        raise UserError(_unreachable("tokenizer", name, error)) from error
+        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+    except _LOADING as error:
+        raise _unreachable("tokenizer", name, error) from error
     require_offsets(tokenizer)
     return tokenizer
 
 
-def require_offsets(tokenizer: PreTrainedTokenizerBase) -> None:
+def require_offsets(tokenizer: Any) -> None:
     """Raise UserError if the tokenizer cannot tell which characters a token stands for."""
-    if not tokenizer.is_fast:
+    if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"the tokenizer {tokenizer.name_or_path!r} ({type(tokenizer).__name__}) has no character offsets, which "
-            "say where the question's tokens are; use a model that has a fast tokenizer (tokenizer.json)"
+            f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} ({type(tokenizer).__name__}) has no character "
+            "offsets, which say where the question's tokens are; use a model that has a fast tokenizer (tokenizer.json)"
         )
 
 
-def load_model(name: str, *, dtype: str = "auto", device: str = "auto", revision: str | None = None) -> PreTrainedModel:
-    """Load the causal language model `name` for inference.
+def load_model(
+    name: str | Path,
+    *,
+    dtype: str = "auto",
+    device: str = "auto",
+    revision: str | None = None,
+    trust_remote_code: bool = False,
+) -> PreTrainedModel:
+    """Load the causal language model `name` for inference; an adapter's directory is loaded on its base.
 
-    `dtype` is `auto` (the checkpoint's), `float32`, `bfloat16` or `float16`; `device` is `auto` (CUDA if there
-    is one), or anything torch takes.  Raises UserError for names that cannot be resolved or loaded.
+    `dtype` is `auto` (the checkpoint's own, if this machine is fast in it: `gainrl.precision`), `float32`, `bfloat16`
+    or `float16`; `device` is `auto` (CUDA if there is one), or anything torch takes.  Raises UserError for names that
+    cannot be resolved or loaded, and for a model with code of its own unless `trust_remote_code`.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
+    from gainrl.precision import cost, fast_dtype
+
     device = resolve_device(device)
+    place = resolve_model(name)
+    _adapter(Path(place))  # refuses here what transformers would refuse less clearly
+    named = None if dtype == "auto" else getattr(torch, dtype)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            resolve_model(name), dtype=dtype if dtype == "auto" else getattr(torch, dtype), revision=revision
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
         )
-    except (OSError, ValueError) as error:
-        raise UserError(_unreachable("model", name, error)) from error
-    placed: Any = model
-    result: PreTrainedModel = placed.to(device).eval()
+    except _LOADING as error:
+        raise _unreachable("model", name, error) from error
+    use, said = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))
+    if said:
+        logger.warning("%s", said)
+    if named is None and use != loaded.dtype:
+        loaded = loaded.to(dtype=use)
+    result: PreTrainedModel = loaded.to(device).eval()
     return result
+
+
+_LOADING = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
+"""What transformers raises for models that are absent, of an unknown kind, or need code or packages."""
 
 
 def resolve_device(device: str) -> str:
@@ -136,16 +178,23 @@ def require_backend(backend: str, device: torch.device) -> None:
     )
 
 
-def model_identity(name: str, model: PreTrainedModel | None = None) -> str:
+def name_of(model: Any) -> str:
+    """The name that a loaded model was loaded from; its class where it has none."""
+    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+
+
+def model_identity(name: str | Path, model: Any = None) -> str:
     """What tells this model's weights from others: `commit:<hub commit>`, or `weights:<hash>` for a directory.
 
     The hash covers the configuration and the first 4 kB of every tensor, so it costs little for any size of
     model, and does not change with the directory's name or the dtype it is loaded in.  A hub id
     needs the loaded `model`, whose configuration knows the commit; `unknown` where nothing tells.
     """
-    directory = Path(resolve_model(name))
-    if directory.is_dir():
-        return f"weights:{_weights_hash(directory)}"
+    path = Path(str(name)).expanduser()
+    if str(name) == PACKAGED or path.is_dir():
+        directory = Path(resolve_model(name))
+        base = _adapter(directory)
+        return f"weights:{_weights_hash(directory)}" + (f" on {model_identity(base, model)}" if base else "")
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return f"commit:{commit}" if commit else "unknown"
 
@@ -155,7 +204,8 @@ def _weights_hash(directory: Path) -> str:
     files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
     if not files:
         raise UserError(f"model directory {str(directory)!r} holds no weights (*.safetensors or *.bin)")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    described = next(name for name in ("config.json", "adapter_config.json") if (directory / name).is_file())
+    config = json.loads((directory / described).read_text(encoding="utf-8"))
     shape = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
     digest.update(json.dumps(shape, sort_keys=True).encode())
     for file in files:
@@ -179,9 +229,14 @@ def _samples(stream: IO[bytes], suffix: str, size: int) -> list[tuple[int, int]]
     return [(0, 8 + length), *((8 + length + first, min(4096, end - first)) for first, end in starts)]
 
 
-def _unreachable(what: str, name: str, error: Exception) -> str:
-    return (
-        f"cannot load the {what} {name!r}: {_first_line(error)} (give a hub id that can be reached from here, "
+def _unreachable(what: str, name: str | Path, error: Exception) -> UserError:
+    if "trust_remote_code" in str(error):
+        return UserError(
+            f"the {what} of {str(name)!r} comes with Python code of its own, which is not run unless you trust it: "
+            "read it, then give --trust-remote-code (trust_remote_code=True in Python)"
+        )
+    return UserError(
+        f"cannot load the {what} {str(name)!r}: {_first_line(error)} (give a hub id that can be reached from here, "
         f"a local directory, or {PACKAGED!r})"
     )
 

@@ -16,7 +16,7 @@ import datetime
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +73,21 @@ _NO_TOKENS = np.empty(0, dtype=np.int32)
 
 def _without(status: str, reason: str) -> Rendered:
     return Rendered(_NO_TOKENS, 0, status, reason)
+
+
+def clean_messages(prompt: Any) -> Any:
+    """A prompt as its dataset's author wrote it: plain Python values, and no fields that are null.
+
+    Arrow gives every message of a column the fields of all of them, null where a row has none; NumPy and pandas give
+    arrays for lists.  So a chat from JSON lines, Parquet, a `Dataset` or pandas becomes the same.
+    """
+    if isinstance(prompt, Mapping):
+        return {str(key): clean_messages(value) for key, value in prompt.items() if value is not None}
+    if isinstance(prompt, list | tuple | np.ndarray):
+        return [clean_messages(value) for value in prompt]
+    if isinstance(prompt, np.generic):
+        return prompt.item()
+    return prompt
 
 
 class _RowError(Exception):

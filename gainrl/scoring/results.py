@@ -46,6 +46,23 @@ class Scores:
     nll: npt.NDArray[np.float64] | None = None
     """(N,) mean negative log-likelihoods, where asked for; NaN where undefined."""
 
+    def __len__(self) -> int:
+        return len(self.status)
+
+    def settled(self, any_prefix: bool, definition: Definition) -> Scores:
+        """The same, once it is known whether any prompt of the dataset with status ok has a prefix.
+
+        If one has, a prompt without a prefix has no C_inter and becomes undefined.  If none has, the score is C_intra.
+        """
+        scored = np.array([word == "ok" for word in self.status], dtype=bool)
+        if not any_prefix or not definition.inter_weight:
+            return replace(self, score=np.where(scored, self.intra, np.nan))
+        bare = scored & (self.prefix_tokens == 0)
+        score = np.where(scored & ~bare, self.intra + definition.inter_weight * self.inter, np.nan)
+        status = ["undefined" if without else word for word, without in zip(self.status, bare, strict=True)]
+        reasons = [NO_PREFIX if without else why for why, without in zip(self.reasons, bare, strict=True)]
+        return replace(self, score=score, status=status, reasons=reasons)
+
 
 def failed(reason: str, prompt: Rendered | None = None) -> RowResult:
     """A row that has no score because something went wrong."""
@@ -94,25 +111,28 @@ def settle(result: RowResult, any_prefix: bool, definition: Definition) -> tuple
     return result, result.intra + definition.inter_weight * result.inter
 
 
-def collect(results: Sequence[RowResult], definition: Definition, *, directions: bool, nll: bool) -> Scores:
-    """Results in memory as columns, settled among themselves."""
-    any_prefix = any(result.prefix_tokens > 0 for result in results if result.status == "ok")
-    settled = [settle(result, any_prefix, definition) for result in results]
+def collect(
+    results: Sequence[RowResult], definition: Definition, *, width: int | None = None, nll: bool = False
+) -> Scores:
+    """Results as columns, each row by itself: C_intra alone where it has no prefix (see `Scores.settled`).
+
+    `width` is that of the directions, where they are asked for.
+    """
     scores = Scores(
-        status=[row.status for row, _ in settled],
-        reasons=[row.reason for row, _ in settled],
-        intra=np.array([row.intra for row, _ in settled]),
-        inter=np.array([row.inter for row, _ in settled]),
-        score=np.array([score for _, score in settled]),
-        prefix_tokens=np.array([row.prefix_tokens for row, _ in settled], dtype=np.int64),
-        question_tokens=np.array([row.question_tokens for row, _ in settled], dtype=np.int64),
+        status=[row.status for row in results],
+        reasons=[row.reason for row in results],
+        intra=np.array([row.intra for row in results], dtype=np.float64),
+        inter=np.array([row.inter for row in results], dtype=np.float64),
+        prefix_tokens=np.array([row.prefix_tokens for row in results], dtype=np.int64),
+        question_tokens=np.array([row.question_tokens for row in results], dtype=np.int64),
     )
-    if directions:
-        width = next((len(row.direction) for row, _ in settled if row.direction is not None), 0)
-        zero = np.zeros(width, dtype=np.float32)
-        scores.directions = np.array(
-            [zero if row.direction is None else row.direction for row, _ in settled], dtype=np.float32
-        ).reshape(len(settled), width)
+    bare = (scores.prefix_tokens == 0) | (definition.inter_weight == 0)
+    scores.score = scores.intra + np.where(bare, 0.0, definition.inter_weight * scores.inter)
+    if width is not None:
+        scores.directions = np.zeros((len(results), width), dtype=np.float32)
+        for at, row in enumerate(results):
+            if row.direction is not None:
+                scores.directions[at] = row.direction
     if nll:
-        scores.nll = np.array([np.nan if row.nll is None else row.nll for row, _ in settled])
+        scores.nll = np.array([np.nan if row.nll is None else row.nll for row in results], dtype=np.float64)
     return scores

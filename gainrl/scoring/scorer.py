@@ -14,6 +14,8 @@ import datetime
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,19 +27,27 @@ from gainrl.errors import UserError
 from gainrl.scoring.base import BaseScorer
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.budget import out_of_memory, tokens_per_batch
-from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.forward import choose_forward
-from gainrl.scoring.models import load_model, load_tokenizer, require_backend, require_offsets, resolve_device
+from gainrl.scoring.models import (
+    load_model,
+    load_tokenizer,
+    model_identity,
+    name_of,
+    require_backend,
+    require_offsets,
+    resolve_device,
+)
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.packed import Prefix
 from gainrl.scoring.phases import Clock
-from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
+from gainrl.scoring.prompts import PromptRenderer, Rendered
 from gainrl.scoring.results import RowResult, failed, not_finite, row_result
-from gainrl.scoring.taps import FINAL, context_length, evaluating
+from gainrl.scoring.settings import ScoringSettings
+from gainrl.scoring.taps import context_length, evaluating, first_device
 from gainrl.scoring.windows import in_halves
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
 
 logger = logging.getLogger(__name__)
 
@@ -45,75 +55,77 @@ logger = logging.getLogger(__name__)
 class AngleScorer(BaseScorer):
     """Scores prompts by the angle concentration of their hidden states (design, part 2; arXiv 2506.02281).
 
-    `model` is a name (hub id, local directory, `smollm2-135m`) or a loaded causal language model, which is used where
-    it is, without a copy and without changing it; then `tokenizer` must be given too.  `tokens_per_batch` bounds the
-    tokens of one forward pass; by default it is found from the memory at hand when it is first needed.  A batch that
-    does not fit after all is split.  `backend` is that of `gainrl.angle_concentration`, `tap` a name of
-    `gainrl.scoring.taps`, `definition` one of `Definition.parse`.  `directions` and `nll` ask for these outputs too.
+    `model` is a name (hub id, local directory, adapter's directory, `smollm2-135m`) or a loaded causal language model,
+    which is used where it is, without a copy; then `tokenizer` (or a processor that has one) must be given too.  The
+    other arguments are the fields of `ScoringSettings`.  A batch that does not fit into memory is split.
+
+    Raises UserError for settings, names and models that cannot be used.
     """
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase | None = None,
-        *,
-        device: str = "auto",
-        dtype: str = "auto",
-        revision: str | None = None,
-        backend: str = "auto",
-        tokens_per_batch: int | None = None,
-        question_after: str | None = None,
-        too_long: str = "skip",
-        date: datetime.date = DEFAULT_DATE,
-        tap: str = FINAL,
-        definition: str | Definition = PUBLISHED,
-        directions: bool = False,
-        nll: bool = False,
+        model: str | Path | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase | ProcessorMixin | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            backend=backend, definition=definition, directions=directions, nll=nll, tokens_per_batch=tokens_per_batch
-        )
+        named = isinstance(model, str | Path)
+        try:
+            super().__init__(
+                ScoringSettings(model=model if isinstance(model, str | Path) else name_of(model), **settings)
+            )
+        except TypeError as error:
+            raise UserError(f"AngleScorer: {str(error).partition('__init__() ')[2] or error}") from None
+        given = self.settings
         self.model: Any
-        if isinstance(model, str):
-            device = resolve_device(device)
-            require_backend(backend, torch.device(device))  # before the weights are read
-            tokenizer = tokenizer or load_tokenizer(model, revision=revision)
-            self.model = load_model(model, dtype=dtype, device=device, revision=revision)
+        if named:
+            device = resolve_device(given.device)
+            require_backend(given.backend, torch.device(device))  # before the weights are read
+            tokenizer = tokenizer or load_tokenizer(
+                str(given.model), revision=given.revision, trust_remote_code=given.trust_remote_code
+            )
+            self.model = load_model(
+                str(given.model),
+                dtype=given.dtype,
+                device=device,
+                revision=given.revision,
+                trust_remote_code=given.trust_remote_code,
+            )
         else:
             if tokenizer is None:
                 raise UserError("AngleScorer was given a loaded model but no tokenizer: pass tokenizer=")
-            require_offsets(tokenizer)
-            require_backend(backend, next(model.parameters()).device)
             self.model = model
+            require_backend(given.backend, first_device(self.model))
+        text_tokenizer: Any = getattr(tokenizer, "tokenizer", tokenizer)  # a processor has one
+        require_offsets(text_tokenizer)
+        assert isinstance(given.date, datetime.date)
         self.renderer = PromptRenderer(
-            tokenizer,
-            question_after=question_after,
+            text_tokenizer,
+            question_after=given.question_after,
             max_tokens=context_length(self.model),
-            too_long=too_long,
-            date=date,
+            too_long=given.too_long,
+            date=given.date,
         )
-        self.forward = choose_forward(self.model, tap)
+        self.forward = choose_forward(self.model, given.tap)
         self.device = self.forward.device
-        self._likelihood = LikelihoodHead(self.model) if nll else None
-        self.forward.keep_final = nll
-        self._budget = tokens_per_batch
+        self._likelihood = LikelihoodHead(self.model) if given.nll else None
+        self.forward.keep_final = given.nll
+        self._budget = given.tokens_per_batch
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[bytes, Prefix, SharedPrefix] | None = None
+        self.width = int(self.forward.decoder.config.hidden_size)
+        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
+        self.dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
+        self.form = type(self.forward).__name__
 
-    @property
-    def dtype(self) -> str:
-        """The weights' dtype by torch's name."""
-        return str(next(self.model.parameters()).dtype).removeprefix("torch.")
+    @cached_property
+    def model_hash(self) -> str:
+        """What tells the weights from others (`gainrl.scoring.models.model_identity`)."""
+        return model_identity(str(self.settings.model), self.model)
 
     @property
     def tap(self) -> str:
         """Canonical name of the tap."""
         return str(self.forward.tap)
-
-    @property
-    def form(self) -> str:
-        """How the forward pass runs: `PackedForward` or `PaddedForward`."""
-        return type(self.forward).__name__
 
     @property
     def budget_chosen(self) -> bool:
@@ -143,10 +155,6 @@ class AngleScorer(BaseScorer):
             yield
         finally:
             self._prefix = None
-
-    @property
-    def _vocabulary(self) -> int:
-        return int(self.model.get_input_embeddings().weight.shape[0])
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         padded = not self.forward.shares_prefix

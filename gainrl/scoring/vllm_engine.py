@@ -33,7 +33,7 @@ from gainrl.scoring.definition import PUBLISHED, Definition
 from gainrl.scoring.models import load_tokenizer, resolve_model
 from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
 from gainrl.scoring.results import RowResult, failed, not_finite, row_result
-from gainrl.scoring.taps import FINAL
+from gainrl.scoring.settings import ScoringSettings
 from gainrl.scoring.windows import in_halves
 
 logger = logging.getLogger(__name__)
@@ -83,8 +83,6 @@ class VllmScorer(BaseScorer):
     Raises UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
     """
 
-    tap = FINAL
-
     def __init__(
         self,
         model: str,
@@ -101,8 +99,11 @@ class VllmScorer(BaseScorer):
         options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(
-            backend=backend, definition=definition, directions=directions, nll=False, tokens_per_batch=tokens_per_batch
-        )
+            ScoringSettings(
+                model=model, dtype=dtype, backend=backend, tokens_per_batch=tokens_per_batch, date=date,
+                question_after=question_after, too_long=too_long, definition=definition, directions=directions,
+            )
+        )  # fmt: skip
         if tensor_parallel < 1:
             raise UserError(f"tensor_parallel={tensor_parallel}: give at least 1")
         for name, instead in _OURS.items():
@@ -129,7 +130,8 @@ class VllmScorer(BaseScorer):
             too_long=too_long,
             date=date,
         )
-        self._known_tokens = int(config.get_vocab_size())
+        self.width = int(config.get_hidden_size())
+        self.vocabulary = int(config.get_vocab_size())
         self.budget_chosen = True
         self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH
         self.cached_tokens = 0
@@ -146,10 +148,6 @@ class VllmScorer(BaseScorer):
     def weights_fixed(self) -> Iterator[None]:
         """vLLM's weights never change while it lives; what was summed of a shared prefix is kept from call to call."""
         yield
-
-    @property
-    def _vocabulary(self) -> int:
-        return self._known_tokens
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         return plan(rendered, self.tokens_per_batch)
