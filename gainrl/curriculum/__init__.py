@@ -1,43 +1,47 @@
-"""From scores to prompts: the ranking, the window that moves over it, exact draws, and a state that resumes.
+"""From scores and outcomes to prompts: the navigators, by name.
 
-NumPy and the standard library only.  Begin with `Ranking` and `GaussianNavigator`; the contract that all navigators
-share is in `gainrl.curriculum.base`, the law of the draws in `gainrl.curriculum.draw`.
+NumPy and SciPy only.  `make_navigator` builds one from a name and its settings; the contract that all of them share is in
+`gainrl.curriculum.base`.
 """
 
-from gainrl.curriculum.base import ORDERS, Navigator
-from gainrl.curriculum.controller import AT_END, Position, WindowSettings, step
-from gainrl.curriculum.draw import draw_ranks
-from gainrl.curriculum.features import PromptFeatures
-from gainrl.curriculum.navigators import (
-    NAVIGATORS,
-    FixedNavigator,
-    ShortestFirstNavigator,
-    shortest_first_ranking,
-)
-from gainrl.curriculum.posterior import PosteriorNavigator
-from gainrl.curriculum.probe import ProbeNavigator
-from gainrl.curriculum.ranking import Ranking
-from gainrl.curriculum.totals import Totals
-from gainrl.curriculum.windows import GaussianNavigator, TargetNavigator, UniformNavigator
+from __future__ import annotations
 
-__all__ = [
-    "AT_END",
-    "NAVIGATORS",
-    "ORDERS",
-    "FixedNavigator",
-    "GaussianNavigator",
-    "Navigator",
-    "Position",
-    "PosteriorNavigator",
-    "ProbeNavigator",
-    "PromptFeatures",
-    "Ranking",
-    "ShortestFirstNavigator",
-    "TargetNavigator",
-    "Totals",
-    "UniformNavigator",
-    "WindowSettings",
-    "draw_ranks",
-    "shortest_first_ranking",
-    "step",
-]
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from gainrl.curriculum.base import Navigator, unknown_name
+from gainrl.curriculum.gaussian import GaussianNavigator
+from gainrl.curriculum.prompts import Outcomes, Prompts, check_number
+from gainrl.curriculum.uniform import UniformNavigator
+
+__all__ = ["DEFAULT", "NAVIGATORS", "Navigator", "Outcomes", "Prompts", "check_number", "make_navigator"]
+
+NAVIGATORS: dict[str, type[Navigator]] = {
+    "gaussian": GaussianNavigator,
+    "uniform": UniformNavigator,
+}
+"""By the name that a run file gives."""
+DEFAULT = "probe"
+
+
+def make_navigator(
+    name: str,
+    prompts: Prompts,
+    args: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    quota: Mapping[str, float] | None = None,
+) -> Navigator:
+    """The navigator of this name over these prompts; `args` are fields of its settings.
+
+    Raises UserError for an unknown navigator or argument, naming the nearest, and for values out of range.
+    """
+    if name not in NAVIGATORS:
+        raise unknown_name("unknown navigator", name, NAVIGATORS)
+    kind = NAVIGATORS[name]
+    known = [field.name for field in dataclasses.fields(kind.Settings)]
+    for given in args or {}:
+        if given not in known:
+            raise unknown_name(f"the navigator {name!r} has no argument", given, known)
+    return kind(prompts, kind.Settings(**(args or {})), seed=seed, quota=quota)

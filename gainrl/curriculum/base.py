@@ -1,285 +1,221 @@
-"""What all navigators share: which prompts an epoch trains on, by one contract.
+"""The contract of all navigators: draw rows, observe what came of them, resume.
 
-    draw()             ids of the next epoch; the same ids again until something is observed
-    ids, epoch         the epoch under way; reading them never moves anything
-    spares             ids to fall back on in the epoch under way, in the order of their use
-    observe(records)   one record per finished rollout of the epoch under way, in any number of calls
-    observe_late(records)   rollouts of earlier epochs that come back only now (asynchronous trainers)
-    rerank(ranking)    between epochs: the same prompts in another order of score
-    metrics()          the epoch under way as one JSON-able object
-    state_dict(), load_state_dict(state)
+    navigator.draw(n)                        n distinct rows of the score table
+    navigator.observe(outcomes, angle=None)  groups that have finished: at any time, in any order, of any draw
+    navigator.metrics(), navigator.predicted(rows)
+    navigator.state_dict(), navigator.load_state_dict(state)
 
-An epoch is under way from its draw until the next draw after something was observed: that draw completes the pending
-move first.  A run that resumes in the middle of an epoch therefore loads the state and reads `ids`; a run that begins
-an epoch calls `draw()`.  Every draw is a pure function of (ranking, settings, epoch, position): same state,
-same prompts, on every process and after every resume.
+A navigator of one's own is a subclass with a `name`, a dataclass of `Settings`, and one method, `race`; if it learns,
+also `learn`, and `STATE`, the names of the attributes that it resumes from: see `examples/custom_navigator.py`.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import difflib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 
-from gainrl.curriculum import draw as drawing
-from gainrl.curriculum import state as states
-from gainrl.curriculum.outcomes import Outcomes
-from gainrl.curriculum.ranking import Ranking
-from gainrl.curriculum.totals import Totals
+from gainrl.curriculum.prompts import Floats, Integers, Outcomes, Prompts, check_number
 from gainrl.errors import UserError
 
-ORDERS = ("rank", "draw", "shuffled")
+
+@dataclass(frozen=True)
+class NoSettings:
+    """Nothing to set."""
 
 
 class Navigator(ABC):
-    """What all navigators share: the epoch's life, the sums, the order, the state.
+    """Decides which prompts are drawn.
 
-    ranking: the prompts by rank.  n: prompts per epoch, 1 <= n <= N.  seed: in [0, 2^64).
-    order: how an epoch's prompts follow one another: by `rank` (as published), in the order of the `draw`, or
-        `shuffled`.
-
-    Raises UserError for values outside these.
+    prompts: M prompts.  settings: an instance of `Settings`, None for the defaults.  seed: of the random numbers, >= 0.
+    quota: by source, the largest share of a draw, in [0, 1]; n prompts may have ceil(share·n) of the source.  Raises
+    UserError for a quota that names no source of `prompts`, or whose shares cannot fill a draw.
     """
 
-    kind: ClassVar[str]
-    reranks: ClassVar[bool] = False
-    """Whether a new ranking of the same prompts means something for this kind of navigator."""
+    name: ClassVar[str]
+    """As the registry and the state call it."""
+    needs_angle: ClassVar[bool] = False
+    """Whether `observe` needs the mean angle concentration of the rollouts."""
+    Settings: ClassVar[type] = NoSettings
+    """A frozen dataclass of plain values, whose `__post_init__` raises UserError for values out of range."""
+    STATE: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a resumed run continues from: int, float, bool, or numeric arrays of fixed shape."""
 
-    def __init__(self, ranking: Ranking, n: int, *, order: str = "rank", seed: int = 0) -> None:
-        _whole("n", n)
-        _whole("seed", seed)
-        if n > len(ranking):
-            raise UserError(
-                f"cannot draw n = {n} distinct prompts of the {len(ranking)} in the ranking: "
-                f"lower n to {len(ranking)} or less"
-            )
-        if n < 1:
-            raise UserError(f"n must be at least 1, got {n}")
-        if order not in ORDERS:
-            raise UserError(f"order must be one of {', '.join(ORDERS)}, got {order!r}")
-        if not 0 <= seed < 2**64:
-            raise UserError(f"seed must be in [0, 2^64), got {seed}")
-        self.ranking = ranking
-        self.n = int(n)
-        self.order = order
-        self.seed = int(seed)
-        self._epoch = 0
-        self._totals = Totals()
-        self._late = Totals()
-        self._outcomes = Outcomes()
-        self._ranks: drawing.Ranks | None = None
-        self._spares: list[str] | None = None
-        self._members: frozenset[str] | None = None
+    def __init__(
+        self, prompts: Prompts, settings: Any = None, *, seed: int = 0, quota: Mapping[str, float] | None = None
+    ) -> None:
+        check_number("seed", seed, 0, 2**64 - 1, whole=True)
+        self.prompts = prompts
+        self.settings = self.Settings() if settings is None else settings
+        self.rng = np.random.Generator(np.random.Philox(seed))
+        self.draws = 0
+        """Draws so far."""
+        self._last: Integers = np.empty(0, dtype=np.int64)
+        self._bounds = _bounds(prompts, quota or {})
 
-    # What a kind of navigator decides.
+    # What a navigator decides.
 
     @abstractmethod
-    def _pick(self) -> drawing.Ranks:
-        """n distinct ranks for the epoch under way, (n,) int64, in the order of the draw."""
+    def race(self, n: int) -> Floats:
+        """(M,) arrival times for a draw of n prompts: the earliest are drawn, as far as the quota allows."""
 
-    @abstractmethod
-    def _pick_spares(self) -> drawing.Ranks:
-        """At most n further ranks for the epoch under way, none of them in `ranks`, in the order of their use."""
+    def learn(self, index: Integers, outcomes: Outcomes, angle: float | None) -> None:  # noqa: B027 (need not learn)
+        """Take in outcomes of which at least one rollout was scored.
 
-    @property
-    def _remembers(self) -> bool:
-        """Whether outcomes are kept for each prompt of the epoch, and not in sum alone."""
-        return False
-
-    def _move(self, totals: Totals, outcomes: Outcomes) -> None:  # noqa: B027 (many have nothing to move)
-        """Take the consequences of a finished epoch; the epoch's number is still the finished one's.
-
-        `outcomes` are empty unless the navigator remembers prompts.
+        index: (g,) places among the M prompts, parallel to `outcomes`.  angle: finite mean over the rollouts, or None.
         """
 
-    def _reorder(self, old_rank: drawing.Ranks) -> None:  # noqa: B027
-        """The prompt that is at rank r from now on was at `old_rank[r]`."""
+    def predicted(self, rows: npt.ArrayLike) -> Floats | None:
+        """(n,) chances that a group of these rows is mixed; None for a navigator that predicts none."""
+        return None
 
-    def _position(self) -> dict[str, Any]:
-        """What the draw depends on besides settings and epoch, as plain JSON types."""
-        return {}
+    # What all share.
 
-    def _restore(self, position: Mapping[str, Any]) -> None:  # noqa: B027 (nor anything to restore)
-        """Take over a position; raise UserError, before anything has changed, if it is impossible."""
+    def draw(self, n: int) -> Integers:
+        """(n,) int64 distinct rows, the earliest of the race first.  UserError if there are fewer than n to draw."""
+        check_number("n", n, 1, math.inf, whole=True)
+        if n > len(self.prompts):
+            raise UserError(f"cannot draw {n} distinct prompts of {len(self.prompts)}: lower the prompts per draw")
+        times = self._within_quota(self.race(n), n)
+        first = np.argpartition(times, n - 1)[:n]
+        self._last = first[np.argsort(times[first], kind="stable")]
+        self.draws += 1
+        return self.prompts.rows[self._last]
 
-    def _settings(self) -> dict[str, Any]:
-        """Every setting that draws depend on, as plain JSON types."""
-        return {"n": self.n, "order": self.order, "seed": self.seed}
+    def observe(self, outcomes: Outcomes, angle: float | None = None) -> None:
+        """Take in finished groups of this or any earlier draw.
 
-    def _describe(self) -> dict[str, Any]:
-        """Metrics of this kind of navigator."""
-        return {}
-
-    # The contract.
-
-    @property
-    def epoch(self) -> int:
-        """Number of the epoch under way, from 0."""
-        return self._epoch
-
-    @property
-    def totals(self) -> Totals:
-        """Sums over what was observed since the draw of the epoch under way: what its move follows from."""
-        return self._totals
-
-    @property
-    def late(self) -> Totals:
-        """The part of `totals` that comes from prompts drawn for earlier epochs."""
-        return self._late
-
-    @property
-    def ranks(self) -> drawing.Ranks:
-        """Ranks of the epoch under way in training order, (n,) int64."""
-        if self._ranks is None:
-            ranks = self._pick()
-            if self.order == "rank":
-                ranks = np.sort(ranks)
-            elif self.order == "shuffled":
-                ranks = drawing.shuffled(ranks, seed=self.seed, epoch=self._epoch)
-            ranks.flags.writeable = False
-            self._ranks = ranks
-        return self._ranks
-
-    @property
-    def ids(self) -> list[str]:
-        """Ids of the epoch under way in training order."""
-        return [self.ranking.ids[rank] for rank in self.ranks.tolist()]
-
-    @property
-    def spares(self) -> list[str]:
-        """At most n ids that may take the place of some of the epoch's: distinct, none of them in `ids`."""
-        if self._spares is None:
-            self._spares = [self.ranking.ids[rank] for rank in self._pick_spares().tolist()]
-            self._members = None
-        return self._spares
-
-    def draw(self) -> list[str]:
-        """The ids of the next epoch, n of them; the same again until something is observed.
-
-        If something was observed since the last draw, that epoch is over: the move that it earned is made first.
+        angle: mean angle concentration of their rollouts; None or NaN if it was not measured.  Nothing changes if no
+        rollout was scored.  UserError, changing nothing, for a row that is not among the prompts.
         """
-        self._finish()
-        return self.ids
-
-    def _finish(self) -> None:
-        """Make the pending move, if there is one."""
-        if self._totals.rollouts:
-            self._move(self._totals, self._outcomes)
-            self._epoch += 1
-            self._totals, self._late, self._outcomes = Totals(), Totals(), Outcomes()
-            self._forget()
-
-    def rerank(self, ranking: Ranking) -> None:
-        """Go on over another ranking of the same prompts, from the next draw on; a pending move is made first.
-
-        A window stays where it is among the ranks; what is remembered of a prompt goes with the prompt.  Raises
-        UserError, changing nothing, if the prompts are not the same or the ranking means nothing to this navigator.
-        """
-        if not self.reranks:
-            raise UserError(f"the navigator {self.kind!r} does not draw by score: a new ranking would change nothing")
-        if ranking.fingerprint != self.ranking.fingerprint or sorted(ranking.ids) != sorted(self.ranking.ids):
-            raise UserError("a new ranking must have the prompts of the old one; these are of another dataset")
-        self._finish()
-        self._reorder(np.array([self.ranking.rank_of(name) for name in ranking.ids], dtype=np.int64))
-        self.ranking = ranking
-        self._forget()
-
-    def observe(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add rollouts of the epoch under way: records {id, correct, scored, angle, reward, tokens}.
-
-        All or none of them are added.  Raises UserError for a malformed record (see `Totals.from_records`) and for a
-        prompt that is not part of the epoch.
-        """
-        records = list(records)
-        totals = Totals.from_records(records)
-        if self._members is None:
-            self._members = frozenset(self.ids) | frozenset(self._spares or ())
-        for record in records:
-            if record["id"] not in self._members:
-                raise UserError(f"prompt {record['id']!r} was observed but is not part of epoch {self._epoch}")
-        self._totals = self._totals + totals
-        if self._remembers:
-            for record in records:
-                self._outcomes.add(self.ranking.rank_of(record["id"]), record)
-
-    def observe_late(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add rollouts of prompts that were drawn for an earlier epoch, whose move is made already.
-
-        They have their say in the next move and in what is remembered of their prompts; `metrics` of the epoch under
-        way leave them out.  All or none of them are added.  Raises UserError for a malformed record and for a prompt
-        that is not in the ranking.
-        """
-        records = list(records)
-        totals = Totals.from_records(records)
-        ranks = [self.ranking.rank_of(record["id"]) for record in records]
-        self._totals, self._late = self._totals + totals, self._late + totals
-        if self._remembers:
-            for rank, record in zip(ranks, records, strict=True):
-                self._outcomes.add(rank, record, late=True)
-
-    def observe_totals(self, totals: Totals) -> None:
-        """Add sums that were made elsewhere, such as `Totals` reduced over processes.
-
-        Raises UserError if this navigator remembers prompts, of which sums say nothing.
-        """
-        if self._remembers:
-            raise UserError(
-                f"the navigator {self.kind!r} remembers what each prompt came to, which sums do not tell: "
-                "hand the records themselves to observe()"
-            )
-        self._totals = self._totals + totals
+        index = self.prompts.index(outcomes.row)
+        if outcomes.scored.any():
+            self.learn(index, outcomes, None if angle is None or not math.isfinite(angle) else float(angle))
 
     def metrics(self) -> dict[str, Any]:
-        """The epoch under way: its number, its draw, means over what was observed of it so far (None where undefined).
-
-        `ranks` are the lowest rank drawn, the 10, 50 and 90 % quantiles, and the highest.  What came late from earlier
-        epochs is not in these numbers (see `late`), except where they tell of the next move.
-        """
-        totals = self._totals - self._late
-        low, tenth, middle, ninetieth, high = np.quantile(self.ranks, [0.0, 0.1, 0.5, 0.9, 1.0]).tolist()
-        return {
-            "navigator": self.kind,
-            "epoch": self._epoch,
-            "accuracy": totals.accuracy,
-            "angle": totals.angle,
-            "reward": totals.reward,
-            "prompts": self.n,
-            "rollouts": totals.rollouts,
-            "scored": totals.scored,
-            "tokens": totals.tokens,
-            "ranks": {"min": int(low), "p10": tenth, "median": middle, "p90": ninetieth, "max": int(high)},
-            "undefined_drawn": int(np.count_nonzero(self.ranks >= len(self.ranking) - self.ranking.undefined)),
-            **self._describe(),
-        }
+        """Flat and JSON-able; of the last draw: 10, 50 and 90 % quantiles of its positions in the ranking."""
+        if not len(self._last):
+            return {"draws": self.draws}
+        low, middle, high = np.quantile(self.prompts.position[self._last], [0.1, 0.5, 0.9]).tolist()
+        return {"draws": self.draws, "position_p10": low, "position_median": middle, "position_p90": high}
 
     def state_dict(self) -> dict[str, Any]:
-        """The state as JSON types (gainrl.curriculum.state): what the epoch under way came from, and its sums."""
-        outcomes = self._outcomes if self._remembers else None
-        return states.pack(
-            self.kind, self.ranking, self._settings(), self._epoch, self._position(), self._totals, self._late, outcomes
-        )
+        """What the next draws follow from: plain values and NumPy arrays, which are copies."""
+        own = {name: np.copy(x) if isinstance(x := getattr(self, name), np.ndarray) else x for name in self.STATE}
+        return {
+            "navigator": self.name,
+            "fingerprint": self.prompts.fingerprint,
+            "prompts": len(self.prompts),
+            "ranking": self.prompts.digest(),
+            "settings": dataclasses.asdict(self.settings),
+            "draws": self.draws,
+            "random": _random_state(self.rng),
+            **own,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from a state; `ids` are then those of the epoch that was under way.
+        """Continue from a state; the next draw is the one that would have followed.
 
-        Raises UserError, changing nothing, if the state has unknown or missing fields, or is of another version,
-        navigator, dataset, ranking or setting; the message names what differs.
+        Raises UserError, changing nothing, for missing or unknown fields, for values of another kind, and for a state
+        of another navigator, score table or settings.
         """
-        epoch, position, totals, late, outcomes = states.unpack(
-            state, self.kind, self.ranking, self._settings(), self._position(), self._remembers
+        now = self.state_dict()
+        theirs, mine = state.get("navigator"), now["navigator"]
+        if theirs != mine:
+            raise UserError(f"the state is of the navigator {theirs!r}, this run uses {mine!r}: choose {theirs!r}")
+        missing, unknown = sorted(now.keys() - state.keys()), sorted(map(str, state.keys() - now.keys()))
+        if missing or unknown:
+            raise UserError(f"the curriculum's state does not fit: missing fields {missing}, unknown fields {unknown}")
+        for field, what in (
+            ("fingerprint", "another score table"),
+            ("prompts", "another number of prompts"),
+            ("ranking", "other rows or scores"),
+            ("settings", "other settings of the navigator"),
+        ):
+            if state[field] != now[field]:
+                raise UserError(f"the state is of {what}: {field} was {state[field]!r} and is now {now[field]!r}")
+        loaded = {name: _like(now[name], state[name], name) for name in ("draws", "random", *self.STATE)}
+        _set_random_state(self.rng, loaded.pop("random"))
+        for name, value in loaded.items():
+            setattr(self, name, value)
+        self._last = np.empty(0, dtype=np.int64)
+
+    def _within_quota(self, times: Floats, n: int) -> Floats:
+        """The arrival times, infinite for prompts that come too late for their source's share of n."""
+        if not self._bounds:
+            return times
+        times = np.array(times, dtype=np.float64)
+        allowed = len(times)
+        for _, share, members in self._bounds:
+            most = math.ceil(share * n - 1e-9)
+            if most < len(members):
+                order = np.argpartition(times[members], most)
+                times[members[order[most:]]] = math.inf
+                allowed -= len(members) - most
+        if allowed < n:
+            parts = ", ".join(f"{name} {share:g} of {len(members)}" for name, share, members in self._bounds)
+            raise UserError(f"the quota ({parts}) allows {allowed} prompts in a draw of {n}: raise a share")
+        return times
+
+
+def unknown_name(what: str, given: object, known: Collection[str]) -> UserError:
+    """The error for a name that is not among the known ones, with the nearest of them."""
+    if not known:
+        return UserError(f"{what} {given!r}: there are none")
+    near = difflib.get_close_matches(str(given), list(known), n=1, cutoff=0.0)[0]
+    return UserError(f"{what} {given!r}: the nearest is {near!r} (of {', '.join(known)})")
+
+
+def _bounds(prompts: Prompts, quota: Mapping[str, float]) -> list[tuple[str, float, Integers]]:
+    """Name, share and members of each source that has a bound."""
+    if not quota:
+        return []
+    if prompts.sources is None:
+        raise UserError("quota needs the source of each prompt: name the dataset's column in group_by")
+    sources = np.asarray(prompts.sources, dtype=np.str_)
+    names = np.unique(sources).tolist()
+    for name, share in quota.items():
+        if name not in names:
+            raise unknown_name("quota names an unknown source,", name, names)
+        check_number(f"quota of {name!r}", share, 0, 1)
+    if set(names) == set(quota) and (total := sum(quota.values())) < 1 - 1e-9:
+        raise UserError(f"quota: the shares of all sources sum to {total:g} and cannot fill a draw: raise them to 1")
+    return [(name, float(share), np.flatnonzero(sources == name)) for name, share in quota.items()]
+
+
+def _random_state(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
+    """(13,) uint64: counter, key, buffer and its position, and the half word of a Philox generator."""
+    state: Any = rng.bit_generator.state
+    parts = [state["state"]["counter"], state["state"]["key"], state["buffer"]]
+    rest = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
+    return np.concatenate([*parts, np.array(rest, dtype=np.uint64)])
+
+
+def _set_random_state(rng: np.random.Generator, words: npt.NDArray[np.uint64]) -> None:
+    rng.bit_generator.state = {
+        "bit_generator": "Philox",
+        "state": {"counter": words[:4], "key": words[4:6]},
+        "buffer": words[6:10],
+        "buffer_pos": int(words[10]),
+        "has_uint32": int(words[11]),
+        "uinteger": int(words[12]),
+    }
+
+
+def _like(now: Any, saved: Any, name: str) -> Any:
+    """The saved value as the kind of the present one; UserError unless it is of that kind, shape and finite."""
+    have, want = np.asarray(saved), np.asarray(now)
+    numeric = have.dtype.kind in "biuf" and (have.dtype.kind == want.dtype.kind or want.dtype.kind == "f")
+    if not numeric or have.shape != want.shape or not np.isfinite(have).all():
+        raise UserError(
+            f"the curriculum's state: {name} must be finite {want.dtype} of shape {want.shape}, "
+            f"got {have.dtype} {have.shape}"
         )
-        self._restore(position)
-        self._epoch, self._totals, self._late, self._outcomes = epoch, totals, late, outcomes or Outcomes()
-        self._forget()
-
-    def _forget(self) -> None:
-        self._ranks = None
-        self._spares = None
-        self._members = None
-
-
-def _whole(name: str, value: object) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool):
-        raise UserError(f"{name} must be an integer, got {value!r}")
+    return have.astype(want.dtype) if isinstance(now, np.ndarray) else type(now)(saved)

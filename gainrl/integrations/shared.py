@@ -1,0 +1,154 @@
+"""What all integrations share: a navigator from a score table, credit from rewards, and the log of draws."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gainrl.curriculum import DEFAULT, Navigator, Prompts, make_navigator
+from gainrl.errors import UserError
+from gainrl.files import write_text
+from gainrl.table import ScoreTable
+
+logger = logging.getLogger(__name__)
+
+
+def load_navigator(
+    table: ScoreTable,
+    rows: npt.ArrayLike,
+    name: str = DEFAULT,
+    args: Mapping[str, Any] | None = None,
+    *,
+    seed: int = 0,
+    sources: Sequence[str] | None = None,
+    quota: Mapping[str, float] | None = None,
+) -> Navigator:
+    """The navigator `name` with the settings `args` over these rows of a score table.
+
+    rows: (n,) distinct rows of the prompts that the run has (`ScoreTable.join`); rows that are not usable are left out.
+    sources: n names parallel to `rows`.  quota: by source, the largest share of a draw.  Directions are streamed from
+    the table; the log says so if `probe` has none.
+
+    Raises UserError for an unknown navigator, argument or source, values out of range, and no usable row.
+    """
+    every = np.asarray(rows, dtype=np.int64)
+    usable = np.isin(every, table.usable)
+    chosen = every[usable]
+    names = None if sources is None else np.asarray(sources, dtype=np.str_)[usable].tolist()
+    stream = None
+    if name == "probe":
+        if table.directions() is None:
+            logger.warning(
+                "the score table has no directions: the navigator 'probe' goes by ranking and question length alone; "
+                "score again with `gainrl score --directions`"
+            )
+        else:
+            stream = _Directions(table, chosen)
+    prompts = Prompts(
+        rows=chosen,
+        score=table.column("score")[chosen],
+        tokens=table.column("question_tokens")[chosen],
+        directions=stream,
+        fingerprint=table.metadata.fingerprint,
+        sources=names,
+    )
+    return make_navigator(name, prompts, args, seed=seed, quota=quota)
+
+
+class _Directions:
+    """The directions of some of a table's rows, read anew at each call (`gainrl.curriculum.prompts.Blocks`)."""
+
+    def __init__(self, table: ScoreTable, rows: npt.NDArray[np.int64]) -> None:
+        self.table = table
+        self.place = np.full(len(table), -1, dtype=np.int64)
+        self.place[rows] = np.arange(len(rows))
+
+    def __call__(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        for rows, block in self.table.directions() or ():
+            place = self.place[rows]
+            yield place[place >= 0], block[place >= 0]
+
+
+def accuracy_of(
+    rewards: npt.ArrayLike | Sequence[float | None], accuracy_range: Sequence[float] | None = None
+) -> npt.NDArray[np.float64]:
+    """Credit in [0, 1] of rewards, any shape; NaN where a reward is NaN or None: such a rollout is unscored.
+
+    accuracy_range: (low, high), the rewards of a wrong and a correct rollout; (0, 1) by default.  Raises UserError for
+    a range that is none, and for a reward outside it.
+    """
+    try:
+        low, high = (float(value) for value in ((0.0, 1.0) if accuracy_range is None else accuracy_range))
+    except (TypeError, ValueError):
+        raise UserError(f"accuracy_range={accuracy_range!r} is not a pair [low, high]") from None
+    if not -np.inf < low < high < np.inf:
+        raise UserError(f"accuracy_range=[{low:g}, {high:g}] must be finite, with low below high")
+    credit = (np.asarray(rewards, dtype=np.float64) - low) / (high - low)
+    outside = (credit < -1e-6) | (credit > 1 + 1e-6)
+    if outside.any():
+        odd = float(credit[outside].flat[0] * (high - low) + low)
+        raise UserError(
+            f"a reward of {odd:g} lies outside accuracy_range=[{low:g}, {high:g}]: set the range of the reward, or "
+            "name another reward in accuracy_rewards"
+        )
+    return np.clip(credit, 0.0, 1.0)
+
+
+class DrawLog:
+    """`draws.jsonl` in a run's directory: one JSON object per draw, in the order of the draws.
+
+    A record's field `draw` counts the run's draws from 0.  A resume rewrites the file without the draws that its
+    checkpoint does not know, and without a last line that a kill tore.
+    """
+
+    NAME = "draws.jsonl"
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.path = Path(directory) / self.NAME
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one record and flush it to disk; numbers that are not finite become null."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def keep(self, draws: int) -> None:
+        """Keep the records of the first `draws` draws alone."""
+        if self.path.exists():
+            kept = [record for record in self.read() if record["draw"] < draws]
+            write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+
+    def read(self) -> list[dict[str, Any]]:
+        """The records, without a torn last line.  Raises UserError for any other line that is no record."""
+        if not self.path.exists():
+            return []
+        records = []
+        *lines, _ = self.path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn
+        for place, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                _ = record["draw"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"{self.path}, line {place}, is no record of a draw: remove the line") from None
+            records.append(record)
+        return records
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON types: arrays as lists, NumPy's numbers as Python's, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
