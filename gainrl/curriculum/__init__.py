@@ -1,7 +1,7 @@
 """From scores and outcomes to prompts: the navigators, by name.
 
-NumPy and SciPy only.  `make_navigator` builds one from a name and its settings; the contract that all of them share is in
-`gainrl.curriculum.base`.
+NumPy and SciPy only.  `make_navigator` builds one from a name and its settings; `gainrl.curriculum.base` has the
+contract that all of them share.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any
 
 from gainrl.curriculum.base import Navigator, unknown_name
 from gainrl.curriculum.gaussian import GaussianNavigator
+from gainrl.curriculum.posterior import PosteriorNavigator
+from gainrl.curriculum.probe import ProbeNavigator
 from gainrl.curriculum.prompts import Outcomes, Prompts, check_number
 from gainrl.curriculum.uniform import UniformNavigator
 
@@ -19,6 +21,8 @@ __all__ = ["DEFAULT", "NAVIGATORS", "Navigator", "Outcomes", "Prompts", "check_n
 
 NAVIGATORS: dict[str, type[Navigator]] = {
     "gaussian": GaussianNavigator,
+    "posterior": PosteriorNavigator,
+    "probe": ProbeNavigator,
     "uniform": UniformNavigator,
 }
 """By the name that a run file gives."""

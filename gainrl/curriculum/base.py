@@ -5,6 +5,9 @@
     navigator.metrics(), navigator.predicted(rows)
     navigator.state_dict(), navigator.load_state_dict(state)
 
+A draw first learns all that was observed since the draw before, at once: how observations are split over calls does not
+matter.  Metrics and predictions are those of the last draw.
+
 A navigator of one's own is a subclass with a `name`, a dataclass of `Settings`, and one method, `race`; if it learns,
 also `learn`, and `STATE`, the names of the attributes that it resumes from: see `examples/custom_navigator.py`.
 """
@@ -57,6 +60,8 @@ class Navigator(ABC):
         self.rng = np.random.Generator(np.random.Philox(seed))
         self.draws = 0
         """Draws so far."""
+        self._pending = np.empty((0, 6))
+        """(g, 6) groups since the last draw: the columns of `Outcomes` in their order, and the angle."""
         self._last: Integers = np.empty(0, dtype=np.int64)
         self._bounds = _bounds(prompts, quota or {})
 
@@ -66,10 +71,11 @@ class Navigator(ABC):
     def race(self, n: int) -> Floats:
         """(M,) arrival times for a draw of n prompts: the earliest are drawn, as far as the quota allows."""
 
-    def learn(self, index: Integers, outcomes: Outcomes, angle: float | None) -> None:  # noqa: B027 (need not learn)
-        """Take in outcomes of which at least one rollout was scored.
+    def learn(self, index: Integers, outcomes: Outcomes, angle: Floats) -> None:  # noqa: B027 (need not learn)
+        """Take in the groups since the last draw, g of them, at least one.
 
-        index: (g,) places among the M prompts, parallel to `outcomes`.  angle: finite mean over the rollouts, or None.
+        index: (g,) places among the M prompts, parallel to `outcomes`; one may occur several times.  angle: (g,) mean
+        over the rollouts of the call that observed the group, NaN if unknown.
         """
 
     def predicted(self, rows: npt.ArrayLike) -> Floats | None:
@@ -81,6 +87,10 @@ class Navigator(ABC):
     def draw(self, n: int) -> Integers:
         """(n,) int64 distinct rows, the earliest of the race first.  UserError if there are fewer than n to draw."""
         check_number("n", n, 1, math.inf, whole=True)
+        if len(self._pending):
+            outcomes = _outcomes(self._pending)
+            self.learn(self.prompts.index(outcomes.row), outcomes, self._pending[:, 5])
+            self._pending = np.empty((0, 6))
         if n > len(self.prompts):
             raise UserError(f"cannot draw {n} distinct prompts of {len(self.prompts)}: lower the prompts per draw")
         times = self._within_quota(self.race(n), n)
@@ -95,9 +105,11 @@ class Navigator(ABC):
         angle: mean angle concentration of their rollouts; None or NaN if it was not measured.  Nothing changes if no
         rollout was scored.  UserError, changing nothing, for a row that is not among the prompts.
         """
-        index = self.prompts.index(outcomes.row)
+        self.prompts.index(outcomes.row)
         if outcomes.scored.any():
-            self.learn(index, outcomes, None if angle is None or not math.isfinite(angle) else float(angle))
+            angles = np.full(len(outcomes), math.nan if angle is None or not math.isfinite(angle) else angle)
+            columns = [getattr(outcomes, item.name) for item in dataclasses.fields(outcomes)]
+            self._pending = np.concatenate([self._pending, np.stack([*columns, angles], axis=1)])
 
     def metrics(self) -> dict[str, Any]:
         """Flat and JSON-able; of the last draw: 10, 50 and 90 % quantiles of its positions in the ranking."""
@@ -117,6 +129,7 @@ class Navigator(ABC):
             "settings": dataclasses.asdict(self.settings),
             "draws": self.draws,
             "random": _random_state(self.rng),
+            "pending": self._pending,
             **own,
         }
 
@@ -141,11 +154,13 @@ class Navigator(ABC):
         ):
             if state[field] != now[field]:
                 raise UserError(f"the state is of {what}: {field} was {state[field]!r} and is now {now[field]!r}")
+        pending = np.array(state["pending"], dtype=np.float64).reshape(-1, 6)
+        self.prompts.index(_outcomes(pending).row)
         loaded = {name: _like(now[name], state[name], name) for name in ("draws", "random", *self.STATE)}
         _set_random_state(self.rng, loaded.pop("random"))
         for name, value in loaded.items():
             setattr(self, name, value)
-        self._last = np.empty(0, dtype=np.int64)
+        self._pending, self._last = pending, np.empty(0, dtype=np.int64)
 
     def _within_quota(self, times: Floats, n: int) -> Floats:
         """The arrival times, infinite for prompts that come too late for their source's share of n."""
@@ -188,6 +203,11 @@ def _bounds(prompts: Prompts, quota: Mapping[str, float]) -> list[tuple[str, flo
     if set(names) == set(quota) and (total := sum(quota.values())) < 1 - 1e-9:
         raise UserError(f"quota: the shares of all sources sum to {total:g} and cannot fill a draw: raise them to 1")
     return [(name, float(share), np.flatnonzero(sources == name)) for name, share in quota.items()]
+
+
+def _outcomes(pending: Floats) -> Outcomes:
+    row, rollouts, scored = pending[:, :3].T.astype(np.int64)
+    return Outcomes(row, rollouts, scored, pending[:, 3], pending[:, 4] > 0)
 
 
 def _random_state(rng: np.random.Generator) -> npt.NDArray[np.uint64]:

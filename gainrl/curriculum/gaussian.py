@@ -50,7 +50,7 @@ class GaussianSettings:
 class GaussianNavigator(Navigator):
     """The published window; see the module's docstring.
 
-    It needs angles: groups that come without a scored rollout, or without an angle, move nothing and are not counted.
+    It needs angles: groups without one move nothing and are not counted.
     """
 
     name = "gaussian"
@@ -81,13 +81,12 @@ class GaussianNavigator(Navigator):
         self._last = self._last[np.argsort(self.prompts.position[self._last])]
         return self.prompts.rows[self._last]
 
-    def learn(self, index: Integers, outcomes: Outcomes, angle: float | None) -> None:
-        """Count the groups; move the window if enough have come since the last move."""
-        if angle is None:
-            return
-        rollouts = float(outcomes.rollouts.sum())
-        sums = [len(outcomes), outcomes.scored.sum(), outcomes.correct.sum(), rollouts, rollouts * angle]
-        self.observed = self.observed + np.array(sums, dtype=np.float64)
+    def learn(self, index: Integers, outcomes: Outcomes, angle: Floats) -> None:
+        """Count the groups that have an angle; move the window if enough have come since the last move."""
+        known = np.isfinite(angle)
+        outcomes, angle = outcomes[known], angle[known]
+        columns = (outcomes.scored, outcomes.correct, outcomes.rollouts, outcomes.rollouts * angle)
+        self.observed = self.observed + np.array([len(outcomes), *(column.sum() for column in columns)])
         if self.observed[0] >= self.settings.prompts_per_move:
             n, scored, correct, rollouts, angles = self.observed.tolist()
             alpha, beta = self.settings.alpha, self.settings.beta
