@@ -87,12 +87,12 @@ class Navigator(ABC):
     def draw(self, n: int) -> Integers:
         """(n,) int64 distinct rows, the earliest of the race first.  UserError if there are fewer than n to draw."""
         check_number("n", n, 1, math.inf, whole=True)
+        if n > len(self.prompts):
+            raise UserError(f"cannot draw {n} distinct prompts of {len(self.prompts)}: lower the prompts per draw")
         if len(self._pending):
             outcomes = _outcomes(self._pending)
             self.learn(self.prompts.index(outcomes.row), outcomes, self._pending[:, 5])
             self._pending = np.empty((0, 6))
-        if n > len(self.prompts):
-            raise UserError(f"cannot draw {n} distinct prompts of {len(self.prompts)}: lower the prompts per draw")
         times = self._within_quota(self.race(n), n)
         first = np.argpartition(times, n - 1)[:n]
         self._last = first[np.argsort(times[first], kind="stable")]
@@ -154,7 +154,11 @@ class Navigator(ABC):
         ):
             if state[field] != now[field]:
                 raise UserError(f"the state is of {what}: {field} was {state[field]!r} and is now {now[field]!r}")
-        pending = np.array(state["pending"], dtype=np.float64).reshape(-1, 6)
+        pending = np.array(state["pending"])
+        if pending.ndim != 2 or pending.shape[1] != 6 or pending.dtype != np.float64:
+            raise UserError(
+                f"the curriculum's state: pending must be (g, 6) float64, got {pending.dtype} {pending.shape}"
+            )
         self.prompts.index(_outcomes(pending).row)
         loaded = {name: _like(now[name], state[name], name) for name in ("draws", "random", *self.STATE)}
         _set_random_state(self.rng, loaded.pop("random"))
