@@ -85,3 +85,77 @@ def teach(directory: str, pairs: list[tuple[Any, str]], steps: int = 60) -> floa
         optimizer.step()
     model.save_pretrained(directory)
     return float(loss.detach())
+
+
+_SMALL: dict[str, Any] = {
+    "vocab_size": 320,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+}
+_MIXED = ["sliding_attention", "full_attention"]
+_EXPERTS: dict[str, Any] = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "Llama": {},
+    "Qwen2": {},
+    "Qwen3": {"head_dim": 8},
+    "Gemma": {"head_dim": 8},
+    "Gemma2": {"head_dim": 8, "sliding_window": 12, "attn_logit_softcapping": 5.0},
+    "Gemma3": {"head_dim": 8, "sliding_window": 12, "layer_types": _MIXED},
+    "Mistral": {"sliding_window": 12},
+    "Phi": {},
+    "Phi3": {},
+    "Olmo": {},
+    "Olmo2": {},
+    "Olmo3": {"sliding_window": 12, "layer_types": _MIXED},
+    "Granite": {"logits_scaling": 3.0, "attention_multiplier": 0.5, "residual_multiplier": 0.7},
+    "Cohere": {"logit_scale": 0.25},
+    "Cohere2": {"logit_scale": 0.25, "sliding_window": 12, "layer_types": _MIXED},
+    "SmolLM3": {},
+    "Glm4": {"head_dim": 8},
+    "GPTNeoX": {},
+    "Mixtral": {"num_local_experts": 4},
+    "Qwen2Moe": {**_EXPERTS, "shared_expert_intermediate_size": 16},
+    "Qwen3Moe": {**_EXPERTS, "head_dim": 8},
+}
+"""Decoders whose attention goes through transformers' interface, with what makes each of them special."""
+OTHER_FAMILIES: dict[str, dict[str, Any]] = {
+    "GptOss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12},
+    "Llama4": {"head_dim": 8, "num_local_experts": 2, "intermediate_size_mlp": 64, "attention_chunk_size": 16},
+    "ModernBertDecoder": {"sliding_window": 12, "layer_types": _MIXED, "num_key_value_heads": 4},
+    "Qwen3Next": {
+        **_EXPERTS,
+        "head_dim": 8,
+        "linear_num_value_heads": 4,
+        "linear_num_key_heads": 2,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+        "shared_expert_intermediate_size": 16,
+        "layer_types": ["linear_attention", "full_attention"],
+    },
+    "Bloom": {"n_layer": 2, "n_head": 4},
+}
+"""Decoders with sinks, chunks, recurrences, or code of their own: packed where it is the same, else padded."""
+
+
+def make_family(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
+    """A random two-layer model of `family`; weights large enough that tokens really mix, norms that matter."""
+    import transformers
+
+    torch.manual_seed(7)
+    kind = f"{family}TextConfig" if family in ("Gemma3", "Llama4") else f"{family}Config"
+    chosen = {**_SMALL, **FAMILIES.get(family, {}), **OTHER_FAMILIES.get(family, {}), **changes}
+    model = getattr(transformers, f"{family}ForCausalLM")(getattr(transformers, kind)(**chosen)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.3)
+            else:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.to(dtype)

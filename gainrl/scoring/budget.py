@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gainrl.scoring.forward import PackedForward, PaddedForward
+from gainrl.scoring.forward import Forward
 from gainrl.scoring.taps import blocks_of, decoder_of, evaluating
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ SHARE = {"cpu": 0.25, "cuda": 0.6}
 _PROBE = 64
 
 
-def tokens_per_batch(model: nn.Module, forward: PackedForward | PaddedForward) -> int:
+def tokens_per_batch(model: nn.Module, forward: Forward) -> int:
     """A power of two between LEAST and MOST: what fits into the SHARE of the memory that is free now."""
     kind = forward.device.type if forward.device.type in MOST else "cuda"
     try:
@@ -50,7 +50,7 @@ def tokens_per_batch(model: nn.Module, forward: PackedForward | PaddedForward) -
     return budget
 
 
-def bytes_per_token(forward: PackedForward | PaddedForward) -> float:
+def bytes_per_token(forward: Forward) -> float:
     """Activation bytes that one token holds at the widest block, from a short forward pass.
 
     On CUDA what the allocator's peak grew by; elsewhere the sum of all that the modules of one block put out, which
@@ -59,14 +59,14 @@ def bytes_per_token(forward: PackedForward | PaddedForward) -> float:
     vocabulary = int(forward.decoder.config.vocab_size)
     tokens = (np.arange(_PROBE) % vocabulary).astype(np.int32)
     if forward.device.type == "cuda":
-        forward([tokens], None)
+        forward([tokens])
         torch.cuda.synchronize(forward.device)
         before = torch.cuda.memory_allocated(forward.device)
         torch.cuda.reset_peak_memory_stats(forward.device)
-        forward([np.tile(tokens, 8)], None)
+        forward([np.tile(tokens, 8)])
         return max(1.0, (torch.cuda.max_memory_allocated(forward.device) - before) / (8 * _PROBE))
     with _counted(forward.decoder) as seen:
-        forward([tokens], None)
+        forward([tokens])
     return max(1.0, max(seen.values(), default=0) / _PROBE)
 
 

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from gainrl.errors import UserError
 from gainrl.scoring.forward import States
-from gainrl.scoring.packed import Prefix
 from gainrl.scoring.prompts import Rendered
 from gainrl.scoring.taps import decoder_of, evaluating, first_device
 
@@ -32,15 +31,13 @@ class LikelihoodHead:
         self._head, self._shape = _find(model)
         self._rows = 0
 
-    def __call__(
-        self, states: States, prefix: Prefix | None, tokens: Sequence[Any], prompts: Sequence[Rendered]
-    ) -> list[float]:
+    def __call__(self, states: States, tokens: Sequence[Any], prompts: Sequence[Rendered]) -> list[float]:
         """Means of the prompts, NaN where a question has no token with a token before it.
 
         `tokens` are those of each prompt that follow the shared prefix, `states` the final hidden states of them.
         """
         assert states.final is not None
-        final, skip = states.final, 0 if prefix is None else len(prefix)
+        final, skip = states.final, 0 if states.prefix is None else len(states.prefix)
         before, targets, owners = [], [], []
         for index, (start, own, prompt) in enumerate(zip(states.starts.tolist(), tokens, prompts, strict=True)):
             first = max(prompt.prefix, 1) - skip  # the first token to predict, among the prompt's own
@@ -59,9 +56,8 @@ class LikelihoodHead:
         for first in range(0, len(rows), self._rows):
             chunk = rows[first : first + self._rows]
             hidden = final[chunk]
-            if prefix is not None:
-                assert prefix.final is not None
-                hidden = torch.where((chunk < 0)[:, None], prefix.final[-1], hidden)
+            if states.prefix_final is not None:
+                hidden = torch.where((chunk < 0)[:, None], states.prefix_final[-1], hidden)
             logits = self._logits(hidden)
             right = logits.gather(1, wanted[first : first + self._rows, None])[:, 0]
             loss = torch.logsumexp(logits, dim=1) - right

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
@@ -38,7 +38,6 @@ from gainrl.scoring.models import (
     resolve_device,
 )
 from gainrl.scoring.nll import LikelihoodHead
-from gainrl.scoring.packed import Prefix
 from gainrl.scoring.phases import Clock
 from gainrl.scoring.prompts import PromptRenderer, Rendered
 from gainrl.scoring.results import RowResult, failed, not_finite, row_result
@@ -105,17 +104,17 @@ class AngleScorer(BaseScorer):
             too_long=given.too_long,
             date=given.date,
         )
-        self.forward = choose_forward(self.model, given.tap)
+        self.forward = choose_forward(self.model, given.tap, given.attention)
         self.device = self.forward.device
         self._likelihood = LikelihoodHead(self.model) if given.nll else None
         self.forward.keep_final = given.nll
         self._budget = given.tokens_per_batch
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
-        self._prefix: tuple[bytes, Prefix, SharedPrefix] | None = None
+        self._prefix: tuple[Tensor, SharedPrefix] | None = None
         self.width = int(self.forward.decoder.config.hidden_size)
         self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
         self.dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-        self.form = type(self.forward).__name__
+        self.form = self.forward.form
 
     @cached_property
     def model_hash(self) -> str:
@@ -145,16 +144,20 @@ class AngleScorer(BaseScorer):
 
     def measure(self, clock: Clock) -> None:
         """Time the phases of the passes to come (`gainrl.scoring.phases`)."""
-        self.clock = self.forward.clock = clock
+        self.clock = clock
 
     @contextmanager
     def weights_fixed(self) -> Iterator[None]:
         """While inside, shared prefixes are kept from call to call; outside, the model may be trained on."""
-        self._prefix = None
+        self._forget()
         try:
             yield
         finally:
-            self._prefix = None
+            self._forget()
+
+    def _forget(self) -> None:
+        self._prefix = None
+        self.forward.forget()
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         padded = not self.forward.shares_prefix
@@ -178,7 +181,7 @@ class AngleScorer(BaseScorer):
             logger.info("a batch of %d prompts failed: %s", len(prompts), error)
             reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         # outside the handler: the traceback, which held the batch's tensors, is gone
-        self._prefix = None
+        self._forget()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         if len(prompts) > 1:
@@ -196,13 +199,13 @@ class AngleScorer(BaseScorer):
         skip = len(batch.shared)
         own = [prompt.tokens[skip:] for prompt in prompts]
         with evaluating(self.model):
-            prefix, shared = self._shared(batch.shared)
-            states = self.forward(own, prefix)
+            states = self.forward(own, batch.shared)
+            shared = None if states.prefix is None else self._shared(states.prefix)
             hidden, starts = states.hidden, states.starts
             nll: Sequence[float | None] = [None] * len(prompts)
             if self._likelihood is not None:
                 with self.clock("nll"):
-                    nll = self._likelihood(states, prefix, own, prompts)
+                    nll = self._likelihood(states, own, prompts)
         role = np.zeros(len(hidden), dtype=np.int8)
         for start, tokens, prompt in zip(starts.tolist(), own, prompts, strict=True):
             role[start : start + prompt.prefix - skip] = 1
@@ -227,20 +230,14 @@ class AngleScorer(BaseScorer):
         columns = (prompts, status, intra, inter, prefix_tokens, question_tokens, directions, nll)
         return [row_result(*row) for row in zip(*columns, strict=True)]
 
-    def _shared(self, tokens: npt.NDArray[np.int32]) -> tuple[Prefix | None, SharedPrefix | None]:
-        """Keys, values and U_p of the shared tokens; the last ones used are kept."""
-        if not len(tokens):
-            return None, None
-        key = tokens.tobytes()
-        kept = self._prefix  # another thread may forget it meanwhile
-        if kept is None or kept[0] != key:
-            kept = self._prefix = None  # free the old one first
-            prefix = self.forward.prefix(tokens)
-            if not bool(torch.isfinite(prefix.hidden).all()):
+    def _shared(self, states: Tensor) -> SharedPrefix:
+        """U_p of the shared tokens; the last one is kept as long as the forward pass keeps its states."""
+        kept = self._prefix
+        if kept is None or kept[0] is not states:
+            if not bool(torch.isfinite(states).all()):
                 raise _NonFinitePrefix
-            with self.clock("score"):
-                kept = self._prefix = (key, prefix, shared_prefix(prefix.hidden, backend=self.backend))
-        return kept[1], kept[2]
+            kept = self._prefix = states, shared_prefix(states, backend=self.backend)
+        return kept[1]
 
 
 class _NonFinitePrefix(Exception):

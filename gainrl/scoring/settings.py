@@ -35,6 +35,8 @@ class ScoringSettings:
     """As in `gainrl.angle_concentration`."""
     tokens_per_batch: int | None = None
     """Tokens of one forward pass; found from the free memory by default."""
+    attention: str = "auto"
+    """auto, or a form of `gainrl.scoring.forward`: grouped, flex, varlen or padded."""
     question_after: str | None = None
     """Plain text: the question is what follows the last occurrence of this text."""
     too_long: str = "skip"

@@ -9,6 +9,7 @@ the two halves of a block.  The decoder runs alone, so no logits are ever comput
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,16 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
-from gainrl.scoring.locks import alone
 
 FINAL = "final"
+_one_pass = threading.RLock()
 _FORM = re.compile(r"layer:(?P<layer>-?\d+)(?:\.(?P<half>attention|mlp)-(?P<end>input|output))?")
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
     """The decoder inside a causal language model: what it runs before its classification layer.
 
-    Wrappers (PEFT, DataParallel) are opened.  Raises UserError if `model` is no causal decoder of transformers.
+    Wrappers (PEFT, DataParallel) are opened; the model itself where its head is not beside the decoder.  Raises
+    UserError if `model` is no causal decoder of transformers.
     """
     inner: Any = getattr(model, "module", model)  # DataParallel and DistributedDataParallel
     if hasattr(inner, "get_base_model"):  # PEFT: adapters live inside the base model's layers
@@ -40,12 +42,14 @@ def decoder_of(model: nn.Module) -> nn.Module:
     if head is None:
         bare: nn.Module = inner
         return bare  # already the bare decoder
-    decoder: Any = inner.get_decoder() if hasattr(inner, "get_decoder") else None
-    if decoder is None or decoder is inner:
-        decoder = getattr(inner, getattr(inner, "base_model_prefix", ""), None)
-    if not isinstance(decoder, nn.Module) or any(child is head for child in decoder.modules()):
-        raise UserError(f"cannot find the decoder inside {type(inner).__name__}: its head is not beside the decoder")
-    return decoder
+    named: list[Any] = [inner.get_decoder()] if hasattr(inner, "get_decoder") else []
+    named += [getattr(inner, "base_model", None), *inner.children()]  # some models' get_decoder finds the head
+    for decoder in named:
+        whole = hasattr(decoder, "config") and decoder is not inner
+        if isinstance(decoder, nn.Module) and whole and not any(child is head for child in decoder.modules()):
+            return decoder
+    whole_model: nn.Module = inner
+    return whole_model  # its head is inside: the scorer asks for all hidden states and takes the last
 
 
 def context_length(model: nn.Module) -> int | None:
@@ -57,8 +61,11 @@ def context_length(model: nn.Module) -> int | None:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode (no dropout) for a while, for one thread at a time; every submodule gets its own mode back."""
-    with alone(model):
+    """Evaluation mode (no dropout) for a while, for one thread at a time; every submodule gets its own mode back.
+
+    One thread, because mode, attention and hooks belong to the model: a second pass amid one would see half of it.
+    """
+    with _one_pass:
         training = [module for module in model.modules() if module.training]
         for module in training:
             module.training = False

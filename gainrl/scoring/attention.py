@@ -1,0 +1,269 @@
+"""Attention over a packed row: documents one after the other, each behind keys and values that all of them share.
+
+Registered with transformers' `AttentionInterface` under the name `gainrl`, so that any model whose attention goes
+through it can be run so.  What the function needs to know of the row under way is a `Layout`; there are three:
+
+| layout | the shared prefix | where |
+|---|---|---|
+| Grouped | keys and values kept from an earlier pass, before those of each group of documents of one length | CPU |
+| Flex | document 0 of the row, which all see; `flex_attention` with a block mask, compiled on CUDA | any device |
+| Varlen | document 0; two calls of `varlen_attn`, for the prefix and for the documents, joined | CUDA, 16 bits |
+
+Grouped copies the shared keys for every document of a group, the others copy none.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import scaled_dot_product_attention
+
+NAME = "gainrl"
+KeysValues = dict[nn.Module, tuple[Tensor, Tensor]]
+"""Per attention module: keys and values, each (heads, tokens, width), positions applied."""
+_HARMLESS = {"position_ids", "cache_position", "is_causal", "use_cache", "output_attentions", "output_hidden_states"}
+_COPIED = 1 << 14
+"""Rows of keys that one call of the grouped form copies at most (the shared ones repeat)."""
+_BLOCK = 128
+
+
+class Unsupported(Exception):
+    """The model's attention asks for something that the packed forms do not do."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a layer asks for: each query sees the last `window` tokens, its own included (0: all)."""
+
+    scale: float
+    window: int
+    softcap: float
+
+
+class Layout(ABC):
+    """The packed row under way: documents of `lengths` tokens behind `shared` tokens."""
+
+    def __init__(self, lengths: Sequence[int], shared: int) -> None:
+        self.lengths, self.shared = list(lengths), shared
+        self.windows: set[int] = set()
+        """Sliding windows that the model's attention was called with."""
+
+    @abstractmethod
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
+        """query (H, T, d), key and value (Hkv, T, d) -> (T, H, d)."""
+
+
+class Grouped(Layout):
+    """Neighbours of equal length in one call of torch's attention, behind keys and values that were kept."""
+
+    def __init__(
+        self, lengths: Sequence[int], shared: int, before: KeysValues | None, record: KeysValues | None
+    ) -> None:
+        super().__init__(lengths, shared)
+        self.before, self.record = before, record
+        self.masks: dict[tuple[int, int], Tensor | None] = {}
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
+        if self.record is not None:
+            if module in self.record:
+                raise Unsupported(f"{type(module).__name__} attends more than once")
+            self.record[module] = key, value
+        heads, kv_heads = query.shape[0], key.shape[0]
+        output = query.new_empty(query.shape[1], heads, value.shape[-1])
+        for first, count, length in self._groups():
+            rows = slice(first, first + count * length)
+            # (count, heads, length, width); the query heads of one key head stand one after the other, as its rows
+            q = query[:, rows].reshape(kv_heads, heads // kv_heads, count, length, -1).permute(2, 0, 1, 3, 4)
+            q = q.reshape(count, kv_heads, heads // kv_heads * length, -1)
+            k, v = (x[:, rows].reshape(kv_heads, count, length, -1).transpose(0, 1) for x in (key, value))
+            if self.before is not None:
+                k, v = (
+                    torch.cat([kept.expand(count, -1, -1, -1), own], dim=2)
+                    for kept, own in zip(self.before[module], (k, v), strict=True)
+                )
+            mask = self._mask(length, asked.window, query)
+            repeated = mask if heads == kv_heads else mask.repeat(heads // kv_heads, 1)
+            if asked.softcap:
+                logits = torch.tanh(q @ k.transpose(2, 3) * (asked.scale / asked.softcap)) * asked.softcap
+                weights = torch.softmax((logits + repeated).float(), dim=-1)
+                mixed = weights.to(v.dtype) @ v
+            else:
+                mixed = scaled_dot_product_attention(q, k, v, attn_mask=repeated, scale=asked.scale)
+            mixed = mixed.view(count, kv_heads, heads // kv_heads, length, -1).permute(0, 3, 1, 2, 4)
+            output[rows].view(mixed.shape).copy_(mixed)
+        return output
+
+    def _groups(self) -> Iterator[tuple[int, int, int]]:
+        """(first row, documents, their length), no more at once than may be copied."""
+        first = 0
+        for length, group in groupby(self.lengths):
+            left = len(list(group))
+            while left:
+                count = min(left, max(1, _COPIED // (self.shared + length)))
+                yield first, count, length
+                first, left = first + count * length, left - count
+
+    def _mask(self, length: int, window: int, like: Tensor) -> Tensor:
+        """(length, shared + length): 0 where a query may look, else -infinity."""
+        key = (length, window)
+        if key not in self.masks:
+            query = torch.arange(self.shared, self.shared + length, device=like.device)[:, None]
+            seen = torch.arange(self.shared + length, device=like.device)[None, :]
+            allowed = (seen <= query) & (seen > query - window if window else seen >= 0)
+            self.masks[key] = torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
+        mask = self.masks[key]
+        assert mask is not None
+        return mask
+
+
+class Flex(Layout):
+    """One row whose first document, the shared prefix, is seen by all: `flex_attention` with a block mask."""
+
+    def __init__(self, lengths: Sequence[int], shared: int, device: torch.device) -> None:
+        super().__init__(lengths, shared)
+        counts = torch.tensor([shared, *lengths])
+        ends = counts.cumsum(0)
+        document = torch.repeat_interleave(torch.arange(len(counts)), counts)
+        position = torch.arange(len(document)) - (ends - counts)[document] + (document > 0) * shared
+        self.document, self.position = document.to(device), position.to(device)
+        self.masks: dict[int, Any] = {}
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
+        if asked.window not in self.masks:
+            self.masks[asked.window] = self.block_mask(asked.window)
+        mixed = _flex(query.is_cuda)(
+            query[None], key[None], value[None], score_mod=_soft_cap(asked.softcap) if asked.softcap else None,
+            block_mask=self.masks[asked.window], scale=asked.scale, enable_gqa=query.shape[0] != key.shape[0],
+        )  # fmt: skip
+        result: Tensor = mixed[0].transpose(0, 1)
+        return result
+
+    def block_mask(self, window: int) -> Any:
+        """The block mask: blocks that no query of a row of blocks sees are left out, whole ones are not looked into."""
+        from torch.nn.attention.flex_attention import BlockMask
+
+        document, position = self.document, self.position
+
+        def allowed(batch: Any, head: Any, query: Tensor, key: Tensor) -> Tensor:
+            distance = position[query] - position[key]
+            seen = ((document[key] == document[query]) | (document[key] == 0)) & (distance >= 0)
+            return seen & (distance < window) if window else seen
+
+        # By blocks: documents stand in order, so a block's first and last row say which ones it holds.
+        tokens = len(document)
+        first = torch.arange(0, tokens, _BLOCK, device=document.device)
+        last = (first + _BLOCK - 1).clamp(max=tokens - 1)
+        query, key = (
+            torch.arange(len(first), device=first.device)[:, None],
+            torch.arange(len(first), device=first.device),
+        )
+        behind = document[last][key] == 0  # keys of the prefix alone
+        touched = (key <= query) & ((document[last][key] >= document[first][query]) | (first[key] < self.shared))
+        whole = touched & behind & (document[first][query] > 0) & (window == 0)
+        partial = touched & ~whole
+
+        def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
+            order = chosen.int().argsort(dim=1, descending=True, stable=True).int()
+            return chosen.sum(dim=1).int()[None, None], order[None, None]
+
+        return BlockMask.from_kv_blocks(
+            *listed(partial), *listed(whole), BLOCK_SIZE=_BLOCK, mask_mod=allowed, seq_lengths=(tokens, tokens)
+        )
+
+
+class Varlen(Layout):
+    """The same row through `torch.nn.attention.varlen`: the prefix for all rows at once, each document for itself."""
+
+    def __init__(self, lengths: Sequence[int], shared: int, device: torch.device) -> None:
+        super().__init__(lengths, shared)
+        documents = [shared, *lengths] if shared else list(lengths)
+        self.longest, self.rows = max(documents), sum(lengths)
+        self.starts, self.behind, self.prefix = (
+            torch.tensor([0, *ends]).cumsum(0).to(device, torch.int32) for ends in (documents, [self.rows], [shared])
+        )
+
+    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
+        from torch.nn.attention.varlen import AuxRequest, varlen_attn
+
+        if asked.softcap or (asked.window and asked.window < self.shared + max(self.lengths)):
+            raise Unsupported("variable-length attention has no soft cap, and no window that reaches into the prefix")
+        q, k, v = (x.transpose(0, 1) for x in (query, key, value))
+        more: dict[str, Any] = {"scale": asked.scale, "enable_gqa": query.shape[0] != key.shape[0]}
+        more["return_aux"] = AuxRequest(lse=True)
+        output, weight = varlen_attn(
+            q, k, v, self.starts, self.starts, self.longest, self.longest, window_size=(-1, 0), **more
+        )
+        if self.shared and self.rows:
+            p = self.shared
+            before, other = varlen_attn(q[p:], k[:p], v[:p], self.behind, self.prefix, self.rows, p, **more)
+            share = torch.sigmoid(other - weight[p:])[..., None]  # of the whole softmax: what the prefix weighs
+            output[p:] = torch.lerp(output[p:].float(), before.float(), share.float()).to(output.dtype)
+        result: Tensor = output
+        return result
+
+
+@cache
+def _flex(compiled: bool) -> Callable[..., Any]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if compiled:
+        return torch.compile(flex_attention, dynamic=True)
+    return cast(Callable[..., Any], flex_attention)
+
+
+@cache
+def _soft_cap(cap: float) -> Callable[..., Tensor]:
+    def capped(score: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return torch.tanh(score / cap) * cap
+
+    return capped
+
+
+_under_way: ContextVar[Layout] = ContextVar("gainrl_layout")
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention function: query (1, H, T, d), key and value (1, Hkv, T, d) -> (1, T, H, d)."""
+    strange = sorted(name for name, given in others.items() if given is not None and name not in _HARMLESS)
+    if strange or dropout:
+        raise Unsupported(f"attention arguments {strange or ['dropout']}")
+    layout = _under_way.get()
+    asked = Settings(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window or 0, softcap or 0.0)
+    layout.windows.add(asked.window)
+    return layout.attend(module, query[0], key[0], value[0], asked)[None], None
+
+
+@contextmanager
+def packed(decoder: Any, layout: Layout) -> Iterator[None]:
+    """Within, the decoder's attention is that of the packed row `layout`; Unsupported if it cannot be set."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(NAME, _attention)
+    own = decoder.config._attn_implementation
+    token = _under_way.set(layout)
+    try:
+        decoder.set_attn_implementation(NAME)
+        yield
+    finally:
+        decoder.set_attn_implementation(own)
+        _under_way.reset(token)
