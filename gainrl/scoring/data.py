@@ -1,26 +1,29 @@
-"""Datasets as rows of prompts: a hub id, or a local .jsonl, .json or .parquet file, read a row at a time.
+"""Datasets as rows of prompts: a hub id, a local file, a `datasets.Dataset`, a list of rows; read a row at a time.
 
 A row has a column `prompt`: a chat (list of {role, content}) or plain text.  For plain text, a column `question`
-may hold the question's text.  Other columns are left alone.
+may hold the question's text.  Other columns are left alone.  Files are known by what they hold, not by their name.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gainrl import json_array
 from gainrl.errors import UserError
 from gainrl.scoring.prompts import ScoringPrompt
+from gainrl.table import as_written
 
-SUFFIXES = (".jsonl", ".json", ".parquet")
+_SPACE = re.compile(r"[ \t\n\r]*")
+KINDS = "JSON lines, a JSON list or Parquet"
 Row = Mapping[str, Any]
 
 
@@ -38,28 +41,42 @@ class Rows:
         return islice(self.open(), self.limit)
 
 
-def open_rows(dataset: str | Sequence[str], *, split: str | None = None, limit: int | None = None) -> Rows:
-    """Open a dataset by name, or several as one, their rows one after another.
+def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = None) -> Rows:
+    """Open a dataset: a name or path, several names as one, or rows that are in memory already.
 
-    Raises UserError if the file, the split or the hub's dataset cannot be had, or if it is empty.
+    Raises UserError if the file, the split or the hub's dataset is missing, or if it is empty.
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give at least 1, or leave it out for all rows")
-    if not isinstance(dataset, str):
-        parts = [open_rows(name, split=split) for name in dataset]
-        if not parts:
-            raise UserError("no dataset is named: give a hub id or a local file")
-        return _together(parts, limit) if len(parts) > 1 else replace(parts[0], limit=limit, size=_cut(parts[0], limit))
-    path = Path(dataset).expanduser()
-    local = path.suffix in SUFFIXES
-    if local or path.exists():
-        return _local(dataset, path, split, limit)
-    if dataset.startswith((".", "/", "~")):
-        raise UserError(f"dataset {dataset!r}: no such file (a local dataset ends in {', '.join(SUFFIXES)})")
-    return _hub(dataset, split, limit)
+    if isinstance(dataset, str | os.PathLike):
+        found = _named(os.fspath(dataset), split)
+    elif isinstance(dataset, Sequence) and dataset and all(isinstance(name, str | os.PathLike) for name in dataset):
+        parts = [_named(os.fspath(name), split) for name in dataset]
+        found = _together(parts) if len(parts) > 1 else parts[0]
+    else:
+        found = _in_memory(dataset, "rows in memory", split)
+    if found.size == 0:
+        raise UserError(f"dataset {found.name!r} is empty")
+    size = found.size if limit is None or found.size is None else min(limit, found.size)
+    return replace(found, limit=limit, size=size)
 
 
-def _together(parts: Sequence[Rows], limit: int | None) -> Rows:
+def scoring_prompts(rows: Iterable[Row]) -> Iterator[ScoringPrompt]:
+    """Rows to prompts.  Raises UserError if the first row lacks the column `prompt`; later ones are named as failed."""
+    for number, row in enumerate(rows):
+        if "prompt" in row:
+            question = as_written([row.get("question")])[0]
+            yield ScoringPrompt(as_written(row["prompt"]), None if question != question else question)
+        elif number:
+            yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
+        else:
+            raise UserError(
+                f"row 0 of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name the task "
+                "that maps this dataset's own columns with --task"
+            )
+
+
+def _together(parts: Sequence[Rows]) -> Rows:
     def rows() -> Iterator[Row]:
         for part in parts:
             for number, row in enumerate(part):
@@ -68,65 +85,114 @@ def _together(parts: Sequence[Rows], limit: int | None) -> Rows:
                 yield row
 
     sizes = [part.size for part in parts]
-    whole = Rows(
-        " + ".join(part.name for part in parts),
-        parts[0].split,
-        limit,
-        None if None in sizes else sum(size or 0 for size in sizes),
-        rows,
-    )
-    return replace(whole, size=_cut(whole, limit))
+    size = None if None in sizes else sum(size or 0 for size in sizes)
+    return Rows(" + ".join(part.name for part in parts), parts[0].split, None, size, rows)
 
 
-def _cut(rows: Rows, limit: int | None) -> int | None:
-    return rows.size if limit is None or rows.size is None else min(rows.size, limit)
-
-
-def _local(dataset: str, path: Path, split: str | None, limit: int | None) -> Rows:
-    if not path.is_file():
-        what = "is a directory" if path.is_dir() else "no such file"
-        raise UserError(f"dataset {dataset!r}: {what}; give one {', '.join(SUFFIXES)} file or a hub id")
-    if path.suffix not in SUFFIXES:
-        raise UserError(f"dataset {dataset!r}: unknown kind {path.suffix!r}; known are {', '.join(SUFFIXES)}")
+def _in_memory(rows: Any, name: str, split: str | None) -> Rows:
+    """A Dataset, IterableDataset or DatasetDict, a pandas DataFrame, or a list of rows."""
+    if isinstance(rows, Mapping):
+        splits = sorted(rows)
+        if split is None and len(splits) != 1:
+            raise UserError(f"dataset {name!r} has the splits {splits}: choose one with --split (split=...)")
+        if split is not None and split not in splits:
+            raise UserError(f"dataset {name!r} has no split {split!r}; it has {splits}")
+        return replace(_in_memory(rows[split or splits[0]], name, None), split=split or splits[0])
     if split is not None:
-        raise UserError(f"--split {split!r}: a local file has no splits; name the file of that split")
-    readers: dict[str, Callable[[Path], tuple[int, Callable[[], Iterator[Row]]]]] = {
-        ".jsonl": _jsonl,
-        ".json": _json,
-        ".parquet": _parquet,
-    }
-    size, opener = readers[path.suffix](path)
-    if size == 0:
-        raise UserError(f"dataset {dataset!r} is empty")
-    return Rows(dataset, None, limit, size if limit is None else min(size, limit), opener)
+        raise UserError(f"--split {split!r}: {name} has no splits; name the file or dataset of that split")
+    if hasattr(rows, "to_dict") and hasattr(rows, "itertuples"):
+        rows = rows.to_dict("records")
+    if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
+        raise UserError(f"{type(rows).__name__} is no dataset: give a name, a Dataset or a list of rows (dicts)")
+    if hasattr(rows, "with_format"):
+        rows = rows.with_format(None)
+    return Rows(
+        name,
+        None,
+        None,
+        len(rows) if hasattr(rows, "__len__") else None,
+        lambda: (_object(row, f"{name}, entry {number}") for number, row in enumerate(rows)),
+    )
 
 
-def _jsonl(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
+def _named(dataset: str, split: str | None) -> Rows:
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        if split is not None:
+            raise UserError(f"--split {split!r}: a local file has no splits; name the file of that split")
+        try:
+            with open(path, "rb") as file:
+                head = file.read(1 << 16)
+            size, rows = _parquet(path) if head.startswith(b"PAR1") else _json(path, head)
+        except (OSError, pa.ArrowException, UnicodeError) as error:
+            raise UserError(f"dataset {dataset!r} cannot be read: {error}") from error
+        return Rows(dataset, None, None, size, rows)
+    local = dataset.startswith((".", "/", "~")) or path.suffix.lower() in (".json", ".jsonl", ".parquet")
+    if local and not path.is_dir():
+        raise UserError(f"dataset {dataset!r}: no such file (a local dataset is a file of {KINDS})")
+    return _loaded(dataset, path, split)
+
+
+def _json(path: Path, head: bytes) -> tuple[int | None, Callable[[], Iterator[Row]]]:
+    encoding = json.detect_encoding(head[:4])
+    start = head.decode(encoding, "replace").lstrip()[:1]
+    if not start:
+        return 0, lambda: iter(())
+    if start not in "[{":
+        raise UserError(f"dataset {path.name!r} holds neither {KINDS.replace(' or', ' nor')}")
+    reader, unit = (_items, "entry") if start == "[" else (_lines, "line")
+
     def rows() -> Iterator[Row]:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _object(_parse(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
+        number = 0
+        with open(path, encoding=encoding, errors="surrogatepass") as text:
+            try:
+                for number, row in reader(text):
+                    yield _object(row, f"{path.name!r}, {unit} {number}")
+            except (ValueError, RecursionError) as error:
+                if isinstance(error, UserError):
+                    raise
+                raise UserError(f"dataset {path.name!r}, {unit} {number + 1}: not valid JSON ({error})") from error
 
+    if start == "[":
+        return None, rows
     with open(path, "rb") as file:
-        size = sum(1 for line in file if line.strip())
-    return size, rows
+        return sum(1 for line in file if line.strip()), rows
 
 
-def _json(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
-    def items() -> Iterator[Any]:
-        with open(path, "rb") as file:
-            encoding = json.detect_encoding(file.read(4))
-        with open(path, encoding=encoding, errors="surrogatepass", newline="") as text:
-            yield from json_array.items(text)
+def _lines(text: TextIO) -> Iterator[tuple[int, Any]]:
+    """(line number, value) of JSON lines."""
+    return ((number, json.loads(line)) for number, line in enumerate(text, 1) if line.strip())
 
-    try:
-        size = sum(1 for _ in items())  # and whatever is wrong with the file is found before anything is scored
-    except (json_array.NotJSON, UnicodeDecodeError) as error:
-        raise UserError(f"dataset {path.name}: not valid JSON ({error})") from error
-    except json_array.NotAnArray as error:
-        raise UserError(f"dataset {path.name}: a .json dataset is a list of objects, this is a {error}") from error
-    return size, lambda: (_object(row, f"{path.name}, entry {i}") for i, row in enumerate(items()))
+
+def _items(text: TextIO, size: int = 1 << 18) -> Iterator[tuple[int, Any]]:
+    """(number, value) of a JSON list; memory holds `size` characters and twice the longest value.
+
+    The standard library's own parser, so that values are those of JSON lines (NaN, large integers, lone surrogates).
+    """
+    decoder, held, number = json.JSONDecoder(), text.read(size), 0
+    at = _space(held, 0) + 1
+    while (at := _space(held, at)) == len(held) or held[at] != "]":
+        try:
+            value, end = decoder.raw_decode(held, at)
+            end = _space(held, end)
+            if held[end : end + 1] not in (",", "]"):
+                raise ValueError("expected ',' or ']' after it")
+        except ValueError:  # it may go on beyond what was read
+            if not (more := text.read(max(size, len(held) - at))):
+                raise
+            held, at = held[at:] + more, 0
+            continue
+        yield number, value
+        number, at = number + 1, end + (held[end] == ",")
+    if (held[at + 1 :] + text.read()).strip():
+        raise ValueError("more text after the end of the list")
+
+
+def _space(text: str, at: int) -> int:
+    """Where the next character stands that is no space."""
+    found = _SPACE.match(text, at)
+    assert found is not None
+    return found.end()
 
 
 def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
@@ -136,65 +202,32 @@ def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
             for batch in file.iter_batches(batch_size=1024):
                 yield from batch.to_pylist()
 
-    try:
-        with pq.ParquetFile(path) as file:
-            return int(file.metadata.num_rows), rows
-    except pa.ArrowInvalid as error:
-        raise UserError(f"dataset {path.name} is not a readable Parquet file: {error}") from error
-
-
-def _parse(text: bytes, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"dataset {where}: not valid JSON ({error})") from error
+    with pq.ParquetFile(path) as file:
+        return int(file.metadata.num_rows), rows
 
 
 def _object(row: Any, where: str) -> Row:
-    if not isinstance(row, dict):
+    if not isinstance(row, Mapping):
         raise UserError(f"dataset {where}: expected an object with a column 'prompt', got {type(row).__name__}")
     return row
 
 
-def _hub(dataset: str, split: str | None, limit: int | None) -> Rows:
+def _loaded(dataset: str, path: Path, split: str | None) -> Rows:
+    """A dataset of the hub, or a local folder of one, through the package `datasets`."""
     try:
         import datasets
     except ImportError:
-        raise UserError(
-            f"dataset {dataset!r} is no local file, and the hub's need the package 'datasets': pip install datasets"
-        ) from None
+        raise UserError(f"dataset {dataset!r} is no local file: others need the package 'datasets'") from None
     name, _, config = dataset.partition(":")
     try:
-        loaded = datasets.load_dataset(name, config or None)
+        if any((path / mark).is_file() for mark in ("dataset_info.json", "dataset_dict.json")):
+            loaded = datasets.load_from_disk(str(path))
+        else:
+            loaded = datasets.load_dataset(str(path) if path.is_dir() else name, config or None)
     except Exception as error:  # the library raises many kinds: connection, not found, gated, scripts
         first = str(error).strip().splitlines()[:1]
         raise UserError(
-            f"cannot load the dataset {dataset!r} from the hub: {' '.join(first)} (give a hub id as name or "
-            f"name:configuration, or a local {', '.join(SUFFIXES)} file)"
+            f"cannot load the dataset {dataset!r}: {' '.join(first)} (give a hub id as name or name:configuration, or "
+            f"a local file of {KINDS})"
         ) from error
-    splits = sorted(loaded)
-    if split is None:
-        if len(splits) > 1:
-            raise UserError(f"dataset {dataset!r} has the splits {splits}: choose one with --split")
-        split = splits[0]
-    if split not in loaded:
-        raise UserError(f"dataset {dataset!r} has no split {split!r}; it has {splits}")
-    rows = loaded[split]
-    if not len(rows):
-        raise UserError(f"dataset {dataset!r}, split {split!r}, is empty")
-    size = len(rows) if limit is None else min(len(rows), limit)
-    return Rows(dataset, split, limit, size, lambda: iter(rows))
-
-
-def scoring_prompts(rows: Iterable[Row]) -> Iterator[ScoringPrompt]:
-    """Rows to prompts.  Raises UserError if the first row lacks the column `prompt`; later ones are named as failed."""
-    for number, row in enumerate(rows):
-        if "prompt" in row:
-            yield ScoringPrompt(row["prompt"], row.get("question"))
-        elif number:
-            yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
-        else:
-            raise UserError(
-                f"row 0 of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name the task "
-                "that maps this dataset's own columns with --task"
-            )
+    return _in_memory(loaded, dataset, split)
