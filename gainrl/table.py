@@ -155,8 +155,8 @@ class TableMetadata:
     rows: int
     template_date: str = ""
     """ISO date given to templates that print today's; empty for plain text."""
-    chat_template_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What the template was given besides the messages (`enable_thinking`, ...)."""
+    chat_template_kwargs: str = "{}"
+    """JSON object of what the template was given besides the messages (`enable_thinking`, ...)."""
     task: str | None = None
     """The task that mapped the dataset's own columns to prompts, if any."""
     question_after: str | None = None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from gainrl.table import DIRECTION_FIELD, PROMPT_FIELD, SCHEMA, ScoreTable, TableMetadata, fingerprint, ranks
+from gainrl.table import PROMPT_FIELD, SCHEMA, ScoreTable, TableMetadata, direction_field, fingerprint, positions
 
 
 def score_table(
@@ -29,12 +29,16 @@ def score_table(
         "intra": given,
         "inter": np.zeros(count),
         "score": given,
-        "rank": ranks(ids, given),
+        "position": positions(given),
         "prefix_tokens": [1] * count,
         "question_tokens": [2] * count,
         **(columns or {}),
     }
-    schema = pa.schema([*SCHEMA, *(field for field in (PROMPT_FIELD, DIRECTION_FIELD) if field.name in values)])
+    optional = [PROMPT_FIELD] if "prompt" in values else []
+    if "direction" in values:
+        width = next(len(one) for one in values["direction"] if one is not None)
+        optional.append(direction_field(width, "float32"))
+    schema = pa.schema([*SCHEMA, *optional])
     made = {
         "model": "m", "model_hash": "weights:0", "tokenizer_hash": "t", "chat_template_hash": "", "dataset": "d",
         "split": None, "limit": None, "fingerprint": fingerprint(ids), "rows": count,

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import json
-from glob import escape
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,184 +15,147 @@ import typer
 from gainrl.cli.interrupts import interruptible
 from gainrl.errors import UserError
 
-ENGINES = ("torch", "vllm", "ray")
-Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: the checkpoint's own.")]
+
+def _of(panel: str) -> Any:
+    """Options of one group, each a line of an 80-column terminal in `--help`."""
+
+    def option(help: str, metavar: str = "TEXT", *names: str) -> Any:
+        return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+
+    return option
+
+
+_main, _scores, _running = _of("Options"), _of("What is scored"), _of("How it runs")
 
 
 def score(
-    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
-    output: Annotated[Path, typer.Option(help="Score table to write: a .parquet file, or a folder (--shards).")],
-    dataset: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Hub id (name or name:configuration), or a local .jsonl, .json or .parquet file; repeat it to rank "
-            "several as one."
-        ),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help="Map the dataset's own columns to prompts (gsm8k, arithmetic, reasoning-gym:..., ...)."),
-    ] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the dataset or task.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Score only the first LIMIT rows.")] = None,
-    question_after: Annotated[
-        str | None,
-        typer.Option(help="Plain text: the question is what follows the last occurrence of this text."),
-    ] = None,
-    too_long: Annotated[str, typer.Option(help="Prompts beyond the model's context: skip or truncate.")] = "skip",
-    engine: Annotated[
-        str, typer.Option(help="What runs the model: torch (this process), ray (a cluster), or vllm (beyond one GPU).")
-    ] = "torch",
-    workers: Annotated[int | None, typer.Option(help="ray: copies of the model (default: one a GPU, or 1).")] = None,
-    tensor_parallel: Annotated[int, typer.Option(help="vllm: GPUs that share each layer.")] = 1,
-    engine_option: Annotated[
-        list[str] | None, typer.Option(help="vllm: NAME=VALUE for vllm.LLM (VALUE as JSON or text); repeat for more.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Dtype = "auto",
-    backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
-    tokens_per_batch: Annotated[
-        int | None,
-        typer.Option(help="Tokens of one forward pass (default: found from the memory at hand)."),
-    ] = None,
-    tap: Annotated[
-        str,
-        typer.Option(help="Hidden states: final, layer:K, layer:K.mlp-input, .mlp-output, .attention-input, ..."),
-    ] = "final",
-    definition: Annotated[
-        str,
-        typer.Option(help="intra+inter (published), intra, or intra+W*inter; add ,no-diagonal to leave i = j out."),
-    ] = "intra+inter",
-    control: Annotated[
-        str,
-        typer.Option(help="length: rank by what is left of the score after length is regressed out."),
-    ] = "none",
-    nll: Annotated[
-        bool, typer.Option("--nll", help="Also store each question's mean negative log-likelihood per token.")
-    ] = False,
-    max_failed: Annotated[
-        float, typer.Option(help="Stop once more than this share of the rows failed (they are named in the table).")
-    ] = 1.0,
-    directions: Annotated[
-        bool,
-        typer.Option(
-            help="Also store each prompt's direction U_q / |U_q|, from which the default navigator of training learns "
-            "(4 bytes times the model's width a prompt)."
-        ),
-    ] = False,
-    prompts: Annotated[bool, typer.Option(help="Store the prompts' text in the table, for reports.")] = True,
-    shards: Annotated[
-        int | None,
-        typer.Option(help="Write a folder of so many Parquet files by rank (0: of 16,384 rows each) instead of one."),
-    ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on where an interrupted run stopped.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output and start anew.")] = False,
+    model: Annotated[str, _main("Hub id, folder or smollm2-135m.")],
+    output: Annotated[Path, _main("Score table, .parquet.", "FILE")],
+    dataset: Annotated[list[str] | None, _main("Hub id (name:config) or file; repeatable.")] = None,
+    task: Annotated[str | None, _main("Task that makes prompts of the rows.")] = None,
+    split: Annotated[str | None, _main("Split of the dataset or task.")] = None,
+    limit: Annotated[int | None, _main("Only the first N rows.", "N")] = None,
+    directions: Annotated[bool, _main("Store what the navigator probe learns from.", "", "--directions")] = False,
+    resume: Annotated[bool, _main("Go on where an interrupted run stopped.", "", "--resume")] = False,
+    overwrite: Annotated[bool, _main("Replace the output and start anew.", "", "--overwrite")] = False,
+    question_after: Annotated[str | None, _scores("Text right before plain-text questions.")] = None,
+    too_long: Annotated[str, _scores("Beyond the context: skip or truncate.")] = "skip",
+    chat_template_kwargs: Annotated[str | None, _scores("Of the chat template, as in training.", "JSON")] = None,
+    date: Annotated[str | None, _scores("Given to templates that print today's.", "DATE")] = None,
+    tap: Annotated[str, _scores("Hidden states: final, layer:K, ...")] = "final",
+    definition: Annotated[str, _scores("intra+inter, intra, intra+W*inter.")] = "intra+inter",
+    nll: Annotated[bool, _scores("Store mean log-likelihoods, too.", "", "--nll")] = False,
+    direction_dtype: Annotated[str, _scores("Of stored directions: float16, float32.")] = "float16",
+    no_prompts: Annotated[bool, _scores("Leave the prompts' text out.", "", "--no-prompts")] = False,
+    dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
+    revision: Annotated[str | None, _running("Branch or commit on the hub.")] = None,
+    trust_remote_code: Annotated[bool, _running("Run the model's own code.", "", "--trust-remote-code")] = False,
+    tokens_per_batch: Annotated[int | None, _running("Of a forward pass (default: what fits).", "N")] = None,
+    backend: Annotated[str, _running("auto, native, triton, torch, reference.")] = "auto",
+    engine: Annotated[str, _running("torch, ray (a cluster) or vllm.")] = "torch",
+    workers: Annotated[int | None, _running("ray: copies of the model.", "N")] = None,
+    engine_option: Annotated[list[str] | None, _running("vllm: NAME=VALUE; repeatable.")] = None,
 ) -> None:
     """Rank a dataset by angle concentration, with one forward pass over its prompts."""
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise UserError(f"--dtype {dtype!r}: choose auto, float32, bfloat16 or float16")
-    if engine not in ENGINES:
-        raise UserError(f"--engine {engine!r}: choose {' or '.join(ENGINES)}")
+    if engine not in ("torch", "ray", "vllm"):
+        raise UserError(f"--engine {engine!r}: choose torch, ray or vllm")
     if engine != "ray" and workers is not None:
         raise UserError("--workers is for --engine ray")
-    if engine != "vllm" and (tensor_parallel != 1 or engine_option):
-        raise UserError("--tensor-parallel and --engine-option are for --engine vllm")
+    if engine != "vllm" and engine_option:
+        raise UserError("--engine-option is for --engine vllm")
     with interruptible(lambda: _left(output)) as interrupts:
-        from gainrl.angle.checks import check_backend
-
-        check_backend(backend)  # that it serves is asked where the model runs
         from gainrl.scoring.run import check_output
-        from gainrl.scoring.team import join
 
-        team, leave = join()
-        if shards is None and (not output.suffix or output.is_dir()):
-            shards = 0  # --output scores/
-        if team.leads:
-            check_output(output, overwrite=overwrite, resume=resume, shards=shards)
+        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if engine != "torch" and size > 1:
+            raise UserError(f"--engine {engine} starts its own processes: run gainrl score without torchrun")
+        if rank == 0:
+            check_output(output, overwrite=overwrite, resume=resume)
         rows, source = prompts_of(dataset, task, split, limit)
 
         from tqdm.auto import tqdm
 
-        from gainrl.scoring import AngleScorer, model_identity, score_dataset
+        from gainrl.scoring import ScoringSettings, score_dataset
         from gainrl.scoring.summary import summary
 
-        common: dict[str, Any] = {
-            "dtype": dtype,
-            "backend": backend,
-            "tokens_per_batch": tokens_per_batch,
-            "question_after": question_after,
-            "too_long": too_long,
-            "definition": definition,
-            "directions": directions,
-        }
-        scorer: Any
-        if engine == "vllm":
-            from gainrl.scoring.vllm_engine import VllmScorer
+        settings = ScoringSettings(
+            model=model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
+            backend=backend, tokens_per_batch=tokens_per_batch, question_after=question_after, too_long=too_long,
+            chat_template_kwargs=_object(chat_template_kwargs), tap=tap, definition=definition, directions=directions,
+            direction_dtype=direction_dtype, nll=nll, **({"date": date} if date else {}),
+        )  # fmt: skip
+        with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
+            # A bar that is disabled here, or by TQDM_DISABLE, shows nothing.
+            with tqdm(total=source.size, unit=" prompts", desc="scoring", **({"disable": True} if rank else {})) as bar:
 
-            _require_vllm_fits(device, tap, nll, team.size)
-            options = engine_options(engine_option or [])
-            scorer = VllmScorer(model, tensor_parallel=tensor_parallel, options=options, **common)
-        elif engine == "ray":
-            from gainrl.scoring.ray_engine import RayScorer
+                def progress(finished: int, tokens: int) -> None:
+                    interrupts.check()
+                    bar.update(finished)
 
-            if team.size > 1:
-                raise UserError("Ray starts its own workers: run gainrl score without torchrun, with --workers")
-            scorer = RayScorer(model, workers=workers, device=device, tap=tap, nll=nll, **common)
-        else:
-            scorer = AngleScorer(model, device=team.device(device), tap=tap, nll=nll, **common)
-        with tqdm(total=source.size, unit=" prompts", desc="scoring", smoothing=0.1, disable=not team.leads) as bar:
-            tokens = 0
-
-            def progress(finished: int, new_tokens: int) -> None:
-                nonlocal tokens
-                interrupts.check()
-                tokens += new_tokens
-                bar.set_postfix_str(f"{tokens:,} tokens", refresh=False)
-                bar.update(finished)
-
-            try:
                 interrupts.check()  # of one that was lost while libraries and the model were loaded
                 run = score_dataset(
-                    scorer,
-                    rows,
-                    output,
-                    source,
-                    model_name=model,
-                    model_hash=model_identity(model, scorer.model),
-                    overwrite=overwrite,
-                    resume=resume,
-                    keep_prompts=prompts,
-                    control=control,
-                    max_failed=max_failed,
-                    shards=shards,
-                    team=team,
+                    scorer, rows, output, source, overwrite=overwrite, resume=resume, keep_prompts=not no_prompts,
                     progress=progress,
-                )
-            finally:
-                if close := getattr(scorer, "close", None):  # an engine's processes
-                    close()
-    if team.leads:
-        print(summary(run, output))
-    leave()
+                )  # fmt: skip
+            if rank == 0:
+                print(summary(run))
+
+
+@contextmanager
+def _processes(size: int, settings: Any) -> Iterator[None]:
+    """torch.distributed, where torchrun started this process as one of several; each has the GPU of its place."""
+    if size < 2:
+        yield
+        return
+    import torch
+    import torch.distributed as dist
+
+    if settings.device in ("auto", "cuda") and torch.cuda.is_available():
+        settings.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
+    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    yield
+    dist.barrier()  # whoever serves the store must not be the first to go
+    dist.destroy_process_group()
+
+
+@contextmanager
+def _scorer(engine: str, settings: Any, workers: int | None, options: list[str]) -> Iterator[Any]:
+    """What runs the model; an engine's processes end with it."""
+    if engine == "torch":
+        from gainrl.scoring import AngleScorer
+
+        yield AngleScorer(**vars(settings))
+        return
+    scorer: Any
+    if engine == "ray":
+        from gainrl.scoring.ray_engine import RayScorer
+
+        scorer = RayScorer(settings, workers=workers)
+    else:
+        from gainrl.scoring.vllm_engine import VllmScorer
+
+        scorer = VllmScorer(settings, engine_options(options))
+    try:
+        yield scorer
+    finally:
+        scorer.close()
 
 
 def _left(output: Path) -> str:
     """What there is to say when a run is interrupted; nothing of the scoring pass may be loaded yet."""
-    if any(output.parent.glob(f"{escape(output.name)}.partial*")):
-        return f"interrupted: finished rows are kept beside {output}; go on with --resume"
+    output = output.expanduser()
+    if any(output.with_name(output.name + ".parts").glob("*-*.parquet")):
+        return f"interrupted: finished rows are kept in {output}.parts; go on with --resume"
     return "interrupted: no finished rows are left to go on from"
 
 
-def _require_vllm_fits(device: str, tap: str, nll: bool, processes: int) -> None:
-    """UserError for what vLLM's pooling interface does not give, before it is loaded."""
-    if nll:
-        raise UserError("--nll needs the logits, which vLLM's pooling interface does not give: use --engine torch")
-    if tap != "final":
-        raise UserError(f"--tap {tap}: vLLM gives the final hidden states alone: use --engine torch")
-    if device != "auto":
-        raise UserError(f"--device {device}: vLLM chooses its devices itself (CUDA_VISIBLE_DEVICES limits them)")
-    if processes > 1:
-        raise UserError("vLLM starts its own processes: run gainrl score without torchrun, with --tensor-parallel")
+def _object(text: str | None) -> Any:
+    """--chat-template-kwargs as a dict."""
+    try:
+        return json.loads(text or "{}")
+    except ValueError as error:
+        raise UserError(f"--chat-template-kwargs {text}: give a JSON object ({error})") from error
 
 
 def engine_options(given: list[str]) -> dict[str, Any]:

@@ -18,9 +18,9 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from scipy.stats import spearmanr
 import yaml
 
-from gainrl.correlation import spearman
 from gainrl.files import write_text
 from gainrl.report import figures
 from gainrl.report.comparison import place, steps_per_epoch
@@ -109,14 +109,12 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
     columns = {"C": scores, "intra": intra, "inter": inter}
     if table.metadata.definition == "intra":
         columns = {"C (= intra)": scores}
-    if table.metadata.control == "length":
-        columns["C without length"] = table.scores  # what the table is ranked by
     rows = [
         {
             "name": name,
             "count": int(np.isfinite(values).sum()),
             "quantiles": np.quantile(values[np.isfinite(values)], [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).tolist(),
-            "spearman": spearman(values, tokens),
+            "spearman": _spearman(values, tokens),
         }
         for name, values in columns.items()
         if np.isfinite(values).any()
@@ -126,7 +124,7 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
         for status, reason in zip(table.columns["status"].to_pylist(), table.columns["reason"].to_pylist(), strict=True)
         if status != "ok"
     )
-    correlation = spearman(table.scores, tokens)
+    correlation = _spearman(scores, tokens)
     return {
         "rows": len(table),
         "statuses": table.status_counts(),
@@ -139,10 +137,17 @@ def _scores(table: ScoreTable, prompts: int) -> dict[str, Any]:
             name: value for name, value in json.loads(table.metadata.to_json()).items() if value not in (None, "")
         },
         "distribution": figures.score_distribution(columns),
-        "length": figures.score_against_length(scores, tokens, spearman(scores, tokens)),
-        "length_correlations": table.length_correlations(),
+        "length": figures.score_against_length(scores, tokens, correlation),
         "extremes": extremes(table, prompts),
     }
+
+
+def _spearman(x: Any, y: Any) -> float:
+    """Spearman's rank correlation of the pairs that are finite; NaN where it is not defined."""
+    both = np.isfinite(x) & np.isfinite(y)
+    if both.sum() < 3 or np.ptp(x[both]) == 0 or np.ptp(y[both]) == 0:
+        return float("nan")
+    return float(spearmanr(x[both], y[both]).statistic)
 
 
 def _verdict(correlation: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 
 from gainrl.table import ScoreTable
 
-_SHOWN = ("id", "row", "prompt", "score", "intra", "inter", "rank", "question_tokens", "prefix_tokens")
+_SHOWN = ("id", "row", "prompt", "score", "intra", "inter", "position", "question_tokens", "prefix_tokens")
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ def extremes(table: ScoreTable, count: int) -> dict[str, Any] | None:
     """
     if "prompt" not in table.columns.column_names:
         return None
-    ranks = table.column("rank")
-    scored = np.flatnonzero(np.isfinite(table.scores))
+    ranks = table.column("position")
+    scored = np.flatnonzero(np.isfinite(table.column("score")))
     order = scored[np.argsort(ranks[scored])]
     high = order[:count]
     low = order[max(len(high), len(order) - count) :][::-1]

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 
 from gainrl.errors import UserError
-from gainrl.parts import is_table
 from gainrl.table import ScoreTable
 
 Record = dict[str, Any]
@@ -54,7 +53,7 @@ def read_run(path: str | os.PathLike[str]) -> RunRecords:
     Raises UserError if there is nothing there, or nothing that a run writes, or a lone table cannot be read.
     """
     path = Path(path)
-    if is_table(path):
+    if path.is_file():
         return RunRecords(name=path.stem, table=ScoreTable.read(path))
     if not path.is_dir():
         raise UserError(

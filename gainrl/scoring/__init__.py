@@ -7,9 +7,8 @@ from gainrl.scoring.data import open_rows, scoring_prompts
 from gainrl.scoring.definition import Definition
 from gainrl.scoring.models import load_model, load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import ScoringPrompt
-from gainrl.scoring.provenance import Source
 from gainrl.scoring.results import Scores
-from gainrl.scoring.run import Run, score_dataset
+from gainrl.scoring.run import Run, Source, score_dataset
 from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.settings import ScoringSettings
 

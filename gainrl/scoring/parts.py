@@ -1,0 +1,252 @@
+"""What a scoring run has finished, as Parquet files beside its output, and the table that is made of them.
+
+    scores.parquet.parts/000012-3f2a9c01.parquet      rows of chunk 12: 12·4096 to 13·4096 - 1, in any order
+
+A part is written beside its place and renamed, so it is whole.  It carries the settings that scored its rows.  The
+parts are the journal: rows that no part holds are owed.  Several processes write to one folder, each its own chunks.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gainrl.errors import UserError
+from gainrl.files import atomic_path, sync_folder
+from gainrl.scoring.definition import Definition
+from gainrl.scoring.results import Scores
+from gainrl.table import (
+    METADATA_KEY,
+    NLL_FIELD,
+    PROMPT_FIELD,
+    SCHEMA,
+    TableMetadata,
+    content_id,
+    direction_field,
+    fingerprint,
+    positions,
+)
+
+CHUNK = 4096
+SETTINGS_KEY = b"gainrl_settings"
+_REPETITIVE = ["status", "reason"]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of one output; picklable.  `settings` must be the same in all of them."""
+
+    output: Path
+    settings: dict[str, Any]
+    width: int | None = None
+    """Of the directions, where the table has them."""
+    direction_dtype: str = "float16"
+    nll: bool = False
+    prompts: bool = True
+
+    @property
+    def folder(self) -> Path:
+        """Where they lie."""
+        return self.output.with_name(self.output.name + ".parts")
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of a part: a table's, before the dataset is known as a whole; digest is the content's."""
+        chosen = [SCHEMA.field(n) for n in ("row", "status", "reason", "intra", "inter", "prefix_tokens")]
+        optional = [(self.nll, NLL_FIELD), (self.prompts, PROMPT_FIELD)]
+        fields = [pa.field("digest", pa.uint64()), *chosen, SCHEMA.field("question_tokens")]
+        if self.width is not None:
+            fields.append(direction_field(self.width, self.direction_dtype))
+        return pa.schema(fields + [field for wanted, field in optional if wanted])
+
+    def files(self) -> dict[int, list[Path]]:
+        """The parts there are, by chunk."""
+        found: dict[int, list[Path]] = defaultdict(list)
+        for path in sorted(self.folder.glob("[0-9]*-*.parquet")):
+            found[int(path.name.partition("-")[0])].append(path)
+        return found
+
+    def check(self) -> None:
+        """UserError unless every part was made with these settings."""
+        for paths in self.files().values():
+            for path in paths:
+                with _whole(path):
+                    stored = json.loads((pq.read_schema(path).metadata or {})[SETTINGS_KEY])
+                if differ := differences(stored, self.settings):
+                    raise UserError(
+                        f"{self.folder} holds results of other settings ({differ}): give those to --resume, or start "
+                        "anew with --overwrite"
+                    )
+
+    def read(self, paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
+        """Some columns of a chunk's parts, by row; a row that two parts hold is taken from the first."""
+        tables = []
+        for path in paths:
+            with _whole(path), pq.ParquetFile(path, pre_buffer=False) as file:
+                tables.append(file.read(columns=list(dict.fromkeys(["row", *columns]))).replace_schema_metadata(None))
+        if not tables:
+            return self.schema.empty_table().select(["row", *columns])
+        together = pa.concat_tables(tables).combine_chunks()
+        _, first = np.unique(together["row"].to_numpy(), return_index=True)
+        return together.take(pa.array(first))
+
+    def table(self, rows: Sequence[int], digests: Sequence[int], texts: Sequence[str], scores: Scores) -> pa.Table:
+        """Results of some rows as a part's columns."""
+        values: dict[str, Any] = {
+            "digest": pa.array(digests, pa.uint64()),
+            "row": rows,
+            "status": scores.status,
+            "reason": _storable(scores.reasons),
+            "intra": scores.intra,
+            "inter": scores.inter,
+            "prefix_tokens": scores.prefix_tokens,
+            "question_tokens": scores.question_tokens,
+        }
+        if self.nll:
+            values["nll"] = pa.array(scores.nll, pa.float32(), from_pandas=True)
+        if self.prompts:
+            values["prompt"] = _storable(texts)
+        schema = self.schema
+        if self.width is not None:
+            assert scores.directions is not None
+            kind = schema.field("direction").type
+            flat = pa.array(scores.directions.astype(self.direction_dtype).reshape(-1), kind.value_type)
+            absent = pa.array(~scores.directions.any(axis=1))
+            values["direction"] = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=absent)
+        arrays = (values[f.name] for f in schema)
+        columns = [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
+        return pa.table(columns, schema=schema)
+
+    def write(self, chunk: int, tables: Sequence[pa.Table]) -> None:
+        """Add a part."""
+        stamp = {SETTINGS_KEY: json.dumps(self.settings).encode()}
+        with atomic_path(self.folder / f"{chunk:06d}-{secrets.token_hex(4)}.parquet") as temporary:
+            together = pa.concat_tables(tables).replace_schema_metadata(stamp)
+            pq.write_table(together, temporary, compression="zstd", use_dictionary=_REPETITIVE)
+
+    def remove(self) -> None:
+        """Forget all that was finished."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def differences(stored: dict[str, Any], settings: dict[str, Any]) -> str:
+    """The settings in which the two differ, for a message; empty if they agree."""
+    names = sorted(name for name in {*stored, *settings} if stored.get(name) != settings.get(name))
+    return ", ".join(f"{name}: {stored.get(name)!r} there, {settings.get(name)!r} now" for name in names)
+
+
+def missing_rows(parts: Parts, rows: int) -> int | None:
+    """The first of `rows` rows that no part holds; None if all are there.  UserError if a part holds a row beyond."""
+    files = parts.files()
+    for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
+        there = parts.read(files.get(chunk, []), ["row"])["row"].to_numpy()
+        if len(there) and there[-1] >= rows:
+            raise UserError(f"{parts.folder} holds row {there[-1]}, and the dataset has {rows} rows: it is another one")
+        wanted = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, rows))
+        if len(there) < len(wanted):
+            return int(np.setdiff1d(wanted, there)[0])
+    return None
+
+
+def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: Definition) -> None:
+    """Write the table of `rows` rows in dataset order, a chunk at a time, from parts that hold them all.
+
+    A prompt without a prefix is undefined if another has one; if none has, the score is C_intra alone.  A million
+    rows take 20 bytes each of memory, whatever the columns.
+    """
+    files = parts.files()
+
+    def chunks(columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
+        for chunk in range(-(-rows // CHUNK)):
+            yield slice(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)), parts.read(files[chunk], columns)
+            pa.default_memory_pool().release_unused()  # else the pool keeps what the largest chunk took, several times
+
+    digests, any_prefix = np.empty(rows, dtype=np.uint64), False
+    for span, table in chunks(["digest", "status", "prefix_tokens"]):
+        digests[span] = table["digest"].to_numpy()
+        any_prefix |= bool(((table["status"].to_numpy() == "ok") & (table["prefix_tokens"].to_numpy() > 0)).any())
+    digests.sort()
+    repeated = np.unique(digests[1:][digests[1:] == digests[:-1]])
+    del digests
+
+    def ids() -> Iterator[list[str]]:
+        counts = np.zeros(len(repeated), dtype=np.int32)
+        for _, table in chunks(["digest"]):
+            yield _ids(table["digest"].to_numpy(), repeated, counts)
+
+    scores = np.empty(rows, dtype=np.float32)
+    for span, table in chunks(["status", "reason", "intra", "inter", "prefix_tokens"]):
+        scores[span] = _scores(table).settled(any_prefix, definition).score
+    place = positions(scores)
+    del scores
+    formula = definition.formula if any_prefix else "intra"
+    metadata = replace(metadata, fingerprint=fingerprint(name for some in ids() for name in some), definition=formula)
+    schema = pa.schema([*SCHEMA, *(field for field in parts.schema if field.name in ("direction", "nll", "prompt"))])
+    stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(parts.settings).encode()}
+    whole = parts.folder / "table.parquet"
+    stamped = schema.with_metadata(stamp)
+    with (
+        atomic_path(whole) as temporary,
+        pq.ParquetWriter(temporary, stamped, compression="zstd", use_dictionary=_REPETITIVE) as writer,
+    ):
+        for (span, table), names in zip(chunks(parts.schema.names), ids(), strict=True):
+            settled = _scores(table).settled(any_prefix, definition)
+            made: dict[str, Any] = {
+                "id": names,
+                "status": settled.status,
+                "reason": settled.reasons,
+                "score": settled.score,
+                "position": place[span],
+            }
+            columns = [pa.array(made[f.name], f.type) if f.name in made else table[f.name] for f in schema]
+            writer.write_table(pa.table(columns, schema=schema))
+    whole.replace(parts.output)
+    sync_folder(parts.output.parent)
+    parts.remove()
+
+
+def _ids(digests: npt.NDArray[np.uint64], repeated: npt.NDArray[np.uint64], counts: npt.NDArray[np.int32]) -> list[str]:
+    """Content ids; `counts` says how often each of the `repeated` digests came before, and is brought up to date."""
+    occurrence = np.zeros(len(digests), dtype=np.int64)
+    if len(repeated):
+        at = np.minimum(np.searchsorted(repeated, digests), len(repeated) - 1)
+        for i in np.flatnonzero(repeated[at] == digests).tolist():
+            occurrence[i] = counts[at[i]]
+            counts[at[i]] += 1
+    return [content_id(digest, number) for digest, number in zip(digests.tolist(), occurrence.tolist(), strict=True)]
+
+
+def _scores(table: pa.Table) -> Scores:
+    return Scores(
+        status=table["status"].to_pylist(),
+        reasons=table["reason"].to_pylist(),
+        intra=table["intra"].to_numpy(),
+        inter=table["inter"].to_numpy(),
+        prefix_tokens=table["prefix_tokens"].to_numpy(),
+    )
+
+
+def _storable(texts: Sequence[str | None]) -> list[str | None]:
+    """Text as Arrow can hold it: lone surrogates, which are legal in JSON, become question marks."""
+    return [None if text is None else text.encode("utf-8", "replace").decode() for text in texts]
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """A part that something else wrote or damaged, as one sentence."""
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is damaged ({error}): remove it, and --resume scores its rows again") from error
