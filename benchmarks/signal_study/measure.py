@@ -22,7 +22,6 @@ import torch
 
 from benchmarks.signal_study.cases import Case, Problems, Row
 from benchmarks.signal_study.gradients import advantages, grpo_gradient_norm, likelihood_gradient_norm
-from gainrl.correlation import other_diagonal
 from gainrl.errors import UserError
 from gainrl.evaluation import Sampling, TransformersEngine
 from gainrl.files import atomic_path, write_text
@@ -187,7 +186,8 @@ def score(model: Any, tokenizer: Any, rows: Sequence[Row]) -> dict[str, np.ndarr
     scorer = AngleScorer(model, tokenizer, directions=True, nll=True, tokens_per_batch=1024)
     with torch.inference_mode():
         found = scorer.score([ScoringPrompt(row["prompt"], row["question"]) for row in rows])
-    bare = other_diagonal(found.intra, found.question_tokens, diagonal=True)
+    tokens = found.question_tokens
+    bare = np.where(tokens > 1, (tokens * found.intra - 1) / np.maximum(tokens - 1, 1), np.nan)  # without i = j
     assert found.directions is not None
     assert found.nll is not None
     return {

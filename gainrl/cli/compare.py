@@ -26,8 +26,8 @@ def compare(
         raise UserError(f"--movers {movers}: give 0 or more")
     from gainrl.table import ScoreTable
 
-    tables = [ScoreTable.read(path) for path in (first, second)]
-    print("\n".join(comparison(*tables, (str(first), str(second)), top, movers)))
+    a, b = (ScoreTable.read(path) for path in (first, second))
+    print("\n".join(comparison(a, b, (str(first), str(second)), top, movers)))
 
 
 def comparison(a: Any, b: Any, names: tuple[str, str], top: list[int] | None, movers: int) -> list[str]:

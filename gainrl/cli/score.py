@@ -86,8 +86,9 @@ def score(
             direction_dtype=direction_dtype, nll=nll, **({"date": date} if date else {}),
         )  # fmt: skip
         with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
-            # A bar that is disabled here, or by TQDM_DISABLE, shows nothing.
-            with tqdm(total=source.size, unit=" prompts", desc="scoring", **({"disable": True} if rank else {})) as bar:
+            hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
+            share = source.size and -(-source.size // size)
+            with tqdm(total=share, unit=" prompts", desc="scoring", **hidden) as bar:
 
                 def progress(finished: int, tokens: int) -> None:
                     interrupts.check()

@@ -18,8 +18,8 @@ from typing import Any
 
 import jinja2
 import numpy as np
-from scipy.stats import spearmanr
 import yaml
+from scipy.stats import spearmanr
 
 from gainrl.files import write_text
 from gainrl.report import figures

@@ -6,25 +6,17 @@ may hold the question's text.  Other columns are left alone.  Files are known by
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import Any
 
 from gainrl.errors import UserError
+from gainrl.rows import KINDS, Row, open_file
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.table import as_written
-
-_SPACE = re.compile(r"[ \t\n\r]*")
-KINDS = "JSON lines, a JSON list or Parquet"
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -120,90 +112,12 @@ def _named(dataset: str, split: str | None) -> Rows:
     if path.is_file():
         if split is not None:
             raise UserError(f"--split {split!r}: a local file has no splits; name the file of that split")
-        try:
-            with open(path, "rb") as file:
-                head = file.read(1 << 16)
-            size, rows = _parquet(path) if head.startswith(b"PAR1") else _json(path, head)
-        except (OSError, pa.ArrowException, UnicodeError) as error:
-            raise UserError(f"dataset {dataset!r} cannot be read: {error}") from error
+        size, rows = open_file(path)
         return Rows(dataset, None, None, size, rows)
     local = dataset.startswith((".", "/", "~")) or path.suffix.lower() in (".json", ".jsonl", ".parquet")
     if local and not path.is_dir():
         raise UserError(f"dataset {dataset!r}: no such file (a local dataset is a file of {KINDS})")
     return _loaded(dataset, path, split)
-
-
-def _json(path: Path, head: bytes) -> tuple[int | None, Callable[[], Iterator[Row]]]:
-    encoding = json.detect_encoding(head[:4])
-    start = head.decode(encoding, "replace").lstrip()[:1]
-    if not start:
-        return 0, lambda: iter(())
-    if start not in "[{":
-        raise UserError(f"dataset {path.name!r} holds neither {KINDS.replace(' or', ' nor')}")
-    reader, unit = (_items, "entry") if start == "[" else (_lines, "line")
-
-    def rows() -> Iterator[Row]:
-        number = 0
-        with open(path, encoding=encoding, errors="surrogatepass") as text:
-            try:
-                for number, row in reader(text):
-                    yield _object(row, f"{path.name!r}, {unit} {number}")
-            except (ValueError, RecursionError) as error:
-                if isinstance(error, UserError):
-                    raise
-                raise UserError(f"dataset {path.name!r}, {unit} {number + 1}: not valid JSON ({error})") from error
-
-    if start == "[":
-        return None, rows
-    with open(path, "rb") as file:
-        return sum(1 for line in file if line.strip()), rows
-
-
-def _lines(text: TextIO) -> Iterator[tuple[int, Any]]:
-    """(line number, value) of JSON lines."""
-    return ((number, json.loads(line)) for number, line in enumerate(text, 1) if line.strip())
-
-
-def _items(text: TextIO, size: int = 1 << 18) -> Iterator[tuple[int, Any]]:
-    """(number, value) of a JSON list; memory holds `size` characters and twice the longest value.
-
-    The standard library's own parser, so that values are those of JSON lines (NaN, large integers, lone surrogates).
-    """
-    decoder, held, number = json.JSONDecoder(), text.read(size), 0
-    at = _space(held, 0) + 1
-    while (at := _space(held, at)) == len(held) or held[at] != "]":
-        try:
-            value, end = decoder.raw_decode(held, at)
-            end = _space(held, end)
-            if held[end : end + 1] not in (",", "]"):
-                raise ValueError("expected ',' or ']' after it")
-        except ValueError:  # it may go on beyond what was read
-            if not (more := text.read(max(size, len(held) - at))):
-                raise
-            held, at = held[at:] + more, 0
-            continue
-        yield number, value
-        number, at = number + 1, end + (held[end] == ",")
-    if (held[at + 1 :] + text.read()).strip():
-        raise ValueError("more text after the end of the list")
-
-
-def _space(text: str, at: int) -> int:
-    """Where the next character stands that is no space."""
-    found = _SPACE.match(text, at)
-    assert found is not None
-    return found.end()
-
-
-def _parquet(path: Path) -> tuple[int, Callable[[], Iterator[Row]]]:
-    def rows() -> Iterator[Row]:
-        # read in pieces: by default a whole row group would be fetched at once
-        with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-
-    with pq.ParquetFile(path) as file:
-        return int(file.metadata.num_rows), rows
 
 
 def _object(row: Any, where: str) -> Row:

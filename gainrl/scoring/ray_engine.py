@@ -69,11 +69,12 @@ class RayScorer:
             raise UserError(f"--engine ray needs Ray: {error} (pip install 'gainrl[ray]')") from error
         if settings.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {settings.device}: give auto, cpu or cuda; Ray chooses which its workers get")
-        self._ray, self._ours = ray, not ray.is_initialized()
+        self._ray: Any = ray
+        self._ours = not ray.is_initialized()
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
         if self._ours:
             self._join()
-        there = ray.cluster_resources()
+        there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
         room, kind = (gpus, "GPUs") if gpus else (int(there.get("CPU", 1)), "CPUs")
         count = max(1, gpus) if workers is None else workers
@@ -84,13 +85,13 @@ class RayScorer:
             given = replace(settings, model=str(model.absolute() if model.exists() else settings.model))
             given.device = "cuda" if gpus else "cpu"
             options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": DEATHS, "max_task_retries": DEATHS}
-            kind_of_worker = ray.remote(**options)(_Worker)
+            kind_of_worker = self._ray.remote(**options)(_Worker)
             self._workers = [kind_of_worker.remote(given) for _ in range(count)]
             with self._explained():
                 described = self._workers[0].describe.remote()
-                if not ray.wait([described], timeout=60)[0]:
+                if not self._ray.wait([described], timeout=60)[0]:
                     print(f"waiting for {count} {kind} of the Ray cluster, or for the model to load", file=sys.stderr)
-                identity, self.width, self.definition = ray.get(described)
+                identity, self.width, self.definition = self._ray.get(described)
         except BaseException:
             self.close()
             raise
@@ -104,7 +105,7 @@ class RayScorer:
         self, parts: Parts, chunks: Iterable[tuple[int, list[ScoringPrompt]]], progress: Progress | None, seconds: float
     ) -> Iterator[tuple[int, int, int]]:
         """What `score_chunk` returns of each chunk, as workers finish them."""
-        pool = self._ray.util.ActorPool(self._workers)
+        pool: Any = self._ray.util.ActorPool(self._workers)
         parts = replace(parts, output=parts.output.absolute())
 
         def finished() -> tuple[int, int, int]:

@@ -50,7 +50,7 @@ class Run:
     output: Path
     seconds: float = 0.0
     scored: int = 0
-    """Rows scored by this run, in this process."""
+    """Rows scored by this run."""
     tokens: int = 0
     """Question and prefix tokens of these rows, shared prefixes counted for each."""
     kept: int = 0
@@ -145,12 +145,12 @@ def score_dataset(
                 if number % processes.size == processes.rank:
                     yield number, chunk
 
-        score = getattr(scorer, "score_chunks", None) or _here
+        score = getattr(type(scorer), "score_chunks", _here)
         for scored, tokens, kept in score(scorer, parts, mine(), progress, seconds_per_part):
             run.scored, run.tokens, run.kept = run.scored + scored, run.tokens + tokens, run.kept + kept
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
-        processes.wait()
+        run.scored, run.tokens, run.kept = processes.total(run.scored, run.tokens, run.kept)
         fields = {name: value for name, value in settings.items() if name not in ("directions", "nll", "prompts")}
         metadata = TableMetadata(**fields, fingerprint="", rows=rows, gainrl_version=__version__)
         processes.lead(lambda: _finish(parts, rows, metadata, scorer.definition))
@@ -301,9 +301,13 @@ class Processes:
         value: T = said[0]
         return value
 
-    def wait(self) -> None:
-        """Until all processes are here."""
-        if self._group is not None:
-            import torch.distributed as dist
+    def total(self, *counts: int) -> list[int]:
+        """The sums over all processes, once all are here."""
+        if self._group is None:
+            return list(counts)
+        import torch
+        import torch.distributed as dist
 
-            dist.barrier(group=self._group)
+        sums = torch.tensor(counts)
+        dist.all_reduce(sums, group=self._group)
+        return [int(one) for one in sums]

@@ -1,6 +1,6 @@
 """Scoring with vLLM: its kernels, its prefix cache, its tensor parallelism, for models that do not fit one GPU.
 
-    scorer = VllmScorer("Qwen/Qwen2.5-72B-Instruct", tensor_parallel=4)
+    scorer = VllmScorer(ScoringSettings(model="Qwen/Qwen2.5-72B-Instruct"), {"tensor_parallel_size": 4})
     scorer.score(["What is 2 + 3?"]).score
 
 The model runs as a pooling model (`LLM(runner="pooling", convert="embed")`, task `token_embed`), whose hidden states
@@ -14,10 +14,9 @@ which more was cached than what is shared (its question begins like another's) i
 
 from __future__ import annotations
 
-import datetime
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -29,11 +28,11 @@ from gainrl.angle import Status
 from gainrl.errors import UserError
 from gainrl.scoring.base import BaseScorer
 from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.definition import PUBLISHED, Definition
-from gainrl.scoring.models import load_tokenizer, resolve_model
-from gainrl.scoring.prompts import DEFAULT_DATE, PromptRenderer, Rendered
+from gainrl.scoring.models import load_tokenizer, model_identity, resolve_model
+from gainrl.scoring.prompts import PromptRenderer, Rendered
 from gainrl.scoring.results import RowResult, failed, not_finite, row_result
 from gainrl.scoring.settings import ScoringSettings
+from gainrl.scoring.taps import FINAL
 from gainrl.scoring.windows import in_halves
 
 logger = logging.getLogger(__name__)
@@ -47,16 +46,14 @@ _OURS = {
     "model": "--model",
     "tokenizer": "--model",
     "dtype": "--dtype",
-    "tensor_parallel_size": "--tensor-parallel",
     "runner": None,
     "convert": None,
     "pooler_config": None,
     "worker_extension_cls": None,
-    "revision": "a local directory of that revision as --model",
-    "tokenizer_revision": "a local directory of that revision as --model",
+    "revision": "--revision",
+    "tokenizer_revision": "--revision",
+    "trust_remote_code": "--trust-remote-code",
 }
-_HARMLESS = {"gpu_memory_utilization", "swap_space", "cpu_offload_gb", "enforce_eager", "disable_log_stats", "seed"}
-"""Options that change speed and memory, not scores."""
 
 
 class _Sums(NamedTuple):
@@ -76,64 +73,47 @@ class _Sums(NamedTuple):
 class VllmScorer(BaseScorer):
     """Scores prompts like `AngleScorer`, with a model that vLLM runs.
 
-    `model` is a name; `dtype` auto, float32, bfloat16 or float16; `tensor_parallel` the GPUs that share each layer;
-    `options` go to `vllm.LLM` as they are (`gpu_memory_utilization`, `max_model_len`, `enforce_eager`, `quantization`,
-    ...); the rest is as in `AngleScorer`.  The tap is `final`, and there is no negative log-likelihood.
+    `options` go to `vllm.LLM` as they are (`tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`,
+    `quantization`, ...).  Of the settings, the tap must be `final`, and `nll` and `device` cannot be asked for.
 
     Raises UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
     """
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        tensor_parallel: int = 1,
-        dtype: str = "auto",
-        backend: str = "auto",
-        tokens_per_batch: int | None = None,
-        question_after: str | None = None,
-        too_long: str = "skip",
-        date: datetime.date = DEFAULT_DATE,
-        definition: str | Definition = PUBLISHED,
-        directions: bool = False,
-        options: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(
-            ScoringSettings(
-                model=model, dtype=dtype, backend=backend, tokens_per_batch=tokens_per_batch, date=date,
-                question_after=question_after, too_long=too_long, definition=definition, directions=directions,
-            )
-        )  # fmt: skip
-        if tensor_parallel < 1:
-            raise UserError(f"tensor_parallel={tensor_parallel}: give at least 1")
+    def __init__(self, settings: ScoringSettings, options: Mapping[str, Any] | None = None) -> None:
+        super().__init__(settings)
+        if settings.nll:
+            raise UserError("--nll needs the logits, which vLLM's pooling interface does not give: use --engine torch")
+        if settings.tap != FINAL:
+            raise UserError(f"--tap {settings.tap}: vLLM gives the final hidden states alone: use --engine torch")
+        if settings.device != "auto":
+            raise UserError(f"--device {settings.device}: vLLM chooses its devices (CUDA_VISIBLE_DEVICES limits them)")
         for name, instead in _OURS.items():
             if name in (options or {}):
                 remedy = f"use {instead}" if instead else "the scorer sets it"
                 raise UserError(f"the vLLM option {name!r} cannot be given: {remedy}")
-        tokenizer = load_tokenizer(model)
+        tokenizer = load_tokenizer(
+            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
         vllm = _vllm()
-        directory = resolve_model(model)
-        self._llm = _load(vllm, directory, _own_dtype(directory, dtype), tensor_parallel, backend, dict(options or {}))
+        directory = resolve_model(settings.model)
+        own = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision, **(options or {})}
+        self._llm = _load(vllm, directory, _own_dtype(directory, settings), settings.backend, own)
         config = self._llm.model_config
         self._params: Callable[..., Any] = vllm.PoolingParams
         self.model = SimpleNamespace(config=config.hf_config)
         self.dtype = str(config.dtype).removeprefix("torch.")
-        given = sorted((name, value) for name, value in (options or {}).items() if name not in _HARMLESS)
-        self.form = f"vllm {vllm.__version__}, tensor parallel {tensor_parallel}" + "".join(
-            f", {name}={value!r}" for name, value in given
-        )
+        self.form = f"vllm {vllm.__version__}"
         self.device = torch.device(_device_type())
         self.renderer = PromptRenderer(
             tokenizer,
-            question_after=question_after,
+            question_after=settings.question_after,
             max_tokens=int(config.max_model_len),
-            too_long=too_long,
-            date=date,
+            too_long=settings.too_long,
+            date=settings.date,  # type: ignore[arg-type]
         )
         self.width = int(config.get_hidden_size())
         self.vocabulary = int(config.get_vocab_size())
-        self.budget_chosen = True
-        self.tokens_per_batch = tokens_per_batch or TOKENS_PER_BATCH
+        self.tokens_per_batch = settings.tokens_per_batch or TOKENS_PER_BATCH
         self.cached_tokens = 0
         """Prompt tokens that vLLM's prefix cache supplied so far."""
         self.sent_again = 0
@@ -144,10 +124,10 @@ class VllmScorer(BaseScorer):
         """End vLLM's processes (they end with this process, too)."""
         self._llm.llm_engine.engine_core.shutdown()
 
-    @contextmanager
-    def weights_fixed(self) -> Iterator[None]:
-        """vLLM's weights never change while it lives; what was summed of a shared prefix is kept from call to call."""
-        yield
+    @cached_property
+    def model_hash(self) -> str:
+        """What tells the weights from others (`gainrl.scoring.models.model_identity`)."""
+        return model_identity(str(self.settings.model), self.model)
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         return plan(rendered, self.tokens_per_batch)
@@ -256,7 +236,7 @@ def _vllm() -> Any:
     return vllm
 
 
-def _load(vllm: Any, directory: str, dtype: str, tensor_parallel: int, backend: str, options: dict[str, Any]) -> Any:
+def _load(vllm: Any, directory: str, dtype: str, backend: str, options: dict[str, Any]) -> Any:
     """The engine with our pooler in its workers."""
     from vllm.config import PoolerConfig
 
@@ -270,7 +250,6 @@ def _load(vllm: Any, directory: str, dtype: str, tensor_parallel: int, backend: 
             convert="embed",
             pooler_config=PoolerConfig(task="token_embed"),
             dtype=dtype,
-            tensor_parallel_size=tensor_parallel,
             worker_extension_cls=_WORKER,
             **settings,
         )
@@ -288,18 +267,20 @@ def _load(vllm: Any, directory: str, dtype: str, tensor_parallel: int, backend: 
     return llm
 
 
-def _own_dtype(name: str, dtype: str) -> str:
-    """`dtype`, where auto is the checkpoint's own also for float32, which vLLM's auto would halve."""
-    if dtype != "auto":
-        return dtype
+def _own_dtype(directory: str, settings: ScoringSettings) -> str:
+    """The dtype asked for; auto is the checkpoint's own also for float32, which vLLM's auto would halve."""
+    if settings.dtype != "auto":
+        return str(settings.dtype)
     from transformers import AutoConfig
 
     try:
-        config: Any = AutoConfig.from_pretrained(name)
+        config: Any = AutoConfig.from_pretrained(
+            directory, revision=settings.revision, trust_remote_code=settings.trust_remote_code
+        )
     except (OSError, ValueError):
-        return dtype  # a model that vLLM alone knows
+        return "auto"  # a model that vLLM alone knows
     own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    return "float32" if str(own).removeprefix("torch.") == "float32" else dtype
+    return "float32" if str(own).removeprefix("torch.") == "float32" else "auto"
 
 
 def _device_type() -> str:

@@ -6,7 +6,6 @@ a hub id and needs `datasets`.  Nothing here unpickles or runs a dataset's own c
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from gainrl import json_array
 from gainrl.errors import UserError
+from gainrl.rows import open_file
 
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
 
@@ -82,50 +81,7 @@ def is_path(source: str | os.PathLike[str]) -> bool:
 
 
 def _local(path: Path) -> Iterator[dict[str, Any]]:
-    path = path.expanduser()
-    if not path.exists():
-        raise UserError(f"the file {os.fspath(path)!r} does not exist")
-    if path.is_dir() or not path.name.endswith(_SUFFIXES):
-        raise UserError(f"{os.fspath(path)!r} is not a file of a known kind: {', '.join(_SUFFIXES)}")
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet(path)
-        elif path.name.endswith((".jsonl", ".jsonl.gz")):
-            with _open(path) as lines:
-                for number, line in enumerate(lines, 1):
-                    if line.strip():
-                        yield _object(_parse(line, f"{path}, line {number}"), f"{path}, line {number}")
-        else:
-            with _open(path) as text:
-                for number, item in enumerate(json_array.items(text)):
-                    yield _object(item, f"{path}, item {number}")
-    except json_array.NotAnArray:
-        raise UserError(f"{os.fspath(path)!r} must hold a JSON list of objects") from None
-    except json_array.NotJSON as error:
-        raise UserError(f"{path}: not JSON: {error}") from error
-    except (OSError, EOFError) as error:
-        raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{os.fspath(path)!r} is not UTF-8: {error}") from error
-
-
-def _parquet(path: Path) -> Iterator[dict[str, Any]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        # read in pieces: by default a whole row group would be fetched at once
-        with pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
-            for batch in file.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
-    except pyarrow.ArrowException as error:
-        raise UserError(f"cannot read {os.fspath(path)!r}: {error}") from error
-
-
-def _open(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8")
-    return open(path, encoding="utf-8")
+    return (dict(row) for row in open_file(path)[1]())
 
 
 def _parse(text: str, where: str) -> Any:
