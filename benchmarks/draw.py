@@ -1,158 +1,78 @@
-"""What does one epoch's draw cost?  Milliseconds for n of N ranks, over N, sigma and mean.
+"""What does one decision of a navigator cost?  Milliseconds to observe 64 groups and draw 64 of N prompts.
 
     python benchmarks/draw.py
 
-All cells are timed in turn, round after round; `ratio` is against N = 10 thousand at the same sigma and mean in the
-same rounds.  Also timed: the draws of the posterior and probe navigators, which look at every prompt; and the published
-way (propose ranks from the Gaussian, throw repeats away), in NumPy, with the proposals that it needed per prompt.
+`build` is the time to construct the navigator; for `probe` it reads directions of 1,024 dimensions, made up block by
+block, twice.  `state_kb` is the size of the state's arrays, which checkpoints carry.
 """
 
 from __future__ import annotations
 
 import argparse
-import itertools
-import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 from harness import side_by_side, table, write_result
 
-from gainrl.curriculum import Navigator, PosteriorNavigator, ProbeNavigator, PromptFeatures, Ranking, draw_ranks
+from gainrl.curriculum import Navigator, Outcomes, Prompts, make_navigator
 
-SIZES = (10_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
-SIGMAS = (1.0, 250.0, 1000.0, math.inf)
-POSTERIOR_SIZES = (10_000, 100_000, 1_000_000)
-PROBE_SIZES = (10_000, 100_000)
-COMPONENTS = 32
-PLACES = {"first": 0.0, "middle": 0.5, "last": 1.0}
+SIZES = (10_000, 100_000, 1_000_000)
+WIDTH, N, GROUP = 1024, 64, 8
 
 
-def draws(n: int, size: int, mean: float, sigma: float) -> Callable[[], object]:
-    """A call that draws the next epoch each time it is called."""
-    epochs = itertools.count()
-    return lambda: draw_ranks(n, size, mean, sigma, seed=0, epoch=next(epochs))
+def prompts(size: int) -> Prompts:
+    rng = np.random.default_rng(size)
+
+    def directions() -> Iterator[tuple[slice, np.ndarray]]:
+        block = rng.standard_normal((4096, WIDTH), dtype=np.float32)
+        for start in range(0, size, 4096):
+            yield slice(start, start + 4096), block[: size - start]
+
+    return Prompts(np.arange(size), rng.normal(size=size), rng.integers(10, 500, size=size), directions)
 
 
-def posterior_draws(n: int, size: int) -> Callable[[], object]:
-    """A call that draws the next epoch of a posterior navigator of which half of the prompts were tried."""
-    navigator = PosteriorNavigator(ranking(size), n)
-    generator = np.random.default_rng(0)
-    navigator._tried = 8 * generator.integers(0, 2, size)
-    navigator._solved = (256 * navigator._tried * generator.random(size)).astype(np.int64)
-    return next_epochs(navigator)
+def decision(navigator: Navigator) -> Callable[[], object]:
+    """A call that observes the last draw and makes the next one."""
+    rng, full = np.random.default_rng(0), np.full(N, GROUP)
+    rows = [navigator.draw(N)]
 
+    def call() -> None:
+        correct = rng.integers(0, GROUP + 1, size=N)
+        navigator.observe(Outcomes(rows[0], full, full, correct, (correct > 0) & (correct < GROUP)), angle=0.3)
+        rows[0] = navigator.draw(N)
 
-def probe_draws(n: int, size: int) -> Callable[[], object]:
-    """A call that draws the next epoch of a probe on COMPONENTS components that has seen one epoch."""
-    prompts = ranking(size)
-    directions = np.random.default_rng(0).normal(size=(size, 2 * COMPONENTS)).astype(np.float32)
-    navigator = ProbeNavigator(prompts, n, PromptFeatures(prompts, prompts.ids, directions, components=COMPONENTS))
-    for at, name in enumerate(navigator.draw()):
-        record = {"id": name, "scored": True, "angle": None, "reward": None, "tokens": 1}
-        navigator.observe([record | {"correct": float(i < at % 9)} for i in range(8)])
-    navigator.draw()
-    return next_epochs(navigator)
-
-
-def ranking(size: int) -> Ranking:
-    """Prompts in the order of their ids."""
-    return Ranking([f"{i:08d}" for i in range(size)], -np.arange(size), "benchmark")
-
-
-def next_epochs(navigator: Navigator) -> Callable[[], object]:
-    """A call that draws the next epoch as if the one before had taught nothing."""
-
-    def draw() -> object:
-        navigator._epoch += 1
-        navigator._forget()
-        return navigator.ranks
-
-    return draw
-
-
-def by_rejection(n: int, size: int, mean: float, sigma: float, limit: int) -> tuple[float, float, bool]:
-    """Seconds, proposals per prompt, and whether n prompts were found within `limit` proposals."""
-    generator = np.random.default_rng(0)
-    seen: set[int] = set()
-    proposals = 0
-    start = time.perf_counter()
-    while len(seen) < n and proposals < limit:
-        ranks = np.rint(generator.normal(mean, sigma, size=n)).astype(np.int64)
-        for rank in ranks[(ranks >= 0) & (ranks < size)].tolist():
-            seen.add(rank)
-            if len(seen) == n:
-                break
-        proposals += len(ranks)
-    return time.perf_counter() - start, proposals / n, len(seen) == n
+    return call
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-n", type=int, default=1024, help="prompts per draw (default 1024)")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--proposals", type=int, default=2_000_000, help="where rejection gives up")
+    parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
-
-    rows = []
-    for sigma, (place, share) in itertools.product(SIGMAS, PLACES.items()):
-        cases = {str(size): draws(options.n, size, share * (size - 1), sigma) for size in SIZES}
-        for size, timing in zip(SIZES, side_by_side(cases, rounds=options.rounds, warmup=2), strict=True):
-            rows.append(
+    results: list[dict[str, Any]] = []
+    for name in ("uniform", "gaussian", "posterior", "probe"):
+        built = {}
+        for size in SIZES:
+            given, start = prompts(size), time.perf_counter()
+            built[size] = make_navigator(name, given), time.perf_counter() - start
+        cases = {str(size): decision(navigator) for size, (navigator, _) in built.items()}
+        for size, timing in zip(SIZES, side_by_side(cases, rounds=options.rounds), strict=True):
+            navigator, seconds = built[size]
+            arrays = [value for value in navigator.state_dict().values() if isinstance(value, np.ndarray)]
+            results.append(
                 {
-                    "how": "race",
-                    "n": options.n,
+                    "navigator": name,
                     "N": size,
-                    "sigma": "inf" if math.isinf(sigma) else sigma,
-                    "mean": place,
                     "ms": 1e3 * timing.median_s,
                     "ms_20": 1e3 * timing.low_s,
                     "ms_80": 1e3 * timing.high_s,
-                    "ratio": timing.ratio,
+                    "build_s": seconds,
+                    "state_kb": sum(array.nbytes for array in arrays) / 1e3,
                 }
             )
-    print(table(rows))
-
-    remembering = [
-        {
-            "how": how,
-            "n": options.n,
-            "N": size,
-            "ms": 1e3 * timing.median_s,
-            "ms_20": 1e3 * timing.low_s,
-            "ms_80": 1e3 * timing.high_s,
-            "ratio": timing.ratio,
-        }
-        for how, make, sizes in (
-            ("posterior", posterior_draws, POSTERIOR_SIZES),
-            ("probe", probe_draws, PROBE_SIZES),
-        )
-        for size, timing in zip(
-            sizes,
-            side_by_side({str(size): make(options.n, size) for size in sizes}, rounds=options.rounds, warmup=1),
-            strict=True,
-        )
-    ]
-    print(table(remembering))
-
-    rejection = []
-    for sigma, (place, share) in itertools.product((250.0, 1000.0), PLACES.items()):
-        seconds, per_prompt, finished = by_rejection(options.n, 7473, share * 7472, sigma, options.proposals)
-        rejection.append(
-            {
-                "how": "rejection",
-                "n": options.n,
-                "N": 7473,
-                "sigma": sigma,
-                "mean": place,
-                "ms": 1e3 * seconds,
-                "proposals_per_prompt": per_prompt,
-                "finished": finished,
-            }
-        )
-    print(table(rejection))
-    path = write_result("draw", [*rows, *remembering, *rejection], rounds=options.rounds)
-    print(f"written: benchmarks/results/{path.name}")
+    print(table(results))
+    print(f"written: benchmarks/results/{write_result('draw', results, rounds=options.rounds).name}")
 
 
 if __name__ == "__main__":
