@@ -42,38 +42,29 @@ def load_navigator(
     usable = np.isin(every, table.usable)
     chosen = every[usable]
     names = None if sources is None else np.asarray(sources, dtype=np.str_)[usable].tolist()
-    stream = None
-    if name == "probe":
-        if table.directions() is None:
-            logger.warning(
-                "the score table has no directions: the navigator 'probe' goes by ranking and question length alone; "
-                "score again with `gainrl score --directions`"
-            )
-        else:
-            stream = _Directions(table, chosen)
+    place = np.full(len(table), -1, dtype=np.int64)
+    place[chosen] = np.arange(len(chosen))
+
+    def directions() -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
+        for rows, block in table.directions() or ():
+            index = place[rows]
+            yield index[index >= 0], block[index >= 0]
+
+    there = table.directions() is not None
+    if name == "probe" and not there:
+        logger.warning(
+            "the score table has no directions: the navigator 'probe' goes by ranking and question length alone; "
+            "score again with `gainrl score --directions`"
+        )
     prompts = Prompts(
         rows=chosen,
         score=table.column("score")[chosen],
         tokens=table.column("question_tokens")[chosen],
-        directions=stream,
+        directions=directions if there else None,
         fingerprint=table.metadata.fingerprint,
         sources=names,
     )
     return make_navigator(name, prompts, args, seed=seed, quota=quota)
-
-
-class _Directions:
-    """The directions of some of a table's rows, read anew at each call (`gainrl.curriculum.prompts.Blocks`)."""
-
-    def __init__(self, table: ScoreTable, rows: npt.NDArray[np.int64]) -> None:
-        self.table = table
-        self.place = np.full(len(table), -1, dtype=np.int64)
-        self.place[rows] = np.arange(len(rows))
-
-    def __call__(self) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
-        for rows, block in self.table.directions() or ():
-            place = self.place[rows]
-            yield place[place >= 0], block[place >= 0]
 
 
 def accuracy_of(
