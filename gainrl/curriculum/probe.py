@@ -52,12 +52,18 @@ RESIDUALS = np.array([0.25, 1.0, 4.0, 12.0])
 """τ², squared logits."""
 DRIFT = 0.01
 """Growth of the intercept's variance, squared logits per draw."""
-SHARPNESS, REST = 1.5, 4
+SHARPNESS = 1.5
+"""Power of the usefulness in the chance to be drawn."""
+REST = 4
+"""Draws that a drawn prompt rests, if no more than a quarter of all prompts then rest."""
 INTERCEPT, SLOPE, COMPONENTS = 4.0, 0.5, 6.0
 """Prior variances, squared logits: intercept; slopes of position and length; all components together."""
 GROUP_RESIDUAL = 1.0
 """Variance of what the features do not tell of a group's being mixed, squared logits."""
-OWN_FADING, EVIDENCE_FADING, HEAD_START = 0.98, 0.9, 1.0
+OWN_FADING, EVIDENCE_FADING = 0.98, 0.9
+"""Shares that J and the evidence keep at each draw."""
+HEAD_START = 1.0
+"""Evidence, in nats, by which the usual λ and τ² begin ahead of the others."""
 MOST_ROLLOUTS = 32
 """Rollouts of one prompt that count between two draws; of more, their share."""
 _LEAST_OWN, _MOST_OWN, _MOST_RESIDUAL = 1 / 64, 939.0, 32.0
@@ -213,7 +219,7 @@ class ProbeNavigator(Navigator):
         self._fade()
 
     def _learn_groups(self, index: Integers, outcomes: Outcomes) -> None:
-        self.group = int(np.median(outcomes.scored))
+        self.group = int(np.sort(outcomes.scored)[len(index) // 2])
         mixed, ones = outcomes.mixed.astype(np.float64), np.ones(len(index))
         found = [np.log(np.where(mixed > 0, p, 1 - p)).sum() for p in np.clip(self._chances(index), 1e-6, 1 - 1e-6)]
         self.model_evidence = _faded(self.model_evidence, np.array(found))
