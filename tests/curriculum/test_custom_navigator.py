@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from navigator_support import groups, make_prompts
 
 from gainrl.curriculum import NAVIGATORS, make_navigator
 from gainrl.errors import UserError
+from tests.curriculum.navigator_support import groups, make_prompts
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "custom_navigator.py"
 

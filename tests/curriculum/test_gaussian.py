@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from navigator_support import groups, set_chances
 from scipy import stats
 
 from gainrl.curriculum import Navigator, Outcomes, Prompts, make_navigator
+from tests.curriculum.navigator_support import groups, set_chances
 
 FROZEN = json.loads((Path(__file__).parent / "fixtures" / "gaussian.json").read_text())
 

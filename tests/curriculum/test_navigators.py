@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from navigator_support import groups, make_prompts
 
 from gainrl.curriculum import DEFAULT, NAVIGATORS, Navigator, Outcomes, Prompts, make_navigator
 from gainrl.errors import UserError
+from tests.curriculum.navigator_support import groups, make_prompts
 
 each = pytest.mark.parametrize("name", sorted(NAVIGATORS))
 ARGS: dict[str, dict[str, Any]] = {"gaussian": {"prompts_per_move": 20}, "probe": {"explore": 0.3}}

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from navigator_support import groups
 from scipy import stats
 
 from gainrl.curriculum import Navigator, Prompts, make_navigator
+from tests.curriculum.navigator_support import groups
 
 
 def posterior(size: int = 10, **args: Any) -> Navigator:

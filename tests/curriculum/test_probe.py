@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from navigator_support import groups, make_prompts, set_chances
 from scipy import stats
 
 from gainrl.curriculum import Navigator, Outcomes, Prompts, make_navigator
 from gainrl.curriculum.components import principal_components
 from gainrl.errors import UserError
+from tests.curriculum.navigator_support import groups, make_prompts, set_chances
 
 FIXTURES = Path(__file__).parent / "fixtures"
 SIZE, N, GROUP = 600, 24, 8

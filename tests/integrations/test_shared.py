@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,69 +13,61 @@ import pytest
 
 from gainrl.errors import UserError
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
+from gainrl.table import ScoreTable
+from tests.score_tables import score_table
 
 SIZE = 30
+UNIT = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
+UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
 
 
-class Table:
-    """The doors of `gainrl.table.ScoreTable` that are used: rows 3 and 8 are not usable, row 5 has no direction."""
-
-    metadata = SimpleNamespace(fingerprint="f00d")
-    usable = np.setdiff1d(np.arange(SIZE), [3, 8])
-
-    def __init__(self, *, directions: bool = True) -> None:
-        self.given = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32) if directions else None
-
-    def __len__(self) -> int:
-        return SIZE
-
-    def column(self, name: str) -> np.ndarray:
-        return {"score": np.arange(SIZE, dtype=np.float32), "question_tokens": np.arange(SIZE, dtype=np.int32)}[name]
-
-    def directions(self, batch: int = 4096) -> Iterator[tuple[np.ndarray, np.ndarray]] | None:
-        if self.given is None:
-            return None
-        blocks = [np.setdiff1d(np.arange(start, start + 10), [5]) for start in range(0, SIZE, 10)]
-        return ((rows, self.given[rows]) for rows in blocks)
+def table(folder: Path | None = None, *, directions: bool = True) -> ScoreTable:
+    """Rows 3 and 8 have no score, row 5 has no direction; from disk if a folder is given."""
+    scores = np.arange(SIZE, dtype=np.float32)
+    scores[[3, 8]] = np.nan
+    columns: dict[str, Any] = {"question_tokens": np.arange(SIZE) + 2}
+    if directions:
+        columns["direction"] = [None if row == 5 else UNIT[row] for row in range(SIZE)]
+    made = score_table([f"{row:02d}" for row in range(SIZE)], scores, columns)
+    if folder is None:
+        return made
+    made.write(folder / "scores.parquet")
+    return ScoreTable.read(folder / "scores.parquet", ["id", "status", "score", "question_tokens"])
 
 
 def test_a_navigator_draws_the_usable_rows_of_the_run() -> None:
-    navigator: Any = load_navigator(Table(), np.arange(20, 2, -1), "gaussian", {"sigma": 4.0}, seed=3)  # type: ignore[arg-type]
+    navigator: Any = load_navigator(table(), np.arange(20, 2, -1), "gaussian", {"sigma": 4.0}, seed=3)
     assert sorted(navigator.draw(16).tolist()) == [4, 5, 6, 7, *range(9, 21)]
-    assert (navigator.sigma, navigator.prompts.fingerprint) == (4.0, "f00d")
+    assert (navigator.sigma, navigator.prompts.fingerprint) == (4.0, table().metadata.fingerprint)
     assert navigator.draw(1).tolist()[0] > 8
 
 
-def test_directions_are_those_of_the_rows() -> None:
-    table: Any = Table()
-    navigator: Any = load_navigator(table, np.arange(29, 1, -2))
-    navigator.draw(13)
-    alone: Any = load_navigator(Table(directions=False), np.arange(29, 1, -2))  # type: ignore[arg-type]
-    assert (len(navigator.features), len(alone.features)) == (7, 3)
+def test_directions_are_those_of_the_rows_and_stream_from_the_file(tmp_path: Path) -> None:
+    navigator: Any = load_navigator(table(tmp_path), np.arange(29, 0, -2))
     assert navigator.prompts.rows[~navigator.known].tolist() == [5]
-    unit = table.given / np.linalg.norm(table.given, axis=1, keepdims=True)
     rows = navigator.prompts.rows[navigator.known]
-    from_features = np.linalg.norm(navigator.features[3:, navigator.known].T - navigator.features[3:, :1].T, axis=1)
-    from_table = np.linalg.norm(unit[rows] - unit[29], axis=1)
-    assert np.corrcoef(from_features, from_table)[0, 1] > 0.999
+    components = navigator.features[3:, navigator.known].T
+    distances = np.linalg.norm(components - components[0], axis=1)
+    assert np.corrcoef(distances, np.linalg.norm(UNIT[rows] - UNIT[rows[0]], axis=1))[0, 1] > 0.999
 
 
 def test_the_log_says_once_that_probe_has_no_directions(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        load_navigator(Table(directions=False), np.arange(SIZE))  # type: ignore[arg-type]
-        load_navigator(Table(directions=False), np.arange(SIZE), "uniform")  # type: ignore[arg-type]
+        navigator: Any = load_navigator(table(directions=False), np.arange(SIZE))
+        load_navigator(table(directions=False), np.arange(SIZE), "uniform")
     assert [record.message.split(":")[0] for record in caplog.records] == ["the score table has no directions"]
+    assert len(navigator.features) == 3
 
 
 def test_sources_follow_their_rows() -> None:
     sources = ["odd" if row % 2 else "even" for row in range(SIZE)]
-    navigator = load_navigator(Table(), np.arange(SIZE), "uniform", sources=sources, quota={"odd": 0.0})  # type: ignore[arg-type]
+    navigator = load_navigator(table(), np.arange(SIZE), "uniform", sources=sources, quota={"odd": 0.0})
     assert not (navigator.draw(14) % 2).any()
 
 
 def test_no_usable_row_is_an_error() -> None:
     with pytest.raises(UserError, match="there is no prompt to draw"):
-        load_navigator(Table(), [3, 8], "uniform")  # type: ignore[arg-type]
+        load_navigator(table(), [3, 8], "uniform")
 
 
 # -- accuracy -----------------------------------------------------------------------------------------------
