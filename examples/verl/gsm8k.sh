@@ -11,7 +11,6 @@ python -m verl.trainer.main_ppo \
   'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \
   +curriculum=gainrl \
   data.gainrl.scores="$scores" \
-  data.gainrl.prompts_per_epoch=256 \
   data.train_files="$data/train.parquet" \
   data.val_files="$data/test.parquet" \
   data.train_batch_size=256 \
@@ -29,7 +28,7 @@ python -m verl.trainer.main_ppo \
   actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8 \
   actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8 \
   trainer.n_gpus_per_node="$gpus" \
-  trainer.total_epochs=400 \
+  trainer.total_epochs=15 \
   trainer.save_freq=20 \
   trainer.test_freq=20 \
   trainer.logger='["console"]' \

@@ -32,7 +32,7 @@ FENCE = re.compile(
 )
 RUN = ("python", "sh", "bash")
 READ = {"json": json.loads, "yaml": yaml.safe_load, "toml": tomllib.loads}
-PYTHON_IN = {"docs/frameworks.md": "tests/integrations/torch_data/test_page.py"}
+PYTHON_IN = {"docs/frameworks.md": "tests/integrations/torch_data/test_examples.py"}
 """Pages whose Python has a test of its own, with a dataset and a loop around it."""
 LEFT = ("cmake", "text", "cpp")  # cmake and C++: examples/cpp is built by tests/angle/test_cpp.py
 

@@ -1,20 +1,24 @@
-"""From a score table and a dataset's prompts to a navigator."""
+"""From a score table and a dataset's prompts to a navigator over the dataset's rows."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gainrl.curriculum import Navigator
-from gainrl.curriculum.building import DEFAULT, NavigatorSettings, settings_of
+import numpy as np
+import numpy.typing as npt
+
+from gainrl.curriculum import DEFAULT, Navigator
 from gainrl.errors import UserError
-from gainrl.integrations.navigation import build_navigator
-from gainrl.table import Prompt, ScoreTable, content_ids, fingerprint
+from gainrl.integrations.shared import DrawLog, load_navigator
+from gainrl.table import Prompt, ScoreTable
 
 logger = logging.getLogger(__name__)
+
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,24 @@ class Curriculum:
     """What a sampler needs."""
 
     navigator: Navigator
-    ids: list[str]
-    """Ids of the dataset's rows, in dataset order."""
-    scores: dict[str, float]
-    """C of each prompt that has one: the angle of a rollout's record where the policy's own is not measured."""
+    n: int
+    """Prompts of a draw."""
+    table_rows: Rows
+    """(N,) the table's row of each of the dataset's rows."""
+    log: DrawLog | None = None
+
+    def draw(self) -> Rows:
+        """(n,) rows of the table."""
+        return self.navigator.draw(self.n)
+
+    def dataset_rows(self, rows: Rows) -> Rows:
+        """(n,) the dataset's row of each row of the table; UserError if the dataset lacks one."""
+        order = np.argsort(self.table_rows, kind="stable")
+        place = np.minimum(np.searchsorted(self.table_rows, rows, sorter=order), len(order) - 1)
+        found = order[place]
+        if (lacking := rows[self.table_rows[found] != rows]).size:
+            raise UserError(f"the dataset lacks row {lacking[0]} of the score table, which the state has drawn")
+        return found
 
 
 def load_curriculum(
@@ -34,49 +52,25 @@ def load_curriculum(
     n: int,
     *,
     navigator: str = DEFAULT,
+    navigator_args: Mapping[str, Any] | None = None,
+    seed: int = 0,
     subset: bool = False,
-    **settings: Any,
+    sources: Sequence[str] | None = None,
+    quota: Mapping[str, float] | None = None,
+    directory: str | os.PathLike[str] | None = None,
 ) -> Curriculum:
-    """The navigator `navigator` over the dataset that the score table was made for, with n prompts per epoch.
+    """The curriculum of the dataset that the score table was made for, with n prompts a draw.
 
-    `prompts` are the dataset's, in order, as they were scored (plain text, or chats); they are matched to the table by
-    content.  `subset=True` lets the table have prompts that the dataset lacks, in any order: some frameworks drop long
-    ones.  `settings` are those of `gainrl.curriculum.building.NavigatorSettings` that this navigator looks at: `seed`
-    and `order` for all, `sigma`, `alpha`, `beta`, ... .  `probe` learns from the directions of `gainrl score
-    --directions`; over a table without them it goes by ranking and length, and the log says so.  Prompts that were
-    skipped or failed are never drawn.
-
-    Raises UserError for a table of another dataset, an unknown navigator or setting, and values that do not fit.
+    prompts: the dataset's, in order, as they were scored; matched to the table by content.  subset: whether the table
+    may have prompts that the dataset lacks, as some frameworks drop long ones.  sources: the source of each prompt, for
+    `quota`, the largest share of a draw by source.  directory: where `draws.jsonl` is written.  Raises UserError for a
+    table of another dataset, an unknown navigator or argument, and values that do not fit.
     """
-    table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores, leave=("prompt",))
-    ids = content_ids(prompts)
-    NavigatorSettings(navigator).check()
-    if unknown := sorted(set(settings) - NavigatorSettings.__dataclass_fields__.keys()):
-        known = ", ".join(sorted(settings_of(navigator)))
-        raise UserError(f"settings of the navigator {navigator!r}: it has {known}; no {', '.join(unknown)}")
-    chosen = NavigatorSettings(navigator, **settings)
-    chosen.check()
-    rows = _table_rows(table, ids, subset)
-    can = set(table.usable.tolist())
-    usable = [row for row in rows if row in can]
-    if usable and len(usable) < len(ids):
-        logger.warning("%d prompts that could not be scored are never drawn", len(ids) - len(usable))
-    made = build_navigator(chosen, table, usable, n, fingerprint=fingerprint(ids))
-    table_ids = table.ids
-    known_scores = zip((table_ids[row] for row in usable), table.column("score")[usable].tolist(), strict=True)
-    return Curriculum(made, ids, {name: score for name, score in known_scores if score == score})
-
-
-def _table_rows(table: ScoreTable, ids: list[str], subset: bool) -> list[int]:
-    """The table's row of each of the dataset's prompts; UserError if the table was not made for them."""
-    if not subset:
-        table.require_dataset(ids, "the dataset")
-        return list(range(len(ids)))
-    row_of = {name: row for row, name in enumerate(table.ids)}
-    missing = [name for name in ids if name not in row_of]
-    if missing:
-        raise UserError(
-            f"{len(missing)} of the dataset's {len(ids)} prompts are not in the score table (first {missing[0]!r}), "
-            f"which was made from {table.metadata.dataset!r}: score a dataset that has them"
-        )
-    return [row_of[name] for name in ids]
+    table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores)
+    rows = table.join(prompts, subset=subset)
+    made = load_navigator(table, rows, navigator, navigator_args, seed=seed, sources=sources, quota=quota)
+    if not 1 <= n <= len(made.prompts):
+        raise UserError(f"n = {n}: {len(made.prompts)} of the {len(rows)} prompts can be drawn")
+    if len(made.prompts) < len(rows):
+        logger.warning("%d prompts that could not be scored are never drawn", len(rows) - len(made.prompts))
+    return Curriculum(made, n, rows, None if directory is None else DrawLog(directory))

@@ -1,123 +1,278 @@
 """Dataset indices in the curriculum's order: a sampler, and a batch sampler that keeps groups together.
 
-One iteration is one epoch of the navigator.  It is drawn when iteration begins (never for a length or at construction),
-so what was observed until then counts.  Order and shares, for n = 6 prompts, 2 processes, repeats = 2:
+One iteration hands out one draw of n prompts, made when its first index is asked for.  Order and shares for n = 6
+prompts, 2 processes, repeats = 2:
 
-    drawn               a b c d e f                    the navigator's order
+    drawn               a b c d e f
     CurriculumSampler   rank 0: a a c c e e            rank 1: b b d d f f
     batches of 1 prompt rank 0: [a a] [c c] [e e]      rank 1: [b b] [d d] [f f]
     batches of 2        rank 0: [a a b b] [e e]        rank 1: [c c d d] [f f]
 
-A prompt's repeats stay on one process, neighbours in the order are in one step, and all processes have equally many.
+On several processes rank 0 draws and tells the others; a prompt's repeats stay on one process.
 
-`state_dict()` holds the navigator's state and the epoch's prompts that are done: `CurriculumSampler`'s when as many
-rollouts as `repeats` were observed, `CurriculumBatchSampler`'s, which hands out whole groups, with the first.  What a
-loader's workers had fetched ahead, and what was still being generated, comes again after a resume; what is done does
-not, nor the repeats that were observed of the prompt that is next.  So every rollout that came to an end is to be
-reported, one that could not be graded with `scored` False.  After `load_state_dict()` an iteration has what is left of
-that epoch, or the next epoch if nothing is; `epoch` says which.  The number of processes may be another, if the state
-was not saved amid a prompt's repeats.
-
-torchdata's StatefulDataLoader keeps a state of its own, in which prompts count as done when their batch leaves the
-loader, and has the sampler's in it; there the iteration after an epoch's last batch is empty, as with torchdata's own
-samplers.  With workers it takes that state when a batch is sent to a worker, so rollouts observed since are not in it;
-`navigator_in_state=False` then leaves the navigator out, for the caller to save beside the loader's state
-(`navigator.state_dict()`) and to load before iterating.
+A prompt is *finished* when enough of its rollouts were observed: `repeats` of them for `CurriculumSampler`, one call's
+for `CurriculumBatchSampler`, which hands out whole groups.  After `load_state_dict()` an iteration hands out what is
+unfinished of the draw, or draws if that is nothing: prompts that a loader had fetched ahead come again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
 
-from gainrl.curriculum import Navigator
+import numpy as np
+import torch.distributed as dist
+from torch.utils.data import Sampler
+
 from gainrl.errors import UserError
-from gainrl.integrations.torch_data.base import EpochSampler
+from gainrl.integrations.groups import Draw, Ints, Mask, from_json, to_json
+from gainrl.integrations.torch_data.curriculum import Curriculum
+
+Item = TypeVar("Item")
+
+logger = logging.getLogger(__name__)
+
+VERSION = 3
 
 
-class CurriculumSampler(EpochSampler[int]):
-    """Indices of the dataset's rows, epoch by epoch, for `DataLoader(dataset, sampler=...)`.
+class DrawSampler(Sampler[Item]):
+    """What both samplers share: the draw, this process's part of it, observing, the state."""
 
-    Args:
-        navigator: any of `gainrl.curriculum`.
-        ids: the ids of the dataset's rows in dataset order (`gainrl.table.content_ids`); the ranking's are among them.
-        repeats: how often each prompt comes, in succession.
-        num_replicas, rank: the processes that share an epoch (default: those of `torch.distributed`).
-        navigator_in_state: whether `state_dict` holds the navigator's state, too (see the module's docstring).
+    _whole: ClassVar[bool]
+    """Whether a prompt's repeats are handed out all at once."""
 
-    Raises UserError if n is not a multiple of num_replicas, or if the dataset lacks prompts of the ranking.
+    def __init__(
+        self, curriculum: Curriculum, *, repeats: int = 1, num_replicas: int | None = None, rank: int | None = None
+    ) -> None:
+        started = dist.is_available() and dist.is_initialized()
+        self.num_replicas = num_replicas if num_replicas is not None else dist.get_world_size() if started else 1
+        self.rank = rank if rank is not None else dist.get_rank() if started else 0
+        if self.num_replicas > 1 and not started:
+            raise UserError(f"num_replicas={self.num_replicas}, but torch.distributed is not initialized")
+        if curriculum.n % self.num_replicas:
+            raise UserError(f"n = {curriculum.n} prompts do not divide among {self.num_replicas} processes")
+        self.curriculum, self.repeats = curriculum, repeats
+        self._step = self._least = self.num_replicas
+        self._draw = Draw(-1, np.empty(0, np.int64))
+        self._rows: dict[int, int] = {}  # dataset rows of the draw under way, in its order, and their places
+        self._resumed = False  # whether the next iteration goes on with the draw under way
+
+    _step: int
+    """Prompts that all processes together hand out at once."""
+    _least: int
+    """Fewer prompts than these make no item."""
+
+    @abstractmethod
+    def _items(self, rows: list[int]) -> list[Item]:
+        """This process's items of one step, from the step's rows."""
+
+    @property
+    def draw(self) -> int:
+        """Number, from 0, of the draw under way; -1 before the first."""
+        return self._draw.number
+
+    @property
+    def unfinished(self) -> list[int]:
+        """Dataset rows of the draw under way whose groups are not finished, in the order of the draw."""
+        return [row for row, place in self._rows.items() if not self._draw.finished[place]]
+
+    @property
+    def epoch(self) -> int:
+        """Number, from 0, of the draw that the next iteration hands out; `range(sampler.epoch, epochs)` are owed."""
+        return self.draw + (not self._resumed or len(self.unfinished) < self._least)
+
+    def __iter__(self) -> Iterator[Item]:
+        """One draw; after `load_state_dict`, what is left of its draw."""
+        return _Iteration(self)
+
+    def _hand_out(self, begun: bool) -> Iterator[Item]:
+        """The items of one draw; of an iteration that had begun before a resume, those that are left, if any."""
+        if self.epoch > self.draw:
+            if begun:
+                return
+            self._begin()
+        self._resumed = False
+        rows = self.unfinished
+        if extra := len(rows) % self.num_replicas:
+            logger.warning(
+                "%d processes cannot share the rest of the draw: its last %d are left out", self.num_replicas, extra
+            )
+            rows = rows[:-extra]
+        # Processes hand out repeats in step: only the repeats that all of them have are not to come again.
+        seen = [int(self._draw.sums["rollouts"][self._rows[row]]) for row in rows[: self._step]]
+        done = 0 if self._whole else min(seen)
+        for start in range(0, len(rows), self._step):
+            yield from self._items(rows[start : start + self._step])[done:]
+            done = 0
+
+    def _begin(self) -> None:
+        """End the draw under way, with the groups that will not be finished, and make the next one."""
+        self._pass_on(~self._draw.finished & (self._draw.sums["rollouts"] > 0), None)
+        navigator, log = self.curriculum.navigator, self.curriculum.log
+        if log is not None and self.rank == 0:
+            if self.draw >= 0:
+                log.append(self._draw.record(self.draw, navigator))
+            else:
+                log.keep(0)
+        rows = self.curriculum.draw() if self.num_replicas == 1 else _from_rank_0(self.curriculum.draw)
+        self._take(Draw.made_by(navigator, self.draw + 1, rows))
+
+    def _take(self, draw: Draw) -> None:
+        rows = self.curriculum.dataset_rows(draw.rows).tolist()
+        self._draw, self._rows = draw, dict(zip(rows, range(len(rows)), strict=True))
+
+    def _pass_on(self, which: Mask, late: Draw | None) -> None:
+        """Give the navigator the groups `which` of the draw under way, and those of earlier draws."""
+        if late is not None and len(late.rows):
+            self.curriculum.navigator.observe(late.outcomes(every := late.rows >= 0), late.angle(every))
+        if which.any():
+            self._draw.finished |= which
+            self.curriculum.navigator.observe(self._draw.outcomes(which), self._draw.angle(which))
+
+    def observe(
+        self,
+        rows: Sequence[int],
+        correct: Sequence[float | None],
+        *,
+        rewards: Sequence[float | None] | None = None,
+        angles: Sequence[float | None] | None = None,
+        draws: Sequence[int] | None = None,
+    ) -> None:
+        """Hand finished rollouts to the navigator: every argument has one entry for each, in any order.
+
+        rows: dataset rows.  correct: credit in [0, 1]; None or NaN is unscored.  rewards: what tells whether a group
+        is mixed, if that is not `correct`.  angles: for a navigator that asks for them.  draws: `sampler.draw` when the
+        row was handed out; without it a row of the draw under way counts as its own.
+
+        On several processes each hands in its own rollouts, and all get everybody's.  Raises UserError, changing
+        nothing, for a row that cannot be drawn and a credit outside [0, 1].
+        """
+        given = (rows, correct, correct if rewards is None else rewards, angles, draws)
+        columns = [[None] * len(rows) if column is None else list(column) for column in given]
+        if self.num_replicas > 1:
+            columns = _from_all(columns)
+        credit, reward, angle = (np.array(column, np.float64) for column in columns[1:4])  # None becomes NaN
+        if (wrong := (credit < 0) | (credit > 1)).any():
+            raise UserError(f"the credit of a rollout is {credit[wrong][0]:g}: give one in [0, 1]")
+        row_list = [int(row) for row in columns[0] if row is not None]
+        table_rows = self.curriculum.table_rows[row_list]
+        self.curriculum.navigator.prompts.index(table_rows)  # UserError for a row that cannot be drawn
+        place = np.array([self._rows.get(row, -1) for row in row_list], np.int64)
+        own = (place >= 0) & np.array([draw in (None, self.draw) for draw in columns[4]], np.bool_)
+        own[own] = ~self._draw.finished[place[own]]
+        self._draw.add(place[own], credit[own], reward[own], angle[own])
+        late, group = np.unique(table_rows[~own], return_inverse=True)
+        earlier = Draw(-1, late)
+        earlier.add(group, credit[~own], reward[~own], angle[~own])
+        enough = 1 if self._whole else self.repeats
+        self._pass_on(~self._draw.finished & (self._draw.sums["rollouts"] >= enough), earlier)
+
+    def state_dict(self) -> dict[str, Any]:
+        """JSON types: the navigator's state, the draw under way and what was observed of it."""
+        state = {"navigator": self.curriculum.navigator.state_dict(), "draw": self._draw.state_dict()}
+        return {"version": VERSION, **to_json(state)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; UserError, changing nothing, if it is of another navigator, table, dataset or setting."""
+        if set(state) != {"version", "navigator", "draw"} or state["version"] != VERSION:
+            raise UserError(f"no state of a curriculum sampler of version {VERSION}: it has the fields {sorted(state)}")
+        draw = Draw.from_state(from_json(state["draw"]))
+        self.curriculum.dataset_rows(draw.rows)
+        self.curriculum.navigator.load_state_dict(from_json(state["navigator"]))
+        self._take(draw)
+        self._resumed = True
+        if self.curriculum.log is not None and self.rank == 0:
+            self.curriculum.log.keep(self.draw)
+
+
+class _Iteration(Iterator[Item]):
+    """One iteration.  StatefulDataLoader keeps its state beside the sampler's, and resumes it, even at its very end."""
+
+    def __init__(self, sampler: DrawSampler[Item]) -> None:
+        self._sampler, self._begun = sampler, False
+        self._items: Iterator[Item] | None = None
+
+    def __next__(self) -> Item:
+        if self._items is None:  # not at iter(), which loaders call more than once for one epoch
+            self._items, self._begun = self._sampler._hand_out(self._begun), True
+        return next(self._items)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"begun": self._begun}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._begun = state["begun"]
+
+
+class CurriculumSampler(DrawSampler[int]):
+    """Indices of the dataset's rows, draw by draw, for `DataLoader(dataset, sampler=...)`.
+
+    repeats: how often each prompt comes, in succession.  num_replicas, rank: the processes that share a draw (default:
+    those of `torch.distributed`).  Raises UserError if n is not a multiple of num_replicas.
     """
 
     _whole = False
-
-    @property
-    def _step(self) -> int:
-        return self.num_replicas
 
     def _items(self, rows: list[int]) -> list[int]:
         return [rows[self.rank]] * self.repeats
 
     def __len__(self) -> int:
-        """Indices of one epoch on this process."""
-        return self.navigator.n // self.num_replicas * self.repeats
+        """Indices of one draw on this process."""
+        return self.curriculum.n // self.num_replicas * self.repeats
 
 
-class CurriculumBatchSampler(EpochSampler[list[int]]):
-    """Batches of indices, for `DataLoader(dataset, batch_sampler=...)`: `prompts_per_batch` prompts of this process,
-    each `repeats` times in succession.
+class CurriculumBatchSampler(DrawSampler[list[int]]):
+    """Batches for `DataLoader(dataset, batch_sampler=...)`: whole groups of `prompts_per_batch` prompts.
 
-    The last batch of an epoch is smaller where n is no multiple of prompts_per_batch · num_replicas, or left out with
-    `drop_last` (its prompts are then not trained on).  Other arguments and errors as for `CurriculumSampler`.
+    The last batch of a draw is smaller if n is no multiple of prompts_per_batch · num_replicas, or left out with
+    `drop_last`.  Other arguments and errors as for `CurriculumSampler`.
     """
 
     _whole = True
 
     def __init__(
         self,
-        navigator: Navigator,
-        ids: Sequence[str],
+        curriculum: Curriculum,
         prompts_per_batch: int,
         *,
         repeats: int = 1,
         drop_last: bool = False,
         num_replicas: int | None = None,
         rank: int | None = None,
-        navigator_in_state: bool = True,
     ) -> None:
-        super().__init__(
-            navigator, ids,
-            repeats=repeats, num_replicas=num_replicas, rank=rank, navigator_in_state=navigator_in_state,
-        )  # fmt: skip
-        if prompts_per_batch < 1:
-            raise UserError(f"prompts_per_batch={prompts_per_batch}: give at least 1")
-        if drop_last and prompts_per_batch * self.num_replicas > navigator.n:
-            raise UserError(
-                f"a batch of {prompts_per_batch} prompts on each of {self.num_replicas} processes is more than the "
-                f"n = {navigator.n} of an epoch, and drop_last would leave nothing: raise n or lower prompts_per_batch"
-            )
-        self.prompts_per_batch = prompts_per_batch
-        self.drop_last = drop_last
-
-    @property
-    def batch_size(self) -> int:
-        """Indices of a whole batch, as loaders and trainers ask for it."""
-        return self.prompts_per_batch * self.repeats
-
-    @property
-    def _step(self) -> int:
-        return self.prompts_per_batch * self.num_replicas
-
-    @property
-    def _least(self) -> int:
-        return self._step if self.drop_last else self.num_replicas
+        super().__init__(curriculum, repeats=repeats, num_replicas=num_replicas, rank=rank)
+        self.drop_last, self._step = drop_last, prompts_per_batch * self.num_replicas
+        self._least = self._step if drop_last else self.num_replicas
 
     def _items(self, rows: list[int]) -> list[list[int]]:
-        if self.drop_last and len(rows) < self._step:
+        if len(rows) < self._least:
             return []
         share = len(rows) // self.num_replicas
         mine = rows[self.rank * share : (self.rank + 1) * share]
         return [[row for row in mine for _ in range(self.repeats)]]
 
     def __len__(self) -> int:
-        """Batches of one epoch."""
-        whole, rest = divmod(self.navigator.n, self._step)
-        return whole + (rest > 0 and not self.drop_last)
+        """Batches of one draw."""
+        return self.curriculum.n // self._step if self.drop_last else -(-self.curriculum.n // self._step)
+
+
+def _from_rank_0(draw: Callable[[], Ints]) -> Ints:
+    """The draw of rank 0, or its error, on all; the others draw, too, so that their navigators go on alike."""
+    found: list[Any]
+    try:
+        found = [draw()]
+    except Exception as error:
+        found = [error]
+    dist.broadcast_object_list(found, src=0)
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return np.asarray(found[0], np.int64)
+
+
+def _from_all(columns: list[list[Any]]) -> list[list[Any]]:
+    """The columns of all processes, one after the other."""
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, columns)
+    return [[value for part in column for value in part] for column in zip(*parts, strict=True)]

@@ -1,10 +1,10 @@
-"""GAIN-RL on verl 0.9.1, without a fork and without Python of the user's: three lines of Hydra configuration.
+"""GAIN-RL on verl's V1 trainer (verl 0.9.1), without a fork and without Python of the user's: three lines of Hydra.
 
     python -m verl.trainer.main_ppo 'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \\
         +curriculum=gainrl data.gainrl.scores=scores.parquet ...
 
-The packaged group `curriculum/gainrl.yaml` sets verl's eight keys that name the classes below; docs/verl.md says what
-each does.  The names are loaded on first use: verl takes seconds to import.
+The packaged group `curriculum/gainrl.yaml` sets verl's keys that name the classes below; docs/verl.md says what each
+does.  The names are loaded on first use: verl takes seconds to import.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gainrl.integrations.verl.checkpoint import CurriculumCheckpoint
     from gainrl.integrations.verl.dataset import CurriculumDataset
     from gainrl.integrations.verl.replay import replay_buffer
 
-__all__ = ["CurriculumCheckpoint", "CurriculumDataset", "replay_buffer"]
+__all__ = ["CurriculumDataset", "replay_buffer"]
 
-_HOMES = {"CurriculumCheckpoint": "checkpoint", "CurriculumDataset": "dataset", "replay_buffer": "replay"}
+_HOMES = {"CurriculumDataset": "dataset", "replay_buffer": "replay"}
 
 
 def __getattr__(name: str) -> Any:

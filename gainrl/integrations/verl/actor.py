@@ -1,112 +1,98 @@
 """Angle concentration of the policy's own sequences, measured in verl's actor workers.
 
-verl imports this module in every process that builds the actor's model, because `actor_rollout_ref.model.external_lib`
-names it; a module of the user's may import it as well, before verl's engine is loaded or after.  It measures nothing
-unless a batch asks for it: its prompts carry the curriculum's mark with `angle` set (data.gainrl.angle), and the pass
-is the actor's own for old log-probabilities in the V1 trainer.  The passes of the reference model, the critic,
-validation and training are left alone.
+Only for a navigator that asks for angles.  verl imports this module in every process that builds the actor's model,
+because `actor_rollout_ref.model.external_lib` names it.  It registers a subclass of verl's FSDP engine for the vendor
+of this machine's devices; verl prefers that to its own, which names no vendor.  It measures in one pass alone:
+the actor's for old log-probabilities, of a batch whose prompts carry the curriculum's mark with `angle` set.
 
-A forward hook on the decoder reads the final norm's output of the very pass that verl makes anyway, in which sequences
-lie packed (1, T) or padded (B, L); one number per sequence is kept on the device, and copied to the host once a batch.
-Measured is the whole sequence, prompt and response: ‖U‖²/L².  It goes to the driver as tags in a partition of its
-own of the TransferQueue, under `{uid}_{session}`: verl empties the training partition at the end of each step.
+A forward hook on the decoder reads the final norm's output of that pass, in which sequences lie packed (1, T) or padded
+(B, L); one number per sequence is kept on the device, and copied to the host once a batch.  Measured is the whole
+sequence, prompt and response: ‖U‖²/L².  It goes to the trainer as tags in a partition of its own of the TransferQueue,
+under `{uid}_{session}`: verl empties the training partition at the end of each step.
 """
 
 from __future__ import annotations
 
-import functools
-import importlib.abc
-import importlib.machinery
-import importlib.util
 import math
-import sys
-from collections.abc import Sequence
-from types import ModuleType
+import os
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gainrl.angle import angle_concentration
-from gainrl.integrations.verl.extension import ACTOR, extension_point, listed, require
+from gainrl.integrations.verl.curriculum import MARK
+from gainrl.integrations.verl.doors import ACTOR, door, listed, require
 from gainrl.scoring.taps import decoder_of
 
-MARK = "gainrl"
-PARTITION = "gainrl"
-_TARGET = ("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead")
-_MEASURED = "_gainrl_measured"
+require(ACTOR)
+_Registry: Any = door("verl.workers.engine", "EngineRegistry")
+_Engine: Any = door("verl.workers.engine.fsdp.transformer_impl", "FSDPEngineWithLMHead")
+_device_name: Any = door("verl.utils.device", "get_device_name")
+_vendor: Any = door("verl.utils.device", "get_vendor")
+
+Measured = list[tuple[list[str], Tensor]]
+"""Keys `{uid}_{session}` and the (B,) angles of their sequences, for each micro-batch."""
 
 
-def install() -> None:
-    """Put the measurement into verl's FSDP engine, once in a process."""
-    engine: Any = extension_point(*_TARGET)
-    if getattr(engine.forward_step, "_gainrl", False):
-        return
-    require(ACTOR)
-    forward_step, infer_batch = engine.forward_step, engine.infer_batch
+@_Registry.register(
+    model_type="language_model",
+    backend=["fsdp", "fsdp2"],
+    device=os.getenv("VERL_ENGINE_DEVICE") or _device_name(),
+    vendor=os.getenv("VERL_ENGINE_VENDOR") or _vendor(),
+)
+class AngleEngine(_Engine):  # type: ignore[misc]
+    """verl's FSDP engine, measured where a batch asks for it."""
 
-    @functools.wraps(forward_step)
-    def measuring_step(self: Any, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
-        measured = self.__dict__.get(_MEASURED)
-        if measured is None:
-            return forward_step(self, micro_batch, loss_function, forward_only)
-        with _Tap(self.module, micro_batch, measured):
-            return forward_step(self, micro_batch, loss_function, forward_only)
+    _measured: Measured | None = None
 
-    @functools.wraps(infer_batch)
-    def measuring_batch(self: Any, data: Any, loss_function: Any = None) -> Any:
-        if not _asks(self, data):
-            return infer_batch(self, data, loss_function)
-        measured: list[tuple[list[str], Tensor]] = []
-        setattr(self, _MEASURED, measured)
+    def infer_batch(self, data: Any, loss_function: Any = None) -> Any:
+        """verl's pass; the angles of a batch that asks for them are left for the trainer."""
+        if not self._asked(data):
+            return super().infer_batch(data, loss_function)
+        measured = self._measured = []
         try:
-            output = infer_batch(self, data, loss_function)
+            output = super().infer_batch(data, loss_function)
         finally:
-            delattr(self, _MEASURED)
+            self._measured = None
         if self.is_mp_src_rank_with_outputs():
-            _publish(measured)
+            publish(measured)
         return output
 
-    measuring_step._gainrl = True  # type: ignore[attr-defined]
-    engine.forward_step, engine.infer_batch = measuring_step, measuring_batch
+    def forward_step(self, micro_batch: Any, loss_function: Any, forward_only: bool) -> Any:
+        """verl's forward pass of one micro-batch."""
+        measured = self._measured
+        if measured is None:
+            return super().forward_step(micro_batch, loss_function, forward_only)
+
+        def read(module: Any, inputs: Any, output: Any) -> None:
+            hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
+            offsets = micro_batch["input_ids"].offsets().to(hidden.device)
+            names = zip(listed(micro_batch["uid"]), listed(micro_batch["session_id"]), strict=True)
+            measured.append(([f"{uid}_{session}" for uid, session in names], measure(hidden.detach(), offsets)))
+
+        hook = decoder_of(self.module).register_forward_hook(read)
+        try:
+            return super().forward_step(micro_batch, loss_function, forward_only)
+        finally:
+            hook.remove()
+
+    def _asked(self, data: Any) -> bool:
+        """Whether this is the actor's pass for old log-probabilities, of a batch whose prompts ask for it."""
+        from verl.utils import tensordict_utils as tu
+        from verl.utils import transferqueue_utils
+
+        # The reference model's pass, by its own engine or by the actor without its adapter, computes no entropy.
+        if not transferqueue_utils.TQ_INITIALIZED or not tu.get(data, key="calculate_entropy", default=False):
+            return False
+        if getattr(self.engine_config, "forward_only", False):
+            return False
+        if not {"extra_info", "uid", "session_id", "input_ids"} <= set(data.keys()):
+            return False
+        return any(bool((info.get(MARK) or {}).get("angle")) for info in listed(data["extra_info"]) if info)
 
 
-def _asks(engine: Any, data: Any) -> bool:
-    """Whether this pass is the actor's own for old log-probabilities, of a batch whose prompts ask for measuring."""
-    from verl.utils import tensordict_utils as tu
-    from verl.utils import transferqueue_utils
-
-    # The reference model's pass, by its own engine or by the actor without its adapter, computes no entropy.
-    if not transferqueue_utils.TQ_INITIALIZED or not tu.get(data, key="calculate_entropy", default=False):
-        return False
-    if getattr(engine.engine_config, "forward_only", False):
-        return False
-    if not {"extra_info", "uid", "session_id", "input_ids"} <= set(data.keys()):
-        return False
-    return any(bool((info.get(MARK) or {}).get("angle")) for info in listed(data["extra_info"]) if info)
-
-
-class _Tap:
-    """Measures the one forward pass inside the `with` block."""
-
-    def __init__(self, module: Any, micro_batch: Any, measured: list[tuple[list[str], Tensor]]) -> None:
-        self._decoder, self._batch, self._measured = decoder_of(module), micro_batch, measured
-
-    def __enter__(self) -> None:
-        self._handle = self._decoder.register_forward_hook(self._read)
-
-    def __exit__(self, *error: object) -> None:
-        self._handle.remove()
-
-    def _read(self, module: Any, inputs: Any, output: Any) -> None:
-        hidden = output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]
-        offsets = self._batch["input_ids"].offsets().to(hidden.device)
-        names = zip(listed(self._batch["uid"]), listed(self._batch["session_id"]), strict=True)
-        keys = [f"{group}_{session}" for group, session in names]
-        with torch.no_grad():
-            self._measured.append((keys, measure(hidden.detach(), offsets)))
-
-
+@torch.no_grad()
 def measure(hidden: Tensor, offsets: Tensor) -> Tensor:
     """(B,) float32 ‖U‖²/L² of B sequences.
 
@@ -128,8 +114,8 @@ def measure(hidden: Tensor, offsets: Tensor) -> Tensor:
     )
 
 
-def _publish(measured: list[tuple[list[str], Tensor]]) -> None:
-    """Leave the measurements for the driver; a sequence whose angle is undefined, or made up as padding, has none."""
+def publish(measured: Measured) -> None:
+    """Leave the measurements for the trainer; a sequence whose angle is undefined, or made up as padding, has none."""
     angles: dict[str, float] = {}
     for keys, values in measured:
         angles.update(zip(keys, values.tolist(), strict=True))
@@ -137,31 +123,4 @@ def _publish(measured: list[tuple[list[str], Tensor]]) -> None:
     if angles:
         import transfer_queue as tq
 
-        tq.kv_batch_put(keys=list(angles), partition_id=PARTITION, tags=[{"angle": angle} for angle in angles.values()])
-
-
-class _OnceEngineIsThere(importlib.abc.MetaPathFinder):
-    """Installs the measurement as soon as verl's engine has been imported; processes without one never load it."""
-
-    def find_spec(
-        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
-    ) -> importlib.machinery.ModuleSpec | None:
-        if fullname != _TARGET[0]:
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(fullname)
-        if spec is not None and spec.loader is not None:
-            execute = spec.loader.exec_module
-
-            def execute_and_install(module: ModuleType) -> None:
-                execute(module)
-                install()
-
-            spec.loader.exec_module = execute_and_install  # type: ignore[method-assign]
-        return spec
-
-
-if _TARGET[0] in sys.modules:
-    install()
-else:  # a worker that imports this before its engine, or an inference server, which has none
-    sys.meta_path.insert(0, _OnceEngineIsThere())
+        tq.kv_batch_put(keys=list(angles), partition_id=MARK, tags=[{"angle": angle} for angle in angles.values()])

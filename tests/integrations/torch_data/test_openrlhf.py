@@ -1,4 +1,4 @@
-"""The script of docs/frameworks.md with the real OpenRLHF 0.11.2 and Ray (environment: scripts/vllm_environment.sh).
+"""The example with the real OpenRLHF 0.11.2 and Ray (environment: scripts/vllm_environment.sh).
 
 Real: PPOTrainer (its constructor, fit, train_step), prepare_datasets, PromptDataset, DeepspeedStrategy and its loader,
 SamplesGenerator, Ray.  Replaced: the vLLM engines' answers, the groups of model actors (which keep the checkpoint), and
@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import copy
 import json
+import runpy
 import sys
 import types
 import warnings
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tables import score_table
+from worlds import Learner, learnt, table_of
+
+from gainrl.curriculum import Outcomes
+from gainrl.integrations.torch_data import load_curriculum
 
 if find_spec("openrlhf") is None or find_spec("vllm") is None:
     pytest.skip("openrlhf: not installed here (scripts/vllm_environment.sh)", allow_module_level=True)
@@ -29,8 +34,8 @@ PROMPTS = [[{"role": "user", "content": f"question {n % 20}"}] for n in range(RO
 
 
 @pytest.fixture(scope="module")
-def trainer_class(page_blocks):
-    """The class of the page's script."""
+def trainer_class():
+    """The class of the example."""
     import accelerate  # noqa: F401  (whatever asks whether flash_attn is there has asked)
     import peft  # noqa: F401
 
@@ -45,13 +50,10 @@ def trainer_class(page_blocks):
         for name, symbols in stubs.items():
             module = types.ModuleType(name)
             module.__spec__ = ModuleSpec(name, None)
-            for symbol in symbols:
-                setattr(module, symbol, None)
+            vars(module).update(dict.fromkeys(symbols))
             patch.setitem(sys.modules, name, module)
-        names = {"__name__": "train_curriculum"}
-        (block,) = page_blocks["OpenRLHF 0.11"]
-        exec(compile(block, "train_curriculum.py", "exec"), names)
-        yield names["CurriculumTrainer"]
+        example = Path(__file__).parents[3] / "examples" / "openrlhf" / "train_curriculum.py"
+        yield runpy.run_path(str(example), run_name="train_curriculum")["CurriculumTrainer"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def ray_started():
     ray.shutdown()
 
 
-def answers_right(number: int, sample: int) -> bool:
+def answers_right(number, sample):
     """Even numbers are answered right, odd ones wrong, and every third number by turns."""
     return sample % 2 == 0 if number % 3 == 0 else number % 2 == 0
 
@@ -105,17 +107,12 @@ class Models:
         return [ray.put(self.states if method_name == "get_checkpoint_states" else {})]
 
 
-def nested(flat):
+def run(trainer_class, folder, states=None, *, filtering=False):
     from openrlhf.utils.config import hierarchize
-
-    return hierarchize(SimpleNamespace(**flat))
-
-
-def trainer_of(trainer_class, folder, states=None, *, filtering=False):
     from openrlhf.utils.utils import get_strategy
 
     (folder / "ckpt" / "_actor").mkdir(parents=True, exist_ok=True)
-    args = nested({
+    flat = {
         "data.prompt_dataset": str(folder / "prompts.jsonl"), "data.prompt_probs": None, "data.max_samples": 1000,
         "data.prompt_split": "train", "data.input_template": None, "data.dataloader_num_workers": 0,
         "data.input_key": "prompt", "data.label_key": "label", "data.apply_chat_template": True,
@@ -135,55 +132,42 @@ def trainer_of(trainer_class, folder, states=None, *, filtering=False):
         "ds.grad_accum_dtype": None, "ds.overlap_comm": False, "ds.zpg": 1, "ds.tensor_parallel_size": 1,
         "ds.ring_attn_size": 1, "ds.use_universal_ckpt": False, "ds.deepcompile": False,
         "use_ms": False, "local_rank": -1,
-    })  # fmt: skip
+    }  # fmt: skip
     engine, models = Engine(), Models(states)
-    trainer = trainer_class(str(folder / "model"), get_strategy(args), models, None, None, None, [engine])
+    strategy = get_strategy(hierarchize(SimpleNamespace(**flat)))
+    trainer = trainer_class(str(folder / "model"), strategy, models, None, None, None, [engine])
     trainer.experience_maker = SimpleNamespace(make_experience_batch=lambda samples: samples)
-    return trainer, engine, models
-
-
-def run(trainer_class, folder, states=None, **options):
-    trainer, engine, models = trainer_of(trainer_class, folder, states, **options)
     trainer.fit()
     return trainer, engine.asked, models.saved
 
 
 @pytest.fixture
-def scored(tokenizer, tmp_path, monkeypatch):
-    """A folder with a model's tokenizer, the prompts and their score table."""
-    tokenizer.save_pretrained(tmp_path / "model")
+def scored(tmp_path, monkeypatch):
+    """A folder with a model's tokenizer, the prompts and their score table; the navigator is `learner`."""
+    from tests.tiny_models import make_tokenizer
+
+    make_tokenizer(["question 1"]).save_pretrained(tmp_path / "model")
     (tmp_path / "model" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     rows = [{"prompt": prompt, "label": str(n % 20)} for n, prompt in enumerate(PROMPTS)]
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    score_table(PROMPTS, directions=True).write(tmp_path / "scores.parquet")
+    table_of(PROMPTS).write(tmp_path / "scores.parquet")
     monkeypatch.setenv("SCORES", str(tmp_path / "scores.parquet"))
     monkeypatch.setenv("PROMPTS_PER_EPISODE", str(EPISODE))
+    monkeypatch.setattr("gainrl.curriculum.NAVIGATORS", {"probe": Learner})
     return tmp_path
 
 
-def by_hand(folder, row_of):
-    """Three epochs of the same curriculum: the navigator at their end, and the rows drawn."""
-    from gainrl.integrations.torch_data import load_curriculum
-
-    curriculum = load_curriculum(folder / "scores.parquet", PROMPTS, EPISODE, seed=3)
-    rows = []
+def by_hand(folder):
+    """The rows of three draws of the same curriculum, told what the answers were, and its navigator."""
+    navigator, rows = load_curriculum(folder / "scores.parquet", PROMPTS, EPISODE, seed=3).navigator, []
     for _ in range(3):
-        drawn = curriculum.navigator.draw()
-        rows += [row_of[name] for name in drawn]
-        curriculum.navigator.observe(
-            {"id": name, "correct": (right := answers_right(row_of[name] % 20, sample)), "scored": True,
-             "angle": curriculum.scores[name], "reward": float(right), "tokens": 4}
-            for name in drawn for sample in range(SAMPLES)
-        )  # fmt: skip
-    return curriculum.navigator, rows
-
-
-def assert_is(navigator, expected):
-    totals, by_hand = navigator.totals, expected.totals
-    assert (totals.rollouts, totals.accuracy) == (by_hand.rollouts, by_hand.accuracy)
-    ours, theirs = navigator.metrics(), expected.metrics()
-    assert ours["useful"] == pytest.approx(theirs["useful"])
-    assert ours["tried"] == theirs["tried"] > 0
+        drawn = navigator.draw(EPISODE)
+        right = [[answers_right(row % 20, sample) for sample in range(SAMPLES)] for row in drawn.tolist()]
+        correct, mixed = [sum(pair) for pair in right], [len(set(pair)) > 1 for pair in right]
+        two = [SAMPLES] * EPISODE
+        navigator.observe(Outcomes(drawn, two, two, correct, mixed))
+        rows += drawn.tolist()
+    return navigator, rows
 
 
 def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_checkpoint(
@@ -192,21 +176,23 @@ def test_openrlhf_trains_on_what_the_curriculum_draws_and_resumes_from_every_che
     trainer, asked, saved = run(trainer_class, scored)
     assert len(asked) == 3 * EPISODE
     assert trainer.get_max_steps() == 3 * EPISODE // BATCH
-    expected, rows = by_hand(scored, trainer.sampler.row_of)
+    expected, rows = by_hand(scored)
     assert asked == [trainer.prompts_dataloader.dataset.prompts[row] for row in rows]
-    assert_is(trainer.sampler.navigator, expected)
-
+    navigator = trainer.samples_generator.sampler.curriculum.navigator
+    assert learnt(navigator).tolist() == learnt(expected).tolist()
     for states in saved[:-1]:
         again, more, _ = run(trainer_class, scored, states)
         assert more == asked[states["global_step"] * BATCH :]
-        assert again.sampler.state_dict() == trainer.sampler.state_dict()
+        theirs = again.samples_generator.sampler.curriculum.navigator
+        assert learnt(theirs).tolist() == learnt(navigator).tolist()
 
 
-def test_rollouts_that_dynamic_filtering_drops_count_in_the_accuracy(trainer_class, ray_started, scored):
+def test_rollouts_that_dynamic_filtering_drops_count_too(trainer_class, ray_started, scored):
     trainer, asked, saved = run(trainer_class, scored, filtering=True)
-    expected, rows = by_hand(scored, trainer.sampler.row_of)
+    expected, rows = by_hand(scored)
     assert len(saved) < 3 * EPISODE // BATCH  # groups were dropped: fewer steps
     texts = trainer.prompts_dataloader.dataset.prompts
     for start in range(0, 3 * EPISODE, EPISODE):  # replacements are asked for as answers come, in whatever order
         assert sorted(asked[start : start + EPISODE]) == sorted(texts[row] for row in rows[start : start + EPISODE])
-    assert_is(trainer.sampler.navigator, expected)
+    navigator = trainer.samples_generator.sampler.curriculum.navigator
+    assert learnt(navigator).tolist() == learnt(expected).tolist()

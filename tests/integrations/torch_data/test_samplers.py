@@ -1,118 +1,285 @@
-"""The samplers alone: order, shares, groups, and what they refuse."""
+"""The samplers: order, shares, what is observed, and resuming at every place of a draw."""
 
 from __future__ import annotations
 
+import json
+from itertools import islice
+
+import numpy as np
 import pytest
-from sampler_support import IDS, KINDS, N, flat, make, navigator, rollouts, rows_of
+import torch.distributed as dist
 from torch.utils.data import DataLoader
+from worlds import learnt, table_of
 
-from gainrl.curriculum import NAVIGATORS, Ranking
 from gainrl.errors import UserError
-from gainrl.integrations.torch_data import CurriculumBatchSampler, CurriculumSampler
+from gainrl.integrations.shared import DrawLog
+from gainrl.integrations.torch_data import CurriculumBatchSampler, CurriculumSampler, load_curriculum
+
+PROMPTS = [f"question {row}" for row in range(40)]
+KINDS = pytest.mark.parametrize("kind", [CurriculumSampler, CurriculumBatchSampler])
+WORKERS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded, use of fork")
+
+
+def curriculum(n=12, **options):
+    return load_curriculum(table_of(PROMPTS), PROMPTS, n, **{"navigator": "learner", "seed": 3, **options})
+
+
+def make(kind, given=None, **options):
+    if kind is CurriculumBatchSampler:
+        options = {"prompts_per_batch": 2, **options}
+    return kind(given or curriculum(), **options)
+
+
+def flat(items):
+    return [row for item in items for row in (item if isinstance(item, list) else [item])]
+
+
+def right(row, number=0):
+    return float((row + number) % 3 == 0)
+
+
+def report(sampler, items, **options):
+    rows = flat(items)
+    sampler.observe(rows, [right(row) for row in rows], **options)
+
+
+def loader_of(sampler, workers=0, batch_size=4):
+    given = {"sampler": sampler, "batch_size": batch_size}
+    if isinstance(sampler, CurriculumBatchSampler):
+        given = {"batch_sampler": sampler}
+    return DataLoader(range(40), num_workers=workers, collate_fn=list, **given)
+
+
+def train(sampler, draws, *, workers=0, states=None, **options):
+    """Batches until `draws` draws are over, each reported; the sampler's state after each."""
+    found = []
+    for _ in range(sampler.epoch, draws):
+        for batch in loader_of(sampler, workers, **options):
+            found.append(batch)
+            report(sampler, batch)
+            if states is not None:
+                states.append(json.dumps(sampler.state_dict()))
+    return found
 
 
 @KINDS
-@pytest.mark.parametrize("name", [name for name in NAVIGATORS if name != "probe"])
-def test_an_epoch_is_what_the_navigator_draws(kind, name):
-    ranking = Ranking(sorted(IDS), [1.0 - i / N for i in range(N)], "dataset")
-    sampler = make(kind, NAVIGATORS[name](ranking, 12), repeats=3)
-    items = list(sampler)
-    expected = NAVIGATORS[name](ranking, 12).draw()
-    assert flat(items) == [row for row in rows_of(expected) for _ in range(3)]
-    assert len(sampler) == len(items)
+def test_one_iteration_is_one_draw_with_every_prompt_as_often_as_asked(kind):
+    expected = curriculum().navigator
+    sampler = make(kind, repeats=3)
+    for draw in range(3):
+        items = list(sampler)
+        assert flat(items) == np.repeat(expected.draw(12), 3).tolist()
+        assert (sampler.draw, len(items)) == (draw, len(sampler))
 
 
 @KINDS
-def test_nothing_is_drawn_before_the_first_item_is_asked_for(kind):
-    nav = navigator()
-    sampler = make(kind, nav)
-    first = list(sampler)
-    sampler.observe(rollouts(flat(first)))
-    len(sampler), iter(sampler), DataLoader(IDS, sampler=sampler if kind is CurriculumSampler else None)
-    assert nav.epoch == 0
+def test_the_draw_is_made_with_the_first_index_and_knows_all_that_was_observed_before(kind):
+    sampler, other = make(kind), make(kind)
+    report(sampler, flat(sampler))
+    flat(other)
     items = iter(sampler)
-    assert nav.epoch == 0
-    next(items)
-    assert nav.epoch == 1
+    assert sampler.draw == 0
+    assert flat(items) != flat(other)
+    assert sampler.draw == 1
+
+
+def test_a_group_is_passed_on_when_its_last_repeat_was_observed():
+    sampler = make(CurriculumSampler, repeats=2)
+    navigator, (first, *_) = sampler.curriculum.navigator, flat(sampler)
+    sampler.observe([first], [1.0])
+    assert not learnt(navigator).any()
+    sampler.observe([first], [None])  # unscored: neither right nor wrong
+    assert learnt(navigator)[first] == 1.0
+    assert first not in sampler.unfinished
+    assert len(sampler.unfinished) == 11
+
+
+def test_a_group_is_mixed_by_its_rewards_and_rounding_mixes_none():
+    sampler = make(CurriculumBatchSampler, repeats=2)
+    navigator, (a, _, b, *_) = sampler.curriculum.navigator, flat(sampler)
+    sampler.observe([a, a, b, b], [1, 1, 0, 0], rewards=[0.5, 1.0, 0.3, 0.3 + 1e-9])
+    assert (learnt(navigator)[a], learnt(navigator)[b]) == (2.0, 0.0)
+
+
+def test_late_rollouts_reach_the_navigator_and_are_not_taken_for_those_of_the_draw_under_way():
+    sampler = make(CurriculumSampler, curriculum(n=36))
+    first, navigator = list(sampler), sampler.curriculum.navigator
+    report(sampler, first[:30])
+    again = set(flat(sampler)) & set(first[30:])
+    gone = next(row for row in range(40) if row not in sampler.unfinished)
+    late = min(again)
+    sampler.observe([late, gone], [1.0, 1.0], draws=[0, 0])
+    assert late in sampler.unfinished
+    assert learnt(navigator)[late] == 1.0
+    before = json.dumps(sampler.state_dict())
+    with pytest.raises(UserError, match=r"credit of a rollout is 1\.5"):
+        sampler.observe([late, late], [1.0, 1.5])
+    assert json.dumps(sampler.state_dict()) == before
 
 
 @KINDS
-def test_a_prompt_is_done_when_its_rollouts_were_observed_also_after_a_resume(kind):
-    sampler = make(kind, navigator(), repeats=2)
-    names = [IDS[row] for row in dict.fromkeys(flat(list(sampler)))]
-    sampler.observe(rollouts([row for name in names[:2] for row in [IDS.index(name)] * 2]))
-    done = [True, True] + [False] * (len(names) - 2)
-    assert [sampler.is_done(name) for name in names] == done
-    again = make(kind, navigator(), repeats=2)
+@pytest.mark.parametrize("workers", [0, 2])
+@WORKERS
+def test_a_state_goes_on_behind_what_was_observed_however_far_the_loader_fetched(kind, workers):
+    whole, states = make(kind, repeats=2), []
+    states.append(json.dumps(whole.state_dict()))
+    expected = train(whole, 2, workers=workers, states=states)
+    for place in range(13) if not workers else (1, 4, 6, 9):
+        again = make(kind, repeats=2)
+        again.load_state_dict(json.loads(states[place]))
+        assert again.epoch == place // 6
+        assert train(again, 2, workers=workers) == expected[place:], place
+        assert again.state_dict()["navigator"] == whole.state_dict()["navigator"]
+
+
+def test_a_state_amid_a_group_goes_on_with_the_rest_of_the_group():
+    whole, states = make(CurriculumSampler, repeats=2), []
+    states.append(json.dumps(whole.state_dict()))
+    expected = train(whole, 2, states=states, batch_size=3)
+    for place in range(17):
+        again = make(CurriculumSampler, repeats=2)
+        again.load_state_dict(json.loads(states[place]))
+        assert train(again, 2, batch_size=3) == expected[place:], place
+
+
+@KINDS
+def test_prompts_that_were_not_observed_come_again_after_a_resume(kind):
+    sampler = make(kind)
+    drawn = flat(sampler)
+    report(sampler, [*drawn[:3], drawn[6]])
+    again = make(kind)
+    again.load_state_dict(json.loads(json.dumps(sampler.state_dict())))
+    assert again.unfinished == [*drawn[3:6], *drawn[7:]]
+    assert flat(again) == [*drawn[3:6], *drawn[7:]]
+
+
+@KINDS
+def test_the_state_of_a_stateful_loader_goes_on_everywhere(kind):
+    stateful = pytest.importorskip("torchdata.stateful_dataloader", reason="torchdata: not installed")
+
+    def loader_of(sampler):
+        given = {"sampler": sampler, "batch_size": 4} if kind is CurriculumSampler else {"batch_sampler": sampler}
+        return stateful.StatefulDataLoader(range(40), collate_fn=list, **given)
+
+    def steps(sampler, loader, count, states=None):
+        found = []
+        while len(found) < count:
+            for batch in loader:
+                found.append(batch)
+                report(sampler, batch)
+                if states is not None:
+                    states.append(json.dumps(loader.state_dict()))
+                if len(found) == count:
+                    break
+        return found
+
+    whole, states = make(kind, repeats=2), []
+    expected = steps(whole, loader_of(whole), 15, states)
+    for place, state in enumerate(states, start=1):
+        sampler = make(kind, repeats=2)
+        loader = loader_of(sampler)
+        loader.load_state_dict(json.loads(state))
+        assert steps(sampler, loader, 15 - place) == expected[place:], place
+
+
+def test_drop_last_leaves_the_end_of_a_draw_out():
+    sampler = make(CurriculumBatchSampler, prompts_per_batch=5, drop_last=True)
+    items = list(sampler)
+    assert [len(item) for item in items] == [5, 5]
+    report(sampler, items)
+    again = make(CurriculumBatchSampler, prompts_per_batch=5, drop_last=True)
     again.load_state_dict(sampler.state_dict())
-    assert [again.is_done(name) for name in names] == done
-    with pytest.raises(KeyError):
-        sampler.is_done(next(name for name in IDS if name not in names))
+    assert again.epoch == 1
+    assert [len(item) for item in again] == [5, 5]
 
 
-@KINDS
-def test_an_unobserved_epoch_comes_again(kind):
-    sampler = make(kind, navigator())
-    assert list(sampler) == list(sampler)
+def test_one_line_a_draw_is_logged_and_a_resume_leaves_out_what_it_does_not_know(tmp_path):
+    sources = ["even" if row % 2 == 0 else "odd" for row in range(40)]
+    sampler = make(CurriculumBatchSampler, curriculum(directory=tmp_path, sources=sources), repeats=2)
+    train(sampler, 2)
+    state = sampler.state_dict()
+    train(sampler, 4)
+    first, second, third = DrawLog(tmp_path).read()
+    assert [first["draw"], second["draw"], third["draw"]] == [0, 1, 2]
+    assert (first["rollouts"], first["scored"], first["navigator"]) == (24, 24, "learner")
+    assert first["accuracy"] == pytest.approx(np.mean([right(row) for row in first["rows"]]))
+    assert first["all_right"] == first["accuracy"]
+    assert first["outcome"] == [[2, 2 * right(row), False] for row in first["rows"]]
+    assert sum(source["groups"] for source in first["sources"].values()) == 12
+    again = make(CurriculumBatchSampler, curriculum(directory=tmp_path, sources=sources), repeats=2)
+    again.load_state_dict(state)
+    assert [record["draw"] for record in DrawLog(tmp_path).read()] == [0]
+    train(again, 4)
+    assert [record["rows"] for record in DrawLog(tmp_path).read()] == [first["rows"], second["rows"], third["rows"]]
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
-def test_processes_share_the_epoch_evenly_and_keep_groups_whole(world):
-    drawn = rows_of(navigator().draw())
-    parts = [list(CurriculumSampler(navigator(), IDS, repeats=2, num_replicas=world, rank=r)) for r in range(world)]
-    assert {len(part) for part in parts} == {24 // world}
-    for rank, part in enumerate(parts):
-        assert part == [row for row in drawn[rank::world] for _ in range(2)]
-    batches = [
-        list(CurriculumBatchSampler(navigator(), IDS, 2, repeats=2, num_replicas=world, rank=r)) for r in range(world)
-    ]
-    for step, together in enumerate(zip(*batches, strict=True)):
-        there = drawn[2 * world * step : 2 * world * (step + 1)]
-        assert [row for batch in together for row in batch] == [row for row in there for _ in range(2)]
-
-
-def test_the_last_batch_is_smaller_or_left_out():
-    sizes = [len(batch) for batch in CurriculumBatchSampler(navigator(), IDS, 5)]
-    assert sizes == [5, 5, 2]
-    dropping = CurriculumBatchSampler(navigator(), IDS, 5, drop_last=True)
-    assert [len(batch) for batch in dropping] == [5, 5]
-    assert len(dropping) == 2
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"num_replicas": 5, "rank": 0}, "n = 12 prompts per epoch do not divide among 5 processes"),
-        ({"num_replicas": 2, "rank": 2}, "rank 2 of num_replicas 2"),
-        ({"repeats": 0}, "repeats=0"),
-        ({"ids": IDS[1:]}, "1 of the ranking's prompts are not in the dataset, first 'prompt-00'"),
-    ],
-)
-@KINDS
-def test_what_cannot_work_is_refused_at_once(kind, change, message):
-    given = {"ids": IDS, **({"prompts_per_batch": 2} if kind is CurriculumBatchSampler else {}), **change}
-    with pytest.raises(UserError, match=message):
-        kind(navigator(), **given)
+def test_a_dataset_that_lacks_rows_of_the_table_draws_its_own_and_never_what_could_not_be_scored(caplog):
+    table, prompts = table_of(PROMPTS, failed=[4]), [PROMPTS[row] for row in (9, 4, 30, 8, 1)]
+    with pytest.raises(UserError, match="another dataset"):
+        load_curriculum(table, prompts, 4, navigator="uniform")
+    sampler = CurriculumSampler(load_curriculum(table, prompts, 4, navigator="uniform", subset=True))
+    assert sorted(sampler) == [0, 2, 3, 4]
+    assert "1 prompts that could not be scored are never drawn" in caplog.text
+    with pytest.raises(UserError, match="row 4 is not among the 4 prompts"):
+        sampler.observe([1], [1.0])
+    with pytest.raises(UserError, match="n = 5: 4 of the 5 prompts can be drawn"):
+        load_curriculum(table, prompts, 5, navigator="uniform", subset=True)
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("changes", "message"),
     [
-        ({"prompts_per_batch": 0}, "prompts_per_batch=0"),
-        ({"prompts_per_batch": 13, "drop_last": True}, "leave nothing"),
+        ({"version": 2}, "no state of a curriculum sampler"),
+        ({"more": 1}, "no state of a curriculum sampler"),
+        ({"draw": {"number": 3}}, "the state of a draw has the fields"),
+        ({"navigator": {"navigator": "uniform"}}, "the state is of the navigator 'uniform'"),
     ],
 )
-def test_batches_that_cannot_be_are_refused(options, message):
+def test_a_state_that_does_not_fit_is_refused_and_changes_nothing(changes, message):
+    sampler = make(CurriculumSampler)
+    report(sampler, list(islice(sampler, 5)))
+    before = sampler.state_dict()
     with pytest.raises(UserError, match=message):
-        CurriculumBatchSampler(navigator(), IDS, **options)
+        sampler.load_state_dict({**before, **changes})
+    assert sampler.state_dict() == before
 
 
-@KINDS
-def test_torchs_own_loader_takes_them(kind):
-    sampler = make(kind, navigator(), repeats=2)
-    given = {"batch_sampler": sampler} if kind is CurriculumBatchSampler else {"sampler": sampler, "batch_size": 4}
-    loader = DataLoader(IDS, **given)
-    drawn = navigator().draw()
-    found = list(loader)
-    assert [name for batch in found for name in batch] == [name for name in drawn for _ in range(2)]
-    assert len(loader) == len(found) == 6
+def test_several_processes_need_torch_distributed():
+    with pytest.raises(UserError, match=r"num_replicas=2, but torch.distributed is not initialized"):
+        make(CurriculumSampler, num_replicas=2, rank=0)
+
+
+def _two_processes(rank, address, folder):
+    from worlds import Learner
+
+    from gainrl.curriculum import NAVIGATORS
+
+    NAVIGATORS["learner"] = Learner
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    single, batches = make(CurriculumSampler, repeats=2), make(CurriculumBatchSampler, curriculum(seed=rank), repeats=2)
+    found = {"single": list(single), "batches": [], "states": []}
+    for _ in range(2):
+        for batch in batches:
+            found["batches"].append(batch)
+            report(batches, batch)
+            found["states"].append(batches.state_dict())
+    (folder / f"{rank}.json").write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+@pytest.mark.full
+def test_two_processes_share_the_draws_of_rank_0_and_observe_together(tmp_path):
+    import torch.multiprocessing as mp
+
+    mp.spawn(_two_processes, (f"file://{tmp_path}/meet", tmp_path), nprocs=2)
+    found = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
+    drawn = curriculum().navigator.draw(12).tolist()
+    assert [part["single"] for part in found] == [np.repeat(drawn[rank::2], 2).tolist() for rank in range(2)]
+    alone = make(CurriculumBatchSampler, curriculum(seed=0), prompts_per_batch=4, repeats=2)
+    for step, batch in enumerate(train(alone, 2)):
+        assert found[0]["batches"][step] + found[1]["batches"][step] == batch
+    draws = [[state["draw"] for state in part["states"]] for part in found]
+    assert draws[0] == draws[1]
+    resumed = make(CurriculumBatchSampler, prompts_per_batch=4, repeats=2)  # on one process
+    resumed.load_state_dict(found[0]["states"][1])
+    assert list(resumed) == [found[0]["batches"][2] + found[1]["batches"][2]]

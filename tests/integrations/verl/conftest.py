@@ -1,13 +1,9 @@
-"""Fixtures of verl's tests; `verl_support` holds the helpers, `verl_replaced` what stands in for parts of verl.
-
-verl needs an environment of its own: scripts/verl_environment.sh.  Without it these tests skip.
-"""
+"""Fixtures of verl's tests.  verl has an environment of its own (scripts/verl_environment.sh); without it they skip."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +11,30 @@ import pytest
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces a change of its own otherwise
-UNITS = ("test_curriculum.py", "test_journal.py", "test_rewards.py")
-"""What these test needs no verl."""
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[2]))  # tiny_models
+sys.path[:0] = [str(Path(__file__).parents[up]) for up in range(3)]  # verl_world, worlds, tiny_models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """All of these but the units are `full`; what verl, Ray and their dependencies warn about is theirs to mend."""
-    here = Path(__file__).parent
+    """What verl, Ray and their dependencies warn about is theirs to mend."""
     for item in items:
-        if here in item.path.parents and item.path.name not in UNITS:
-            item.add_marker(pytest.mark.full)
+        if Path(__file__).parent in item.path.parents and item.path.name != "test_curriculum.py":
             item.add_marker(pytest.mark.filterwarnings("default"))
+
+
+@pytest.fixture(autouse=True)
+def learners(monkeypatch: pytest.MonkeyPatch) -> None:
+    from worlds import AngleLearner, Learner
+
+    from gainrl.curriculum import NAVIGATORS
+
+    for kind in (Learner, AngleLearner):
+        monkeypatch.setitem(NAVIGATORS, kind.name, kind)
 
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """24 problems in verl's Parquet format."""
-    from verl_support import write_dataset
+    """24 problems in verl's Parquet format, and scores.parquet beside it."""
+    from verl_world import write_dataset
 
     path = tmp_path_factory.mktemp("data") / "train.parquet"
     write_dataset(path)
@@ -48,40 +49,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return make_model(tmp_path_factory.mktemp("qwen2"), texts=["What is 12 + 30? Add."] * 3)
 
 
-@pytest.fixture(scope="session")
-def scores(dataset: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset's score table as `gainrl score` makes it from verl's file."""
-    from verl_support import rank
-
-    return rank(model, [dataset], tmp_path_factory.mktemp("scores") / "scores.parquet")
-
-
-@pytest.fixture(scope="session")
-def scores_with_directions(dataset: Path, model: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same, with what `navigator=probe` looks at."""
-    from verl_support import rank
-
-    return rank(model, [dataset], tmp_path_factory.mktemp("directions") / "scores.parquet", "--directions")
-
-
-@pytest.fixture(scope="session")
-def transfer_queue(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """A local Ray of two CPUs, and on it a TransferQueue: its controller and one storage unit take one each."""
-    import ray
-    import transfer_queue as tq
-    from omegaconf import OmegaConf
-
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    tq.init(OmegaConf.create({"backend": {"SimpleStorage": {"num_data_storage_units": 1}}}))
-    yield tq
-    tq.close()
-    ray.shutdown()
-
-
 @pytest.fixture
-def queue(transfer_queue: Any) -> Any:
-    """The TransferQueue, empty."""
-    for partition, items in (transfer_queue.kv_list() or {}).items():
-        if items:
-            transfer_queue.kv_clear(keys=list(items), partition_id=partition)
-    return transfer_queue
+def configure(dataset: Path, model: str, tmp_path: Path) -> Any:
+    """`configure(*overrides, directory="run")`: verl's configuration of a small run with the curriculum."""
+    from verl_world import make_config
+
+    def make(*overrides: str, directory: str = "run") -> Any:
+        return make_config(tmp_path / directory, model, dataset, *overrides)
+
+    return make

@@ -1,348 +1,178 @@
-"""The curriculum behind verl's dataset, by itself: what its calls from the trainers come to, without verl."""
+"""The curriculum of a verl run without verl: draws, rollouts that come back in any order, credit, lines, states."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
-import logging
-import time
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
+from worlds import learnt, table_of
 
 from gainrl.errors import UserError
-from gainrl.integrations.verl.curriculum import Curriculum, Rollout
-from gainrl.integrations.verl.settings import Run, Settings
-from gainrl.table import ScoreTable, TableMetadata
-from tests.score_tables import score_table
+from gainrl.integrations.shared import DrawLog
+from gainrl.integrations.verl.curriculum import Curriculum, Rollouts
+from gainrl.integrations.verl.settings import HOOK, Run, Settings
 
-SIZE, BATCH, N = 24, 4, 8
-IDS = [f"p{index:02}" for index in range(SIZE)]
-V1 = {"v1": True, "strategy": "fsdp", "trainer_mode": "sync"}
-ASYNC = {**V1, "trainer_mode": "colocate_async", "warmup_batches": 1}
+PROMPTS = [f"question {row}" for row in range(30)]
+KEPT = np.array([row for row in range(30) if row % 5], np.int64)  # verl left the others out
 
 
-def table() -> ScoreTable:
-    return score_table(IDS, np.linspace(1.0, 0.1, SIZE))
+@pytest.fixture
+def made(tmp_path):
+    def make(batch=4, run=None, **settings):
+        given = {"navigator": "learner", "scores": "unused", "run": Run(str(tmp_path), **(run or {})), **settings}
+        return Curriculum(Settings(**given), table_of(PROMPTS), KEPT, None, batch)
+
+    return make
 
 
-def curriculum(directory: Path, run: dict[str, Any] | None = None, **options: Any) -> Curriculum:
-    options = {"prompts_per_epoch": N, "navigator": "gaussian", **options}
-    given = Settings("s.parquet", Run(str(directory), **(V1 if run is None else run)), **options)
-    return Curriculum(given, IDS, range(SIZE), table(), BATCH, "the data")
+def hand_out(curriculum, count):
+    return [curriculum.next_prompt()[1] for _ in range(count)]
 
 
-def fetch(made: Curriculum, start: int, count: int = BATCH) -> list[dict[str, Any]]:
-    """Marks of the prompts at these positions, as verl's loader asks for them."""
-    marks = []
-    for index in range(start, start + count):
-        made.place(index)
-        marks.append(made.mark(index))
-    return marks
+def rollouts(curriculum, marks, rewards=(0.0, 1.0), names=None):
+    """The same rewards for every prompt."""
+    keys = [f"{names or mark['draw']}-{mark['place']}_{s}" for mark in marks for s in range(len(rewards))]
+    reward = np.array([reward for _ in marks for reward in rewards])
+    credit = curriculum.credit(reward, [{}] * len(reward), whole=True)
+    every = [mark for mark in marks for _ in rewards]
+    return Rollouts(keys, every, credit, reward, np.full(len(reward), 3))
 
 
-def rollouts(marks: list[dict[str, Any]], correct: float | None = 1.0, angle: float | None = None) -> list[Rollout]:
-    return [
-        Rollout(
-            mark["id"],
-            mark["epoch"],
-            f"{mark['id']}-{mark['epoch']}",
-            str(session),
-            correct,
-            1.0,
-            3,
-            angle,
-            asked=mark.get("angle", True),
-        )
-        for mark in marks
-        for session in range(2)
-    ]
+def test_every_batch_is_a_draw_made_when_its_first_prompt_is_asked_for(made):
+    curriculum, expected = made(), made().navigator
+    for number in range(3):
+        indices = [curriculum.next_prompt() for _ in range(4)]
+        assert [mark["row"] for _, mark in indices] == expected.draw(4).tolist()
+        assert [KEPT[index] for index, _ in indices] == [mark["row"] for _, mark in indices]
+        assert {mark["draw"] for _, mark in indices} == {number}
+        assert not any(mark["angle"] for _, mark in indices)
 
 
-def measured(given: list[Rollout], angle: float = 0.5) -> dict[str, float]:
-    return {f"{rollout.group}_{rollout.session}": angle for rollout in given}
+def test_groups_come_back_late_and_in_any_order_and_lines_stay_in_order(made, tmp_path):
+    curriculum, log = made(), DrawLog(tmp_path)
+    first, second = hand_out(curriculum, 4), hand_out(curriculum, 4)
+    curriculum.take(rollouts(curriculum, second), step=1)
+    curriculum.take(rollouts(curriculum, first[:1]), step=1)
+    assert log.read() == []
+    curriculum.take(rollouts(curriculum, first[1:]), step=2)
+    records = log.read()
+    assert [(record["draw"], record["step"]) for record in records] == [(0, 2), (1, 2)]
+    assert [record["mixed"] for record in records] == [1.0, 1.0]
+    assert learnt(curriculum.navigator).sum() == 8 * 1.5
+    assert curriculum.metrics()["curriculum/accuracy"] == 0.5
 
 
-def records(directory: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (directory / "epochs.jsonl").read_text().splitlines()]
+def test_a_draw_whose_groups_never_come_back_is_logged_eight_draws_later(made, tmp_path):
+    curriculum = made()
+    lost, *others = hand_out(curriculum, 4)
+    curriculum.take(rollouts(curriculum, others), step=1)
+    for number in range(2, 10):
+        curriculum.take(rollouts(curriculum, hand_out(curriculum, 4)), step=number)
+    records = DrawLog(tmp_path).read()
+    assert [record["draw"] for record in records] == list(range(9))
+    assert records[0]["outcome"][lost["place"]] == [0, 0.0, False]
+    before = learnt(curriculum.navigator).sum()
+    curriculum.take(rollouts(curriculum, [lost]), step=10)  # the navigator learns from it all the same
+    assert learnt(curriculum.navigator).sum() == before + 1.5
 
 
-def test_a_first_batch_without_angles_falls_back_to_the_table_and_says_so_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = curriculum(tmp_path)
-    made.collect = dict  # the hook is not there
-    assert made.angle_source == "actor"
-    first = fetch(made, 0)
-    assert first[0]["angle"] is True
-    with caplog.at_level(logging.WARNING):
-        made.hold(rollouts(first), BATCH)
-        made.settle()
-        second = fetch(made, 4)
-        assert second[0]["angle"] is False
-        made.hold(rollouts(second), BATCH)
-        made.settle()
-        fetch(made, 0)
-    assert caplog.text.count("angle concentration from the table from now on") == 1
-    assert "external_lib must be gainrl.integrations.verl.actor" in caplog.text
-    assert "no measured angle" not in caplog.text
-    scores = dict(zip(IDS, table().scores.tolist(), strict=True))
-    (record,) = records(tmp_path)
-    assert record["angle_source"] == "table"
-    assert record["unmeasured"] == 0
-    assert record["angle"] == pytest.approx(np.mean([scores[mark["id"]] for mark in first + second]))
-    assert record["next_mean"] > 0
+def test_angles_are_waited_for_and_the_others_come_with_them(made):
+    curriculum = made(navigator="angle-learner", run={"strategy": "fsdp", "external_lib": HOOK})
+    marks = hand_out(curriculum, 4)
+    assert all(mark["angle"] for mark in marks)
+    curriculum.collect = lambda: {"0-0_0": 0.25, "0-1_1": 0.75}
+    curriculum.take(rollouts(curriculum, marks), step=1)
+    assert not learnt(curriculum.navigator).any()
+    hand_out(curriculum, 1)
+    assert curriculum.navigator.credit.sum() == 4 * (1.5 + 0.5)
 
 
-def test_asked_for_the_actor_alone_a_run_that_measures_nothing_stops(tmp_path: Path) -> None:
-    made = curriculum(tmp_path, angle="actor")
-    made.collect = dict
-    made.hold(rollouts(fetch(made, 0)), BATCH)
-    with pytest.raises(UserError, match=r"angle=actor, but the actor's workers measured none of the first batch's 8"):
-        made.settle()
+@pytest.mark.parametrize("place", range(13))
+def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, tmp_path, place):
+    def play(curriculum, marks, count):
+        for _ in range(count):
+            marks.append(curriculum.next_prompt()[1])
+            if len(marks) >= 3:  # three prompts are always under way
+                curriculum.take(rollouts(curriculum, [marks[-3]], (float(marks[-3]["row"] % 2), 1.0)), step=1)
+        return marks
 
-
-def test_single_rollouts_without_an_angle_are_counted_and_said_once(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = curriculum(tmp_path)
-    angles: dict[str, float] = {}
-    made.collect = lambda: angles
-    with caplog.at_level(logging.WARNING):
-        for start in (0, 4):
-            given = rollouts(fetch(made, start))
-            angles = measured(given[:-1])
-            made.hold(given, BATCH)
-            made.settle()
-        angles = {}  # and once a whole batch of them, later on
-        given = rollouts(fetch(made, 0))
-        made.hold(given, BATCH)
-        made.settle()
-    assert caplog.text.count("1 of 8 rollouts have no measured angle") == 1
-    assert made.angle_source == "actor"
-    assert records(tmp_path)[0]["unmeasured"] == 2
-    assert made.metrics()["curriculum/unmeasured"] == 8
-
-
-def test_prompts_under_way_that_no_actor_was_asked_for_are_no_sign_of_a_missing_one(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    before = curriculum(tmp_path, ASYNC, angle="table")
-    under_way = fetch(before, 0)
-    state = json.loads(json.dumps(before.state_dict()))
-    made = curriculum(tmp_path, ASYNC, angle="actor")
-    angles: dict[str, float] = {}
-    made.collect = lambda: angles
-    made.load_state_dict(state)
-    with caplog.at_level(logging.WARNING):
-        made.hold(rollouts(under_way), BATCH)  # a batch that no worker was to measure
-        made.settle()
-        assert made.metrics()["curriculum/unmeasured"] == 8
-        given = rollouts(fetch(made, 4))
-        angles = measured(given)
-        made.hold(given, BATCH)
-        made.settle()
-    assert "measured" not in "".join(text for _, level, text in caplog.record_tuples if level == logging.WARNING)
-    (record,) = records(tmp_path)
-    assert (record["angle_source"], record["unmeasured"], record["angle"]) == ("actor", 8, 0.5)
-
-    blind = curriculum(tmp_path, ASYNC, angle="actor")
-    blind.collect = dict
-    blind.load_state_dict(state)
-    blind.hold(rollouts(under_way), BATCH)
-    blind.settle()
-    blind.hold(rollouts(fetch(blind, 4)), BATCH)  # the first that was to be measured
-    with pytest.raises(UserError, match=r"measured none of the first batch's 8 rollouts"):
-        blind.settle()
-
-
-@pytest.mark.parametrize("navigator", ["posterior", "gaussian"])
-def test_rollouts_of_an_earlier_epoch_teach_without_changing_this_ones_numbers(tmp_path: Path, navigator: str) -> None:
-    rest = {"skip_mastered": 1} if navigator == "gaussian" else {}
-    made = curriculum(tmp_path, ASYNC, angle="table", navigator=navigator, **rest)
-    first = fetch(made, 0, N)
-    made.hold(rollouts(first[:4], correct=1.0), 4)
-    second = fetch(made, 0, 4)
-    made.hold(rollouts(first[4:], correct=0.0), 4)
-    made.observe(rollouts(second, correct=1.0), 4)
-    assert made.navigator.totals.rollouts == 16
-    third = made.metrics()
-    assert third["curriculum/late"] == 8
-    assert third["curriculum/late_accuracy"] == 0.0
-    assert third["curriculum/accuracy"] == 1.0
-    assert third["curriculum/rollouts"] == 8
-    outcomes = made.navigator.state_dict()["outcomes"]
-    assert (outcomes["size"], outcomes["late"]["size"]) == (4, 4)
-    fetch(made, 4, 4)
-    made.observe(rollouts([made.mark(index) for index in range(4, 8)], correct=0.0), 4)
-    fetch(made, 0, 4)
-    assert [record["late"] for record in records(tmp_path)] == [0, 8]  # each in its own epoch
-    assert [record["rollouts"] for record in records(tmp_path)] == [8, 16]
-    assert made.metrics()["curriculum/late"] == 0
-
-
-def test_a_late_rollout_of_a_prompt_that_is_not_ranked_is_no_small_matter(tmp_path: Path) -> None:
-    made = curriculum(tmp_path, ASYNC, angle="table", navigator="posterior")
-    made.observe(rollouts(fetch(made, 0, N)), N)
-    fetch(made, 0, 4)
-    with pytest.raises(UserError, match="has no id 'stranger'"):
-        made.observe(rollouts([{"id": "stranger", "epoch": 0}]), 1)
-
-
-def test_what_was_out_at_the_draw_and_the_clock_survive_a_restart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [100.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-    made = curriculum(tmp_path, ASYNC, angle="table")
-    first = fetch(made, 0, N)
-    made.observe(rollouts(first[:4]), 4)
-    second = fetch(made, 0, 4)
-    made.observe(rollouts(first[4:]), 4)
-    now[0] += 7.0
-    state = json.loads(json.dumps(made.state_dict()))
-    assert (state["in_flight"], state["seconds"]) == (4, 7.0)
-
-    now[0] += 1000.0  # nobody works
-    again = curriculum(tmp_path, ASYNC, angle="table")
+    whole = [mark["row"] for mark in play(made(), [], 24)]
+    lines = DrawLog(tmp_path).read()
+    first = made()
+    marks = play(first, [], place)
+    state = json.loads(json.dumps(first.state_dict()))
+    play(first, list(marks), 6)  # what a kill takes back
+    again = made()
     again.load_state_dict(state)
-    now[0] += 5.0
-    third = fetch(again, 4, 4)
-    again.observe(rollouts(second + third), 8)
-    record = records(tmp_path)[1]
-    assert record["in_flight"] == 4
-    assert record["late"] == 8
-    assert record["seconds"] == 12.0
+    assert [mark["row"] for mark in play(again, marks, 24 - place)] == whole
+    ours = [{**record, "seconds": 0} for record in DrawLog(tmp_path).read()]
+    assert ours == [{**record, "seconds": 0} for record in lines]
 
 
-def test_a_state_of_version_1_is_read(tmp_path: Path) -> None:
-    made = curriculum(tmp_path)
-    made.observe(rollouts(fetch(made, 0)), 4)
-    state = json.loads(json.dumps(made.state_dict()))
-    del state["seconds"], state["in_flight"]
-    old = {**state, "version": 1, "late": 3, "batches": 1}
-    again = curriculum(tmp_path)
-    again.load_state_dict(old)
-    assert again.navigator.state_dict() == made.navigator.state_dict()
-    for wrong, said in (({**state, "version": 3}, "versions 1 to 2"), ({**old, "seen": None, "x": 1}, "unknown")):
-        with pytest.raises(UserError, match=said):
-            curriculum(tmp_path).load_state_dict(wrong)
+def test_credit_comes_from_acc_from_the_named_value_or_from_the_reward(made):
+    extras = [{"acc": True, "score": 3.0}, {"acc": False}, {"score": None}]
+    reward = np.array([0.5, -0.5, np.nan])
+    assert made().credit(reward, extras, whole=True).tolist()[:2] == [1.0, 0.0]
+    assert np.isnan(made().credit(reward, extras, whole=True)[2])
+    named = made(accuracy="score", accuracy_range=(0.0, 4.0)).credit(reward, extras, whole=True)
+    assert named[0] == 0.75
+    assert np.isnan(named[1:]).all()
+    ranged = made(accuracy="reward", accuracy_range=(-1.0, 1.0)).credit(reward, extras, whole=True)
+    assert ranged[:2].tolist() == [0.75, 0.25]
+    with pytest.raises(UserError, match=r"accuracy='right', but no rollout .* reports acc, score"):
+        made(accuracy="right").credit(reward, extras, whole=True)
+    assert np.isnan(made(accuracy="right").credit(reward, extras, whole=False)).all()
+    with pytest.raises(UserError, match=r"-0\.5 lies outside accuracy_range"):
+        made(accuracy="reward").credit(reward, extras, whole=True)
 
 
 @pytest.mark.parametrize(
-    ("run", "most"),
+    ("settings", "message"),
     [
-        (V1, 0),
-        ({**V1, "refill_failed_groups": True}, 4),
-        ({**V1, "filter_groups": True, "max_inflight_gen_batches": 3}, 16),
-        (ASYNC, 8),
-        ({**ASYNC, "warmup_batches": 1.5, "filter_groups": True, "max_inflight_gen_batches": 3}, 10),
-        ({"v1": False}, 4),
+        ({"batch": 25}, "24 prompts can be drawn: lower data.train_batch_size=25"),
+        ({"navigator": "learnr"}, "nearest is 'learner'"),
+        ({"navigator_args": {"x": 1}}, "no argument 'x'"),
+        ({"run": {"use_v1": False}}, "needs verl's V1 trainer"),
+        ({"run": {"sampler": "Mine"}}, "leave this key to the group curriculum=gainrl"),
+        ({"run": {"reward_model": True}}, "enable_resource_pool=true"),
+        ({"navigator": "angle-learner", "run": {"strategy": "fsdp"}}, f"external_lib={HOOK}"),
+        ({"navigator": "angle-learner", "run": {"strategy": "megatron"}}, "only fsdp and fsdp2 are measured"),
+        ({"navigator": "angle-learner", "run": {"strategy": "fsdp", "sequence_parallel": 2}}, "splits a sequence"),
+        ({"navigator": "angle-learner", "run": {"strategy": "fsdp", "bypass_old_log_probs": True}}, "bypass_mode"),
     ],
 )
-def test_how_many_prompts_can_be_out_at_a_draw_is_said_for_each_trainer(run: dict[str, Any], most: int) -> None:
-    assert Settings("s.parquet", Run(".", **run)).most_in_flight(BATCH) == most
+def test_settings_that_do_not_fit_are_refused(made, settings, message):
+    with pytest.raises(UserError, match=message):
+        made(**settings)
 
 
-def test_failed_groups_of_a_first_batch_are_no_reason_to_stop(tmp_path: Path) -> None:
-    made = curriculum(tmp_path, {**V1, "refill_failed_groups": True}, angle="table")
-    fetch(made, 0, N)
-    made.observe([], 1)  # verl puts a group without trajectories away, and asks for another prompt
-    fetch(made, 0, 1)
-    assert made.navigator.epoch == 0
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (None, r"\+curriculum=gainrl"),
+        ({"run": {"directory": "d"}, "scores": "???"}, "data.gainrl.scores is not set"),
+        ({"run": {"directory": "d"}, "scores": "s", "navigater": "probe"}, "'navigater': the nearest is 'navigator'"),
+    ],
+)
+def test_a_section_that_is_missing_incomplete_or_mistyped_is_refused(section, message):
+    with pytest.raises(UserError, match=message):
+        Settings.from_config(section)
 
 
-@pytest.mark.parametrize("angle", ["actor", "table"])
-def test_an_epoch_whose_last_batch_had_a_failed_group_has_a_record(tmp_path: Path, angle: str) -> None:
-    made = curriculum(tmp_path, angle=angle)
-    angles: dict[str, float] = {}
-    made.collect = lambda: angles
-    given = rollouts(fetch(made, 0))
-    made.hold(given, 4)
-    angles = measured(given)
-    last = fetch(made, 4)
-    given = rollouts(last[:3])  # nothing came of the fourth
-    made.hold(given, 4)
-    angles = measured(given)
-    made.settle()  # the run's last step: no epoch follows
-    (record,) = records(tmp_path)
-    assert (record["rollouts"], record["unmeasured"]) == (14, 0)
-    fetch(made, 0)
-    assert len(records(tmp_path)) == 1  # and once
-
-
-def test_an_epoch_with_a_failed_group_waits_for_those_that_are_out(tmp_path: Path) -> None:
-    made = curriculum(tmp_path, ASYNC, angle="table")
-    marks = fetch(made, 0, N)
-    made.hold(rollouts(marks[:3]), 4)
-    made.observe(rollouts(marks[4:7]), 3)
-    assert not (tmp_path / "epochs.jsonl").exists()
-    made.observe(rollouts(marks[7:]), 1)
-    assert [record["rollouts"] for record in records(tmp_path)] == [14]
-
-
-def test_a_checkpoint_of_another_directory_leaves_the_records_here_whole(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    def finish_epochs(directory: str, count: int) -> Curriculum:
-        made = curriculum(tmp_path / directory, angle="table")
-        for _ in range(count):
-            made.observe(rollouts(fetch(made, 0, N)), N)
-        return made
-
-    state = json.loads(json.dumps(finish_epochs("other", 1).state_dict()))
-    finish_epochs("here", 3)
-    resume = {"resume_mode": "resume_path", "resume_from_path": str(tmp_path / "other" / "global_step_2")}
-    made = curriculum(tmp_path / "here", {**V1, **resume}, angle="table")
-    with caplog.at_level(logging.WARNING):
-        made.load_state_dict(state)
-    assert "they are in" in caplog.text
-    made.observe(rollouts(fetch(made, 0, N)), N)
-    assert [record["epoch"] for record in records(tmp_path / "here")] == [1]
-    kept = (tmp_path / "here" / "epochs-1.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in kept] == [0, 1, 2]
-
-    curriculum(tmp_path / "other", {**V1, **resume}, angle="table").load_state_dict(state)
-    assert [record["epoch"] for record in records(tmp_path / "other")] == [0]
-
-
-def test_a_run_that_begins_sets_the_records_of_another_aside(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(2):
-        made = curriculum(tmp_path, angle="table")
-        with caplog.at_level(logging.WARNING):
-            made.observe(rollouts(fetch(made, 0, N)), N)
-        assert len(records(tmp_path)) == 1
-    assert "they are in" in caplog.text
-    assert len((tmp_path / "epochs-1.jsonl").read_text().splitlines()) == 1
-
-
-def test_v0s_last_epoch_has_a_record_though_its_last_batch_never_comes(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    made = curriculum(tmp_path, {"total_epochs": 2})
-    with caplog.at_level(logging.INFO):
-        for start in (0, 4, 0):
-            made.end_batch(rollouts(fetch(made, start)))
-    assert [record["rollouts"] for record in records(tmp_path)] == [16, 8]
-    assert "the record lacks its 4 prompts" in caplog.text
-    state = json.loads(json.dumps(made.state_dict()))
-    made.end_batch(rollouts(fetch(made, 4)))  # other trainers of this kind do hand it over
-    assert [record["rollouts"] for record in records(tmp_path)] == [16, 16]
-    prolonged = curriculum(tmp_path, {"total_epochs": 3})
-    prolonged.load_state_dict(state)
-    assert [record["rollouts"] for record in records(tmp_path)] == [16]
-
-
-def test_angles_of_the_table_are_scores_whatever_the_prompts_are_ranked_by(tmp_path: Path) -> None:
-    by_length = table()
-    residual = pa.array(np.linspace(-9.0, 9.0, SIZE), pa.float32())
-    columns = by_length.columns.append_column("residual", residual)
-    fields = {**vars(by_length.metadata), "control": "length", "control_fit": [0.0, 0.0, 0.0]}
-    given = Settings("s.parquet", Run(str(tmp_path)), prompts_per_epoch=N, navigator="fixed")
-    made = Curriculum(given, IDS, range(SIZE), ScoreTable(columns, TableMetadata(**fields)), BATCH, "the data")
-    marks = fetch(made, 0, N)
-    assert marks[0]["id"] == IDS[-1]
-    made.observe(rollouts(marks), N)
-    assert records(tmp_path)[0]["angle"] == pytest.approx(np.mean(by_length.scores[-N:]), abs=1e-6)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"more": 1}, "no state of this curriculum"),
+        ({"navigator": {"navigator": "probe"}}, "state is of the navigator 'probe'"),
+    ],
+)
+def test_a_state_that_does_not_fit_is_refused(made, changes, message):
+    curriculum = made()
+    hand_out(curriculum, 2)
+    with pytest.raises(UserError, match=message):
+        curriculum.load_state_dict({**curriculum.state_dict(), **changes})
+    with pytest.raises(UserError, match=r"made with data\.train_batch_size=4"):
+        made(batch=5).load_state_dict(curriculum.state_dict())
+    assert dataclasses.is_dataclass(curriculum.settings)

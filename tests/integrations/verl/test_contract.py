@@ -1,0 +1,288 @@
+"""verl's doors, on real verl without Ray: configuration, dataset, loader, replay buffer, and the FSDP engine class.
+
+Replaced for the engine: the FSDP wrapping and the device mesh (the module is a plain Qwen2 model), the device's name.
+"""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+import verl_world  # skips this module without verl
+from torchdata.stateful_dataloader import StatefulDataLoader
+from worlds import table_of
+
+from gainrl.angle import angle_concentration
+from gainrl.errors import UserError
+
+Configure = Callable[..., Any]
+FSDP = "verl.workers.engine.fsdp.transformer_impl"
+
+
+def made(config: Any, files: str = "train_files") -> Any:
+    """The dataset as verl's trainer makes it."""
+    from transformers import AutoTokenizer
+    from verl.trainer.ppo.utils import create_rl_dataset
+
+    tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
+    samples = config.data.get("train_max_samples", -1)
+    return create_rl_dataset(config.data[files], config.data, tokenizer, None, max_samples=samples)
+
+
+def loader_of(config: Any, dataset: Any) -> Any:
+    from verl.trainer.ppo.utils import create_rl_sampler
+    from verl.utils.dataset.rl_dataset import collate_fn
+
+    sampler = create_rl_sampler(config.data, dataset)
+    return StatefulDataLoader(dataset, batch_size=4, drop_last=True, sampler=sampler, collate_fn=collate_fn)
+
+
+def rows_of(batch: Any) -> list[int]:
+    return [info["gainrl"]["row"] for info in batch["extra_info"]]
+
+
+def test_the_dataset_keeps_verls_length_and_hands_out_what_is_drawn_with_its_mark(
+    configure: Configure, dataset: Path
+) -> None:
+    config = configure()
+    train, validation = made(config), made(config, "val_files")  # the same file
+    assert (len(train), len(validation)) == (23, 23)
+    assert "gainrl" not in validation[0]["extra_info"]
+    batch = next(iter(loader_of(config, train)))
+    rows = rows_of(batch)
+    assert rows == list(dict.fromkeys(rows))
+    indices = [info["index"] for info in batch["extra_info"]]
+    assert indices == rows  # the table has the rows of the file
+    assert [info["gainrl"]["place"] for info in batch["extra_info"]] == [0, 1, 2, 3]
+
+
+def test_verls_loader_resumes_the_draws_across_its_epochs_from_a_file_without_pickle(configure: Configure) -> None:
+    def fetch(loader: Any, count: int, state: Any = None) -> list[list[int]]:
+        if state is not None:
+            loader.load_state_dict(state)
+        found, batches = [], iter(loader)
+        while len(found) < count:
+            try:
+                found.append(rows_of(next(batches)))
+            except StopIteration:
+                batches = iter(loader)
+        return found
+
+    config = configure()
+    whole = fetch(loader_of(config, made(config)), 8)
+    for place in (2, 5, 6):  # an epoch of 23 prompts has five batches
+        first = loader_of(config, made(configure()))
+        found, file = fetch(first, place), io.BytesIO()
+        torch.save(first.state_dict(), file)
+        state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+        assert found + fetch(loader_of(config, made(configure())), 8 - place, state) == whole
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.shuffle=true"], "data.shuffle=true"),
+        (["data.dataloader_num_workers=2"], "dataloader_num_workers=2"),
+        (["data.gainrl.group_by=topic"], "group_by='topic' is no column .*data_source"),
+        (["+data.gainrl.beta=0.5"], "no setting 'beta'"),
+        (["data.gainrl.quota={sums: 2}", "data.gainrl.group_by=data_source"], "quota of 'sums'"),
+        (["trainer.use_v1=false"], "needs verl's V1 trainer"),
+        (["data.gainrl.navigator=gaussian"], "external_lib=gainrl.integrations.verl.actor"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_is_refused_before_a_model_is_loaded(
+    configure: Configure, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        made(configure(*overrides))
+
+
+def test_a_table_of_another_dataset_is_refused_and_one_of_more_prompts_is_not(
+    configure: Configure, dataset: Path, tmp_path: Path
+) -> None:
+    assert len(made(configure("data.train_max_samples=10"))) == 10
+    prompts = pq.read_table(dataset)["prompt"].to_pylist()
+    table_of(prompts[1:]).write(tmp_path / "other.parquet")
+    with pytest.raises(UserError, match="made for another dataset"):
+        made(configure(f"data.gainrl.scores={tmp_path / 'other.parquet'}"))
+
+
+@pytest.mark.parametrize(("mode", "base"), [("sync", "ReplayBuffer"), ("colocate_async", "ReplayBufferAsync")])
+def test_the_replay_buffer_is_verls_own_for_the_mode_with_what_verl_gives_it(
+    configure: Configure, mode: str, base: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from verl.trainer.ppo.v1 import get_trainer_cls, replay_buffer
+
+    config = configure(
+        f"trainer.v1.trainer_mode={mode}", "algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"
+    )
+    kind = get_trainer_cls(mode)
+    trainer = object.__new__(kind)
+    trainer.config, trainer.trainer_mode = config, mode
+    buffer = trainer._build_replay_buffer()
+    assert isinstance(buffer, getattr(replay_buffer, base))
+    assert buffer.filter_groups_metric == "acc"
+    assert buffer.gen_batch_size == (1 if mode == "sync" else None)
+    monkeypatch.delattr(replay_buffer.ReplayBuffer, "_clear_groups")
+    with pytest.raises(UserError, match=r"verl .* has no verl\.trainer\.ppo\.v1\.replay_buffer\.ReplayBuffer\._clear"):
+        trainer._build_replay_buffer()
+
+
+def test_without_the_external_lib_nothing_of_verl_is_touched_and_with_it_verl_takes_the_measuring_engine() -> None:
+    program = """
+import sys
+from verl.workers.engine import EngineRegistry
+before = EngineRegistry.get_engine_cls("language_model", "fsdp")
+import gainrl.integrations.verl.dataset, gainrl.integrations.verl.replay
+assert "gainrl.integrations.verl.actor" not in sys.modules
+assert EngineRegistry.get_engine_cls("language_model", "fsdp") is before
+from verl.utils.import_utils import import_external_libs
+import_external_libs("gainrl.integrations.verl.actor")
+after = EngineRegistry.get_engine_cls("language_model", "fsdp2")
+assert after.__name__ == "AngleEngine" and issubclass(after, before), after
+assert not issubclass(EngineRegistry.get_engine_cls("value_model", "fsdp"), after)
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture(scope="module")
+def engine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    import verl.workers.engine_workers  # noqa: F401
+    from transformers import AutoModelForCausalLM
+    from verl.utils import seqlen_balancing
+    from verl.utils.torch_functional import entropy_from_logits
+    from verl.workers.engine import utils
+    from verl.workers.engine.fsdp import transformer_impl
+
+    from gainrl.integrations.verl.actor import AngleEngine
+
+    if not torch.distributed.is_initialized():
+        store = tmp_path_factory.mktemp("store") / "gloo"
+        torch.distributed.init_process_group("gloo", init_method=f"file://{store}", rank=0, world_size=1)
+
+    class Engine(AngleEngine):
+        def __init__(self) -> None:
+            self.module = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+            self.engine_config = type("Config", (), {"forward_only": False, "entropy_checkpointing": False})()
+            self.use_ulysses_sp, self.ulysses_sequence_parallel_size, self.pad_to_length = False, 1, False
+            self._autocast_dtype = torch.float32
+            self.compute_entropy_from_logits = entropy_from_logits
+
+        def get_data_parallel_size(self) -> int:
+            return 1
+
+        def get_data_parallel_group(self) -> Any:
+            return torch.distributed.group.WORLD
+
+        def is_mp_src_rank_with_outputs(self) -> bool:
+            return True
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (transformer_impl, utils, seqlen_balancing):  # verl takes a machine without a GPU for CUDA's
+            for name in ("get_device_id", "get_device_name"):
+                if hasattr(module, name):
+                    patch.setattr(module, name, lambda: "cpu")
+        yield Engine()
+    torch.distributed.destroy_process_group()
+
+
+def batch_of(lengths: list[int], *, angle: bool = True, entropy: bool = True) -> Any:
+    """A batch as the actor's workers get it: jagged token ids, marks, uids, sessions."""
+    from tensordict import NonTensorStack, TensorDict
+    from verl.utils import tensordict_utils as tu
+
+    generator = torch.Generator().manual_seed(0)
+    rows = [torch.randint(5, 250, (length,), generator=generator) for length in lengths]
+    mark = {"gainrl": {"draw": 0, "place": 0, "row": 0, "angle": angle}}
+    data = TensorDict(
+        {
+            "input_ids": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
+            "position_ids": torch.nested.as_nested_tensor([torch.arange(n) for n in lengths], layout=torch.jagged),
+            "loss_mask": torch.nested.as_nested_tensor([torch.ones(n) for n in lengths], layout=torch.jagged),
+            "uid": NonTensorStack(*[f"u{index // 2}" for index in range(len(lengths))]),
+            "session_id": NonTensorStack(*[index % 2 for index in range(len(lengths))]),
+            "extra_info": NonTensorStack(*[dict(mark) for _ in lengths]),
+        },
+        batch_size=len(lengths),
+    )
+    tu.assign_non_tensor(
+        data,
+        temperature=1.0,
+        use_remove_padding=False,
+        use_dynamic_bsz=False,
+        micro_batch_size_per_gpu=2,
+        use_fused_kernels=False,
+        calculate_entropy=entropy,
+        compute_loss=False,
+    )
+    return data
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """What the engine hands over, instead of to the TransferQueue."""
+    from verl.utils import transferqueue_utils
+
+    from gainrl.integrations.verl import actor
+
+    got: dict[str, float] = {}
+
+    def publish(measured: Any) -> None:
+        for keys, values in measured:
+            got.update(zip(keys, values.tolist(), strict=True))
+
+    monkeypatch.setattr(actor, "publish", publish)
+    monkeypatch.setattr(transferqueue_utils, "TQ_INITIALIZED", True)
+    return got
+
+
+def alone(hidden: torch.Tensor) -> float:
+    """The angle of one sequence's hidden states (L, D), by the quadratic oracle."""
+    roles, ends = torch.ones(len(hidden), dtype=torch.int8), torch.tensor([0, len(hidden)])
+    return float(angle_concentration(hidden, ends, roles, backend="reference").whole)
+
+
+def test_sequences_are_measured_as_each_alone_and_log_probabilities_keep_their_bits(
+    engine: Any, published: dict[str, float]
+) -> None:
+    data = batch_of([5, 9, 3, 7])
+    with torch.no_grad():
+        hidden = [engine.module.model(ids.unsqueeze(0)).last_hidden_state[0] for ids in data["input_ids"].unbind()]
+    output = engine.infer_batch(data)["model_output"]
+    assert set(output) == {"log_probs", "entropy"}  # verl's own output has nothing new
+    assert published == {
+        key: pytest.approx(alone(one), abs=1e-5)
+        for key, one in zip(("u0_0", "u0_1", "u1_0", "u1_1"), hidden, strict=True)
+    }
+    published.clear()
+    plain = engine.infer_batch(batch_of([5, 9, 3, 7], angle=False))["model_output"]
+    assert not published
+    assert torch.equal(output["log_probs"].values(), plain["log_probs"].values())
+    engine.infer_batch(batch_of([5, 9], entropy=False))  # the reference model's pass
+    assert not published
+
+
+def test_packed_rows_with_verls_padding_at_the_end_are_measured_alike() -> None:
+    from gainrl.integrations.verl.actor import measure
+
+    hidden = torch.randn(1, 14, 8, generator=torch.Generator().manual_seed(1))
+    offsets = torch.tensor([0, 5, 12])
+    assert measure(hidden, offsets).tolist() == pytest.approx([alone(hidden[0, :5]), alone(hidden[0, 5:12])], abs=1e-5)
+    with pytest.raises(RuntimeError, match="packs its batches in another way"):
+        measure(hidden[:, :11], offsets)
+
+
+def test_the_packaged_group_sets_only_keys_that_verls_configuration_knows(configure: Configure) -> None:
+    config = configure()
+    assert config.trainer.v1.sampler.custom_sampler.name == "replay_buffer"
+    assert config.data.custom_cls.name == "CurriculumDataset"
+    assert config.actor_rollout_ref.model.external_lib is None
+    assert verl_world.THREE_LINES[1] == "+curriculum=gainrl"
