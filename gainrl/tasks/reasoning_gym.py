@@ -20,10 +20,8 @@ import difflib
 import hashlib
 import os
 import pickle
-import threading
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
@@ -31,10 +29,10 @@ from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
 from gainrl.tasks.maths.extract import after_question
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
-from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow, worker_command
+from gainrl.tasks.workers import shared_pool
 
 _HELD_OUT = 1 / 5
-_WORKER = Path(__file__).with_name("reasoning_worker.py")
+_WORKER = "gainrl.tasks.reasoning_worker"
 _TIMEOUT = 10.0  # seconds for one answer, making the dataset anew included
 
 
@@ -119,7 +117,8 @@ class ReasoningGym(Task):
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         decided = [self._request(text_of(c), row) for c, row in zip(completions, rows, strict=True)]
         requests = [one for one in decided if not isinstance(one, Grade)]
-        replies = iter(zip(requests, shared_scorers().ask_many(requests, [_TIMEOUT] * len(requests)), strict=True))
+        scored = shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": r["gold"]})
+        replies = iter(zip(requests, scored, strict=True))
         return [one if isinstance(one, Grade) else _grade(*next(replies)) for one in decided]
 
     def _request(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
@@ -132,7 +131,7 @@ class ReasoningGym(Task):
             entry = self._entries.get(index) or self._data[index]
             if str(entry["question"]) != row["question"]:
                 return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
-            return {**self._made, "answer": answer, "entry": base64.b64encode(pickle.dumps(entry)).decode()}
+            return {**self._made, "answer": answer, "gold": row["answer"], "entry": base64.b64encode(pickle.dumps(entry)).decode()}
         except Exception as error:
             return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
 
@@ -149,28 +148,6 @@ def _answer(text: str) -> str:
     return "" if "\n" in text.strip() else text.strip()
 
 
-def _grade(request: dict[str, Any], reply: dict[str, Any] | WorkerDied | WorkerSlow) -> Grade:
-    if isinstance(reply, WorkerSlow):
-        return Grade(Status.UNSCORABLE, f"scoring took more than {_TIMEOUT:g} s")
-    if isinstance(reply, WorkerDied):
-        return Grade(Status.UNSCORABLE, f"the scoring process died twice ({reply})")
-    if "error" in reply:
-        return Grade(Status.UNSCORABLE, f"the scorer failed: {reply['error']}")
-    share = float(reply["share"])
-    if share >= 1.0:
-        return Grade(Status.RIGHT, answer=request["answer"], share=share)
-    return Grade(Status.WRONG, f"reasoning-gym scores {share:g}", answer=request["answer"], share=share)
-
-
-_shared: WorkerPool | None = None
-_shared_lock = threading.Lock()
-
-
-def shared_scorers() -> WorkerPool:
-    """The processes that score for all tasks of this process."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            # -P keeps the worker's own folder, whose reasoning_gym.py this is, off its path
-            _shared = WorkerPool(worker_command(_WORKER, 2 * _TIMEOUT))
-        return _shared
+def _grade(request: dict[str, Any], reply: dict[str, Any]) -> Grade:
+    share = reply.get("share")
+    return Grade(Status(reply["verdict"]), reply["reason"], answer=request["answer"], share=share)

@@ -9,7 +9,7 @@ This check is the one wall.  The process has the user's rights, the network and 
 runs programs, which shows neither this environment's packages nor enough memory.  Datasets of other versions of
 reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
-Request: {"dataset", "options", "entry", "answer"}.  Reply: {"share": 0..1}, or {"error": str}.  The entry comes pickled
+Request: {"dataset", "options", "entry", "answer", "gold"}.  Reply: {"verdict", "reason", "share": 0..1}.  The entry comes pickled
 from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out differently
 in every process.
 """
@@ -108,11 +108,11 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     import reasoning_gym
 
     key = json.dumps([request["dataset"], request["options"]], sort_keys=True)
-    try:
-        if key not in _known:
-            _known.clear()  # one task at a time is the rule, and some datasets are large
-            _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
-        entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
-        return {"share": score(_known[key], entry, request["answer"])}
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {str(error)[:200]}"}
+    if key not in _known:
+        _known.clear()  # one task at a time is the rule, and some datasets are large
+        _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
+    entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
+    share = score(_known[key], entry, request["answer"])
+    right = share >= 1.0
+    reason = "" if right else f"reasoning-gym scores {share:g}"
+    return {"verdict": "right" if right else "wrong", "reason": reason, "share": share}

@@ -1,15 +1,15 @@
 """A worker of `gainrl.tasks.workers`: one JSON object a line in, one out, until stdin closes.
 
-Run by file name, `worker_process.py FILE LIMIT`, so it imports nothing of gainrl.  FILE is a module with `MEMORY`
-(bytes of address space), `prepare()` (loads what answering needs; returns why it cannot, or an empty string) and
-`answer(request)` (a reply).  Whatever hangs, crashes or eats memory there takes only this process along: a kernel timer
-kills it LIMIT seconds into a request even if the parent is gone.
+`worker_process.py FOLDER MODULE` imports MODULE, with FOLDER on its path.  The module has `MEMORY` (bytes of address
+space), `prepare()` (loads what answering needs; returns why it cannot, or an empty string) and `answer(request)` (a
+reply).  What hangs, crashes or eats memory there takes only this process along: a kernel timer kills it some time after
+a request's limit even if the parent is gone.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.util
+import importlib
 import json
 import os
 import resource
@@ -18,18 +18,12 @@ import sys
 from typing import Any
 
 
-def main(file: str, limit: float) -> None:
+def main(folder: str, name: str) -> None:
     requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
     quiet = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
         os.dup2(quiet, descriptor)
-    spec = importlib.util.spec_from_file_location("worker", file)
-    assert spec is not None
-    assert spec.loader is not None
-    worker: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(worker)
-    resource.setrlimit(resource.RLIMIT_AS, (worker.MEMORY, worker.MEMORY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    os.close(quiet)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
@@ -37,17 +31,27 @@ def main(file: str, limit: float) -> None:
         print(json.dumps(content), file=replies, flush=True)
 
     with contextlib.suppress(BrokenPipeError):
-        if missing := worker.prepare():
-            reply({"missing": missing})
-            return
+        try:
+            sys.path.insert(0, folder)
+            worker: Any = importlib.import_module(name)
+            missing = worker.prepare()
+        except Exception as error:
+            missing = f"{name} does not start: {type(error).__name__}: {error}"
+        if missing:
+            return reply({"missing": missing})
+        resource.setrlimit(resource.RLIMIT_AS, (worker.MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         reply({"ready": True})
         for line in requests:
             request = json.loads(line)
-            signal.setitimer(signal.ITIMER_REAL, limit)
-            content = worker.answer(request)
+            signal.setitimer(signal.ITIMER_REAL, 2 * request.pop("seconds") + 5)
+            try:
+                content = worker.answer(request)
+            except Exception as error:
+                content = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
             signal.setitimer(signal.ITIMER_REAL, 0)
             reply(content)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]))
+    main(*sys.argv[1:])

@@ -1,14 +1,19 @@
-"""Processes that answer requests, one JSON object a line, and may hang or die without taking anybody along.
+"""One pool of processes that grade, and may hang or die without taking anybody along.
 
 The workers are plain subprocesses spoken to over pipes: no fork of this process (which may hold a GPU and threads), no
-signal handler, so any thread of any process may ask.  A worker that is late or dies is killed, reaped and replaced.
-They start when first needed and end with this process.
+spawn (which would import the user's `__main__` again), no signal handler, so any thread of any process may ask.  They
+start when first needed and end with this process.
+
+Whose fault a failure is, a control says.  If a worker dies of a request, is late or fails, the same pool is asked for
+something that must be right, such as the gold answer: if it is, the candidate caused the failure and is wrong, else the
+row is unscorable.  A model could otherwise choose not to be graded.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import json
 import math
 import os
@@ -18,7 +23,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,10 @@ from typing import Any
 from gainrl.errors import UserError
 
 _START = 60.0  # seconds until a worker says hello on a busy machine
+_PROCESS = Path(__file__).with_name("worker_process.py")
+
+Request = dict[str, Any]
+Reply = dict[str, Any]
 
 
 def graders() -> int:
@@ -64,103 +73,91 @@ def _granted(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self
     return least
 
 
-class WorkerDied(Exception):
-    """The worker ended before it answered; the message says with which status."""
+class WorkerFailed(Exception):
+    """The worker died, was late (and killed), or raised; the message says which."""
 
 
-class WorkerSlow(Exception):
-    """The worker did not answer in time and was killed."""
+class _Died(WorkerFailed):
+    """The worker ended before it answered, which may be another process's fault: worth a second try."""
 
 
 class _Worker:
     """One worker process.  Not thread-safe: whoever took it from the pool has it alone."""
 
-    def __init__(self, command: Sequence[str]):
-        # a session of its own keeps the terminal's Ctrl-C away
+    def __init__(self, module: str):
+        # -P keeps the worker's folder off its path; a session of its own keeps the terminal's Ctrl-C away
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-P", str(_PROCESS), str(Path(__file__).parents[2]), module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        self._rest = b""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
+        os.set_blocking(self._in, False)
         try:
-            assert self.process.stdin is not None
-            os.set_blocking(self.process.stdin.fileno(), False)
-            hello = json.loads(self._line(time.monotonic() + _START))
-        except BaseException:
+            hello = self._read(time.monotonic() + _START)
+        except WorkerFailed as error:
             self.kill()
-            raise
+            raise UserError(f"a grading process does not start: {error}") from error
         if "missing" in hello:
             self.kill()
             raise UserError(hello["missing"])
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        until = time.monotonic() + timeout
-        self._write(json.dumps(request).encode() + b"\n", until)
-        reply: dict[str, Any] = json.loads(self._line(until))
-        return reply
-
-    def _write(self, data: bytes, until: float) -> None:
-        assert self.process.stdin is not None
-        descriptor = self.process.stdin.fileno()
-        poll = select.poll()
-        poll.register(descriptor, select.POLLOUT)
-        view = memoryview(data)
+    def ask(self, request: Request, seconds: float) -> Reply:
+        until = time.monotonic() + seconds
+        view = memoryview(json.dumps({**request, "seconds": seconds}).encode() + b"\n")
         while view:  # a pipe holds 64 KiB: a worker that reads nothing would block a longer request for good
-            left = until - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise WorkerSlow
+            self._wait(self._in, select.POLLOUT, until)
             try:
-                view = view[os.write(descriptor, view) :]
+                view = view[os.write(self._in, view) :]
             except BlockingIOError:
                 continue
             except OSError as error:
-                raise WorkerDied(str(error)) from error
+                raise _Died(str(error)) from error
+        reply = self._read(until)
+        if "failed" in reply:
+            raise WorkerFailed(reply["failed"])
+        return reply
 
-    def _line(self, until: float) -> bytes:
-        assert self.process.stdout is not None
-        descriptor = self.process.stdout.fileno()
+    def _read(self, until: float) -> Reply:
+        parts: list[bytes] = []
+        while not parts or not parts[-1].endswith(b"\n"):
+            self._wait(self._out, select.POLLIN, until)
+            parts.append(os.read(self._out, 1 << 16))
+            if not parts[-1]:
+                raise _Died(f"exit status {self.process.wait()}")
+        reply: Reply = json.loads(b"".join(parts))
+        return reply
+
+    @staticmethod
+    def _wait(descriptor: int, event: int, until: float) -> None:
         poll = select.poll()  # unlike select, good for descriptors above 1023
-        poll.register(descriptor, select.POLLIN | select.POLLHUP)
-        parts = [self._rest]
-        while b"\n" not in parts[-1]:
-            left = until - time.monotonic()
-            if left <= 0 or not poll.poll(left * 1000):
-                raise WorkerSlow
-            chunk = os.read(descriptor, 1 << 16)
-            if not chunk:
-                raise WorkerDied(f"exit status {self.process.wait()}")
-            parts.append(chunk)
-        line, self._rest = b"".join(parts).split(b"\n", 1)
-        return line
+        poll.register(descriptor, event)
+        left = until - time.monotonic()
+        if left <= 0 or not poll.poll(left * 1000):
+            raise WorkerFailed("no answer in time")
 
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
         for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                with contextlib.suppress(OSError):
-                    pipe.close()
-
-
-def worker_command(module: Path, limit: float) -> list[str]:
-    """The command of a worker that answers with this module's `answer`, `limit` seconds a request at most."""
-    return [sys.executable, "-P", str(Path(__file__).with_name("worker_process.py")), str(module), str(limit)]
+            assert pipe is not None
+            pipe.close()
 
 
 class WorkerPool:
-    """Up to `workers` processes (default: the cores this process may use), each running `command`.
+    """Up to `workers` processes (default: `graders()`) that answer with the functions of `module`.
 
-    A worker's first line is a hello: `{"ready": true}`, or `{"missing": why}`, which every request then raises as
-    `UserError`.
+    `worker_process.py` says what the module must have.  A reply is a dictionary with "verdict" and "reason".
     """
 
-    def __init__(self, command: Sequence[str], workers: int | None = None):
+    def __init__(self, module: str, workers: int | None = None):
         if workers is not None and workers < 1:
             raise UserError(f"a pool needs at least 1 worker, but was given {workers}")
-        self.command = list(command)
+        self.module = module
         self.workers = workers or graders()
         self._lock = threading.Lock()
         self._reset()
@@ -172,47 +169,51 @@ class WorkerPool:
         for _ in range(self.workers):
             self._idle.put(None)
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """The reply of a free worker.  Raises `WorkerSlow`, or `WorkerDied` where two workers died of it."""
+    def ask(self, request: Request, seconds: float) -> Reply:
+        """The reply of a free worker.  Raises `WorkerFailed`, or `UserError` if workers do not start."""
         with self._lock:
             if self._owner != os.getpid():  # a fork has the parent's pipes, but must not speak into them
                 self._reset()
-        for attempt in range(2):
-            worker = self._idle.get()
-            try:
-                worker = worker or _Worker(self.command)
-                return worker.ask(request, timeout)
-            except WorkerDied:
-                worker = self._drop(worker)
-                if attempt:
-                    raise
-            except BaseException:
-                worker = self._drop(worker)
-                raise
-            finally:
-                self._idle.put(worker)
-        raise AssertionError("unreachable")
+        try:
+            return self._ask(request, seconds)
+        except _Died:
+            return self._ask(request, seconds)
+
+    def _ask(self, request: Request, seconds: float) -> Reply:
+        worker = self._idle.get()
+        try:
+            worker = worker or _Worker(self.module)
+            return worker.ask(request, seconds)
+        except BaseException:
+            if worker is not None:
+                worker.kill()
+            worker = None
+            raise
+        finally:
+            self._idle.put(worker)
 
     def ask_many(
-        self, requests: Sequence[dict[str, Any]], timeouts: Sequence[float]
-    ) -> list[dict[str, Any] | WorkerDied | WorkerSlow]:
-        """Replies in the order of the requests, an exception in the place of each one that failed."""
+        self, requests: Sequence[Request], seconds: float, control: Callable[[Request], Request] | None = None
+    ) -> list[Reply]:
+        """One reply a request, in order; `seconds` is the limit of each.
 
-        def one(request: dict[str, Any], timeout: float) -> dict[str, Any] | WorkerDied | WorkerSlow:
+        A request that fails is wrong if the pool answers `control(request)` with the verdict right, else unscorable.
+        """
+
+        def one(request: Request) -> Reply:
             try:
-                return self.ask(request, timeout)
-            except (WorkerDied, WorkerSlow) as error:
-                return error
+                return self.ask(request, seconds)
+            except WorkerFailed as error:
+                verdict = "unscorable"
+                with contextlib.suppress(WorkerFailed):
+                    if control is not None and self.ask(control(request), seconds)["verdict"] == "right":
+                        verdict = "wrong"
+                return {"verdict": verdict, "reason": f"the grading process failed: {error}"}
 
         if len(requests) < 2:
-            return [one(*pair) for pair in zip(requests, timeouts, strict=True)]
+            return list(map(one, requests))
         with ThreadPoolExecutor(min(self.workers, len(requests))) as threads:
-            return list(threads.map(one, requests, timeouts))
-
-    @staticmethod
-    def _drop(worker: _Worker | None) -> None:
-        if worker is not None:
-            worker.kill()
+            return list(threads.map(one, requests))
 
     def close(self) -> None:
         """End the idle workers; the pool starts new ones when used again."""
@@ -223,5 +224,12 @@ class WorkerPool:
             while True:
                 ended.append(self._idle.get_nowait())
         for worker in ended:
-            self._drop(worker)
+            if worker is not None:
+                worker.kill()
             self._idle.put(None)
+
+
+@functools.cache
+def shared_pool(module: str) -> WorkerPool:
+    """The pool of this module that all tasks of the process use."""
+    return WorkerPool(module)
