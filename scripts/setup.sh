@@ -18,6 +18,7 @@ command -v "$python" >/dev/null || { echo "no $python here: set PYTHON= to an in
 missing=()
 command -v c++ >/dev/null || missing+=(build-essential)
 command -v bwrap >/dev/null || missing+=(bubblewrap)
+"$python" -c 'import ctypes.util, sys; sys.exit(not ctypes.util.find_library("seccomp"))' || missing+=(libseccomp2)
 named=python3; case "${python##*/}" in python3.*) named=${python##*/} ;; esac
 "$python" -c 'import ensurepip' 2>/dev/null || missing+=("$named-venv")
 [ -f "$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("$named-dev")
@@ -27,7 +28,7 @@ if [ ${#missing[@]} -gt 0 ]; then
     apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >/dev/null
   else
     {
-      echo "not installed here: ${missing[*]} (Debian's names: a C++ compiler, bubblewrap, Python's ensurepip and headers)"
+      echo "not installed here: ${missing[*]} (Debian's names: a C++ compiler, bubblewrap, libseccomp, Python's ensurepip and headers)"
       echo "install them, on Debian or Ubuntu with:  sudo apt-get install ${missing[*]}"
     } >&2
     exit 1

@@ -114,7 +114,7 @@ def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
                 "kind": "outputs",
                 "code": f"{row['question']}{row['answer']}",
                 "entry": row["metadata"]["entry_point"],
-                "tests": packed(inputs),
+                "tests": packed([(args, {}, None) for args in inputs]),
             }
         )
     for key, verdict in zip(keys, shared_graders().grade(requests, _TRUSTED), strict=True):

@@ -131,7 +131,8 @@ class ReasoningGym(Task):
             entry = self._entries.get(index) or self._data[index]
             if str(entry["question"]) != row["question"]:
                 return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
-            return {**self._made, "answer": answer, "gold": row["answer"], "entry": base64.b64encode(pickle.dumps(entry)).decode()}
+            sent = base64.b64encode(pickle.dumps(entry)).decode()
+            return {**self._made, "answer": answer, "gold": row["answer"], "entry": sent}
         except Exception as error:
             return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
 

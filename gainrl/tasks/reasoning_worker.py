@@ -9,9 +9,9 @@ This check is the one wall.  The process has the user's rights, the network and 
 runs programs, which shows neither this environment's packages nor enough memory.  Datasets of other versions of
 reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
-Request: {"dataset", "options", "entry", "answer", "gold"}.  Reply: {"verdict", "reason", "share": 0..1}.  The entry comes pickled
-from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out differently
-in every process.
+Request: {"dataset", "options", "entry", "answer", "gold"}.  Reply: {"verdict", "reason", "share": 0..1}.  The entry
+comes pickled from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come
+out differently in every process.
 """
 
 from __future__ import annotations

@@ -38,7 +38,8 @@ def main(folder: str, name: str) -> None:
         except Exception as error:
             missing = f"{name} does not start: {type(error).__name__}: {error}"
         if missing:
-            return reply({"missing": missing})
+            reply({"missing": missing})
+            return
         resource.setrlimit(resource.RLIMIT_AS, (worker.MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         reply({"ready": True})

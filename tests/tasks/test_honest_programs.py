@@ -1,8 +1,8 @@
+# ruff: noqa: E501  (programs in a table)
 """Programs as models write them and as the benchmarks' own graders accept them are right here too."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from gainrl.errors import UserError
-from gainrl.tasks import Status, humanevalplus, livecodebench, load_task
-from gainrl.tasks.programs.extract import lifted, program
+from gainrl.tasks import Status, humanevalplus, load_task
 from gainrl.tasks.sandbox import GraderPool, Limits, Verdict, isolation
 from gainrl.tasks.sandbox.compare import is_floats, same
 from gainrl.tasks.sandbox.pool import packed
@@ -112,37 +111,6 @@ def test_a_program_may_begin_with_a_future_import(name: str, item: dict[str, Any
     assert graded(name, item, FUTURE + program) is Status.RIGHT
 
 
-def test_future_imports_are_lifted_whole_and_once() -> None:
-    code = f'"""Doc."""\nimport math\n{FUTURE}from __future__ import (\n    division,\n)\n{FUTURE.strip()}; x = 1\n'
-    above = "from __future__ import annotations\nfrom __future__ import (\n    division,\n)\n"
-    assert lifted(code) == above + '"""Doc."""\nimport math\n\n\nx = 1\n'
-    assert lifted("x = 1\n") == "x = 1\n"
-    compile(lifted(code), "code", "exec")
-
-
-BARE = "n = int(input())\nprint(n * 2)\nif __name__ == '__main__':\n    pass\nprint()\n"
-
-
-@pytest.mark.parametrize(
-    ("completion", "entry", "expected"),
-    [
-        (BARE, "", BARE),
-        (f"{BARE}```\n", "", BARE.removesuffix("\n")),
-        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "", BARE),
-        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "f", BARE),
-        (f"{BARE}Sample output:\n```text\n8\n```\n", "", f"{BARE}Sample output:"),
-        ("```\ndef f(): pass\n```\n```python\nf()\n```", "f", "def f(): pass\n"),
-        ("```\nx = 1\n```\n```\ny = 1\n```", "", "y = 1\n"),
-        ('```python\nprint("a ```python\\n b")\n```', "", 'print("a ```python\\n b")\n'),
-        ('print("```")\nprint(2)', "", 'print("```")\nprint(2)'),
-        ("    return 1\n```\n", "f", "    return 1"),
-        ("def f():\n    return 1\nprint(f())", "f", "def f():\n    return 1"),
-    ],
-)
-def test_the_program_is_told_from_what_stands_around_it(completion: str, entry: str, expected: str) -> None:
-    assert program(completion, entry) == expected
-
-
 @needs_sandbox
 def test_a_bare_program_is_run_whole() -> None:
     task: Any = load_task("livecodebench")
@@ -223,6 +191,12 @@ def test_floats_are_compared_as_evalplus_does(
         "n = findall(r'[0-9]+', input())\nprint(int(n[0]) * 2)",
         "def down(n): return 0 if n == 0 else 1 + down(n - 1)\nprint(down(20_000) - 20_000 + 2 * int(input()))",
         "fabs = 4\nassert ge(fabs, 4)\nprint(int(input()) * 2)",
+        "import asyncio\nasync def main(): print(int(input()) * 2)\nasyncio.run(main())",
+        "import resource\nresource.setrlimit(resource.RLIMIT_STACK, (-1, -1))\nprint(int(input()) * 2)",
+        "from functools import lru_cache\n@lru_cache(None)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(20_000) - 20_000 + 2 * int(input()))",
+        "import os\nprint(int(os.read(0, os.fstat(0).st_size)) * 2)",
+        "def conv(x: int) -> int: return x\nprint(conv.__annotations__['x'](input()) * 2)",
+        "import threading\nthreading.stack_size(2**27)\nt = threading.Thread(target=lambda: print(int(input()) * 2))\nt.start()\nt.join()",
     ],
 )
 def test_a_contest_program_may_do_what_livecodebench_lets_it(code: str) -> None:
@@ -268,9 +242,9 @@ def test_a_long_honest_answer_is_right(pool: GraderPool, value: str) -> None:
 
 
 @needs_sandbox
-def test_a_long_answer_where_a_short_one_is_expected_is_not_read_to_its_end(pool: GraderPool) -> None:
+def test_a_long_answer_where_a_short_one_is_expected_is_not_read(pool: GraderPool) -> None:
     verdict = returns(pool, "def f(x): return [[n] for n in range(300_000)]", [1], [1])
-    assert verdict.reason == "test 1 of 1: the value takes too long to read"
+    assert verdict.reason == "test 1 of 1: too much output"
 
 
 @needs_sandbox
@@ -284,21 +258,17 @@ def test_the_adapter_for_nodes_leaves_a_programs_names_alone(name: str) -> None:
 
 @needs_sandbox
 def test_a_grader_that_no_longer_starts_makes_unscorable() -> None:
-    missing = [sys.executable, "-c", 'print(\'{"missing": "no namespaces"}\', flush=True)']
     request = {"kind": "calls", "code": "def f(x): return x", "entry": "f", "tests": packed([([1], {}, 1)])}
     graders = GraderPool(1)
-    command = graders.pool.command
-    for broken in (missing, ["/nowhere/python"]):
-        graders.pool.command = command
-        assert graders.grade([request], Limits())[0].verdict == "right"
-        graders.close()
-        graders.pool.command = broken
-        verdicts = graders.grade([request] * 3, Limits())
-        assert {verdict.verdict for verdict in verdicts} == {"unscorable"}
-        assert "a grader does not start any more" in verdicts[0].reason
+    assert graders.grade([request], Limits())[0].verdict == "right"
+    graders.close()
+    graders.pool.module = "gainrl.tasks.nowhere"
+    verdicts = graders.grade([request] * 3, Limits())
+    assert {verdict.verdict for verdict in verdicts} == {"unscorable"}
+    assert "a grader does not start any more" in verdicts[0].reason
     first = GraderPool(1)
-    first.pool.command = missing
-    with pytest.raises(UserError, match="no namespaces"):
+    first.pool.module = "gainrl.tasks.nowhere"
+    with pytest.raises(UserError, match="does not start"):
         first.grade([request], Limits())
 
 
@@ -331,21 +301,3 @@ def test_only_a_canonical_solutions_own_failure_is_remembered(
     monkeypatch.setattr(humanevalplus, "shared_graders", Working)
     grade = graded("humanevalplus", item, "def f(x): return x")
     assert (len(asked), grade) == ((1, Status.RIGHT) if again else (0, Status.UNSCORABLE))
-
-
-def test_unpacked_tests_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-    tests = livecodebench._tests
-    monkeypatch.setattr(livecodebench, "_tests", lambda *key: made.append(key[1]) or tests(*key))
-    cache = livecodebench._Cache(1000)
-    small, other, large = (f'[{{"input": "{text}", "output": "8", "testtype": "stdin"}}]' for text in "abc")
-    large = large.replace("c", "c" * 1000)
-    for public in (small, small, other, small, large, small, large, other):
-        assert cache.tests("stdin", public, "")[0][1] == "8"
-        assert cache.held <= cache.limit
-    assert made == [small, other, large, large]
-    for number in range(100):
-        cache.tests("stdin", small.replace("a", str(number)), "")
-        assert cache.held <= cache.limit
-    cache.tests("stdin", small, "")
-    assert made[-1] == small

@@ -1,73 +1,94 @@
-"""The seccomp filter of the candidate's process, as the bytes of classic BPF instructions.
+"""The system calls that a sandbox may make: two allow-lists by name, compiled by libseccomp.
 
-Denied (EPERM): making processes (threads are allowed), running other programs, namespaces and mounts, looking into
-other processes, kernel memory that outlives or escapes the address-space limit (memfd, System V IPC, keys,
-io_uring, bpf, userfaultfd), setting clocks, sockets other than internet and Unix ones (AF_VSOCK reaches the machine
-that runs this virtual machine, whatever the network namespace).  What is not listed is allowed: the namespaces, limits
-and read-only mounts around it are what isolates; this takes the tools away that stretch them.
+Compiled outside the sandbox, for x86-64 and aarch64.  bubblewrap loads the first before it starts Python; the harness
+loads the second in the candidate's process.  What is on no list does not exist (ENOSYS); the calls of other
+architectures, x32 among them, kill.  So there are no processes, programs, namespaces and mounts, no sockets but
+socketpair, no scheduling, no asynchronous I/O, leases, locks and timers of the kernel's tables, no kernel memory that
+outlives or escapes the address-space limit (memfd, vmsplice, userfaultfd, io_uring, keys, System V IPC, descriptors in
+flight), no watching of files, no signals to other processes.
 """
 
 from __future__ import annotations
 
+import functools
+import os
 import platform
-import struct
 
-# number by architecture: (x86_64, aarch64); None where the call does not exist
-_DENIED: dict[str, tuple[int | None, int | None]] = {
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281), "ptrace": (101, 117),
-    "process_vm_readv": (310, 270), "process_vm_writev": (311, 271), "pidfd_getfd": (438, 438), "kcmp": (312, 272),
-    "unshare": (272, 97), "setns": (308, 268), "mount": (165, 40), "umount2": (166, 39), "pivot_root": (155, 41),
-    "chroot": (161, 51), "open_tree": (428, 428), "move_mount": (429, 429), "fsopen": (430, 430),
-    "fsconfig": (431, 431), "fsmount": (432, 432), "fspick": (433, 433), "mount_setattr": (442, 442), "bpf": (321, 280),
-    "perf_event_open": (298, 241), "userfaultfd": (323, 282), "add_key": (248, 217), "request_key": (249, 218),
-    "keyctl": (250, 219), "memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194),
-    "shmat": (30, 196), "shmctl": (31, 195), "semget": (64, 190), "msgget": (68, 186), "mq_open": (240, 180),
-    "io_uring_setup": (425, 425), "io_uring_enter": (426, 426), "io_uring_register": (427, 427),
-    "name_to_handle_at": (303, 264), "open_by_handle_at": (304, 265), "kexec_load": (246, 104),
-    "init_module": (175, 105), "finit_module": (313, 273), "delete_module": (176, 106), "reboot": (169, 142),
-    "swapon": (167, 224), "swapoff": (168, 225), "acct": (163, 89), "quotactl": (179, 60), "personality": (135, 92),
-    "settimeofday": (164, 170), "clock_settime": (227, 112), "adjtimex": (159, 171), "clock_adjtime": (305, 266),
-    "syslog": (103, 116), "process_madvise": (440, 440), "iopl": (172, None), "ioperm": (173, None),
-}  # fmt: skip
-# column, AUDIT_ARCH, clone, socket, socketpair
-_ARCHITECTURES = {"x86_64": (0, 0xC000003E, 56, 41, 53), "aarch64": (1, 0xC00000B7, 220, 198, 199)}
-_FAMILIES = (1, 2, 10)  # AF_UNIX, AF_INET, AF_INET6
-_CLONE3 = 435
-_CLONE_THREAD = 0x00010000
-_ALLOW, _KILL, _EPERM, _ENOSYS = 0x7FFF0000, 0x80000000, 0x00050001, 0x00050026
-_LOAD, _EQUAL, _AT_LEAST, _BITS, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+# ruff: noqa: SIM905
+# Names that a machine lacks are left out, as are those that its libseccomp does not know.
+_CALLS = (
+    # what Python and the C library start with and allocate by
+    "access arch_prctl brk exit exit_group futex futex_waitv get_robust_list getrandom madvise mmap mprotect mremap "
+    "munmap restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait "
+    "set_robust_list set_tid_address sigaltstack tgkill "
+    # files, all of them read-only, and pipes
+    "chdir close close_range dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait faccessat "
+    "faccessat2 fstat fstatfs getcwd getdents getdents64 lseek lstat newfstatat open openat pipe pipe2 poll ppoll "
+    "pread64 preadv pselect6 pwrite64 read readlink readlinkat readv select stat statfs statx umask write writev "
+    # who and when
+    "alarm clock_getres clock_gettime clock_nanosleep getcpu getegid geteuid getgid getgroups getitimer getpgid "
+    "getpgrp getpid getppid getresgid getresuid getrlimit getrusage getsid gettid gettimeofday getuid nanosleep pause "
+    "sched_getaffinity sched_yield setitimer setrlimit sysinfo time times uname wait4 waitid "
+    # a pair of connected sockets, which asyncio makes
+    "getpeername getsockname getsockopt recvfrom shutdown"
+).split()
+_HARNESS = "execve fork kill memfd_create prctl prlimit64 seccomp vfork".split()
 
-
-def supported() -> bool:
-    """Whether this machine's system calls are known here."""
-    return platform.machine() in _ARCHITECTURES
+_NAMESPACES = 0x7E020000  # clone's flags for namespaces of its own
+_VFORK, _THREAD = 0x00004000, 0x00010000
+_FCNTL = (0, 1, 2, 3, 4, 1030, 1032)  # duplicates and flags; no locks, leases, notices, owners, seals and pipe sizes
+_SEALS = 1033
+_IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, its size, bytes waiting, flags
+_AF_UNIX = 1
+_NAMES = (15, 16)  # prctl: a thread's name
 
 
-def program() -> bytes:
-    """The filter: struct sock_filter (u16 code, u8 jump if true, u8 jump if false, u32 value), one after another."""
-    column, audit, clone, *sockets = _ARCHITECTURES[platform.machine()]
-    numbers = sorted(pair[column] for pair in _DENIED.values() if pair[column] is not None)  # type: ignore[type-var]
-    code: list[tuple[int, int, int, int]] = [
-        (_LOAD, 0, 0, 4),
-        (_EQUAL, 1, 0, audit),
-        (_RETURN, 0, 0, _KILL),
-        (_LOAD, 0, 0, 0),
-        (_AT_LEAST, 0, 1, 0x40000000),  # the x32 calls, which have numbers of their own
-        (_RETURN, 0, 0, _EPERM),
-        (_EQUAL, 0, 1, _CLONE3),  # its flags lie in memory, out of a filter's sight; libc then uses clone
-        (_RETURN, 0, 0, _ENOSYS),
-        (_EQUAL, 0, 4, clone),
-        (_LOAD, 0, 0, 16),  # low half of the first argument: the flags
-        (_BITS, 0, 1, _CLONE_THREAD),
-        (_RETURN, 0, 0, _ALLOW),
-        (_RETURN, 0, 0, _EPERM),
-    ]
-    for call in sockets:
-        code += [(_EQUAL, 0, 6, call), (_LOAD, 0, 0, 16)]
-        code += [(_EQUAL, 3 - place, 0, family) for place, family in enumerate(_FAMILIES)]
-        code += [(_RETURN, 0, 0, _EPERM), (_RETURN, 0, 0, _ALLOW)]
-    for number in numbers:
-        assert number is not None
-        code += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _EPERM)]
-    code.append((_RETURN, 0, 0, _ALLOW))
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in code)
+@functools.cache
+def filters(machine: str = "") -> tuple[bytes, bytes]:
+    """The two filters, as arrays of struct sock_filter.  Raises `OSError` or `ImportError` if they cannot be made."""
+    import pyseccomp as seccomp
+
+    kinds = {"x86_64": seccomp.Arch.X86_64, "aarch64": seccomp.Arch.AARCH64}
+    kind = kinds.get(machine or platform.machine())
+    if kind is None:
+        raise OSError(f"the sandbox's system calls are not known for {platform.machine()} (x86_64 and aarch64 are)")
+    whole = (1 << 32) - 1  # the kernel reads the low half of these arguments, whatever the high half holds
+
+    def compiled(harness: bool) -> bytes:
+        made = seccomp.SyscallFilter(seccomp.ERRNO(38))
+        if not made.exist_arch(kind):
+            made.add_arch(kind)
+            made.remove_arch(seccomp.Arch.NATIVE)
+
+        def allow(name: str, *arguments: seccomp.Arg) -> None:
+            try:
+                made.add_rule(seccomp.ALLOW, name, *arguments)
+            except (ValueError, OSError):
+                if name in ("read", "write", "execve"):
+                    raise
+
+        def allow_values(name: str, place: int, values: tuple[int, ...], mask: int = whole) -> None:
+            for value in values:
+                allow(name, seccomp.Arg(place, seccomp.MASKED_EQ, mask, value))
+
+        for name in _CALLS + (_HARNESS if harness else []):
+            allow(name)
+        allow_values("fcntl", 1, (*_FCNTL, _SEALS) if harness else _FCNTL)
+        allow_values("ioctl", 1, _IOCTL)
+        allow_values("socketpair", 0, (_AF_UNIX,))
+        allow("sendto", seccomp.Arg(4, seccomp.EQ, 0))  # to the other end, not to an address
+        if harness:
+            allow_values("clone", 0, (0,), _NAMESPACES)
+        else:
+            allow_values("clone", 0, (_THREAD,), _NAMESPACES | _VFORK | _THREAD)
+            allow_values("prctl", 0, _NAMES)
+            allow_values("prlimit64", 0, (0,))  # its own limits, whose hard ones are fixed
+        end = os.memfd_create("filter")
+        try:
+            with open(end, "wb", closefd=False) as file:
+                made.export_bpf(file)
+            return os.pread(end, 1 << 20, 0)
+        finally:
+            os.close(end)
+
+    return compiled(True), compiled(False)

@@ -1,36 +1,37 @@
-"""The process that grades programs: one JSON request a line in, one reply out, until stdin closes.
+"""Grades programs: the worker of `gainrl.tasks.workers` behind `gainrl.tasks.sandbox.pool`.
 
-Run by module file from `gainrl.tasks.sandbox.pool`.  Started by root it first becomes an unprivileged user for good.
-Each program gets a sandbox of its own (`jail.py`), which is killed whole at the end; inputs go in, outputs come out,
-and every comparison with an expected output happens here.
+Started by root it first becomes an unprivileged user for good.  Each program gets a sandbox of its own (`jail.py`),
+which is killed whole at the end; inputs go in, outputs come out, and every comparison with an expected output happens
+here.  What comes out is bounded before it is read: its length by the expected output's, reading it by a time.
 
-Requests: {"kind": "calls" | "stdin" | "check" | "outputs" | "probe", "code", ..., "limits": {...}}.
+Requests: {"kind", "code", "limits": {...}, ...}.
+  calls     "entry", "tests" (packed), "atol" (of numbers), "float_atol" (of floats, if atol is 0), "rule" ("root"),
+            "tuple_as_list" (at every depth), "all" (go on after a failure)
+  stdin     "tests" [[input, output], ...], "atol" (of numbers expected with a point), "any_case", "all"
+  check     "entry", "prompt" and "test" (code that defines check)
+  outputs   "entry", "tests" (packed): what a trusted program returns
 Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?, "lasting"?}.
 """
 
 from __future__ import annotations
 
-import base64
 import json
-import os
+import marshal
 import reprlib
-import resource
-import signal
 import sys
 import time
+from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
-from gainrl.tasks.sandbox import codec, jail
-from gainrl.tasks.sandbox.compare import is_floats, is_root, same, same_text, shrunk
+from gainrl.tasks.sandbox import codec, harness, jail
+from gainrl.tasks.sandbox.compare import as_lists, is_floats, is_root, same, same_text
+from gainrl.tasks.sandbox.filter import filters
 
-_MEMORY = 4 << 30  # of this process: expected outputs and answers are decoded here
-_READING = 0.4  # seconds of CPU for one answer; the 9 MiB of HumanEval/130 take about 0.1
-_LONG = 1 << 16  # bytes of an answer from which it may take longer, where the expected one does
-_SLACK = 5  # times as long as the expected one
-
-
-_kept: jail.Jail | None = None  # a sandbox for the tests of datasets, never for candidates
+MEMORY = 4 << 30  # bytes of address space: expected outputs and answers are decoded here
+_READING = 2.0  # seconds of CPU time for decoding one answer
+_SHORT = 1 << 16  # bytes that any answer may have
+_LONGER = 4  # times as long as the expected one may an answer be
 
 
 class Ended(Exception):
@@ -42,68 +43,60 @@ class Raised(ValueError):
 
 
 class Session:
-    """A program's sandbox, started again where a test killed it, until the program's total time is used up."""
+    """A program's sandbox and what is left of its time, which nothing extends.
 
-    def __init__(self, arguments: list[str], limits: Any, mode: str, code: str, **more: Any):
-        self._arguments, self._limits = arguments, limits
-        self._job = jail.job(mode, code, limits, **more)
-        self._jail: jail.Jail | None = None
-        self._until = time.monotonic() + limits.total
+    CPU time decides: `limits.test` for each test and for loading, `limits.total`, or what the tests can need, for all
+    together.  Wall time is the backstop.
+    """
 
-    def left(self) -> float:
-        return float(min(self._limits.test, self._until - time.monotonic()))
+    def __init__(self, limits: Any, mode: str, code: str, tests: int, most: int = harness.LARGEST, **more: Any):
+        self._limits = limits
+        self._job = marshal.dumps(
+            {"mode": mode, "code": code, "most": most, "filter": filters()[1], "limits": _hard(limits), **more}
+        )
+        self._stdin = mode == "stdin"
+        self._left = min(limits.total, tests * limits.test + 5)
+        self._until = 0.0
+        self._loaded = False
+        self._jail = jail.Jail()
 
     def ask(self, letter: str, payload: bytes) -> tuple[str, bytes]:
         """One step of the program.  Raises `Ended` where the total time is over or the sandbox is lost."""
-        if self._jail is None:
-            self.start()
-        assert self._jail is not None
-        if self.left() <= 0:
+        if not self._loaded:
+            answer = self.load()
+            if answer[0] != "R":
+                raise Ended(f"the program does not load: {explain(*answer)}")
+        return self._step(letter, payload)
+
+    def load(self) -> tuple[str, bytes]:
+        """Have the program loaded, again where its process is gone; the first thing that it says."""
+        self._jail.ready()
+        self._until = self._until or time.monotonic() + harness.backstop(self._left)
+        self._loaded = True
+        return self._step("J", self._job)
+
+    def _step(self, letter: str, payload: bytes) -> tuple[str, bytes]:
+        left = min(self._limits.test, self._left, self._until - time.monotonic())
+        if left <= 0:
             raise Ended("the total time limit passed")
         try:
-            answer = self._jail.ask(letter, payload, self.left())
-        except jail.Broken as error:
-            self.close()
-            raise Ended(str(error)) from error
-        if answer[0] == "F" or (answer[0] in "TOD" and letter != "I"):
-            self.close()  # the program's process is gone, or its files are in the way; the next test gets a new one
-        return answer
-
-    def start(self) -> None:
-        """A new sandbox with the program loaded.  Raises `Ended` where the program does not even load."""
-        self._jail = jail.Jail(self._arguments)
-        self._until = max(self._until, time.monotonic() + 0.05)
-        try:
-            letter, payload = self._jail.ask("J", self._job, max(self.left(), 0.05))
+            found, spent, answer = self._jail.ask(letter, payload, left)
         except jail.Broken as error:
             raise Ended(str(error)) from error
-        if letter != "R":
-            raise Ended(f"the program does not load: {explain(letter, payload)}")
-
-    def begin(self) -> tuple[str, bytes]:
-        """For mode check: start and return the first thing the process says."""
-        global _kept
-        self._jail, _kept = _kept or jail.Jail(self._arguments), None
-        try:
-            return self._jail.ask("J", self._job, self.left())
-        except jail.Broken as error:
-            self.close()
-            raise Ended(str(error)) from error
-
-    def keep(self) -> None:
-        """Leave the sandbox to the next check: what ran in it was the dataset's code, in a process that is over."""
-        global _kept
-        assert self._jail is not None
-        try:
-            self._jail.ask("Q", b"", 1.0)
-        except jail.Broken:
-            return  # whoever closes this session closes the sandbox
-        _kept, self._jail = self._jail, None
+        self._left -= spent
+        self._loaded = self._stdin or found not in "TOD"
+        return found, answer
 
     def close(self) -> None:
-        if self._jail is not None:
-            ending, self._jail = self._jail, None
-            ending.close()
+        self._jail.close()
+
+
+def _hard(limits: Any) -> dict[str, int]:
+    """Resource limits of the candidate's process."""
+    return {
+        "AS": limits.memory, "CPU": int(limits.total) + 2, "FSIZE": 0, "NPROC": limits.processes, "NOFILE": 64,
+        "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 0,
+    }  # fmt: skip
 
 
 def explain(letter: str, payload: bytes) -> str:
@@ -112,74 +105,80 @@ def explain(letter: str, payload: bytes) -> str:
         return "the time limit passed"
     if letter == "O":
         return "too much output"
-    if letter == "F":
-        return "too many files"
+    if letter == "D":
+        status = int(payload)
+        if status & 127:
+            return f"the process was killed by signal {status & 127}"
+        return f"the process exited with status {status >> 8}"
     try:
-        value = codec.decode(payload, _READING)
+        value = codec.decode(payload) if len(payload) < _SHORT else None
     except ValueError:
-        return "the process sent nonsense"
-    if letter == "D" and isinstance(value, int) and 0 <= value < 1 << 16:
-        if os.WIFSIGNALED(value):
-            return f"the process was killed by signal {os.WTERMSIG(value)}"
-        return f"the process exited with status {os.waitstatus_to_exitcode(value)}"
+        value = None
     if letter == "E" and isinstance(value, str):
         return "".join(letter if letter.isprintable() else "?" for letter in value[:300])  # it may end in a terminal
     return "the process sent nonsense"
 
 
-def reading(expected: Any, answer: bytes) -> float:
-    """Seconds of CPU that decoding `answer` may take: an honest one takes about as long as the expected value."""
-    if len(answer) < _LONG:
-        return _READING
-    began = time.thread_time()
-    codec.decode(codec.encode(expected))
-    return max(_READING, _SLACK * (time.thread_time() - began))
+def read(payload: bytes, most: int) -> Any:
+    """The value that a program sent.  ValueError where it is none, or too long, or takes too long to read."""
+    if len(payload) > most:
+        raise ValueError("the value is much longer than the expected one")
+    return codec.decode(payload, _READING + most / 2e7)
 
 
-def call(session: Session, args: Any, kwargs: Any, expected: Any = None, seconds: float = 0.0) -> Any:
-    """The program's answer to one call.  `Ended` is the end of everything, ValueError this call's failure."""
-    letter, payload = session.ask("C", codec.encode((args, kwargs)))
+def longest(expected: str) -> int:
+    return _SHORT + _LONGER * len(expected)
+
+
+def call(session: Session, args: Any, kwargs: Any) -> bytes:
+    """The program's answer to one call, undecoded.  `Ended` ends everything, ValueError is this call's failure."""
+    letter, payload = session.ask("C", marshal.dumps((args, kwargs)))
     if letter != "V":
         raise (Raised if letter == "E" else ValueError)(explain(letter, payload))
-    return codec.decode(payload, seconds or reading(expected, payload))
+    return payload
 
 
-def grade_calls(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
+def grade_calls(request: dict[str, Any], limits: Any) -> dict[str, Any]:
     """Call the entry point with each test's arguments and compare what it returns."""
-    tests = codec.decode(base64.b64decode(request["tests"]))
+    tests = json.loads(request["tests"])
     rule, given, floats = request.get("rule"), request.get("atol", 0.0), request.get("float_atol", 0.0)
-    session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
+    most = max((longest(expected) for _, expected in tests), default=_SHORT)
+    session = Session(limits, "call", request["code"], len(tests), most, entry=request["entry"])
 
     def one(test: Any) -> str:
-        args, kwargs, expected = test
-        found = call(session, args, kwargs, expected)
-        if isinstance(found, tuple) and request.get("tuple_as_list"):
-            found = list(found)
-        atol = given or (floats if floats and is_floats(expected) else 0.0)
-        right = same(expected, found, atol) or (rule == "root" and is_root(args[0], found, atol))
-        return "" if right else f"{shown(args, kwargs)} gives {short(found)}, not {short(expected)}"
+        (args, kwargs), expected = codec.decode(test[0].encode()), test[1]
+        payload = call(session, args, kwargs)
+        if payload == expected.encode():
+            return ""
+        found, wanted = read(payload, longest(expected)), codec.decode(expected.encode())
+        if request.get("tuple_as_list"):
+            found, wanted = as_lists(found), as_lists(wanted)
+        atol = given or (floats if floats and is_floats(wanted) else 0.0)
+        if same(wanted, found, atol) or (rule == "root" and is_root(args[0], found, atol)):
+            return ""
+        return f"{short((*args, kwargs) if kwargs else tuple(args))} gives {short(found)}, not {short(wanted)}"
 
     return _grade_each(session, tests, one, request.get("all", False))
 
 
-def grade_stdin(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
+def grade_stdin(request: dict[str, Any], limits: Any) -> dict[str, Any]:
     """Run the program on each input and compare what it prints."""
-    session = Session(arguments, limits, "stdin", request["code"])
+    session = Session(limits, "stdin", request["code"], len(request["tests"]), limits.output)
 
     def one(test: Any) -> str:
         given, expected = test
         letter, payload = session.ask("I", str(given).encode("utf-8", "surrogatepass"))
         if letter != "V":
             return explain(letter, payload)
-        status, printed = codec.decode(payload)
-        if status != 0:
-            return f"exit status {status}"
+        status, _, printed = payload.partition(b" ")
+        if status != b"0":
+            return f"exit status {int(status)}"
+        if len(printed) > longest(expected):
+            return "prints much more than is expected"
         text = printed.decode("utf-8", "replace")
-        return (
-            ""
-            if same_text(expected, text, request.get("atol", 0.0))
-            else f"prints {short(text)}, not {short(expected)}"
-        )
+        if same_text(expected, text, request.get("atol", 0.0), request.get("any_case", False)):
+            return ""
+        return f"prints {short(text)}, not {short(expected)}"
 
     return _grade_each(session, request["tests"], one, request.get("all", False))
 
@@ -205,59 +204,46 @@ def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str
     return {"verdict": "right" if right else "wrong", "reason": reason, "passed": passed, "total": len(tests)}
 
 
-def grade_check(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
+def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:
     """Run the dataset's `check(candidate)` in one sandbox, the candidate in another, calls going between."""
-    checker = Session(arguments, limits, "check", request["prompt"], entry=request["entry"], test=request["test"])
-    session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
-    calls, reason, wrong = 0, "", False
-    try:
-        letter, payload = checker.begin()
-        while letter == "C":
-            calls += 1
-            args, kwargs = codec.decode(payload)
-            try:
-                answer = session.ask("C", codec.encode((args, kwargs)))
-                if answer[0] == "V":
-                    codec.decode(answer[1], _READING)  # what is no plain value is an exception to the tests
-                else:
-                    wrong = True
-                    answer = ("E", codec.encode(explain(*answer)))
-            except (Ended, ValueError) as error:
-                wrong = True
-                answer = ("E", codec.encode(str(error)))
-            letter, payload = checker.ask(*answer)
-        if letter in "VE":
-            checker.keep()
-        if letter == "V" and codec.decode(payload) is True and calls and not wrong:
-            return {"verdict": "right", "reason": "", "passed": 1, "total": 1}
-        reason = explain(letter, payload) if calls else f"the tests called nothing: {explain(letter, payload)}"
-        if not calls:
-            return {"verdict": "unscorable", "reason": reason, "passed": 0, "total": 1}
-    except (Ended, ValueError) as error:
-        reason = str(error)
-    finally:
-        session.close()
-        checker.close()
-    return {"verdict": "wrong", "reason": reason, "passed": 0, "total": 1}
+    calls, wrong, reason = 0, "", ""
+    with (
+        closing(Session(limits, "check", request["prompt"], 1, entry=request["entry"], test=request["test"])) as tests,
+        closing(Session(limits, "call", request["code"], 1, 16 * _SHORT, entry=request["entry"])) as session,
+    ):
+        try:
+            letter, payload = tests.load()
+            while letter == "C":
+                calls += 1
+                args, kwargs = codec.decode(payload)
+                try:
+                    answer = call(session, args, kwargs)
+                    codec.decode(answer, _READING)
+                except Raised as error:  # an exception, which the tests may expect
+                    letter, payload = tests.ask("E", str(error).encode(errors="replace"))
+                    continue
+                except ValueError as error:
+                    wrong = str(error)
+                    break
+                letter, payload = tests.ask("V", answer)
+            reason = wrong or ("" if letter == "V" else explain(letter, payload))
+        except Ended as error:
+            reason = str(error)
+    if not calls:
+        return {"verdict": "unscorable", "reason": f"the tests called nothing: {reason}", "passed": 0, "total": 1}
+    return {"verdict": "wrong" if reason else "right", "reason": reason, "passed": int(not reason), "total": 1}
 
 
-def outputs_of(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
-    """What a trusted solution returns for each input, to be expected from others."""
-    inputs = codec.decode(base64.b64decode(request["tests"]))
-    session = Session(arguments, limits, "call", request["code"], entry=request["entry"])
-    try:
-        values = [shrunk(value := call(session, args, {}, seconds=limits.test), codec.encode(value)) for args in inputs]
-    except (Ended, ValueError) as error:
-        reason = f"the canonical solution fails: {error}"
-        return {"verdict": "unscorable", "reason": reason, "lasting": isinstance(error, Raised)}
-    finally:
-        session.close()
-    return {"verdict": "right", "reason": "", "outputs": base64.b64encode(codec.encode(values)).decode()}
-
-
-def probe(arguments: list[str], request: dict[str, Any], limits: Any) -> dict[str, Any]:
-    """Run a function in a sandbox and return its plain value (the self-test)."""
-    return outputs_of(arguments, {**request, "tests": base64.b64encode(codec.encode([()])).decode()}, limits)
+def outputs_of(request: dict[str, Any], limits: Any) -> dict[str, Any]:
+    """What a trusted solution returns for each test's arguments, to be expected from others."""
+    tests = [codec.decode(given.encode()) for given, _ in json.loads(request["tests"])]
+    with closing(Session(limits, "call", request["code"], len(tests), entry=request["entry"])) as session:
+        try:
+            outputs = [call(session, args, kwargs).decode() for args, kwargs in tests]
+        except (Ended, ValueError) as error:
+            reason = f"the canonical solution fails: {error}"
+            return {"verdict": "unscorable", "reason": reason, "lasting": isinstance(error, Raised)}
+    return {"verdict": "right", "reason": "", "outputs": outputs}
 
 
 _REPR = reprlib.Repr()  # reads the first few items only: an answer may hold millions
@@ -273,49 +259,31 @@ def short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def shown(args: Any, kwargs: Any) -> str:
-    return short(tuple(args) if not kwargs else (*args, kwargs))
+KINDS = {"calls": grade_calls, "stdin": grade_stdin, "check": grade_check, "outputs": outputs_of}
 
 
-KINDS = {"calls": grade_calls, "stdin": grade_stdin, "check": grade_check, "outputs": outputs_of, "probe": probe}
-
-
-def main() -> None:
-    requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
-    quiet = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(quiet, descriptor)
-    os.close(quiet)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    try:
-        python = jail.interpreter()
-        arguments = jail.command(python)
-        jail.harness_code()
-        jail.adopt_orphans()
-        jail.drop_root(jail.prefix_of(python))
-        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        jail.Jail(arguments).close()
-    except (jail.NoIsolation, jail.Broken, OSError) as error:
-        print(json.dumps({"missing": f"programs cannot be graded safely here: {error}"}), file=replies, flush=True)
-        return
-    print(json.dumps({"ready": True}), file=replies, flush=True)
-    for line in requests:
-        request = json.loads(line)
-        limits = SimpleNamespace(**request["limits"])
-        signal.setitimer(signal.ITIMER_REAL, 3 * limits.total + 30)  # even if nobody is left to kill this process
-        try:
-            reply = KINDS[request["kind"]](arguments, request, limits)
-        except (Exception, RecursionError) as error:
-            reply = {
-                "verdict": "unscorable",
-                "reason": f"the grader failed: {type(error).__name__}: {str(error)[:200]}",
-            }
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        print(json.dumps(reply), file=replies, flush=True)
-
-
-if __name__ == "__main__":
+def prepare() -> str:
+    """Become unprivileged and start one sandbox; why programs cannot be graded safely here, or an empty string."""
     sys.setrecursionlimit(10_000)
-    main()
+    try:
+        jail.command()
+        jail.harness_code()
+        filters()
+        jail.become_keeper()
+        jail.drop_root(jail.interpreter().parent.parent)
+        first = jail.Jail()
+        first.ready()
+        first.close()
+    except ImportError as error:
+        return f"the sandbox's filter needs libseccomp ({error}): pip install pyseccomp, apt-get install libseccomp2"
+    except (jail.NoIsolation, jail.Broken, OSError) as error:
+        return f"programs cannot be graded safely here: {error}"
+    return ""
+
+
+def answer(request: dict[str, Any]) -> dict[str, Any]:
+    """The reply to one request; see the module's docstring."""
+    try:
+        return KINDS[request["kind"]](request, SimpleNamespace(**request["limits"]))
+    except jail.NoIsolation as error:
+        return {"verdict": "unscorable", "reason": f"no sandbox starts any more: {error}"}

@@ -1,20 +1,20 @@
 """What runs first inside a sandbox: forks one process per program or per test and passes bytes between it and outside.
 
-Not imported: the grader hands the text of `codec.py`, `frames.py` and this file to a bare interpreter in the sandbox.
+The grader hands the text of `codec.py` and this file to a bare interpreter in the sandbox, and uses the frames itself.
 Nothing here decides anything.  The grader keeps the expected outputs and compares outside, so a candidate that takes
 over its process, or this one, gains nothing but the right to answer, which it had anyway.
 
-Frames (`frames.py`) in both directions.
-To here: J (a job), Q (end the job's process), I (the input of one stdin test), any other letter for the process to go
-on with (C a call, V or E the answer to one).
-From here: what the process sent (R ready, V value, E exception, C call) or T (time), D (died), O (too much output), F
-(too many files).
+A frame is a letter, 8 hex digits of ms, 8 hex digits of length, the payload.
+To here, with the CPU time that the answer may take: J (a job), I (the input of one stdin test), any other letter for
+the process to go on with (C a call, V or E the answer to one).
+From here, with the CPU time that it took: what the process sent (R ready, V value, E exception, C call) or T (time),
+D (died), O (too much output).
 """
 
 from __future__ import annotations
 
-# The start of an interpreter is most of what a grading costs, so only what is built in or needed: `posix` without
-# `os`, `_ctypes` without `ctypes`, no `signal`, which brings `enum` along.
+# The start of an interpreter is most of what a grading costs, so only what is built in or needed: `posix` without `os`.
+import marshal
 import posix as os
 import select
 import sys
@@ -25,71 +25,117 @@ if TYPE_CHECKING:
     from typing import Any
 if "encode" not in globals():
     from gainrl.tasks.sandbox.codec import decode, encode
-    from gainrl.tasks.sandbox.frames import Flood, Gone, Late, frame, read_frame, write
 
-FILES = 4096  # in /tmp; each costs kernel memory that its size does not bound
-_LOOK = 0.02  # seconds between two looks at how many there are
-
-
-class Files(Exception):
-    """More files than allowed."""
+HEADER = 17
+LARGEST = 64 << 20  # bytes of a frame; HumanEval/130 has answers of 20 MiB
+FOREVER = float("inf")
+STACK = 8 << 20  # bytes of a thread's stack; the main thread's may grow to the hard limit
 
 
-def watch(descriptor: int, until: float) -> None:
-    """Wait until there is something to read, with an eye on /tmp, whose files bubblewrap leaves uncounted."""
+class Late(Exception):
+    """The time limit passed."""
+
+
+class Flood(Exception):
+    """More bytes than allowed."""
+
+
+class Gone(Exception):
+    """The other side closed its end."""
+
+
+def backstop(cpu: float) -> float:
+    """The wall time that goes with a limit on CPU time, for what sleeps and for machines with other work."""
+    return 1.5 * cpu + 1
+
+
+def frame(letter: str, payload: bytes = b"", seconds: float = 0.0) -> bytes:
+    return b"%c%08x%08x" % (ord(letter), int(min(seconds, 1e6) * 1000), len(payload)) + payload
+
+
+def wait(descriptor: int, event: int, until: float) -> None:
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    while not poll.poll(_LOOK * 1000):
-        look_at_files()
-        if time.monotonic() >= until:
-            raise Late
+    poll.register(descriptor, event)
+    left = min(until - time.monotonic(), 1e6)
+    if left <= 0 or not poll.poll(left * 1000):
+        raise Late
 
 
-def look_at_files() -> None:
-    disk = os.statvfs("/tmp")
-    if disk.f_files - disk.f_ffree > FILES:
-        raise Files
+def wait_to_read(descriptor: int, until: float) -> None:
+    wait(descriptor, select.POLLIN, until)
 
 
-def prctl(option: int, second: int = 0, third: int = 0) -> None:
+def read_exactly(descriptor: int, count: int, until: float, wait: Any) -> bytes:
+    parts = []
+    while count:
+        wait(descriptor, until)
+        part = os.read(descriptor, min(count, 1 << 16))
+        if not part:
+            raise Gone
+        parts.append(part)
+        count -= len(part)
+    return b"".join(parts)
+
+
+def read_frame(
+    descriptor: int, until: float, most: int = LARGEST, wait: Any = wait_to_read
+) -> tuple[str, float, bytes]:
+    """(letter, seconds, payload)."""
+    header = read_exactly(descriptor, HEADER, until, wait)
+    try:
+        seconds, length = int(header[1:9], 16) / 1000, int(header[9:17], 16)
+    except ValueError:
+        raise Gone from None
+    if length < 0 or length > most:
+        raise Flood
+    return chr(header[0]), seconds, read_exactly(descriptor, length, until, wait)
+
+
+def write(descriptor: int, data: bytes, until: float) -> None:
+    view = memoryview(data)
+    while view:
+        wait(descriptor, select.POLLOUT, until)
+        try:
+            # at most a page at a time: a pipe that polls writable takes that much without blocking
+            view = view[os.write(descriptor, view[:4096]) :]
+        except OSError:
+            raise Gone from None
+
+
+def prctl(option: int, second: int = 0, third: Any = 0) -> None:
     """The C library's prctl; OSError where it fails."""
-    import _ctypes
+    import ctypes
 
-    number = type("number", (_ctypes._SimpleCData,), {"_type_": "L"})
-    function = type("function", (_ctypes.CFuncPtr,), {"_flags_": _ctypes.FUNCFLAG_CDECL, "_restype_": number})
-    this: Any = None  # the C library that this process has loaded anyway
-    call = function(_ctypes.dlsym(_ctypes.dlopen(this, 0), "prctl"))
-    call.argtypes = [number] * 5
-    if call(option, second, third, 0, 0) & 0xFFFFFFFF:
+    call = ctypes.CDLL(None).prctl
+    call.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong]
+    if call(option, second, third, 0, 0):
         raise OSError(f"prctl {option}")
 
 
 def forbid(program: bytes) -> None:
     """Load a seccomp filter (array of struct sock_filter) into this process for good."""
-    import _ctypes
+    import ctypes
 
-    byte = type("byte", (_ctypes._SimpleCData,), {"_type_": "B"})
+    class Program(ctypes.Structure):  # struct sock_fprog
+        _fields_ = (("count", ctypes.c_ushort), ("code", ctypes.c_char_p))
 
-    def held(data: bytes) -> Any:
-        return type("held", (_ctypes.Array,), {"_type_": byte, "_length_": len(data)})(*data)
-
-    code = held(program)
-    # struct sock_fprog: a count of instructions, padding, a pointer
-    whole = held((len(program) // 8).to_bytes(8, sys.byteorder) + _ctypes.addressof(code).to_bytes(8, sys.byteorder))
-    prctl(22, 2, _ctypes.addressof(whole))
+    whole = Program(len(program) // 8, program)
+    prctl(22, 2, ctypes.addressof(whole))
 
 
 def become_untrusted(job: dict[str, Any]) -> None:
-    """Limits that cannot be raised again, then no system call that makes processes or leaves this sandbox."""
+    """Limits that cannot be raised again, then no system call but those that computing needs."""
+    import _thread
     import resource
 
     for name, value in job["limits"].items():
         which = getattr(resource, "RLIMIT_" + name)
-        hard = resource.getrlimit(which)[1]
-        value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+        most = resource.getrlimit(which)[1]
+        value = value if most == resource.RLIM_INFINITY else min(value, most)
         resource.setrlimit(which, (value, value))
-    forbid(job["filter"])
+    _thread.stack_size(STACK)
     sys.path.append("/packages")
+    forbid(job["filter"])
 
 
 def furnish() -> None:
@@ -114,10 +160,24 @@ def finish() -> None:
             continue
 
 
+def held(given: bytes) -> int:
+    """A file in memory with the input of a test, which nobody can write to."""
+    import fcntl
+
+    descriptor = os.memfd_create("stdin", 2)
+    view = memoryview(given)
+    while view:
+        view = view[os.write(descriptor, view) :]
+    os.lseek(descriptor, 0, 0)
+    fcntl.fcntl(descriptor, 1033, 15)  # F_ADD_SEALS: no more seals, no shrinking, no growing, no writing
+    return descriptor
+
+
 class Child:
     """The process that runs the candidate: frames both ways, or, given an input for its stdin, its stdout back."""
 
     def __init__(self, job: dict[str, Any], given: bytes | None = None) -> None:
+        self.job, self.began, self.spent = job, 0.0, 0.0
         there, self.write_end = os.pipe()
         self.read_end, back = os.pipe()
         self.pid = os.fork()
@@ -126,20 +186,11 @@ class Child:
             os.close(back)
             return
         try:
-            os.close(self.write_end)
-            os.close(self.read_end)
             null = os.open("/dev/null", os.O_RDWR)
-            source = null
-            if given is not None:
-                source = os.open("/tmp", os.O_TMPFILE | os.O_RDWR, 0o600)
-                view = memoryview(given)
-                while view:
-                    view = view[os.write(source, view) :]
-                os.lseek(source, 0, 0)
-            os.dup2(source, 0)
-            os.dup2(back if given is not None else null, 1)
+            os.dup2(null if given is None else held(given), 0)
+            os.dup2(null if given is None else back, 1)
             os.dup2(null, 2)
-            # the way to the grader among them: nothing leads out but `back`
+            # the ways to the grader among them: nothing leads out but `back`
             kept = [] if given is not None else sorted((there, back))
             for low, high in zip([2, *kept], [*kept, 1 << 20], strict=True):
                 os.closerange(low + 1, high)
@@ -150,39 +201,86 @@ class Child:
         finally:
             os._exit(70)
 
+    def cpu(self) -> float:
+        """Seconds of CPU time of the process, its threads included."""
+        return time.clock_gettime(~self.pid << 3 | 2)
+
+    def watch(self, seconds: float) -> Any:
+        """A way to wait for the process that raises `Late` after `seconds` of its CPU time, or the backstop of wall."""
+        self.began, until = self.cpu(), time.monotonic() + backstop(seconds)
+
+        def watched(descriptor: int, event: int) -> None:
+            poll = select.poll()
+            if descriptor >= 0:
+                poll.register(descriptor, event)
+            while True:
+                self.spent = self.cpu() - self.began
+                left = min(seconds - self.spent, until - time.monotonic())
+                if left <= 0:
+                    raise Late
+                # threads use the time of several cores at once; what is waited for without a descriptor is looked at
+                if poll.poll(max(1, left * 1000 / CORES) if descriptor >= 0 else 1) or descriptor < 0:
+                    return
+
+        return watched
+
     def close(self) -> int:
         """Kill, reap, and return the wait status."""
         if not self.pid:
             return 0
-        try:  # noqa: SIM105
-            os.kill(self.pid, 9)
-        except ProcessLookupError:
-            pass
+        os.kill(self.pid, 9)
         status = os.waitpid(self.pid, 0)[1]
+        self.forget()
+        return status
+
+    def forget(self) -> None:
         os.close(self.write_end)
         os.close(self.read_end)
         self.pid = 0  # reaped
-        return status
 
-    def reply(self, limit: float) -> bytes:
-        """The next frame of the process, or T, D, O, F, after which the process is gone."""
+    def answer(self, seconds: float, sent: bytes = b"") -> bytes:
+        """Send a frame to the process; its next one, or T, D, O, after which the process is gone."""
+        watch = self.watch(seconds)
         try:
-            letter, _, payload = read_frame(self.read_end, time.monotonic() + limit, watch)
+            view = memoryview(sent)
+            while view:
+                watch(self.write_end, select.POLLOUT)
+                view = view[os.write(self.write_end, view[:4096]) :]
+            letter, _, payload = read_frame(
+                self.read_end, FOREVER, self.job["most"], lambda descriptor, _: watch(descriptor, select.POLLIN)
+            )
             if letter not in "RVEC":  # the others are this process's to say
                 raise Gone
-            look_at_files()
-            return frame(letter, payload)
-        except Late:
+            return frame(letter, payload, self.cpu() - self.began)
+        except (Late, Flood) as error:
+            letter = "T" if isinstance(error, Late) else "O"
             self.close()
-            return frame("T")
-        except Flood:
+            return frame(letter, b"", self.spent)
+        except (Gone, OSError):
+            return frame("D", b"%d" % self.close(), self.spent)
+
+    def output(self, seconds: float) -> bytes:
+        """V (exit status, a space, stdout) of a program that runs to its end, or T, O."""
+        parts, size, watch = [], 0, self.watch(seconds)
+        try:
+            while True:
+                watch(self.read_end, select.POLLIN)
+                part = os.read(self.read_end, 1 << 16)
+                if not part:
+                    break
+                parts.append(part)
+                size += len(part)
+                if size > self.job["most"]:
+                    raise Flood
+            while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+                watch(-1, 0)  # stdout is closed; the process may still be at it
+            self.spent = self.cpu() - self.began
+            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+            self.forget()
+            return frame("V", b"%d " % status + b"".join(parts), self.spent)
+        except (Late, Flood) as error:
             self.close()
-            return frame("O")
-        except Files:
-            self.close()
-            return frame("F")
-        except Gone:
-            return frame("D", encode(self.close()))
+            return frame("T" if isinstance(error, Late) else "O", b"", self.spent)
 
 
 def namespace(name: str) -> dict[str, Any]:
@@ -192,12 +290,19 @@ def namespace(name: str) -> dict[str, Any]:
     return module.__dict__
 
 
+def load(code: str, file: str, name: str) -> dict[str, Any]:
+    """The names of a module with this code, compiled without the flags of this file."""
+    names = namespace(name)
+    exec(compile(code, file, "exec", dont_inherit=True), names)
+    return names
+
+
 def run_program(code: str) -> int:
     """Mode stdin: run the whole program as __main__; the exit status is the program's own."""
     status = 0
     sys.argv[:] = ["candidate"]
     try:
-        exec(compile(code, "<candidate>", "exec"), namespace("__main__"))
+        load(code, "<candidate>", "__main__")
     except SystemExit as stop:
         status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
     except BaseException:
@@ -212,145 +317,90 @@ def run_program(code: str) -> int:
     return status & 255
 
 
-def describe(error: BaseException) -> str:
+def describe(error: BaseException) -> bytes:
     try:
-        return f"{type(error).__name__}: {error}"[:500]
+        return encode(f"{type(error).__name__}: {error}"[:500])
     except BaseException:
-        return type(error).__name__
+        return encode("an exception")
 
 
 def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
     """Mode call: run the code once, then call `entry` with each (args, kwargs) that arrives."""
-    forever = time.monotonic() + 10**6
     try:
-        names = namespace("candidate")
-        exec(compile(job["code"], "<candidate>", "exec"), names)
+        names = load(job["code"], "<candidate>", "candidate")
         owner, _, method = job["entry"].rpartition(".")
         names[owner or method]  # a missing class or function is an error now
     except BaseException as error:
-        write(back, frame("E", encode(describe(error))), forever)
+        write(back, frame("E", describe(error)), FOREVER)
         return 1
-    write(back, frame("R"), forever)
+    write(back, frame("R"), FOREVER)
     while True:
-        _, _, payload = read_frame(there, forever)
-        args, kwargs = decode(payload)
+        _, _, payload = read_frame(there, FOREVER)
+        args, kwargs = marshal.loads(payload)
         try:
             called = getattr(names[owner](), method) if owner else names[method]
             answer = frame("V", encode(called(*args, **kwargs)))
         except BaseException as error:
-            answer = frame("E", encode(describe(error)))
-        write(back, answer, forever)
+            answer = frame("E", describe(error))
+        write(back, answer, FOREVER)
 
 
 def serve_check(job: dict[str, Any], there: int, back: int) -> int:
     """Mode check: run a dataset's own `check(candidate)`, with a candidate whose calls are answered from outside."""
-    forever = time.monotonic() + 10**6
-
-    class Failed(Exception):
-        pass
+    import builtins
 
     def candidate(*args: Any, **kwargs: Any) -> Any:
-        write(back, frame("C", encode((args, kwargs))), forever)
-        letter, _, payload = read_frame(there, forever)
-        value = decode(payload)
-        if letter != "V":
-            raise Failed(value)
-        return value
+        write(back, frame("C", encode((args, kwargs))), FOREVER)
+        letter, _, payload = read_frame(there, FOREVER)
+        if letter == "V":
+            return decode(payload)
+        name, _, message = payload.decode().partition(": ")
+        kind = getattr(builtins, name, None)
+        raise kind(message) if isinstance(kind, type) and issubclass(kind, Exception) else Exception(payload.decode())
 
     try:
-        names = namespace("test")
-        exec(compile(job["code"], "<prompt>", "exec"), names)
+        names = load(job["code"], "<prompt>", "test")
         names[job["entry"]] = candidate
-        exec(compile(job["test"], "<test>", "exec"), names)
+        exec(compile(job["test"], "<test>", "exec", dont_inherit=True), names)
         names["check"](candidate)
         answer = frame("V", encode(True))
     except BaseException as error:
-        answer = frame("E", encode(describe(error)))
-    write(back, answer, forever)
+        answer = frame("E", describe(error))
+    write(back, answer, FOREVER)
     return 0
 
 
-def stdin_test(job: dict[str, Any], given: bytes, limit: float) -> bytes:
-    """Run the program on one input: V (exit status, stdout), or T, O, F."""
-    child = Child(job, given)
-    parts, size, until = [], 0, time.monotonic() + limit
-    try:
-        while True:
-            watch(child.read_end, until)
-            part = os.read(child.read_end, 1 << 16)
-            if not part:
-                break
-            parts.append(part)
-            size += len(part)
-            if size > job["output"]:
-                raise Flood
-        while True:  # stdout is closed; the process may still be at it
-            pid, status = os.waitpid(child.pid, os.WNOHANG)
-            if pid:
-                break
-            if time.monotonic() > until:
-                raise Late
-            look_at_files()
-            time.sleep(0.0005)
-        child.pid = 0
-        os.close(child.write_end)
-        os.close(child.read_end)
-        code = os.waitstatus_to_exitcode(status)
-        return frame("V", encode((code, b"".join(parts))))
-    except Late:
-        child.close()
-        return frame("T")
-    except Flood:
-        child.close()
-        return frame("O")
-    except Files:
-        child.close()
-        return frame("F")
-
-
 MODES = {"call": serve_calls, "check": serve_check}
+CORES = 1
 
 
 def main() -> None:
-    prctl(4, 0)  # not dumpable: no other process of this uid may look into this one
-    forever = time.monotonic() + 10**6
-    out = os.dup(1)
+    global CORES
+    CORES = os.cpu_count() or 1
+    prctl(4)  # not dumpable: no other process of this uid may look into this one
+    out, into = os.dup(1), os.dup(0)
     os.set_inheritable(out, False)
-    into = os.dup(0)
     job: dict[str, Any] = {}
     child: Child | None = None
-    write(out, frame("R"), forever)
+    write(out, frame("R"), FOREVER)
     while True:
         try:
-            letter, limit, payload = read_frame(into, forever)
+            letter, seconds, payload = read_frame(into, FOREVER)
         except Gone:
             return
         if letter == "J":
-            job = decode(payload)
             if child is not None:
                 child.close()
-                child = None
+            job, child = marshal.loads(payload), None
             if job["mode"] == "stdin":
                 answer = frame("R")
             else:
                 child = Child(job)
-                answer = child.reply(limit)
-        elif letter == "Q":
-            if child is not None:
-                child.close()
-                child = None
-            answer = frame("R")
+                answer = child.answer(seconds)
         elif letter == "I":
-            answer = stdin_test(job, payload, limit)
+            answer = Child(job, payload).output(seconds)
         elif child is None or not child.pid:
-            answer = frame("D", encode(0))
+            answer = frame("D", b"0")
         else:
-            try:
-                write(child.write_end, frame(letter, payload), time.monotonic() + limit)
-                answer = child.reply(limit)
-            except Late:
-                child.close()
-                answer = frame("T")
-            except Gone:
-                answer = frame("D", encode(child.close()))
-        write(out, answer, forever)
+            answer = child.answer(seconds, frame(letter, payload))
+        write(out, answer, FOREVER)

@@ -10,8 +10,8 @@ import ctypes
 import functools
 import marshal
 import os
-import platform
 import random
+import resource
 import select
 import shutil
 import signal
@@ -19,15 +19,17 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
-from gainrl.tasks.sandbox import codec, frames
-from gainrl.tasks.sandbox import filter as seccomp
+from gainrl.tasks.sandbox import harness
+from gainrl.tasks.sandbox.filter import filters
 
 _FOLDER = Path(__file__).parent
 _FIRST_UID, _UIDS = 65000, 500  # a user of its own for each grader run by root: process limits count per user
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 18, 2, 4
 _CLONE_NEWNS = 0x00020000
+_SUBREAPER = 36
+_STACK = 512 << 20  # bytes: recursion through C, such as a cached function's, is 50 000 deep
+_START = 20.0  # seconds until a sandbox is there, on a busy machine
 
 
 class NoIsolation(Exception):
@@ -44,20 +46,18 @@ def interpreter() -> Path:
     return Path(named or str(getattr(sys, "_base_executable", sys.executable))).resolve()
 
 
-def prefix_of(python: Path) -> Path:
-    """The folder that holds the interpreter and its library (`bin/python3` lies one below it)."""
-    return python.parent.parent
+def shown() -> dict[str, str]:
+    """What the sandbox shows besides /usr, place inside -> place outside: the interpreter, its library, packages.
 
-
-def packages() -> dict[str, str]:
-    """Installed packages that candidates may import besides the standard library, name -> folder.
-
-    `sortedcontainers`, which LeetCode offers, and what `GAINRL_SANDBOX_PACKAGES` names (comma-separated; for numpy
-    name `numpy,numpy.libs`).  They are shown read-only under /packages.
+    The packages are `sortedcontainers`, which LeetCode offers, and those that `GAINRL_SANDBOX_PACKAGES` names
+    (comma-separated; for numpy name `numpy,numpy.libs`).
     """
+    python = interpreter()
+    parts = [python, *(python.parent.parent / name for name in ("lib", "lib64"))]
+    found = {str(part): str(part) for part in parts if part.exists() and not part.is_relative_to("/usr")}
     names = ["sortedcontainers", *filter(None, os.environ.get("GAINRL_SANDBOX_PACKAGES", "").split(","))]
     roots = [Path(path) for path in sys.path if path.endswith("-packages")]
-    return {name: str(root / name) for name in names for root in roots if (root / name).is_dir()}
+    return found | {f"/packages/{name}": str(root / name) for name in names for root in roots if (root / name).is_dir()}
 
 
 def drop_root(prefix: Path) -> None:
@@ -99,21 +99,26 @@ def drop_root(prefix: Path) -> None:
     os.chdir("/")
 
 
-def adopt_orphans() -> None:
-    """Have the sandboxes' processes become children of this one when their parents die, so that it can reap them."""
-    if ctypes.CDLL(None, use_errno=True).prctl(36, 1, 0, 0, 0):
+def become_keeper() -> None:
+    """What this process has its sandboxes inherit, or needs to end them.
+
+    Their processes become its children when their parents die, so that it can reap them; their main threads' stacks
+    may grow as far as the machine lets them.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    resource.setrlimit(resource.RLIMIT_STACK, (_STACK if hard == resource.RLIM_INFINITY else min(_STACK, hard), hard))
+    if ctypes.CDLL(None, use_errno=True).prctl(_SUBREAPER, 1, 0, 0, 0):
         raise NoIsolation(f"this process cannot adopt orphans: {os.strerror(ctypes.get_errno())}")
 
 
-def command(python: Path) -> list[str]:
-    """bubblewrap around a bare interpreter: own namespaces of every kind, read-only system, sized /tmp, no home."""
+@functools.cache
+def command() -> list[str]:
+    """bubblewrap around a bare interpreter: own namespaces of every kind, nothing that can be written, no home."""
     bwrap = shutil.which("bwrap")
     if bwrap is None:
         raise NoIsolation(
             "bubblewrap is not installed; install it (apt-get install bubblewrap, dnf install bubblewrap)"
         )
-    if not seccomp.supported():
-        raise NoIsolation(f"bubblewrap isolation is not built for {platform.machine()} (x86_64 and aarch64 are known)")
     # --as-pid-1: the harness is init itself.  bubblewrap's own init could be written to by the candidate, which has its
     # user, through /proc/1/mem; the harness cannot (`prctl` in its main).
     arguments = [
@@ -127,21 +132,18 @@ def command(python: Path) -> list[str]:
             arguments += ["--symlink", os.readlink(folder), folder]
         elif os.path.isdir(folder):
             arguments += ["--ro-bind", folder, folder]
-    prefix = str(prefix_of(python))
-    if prefix != "/usr" and not prefix.startswith("/usr/"):
-        arguments += ["--ro-bind", prefix, prefix]
-    for name, folder in packages().items():
-        arguments += ["--ro-bind-try", folder, f"/packages/{name}"]
+    for inside, outside in shown().items():
+        arguments += ["--ro-bind-try", outside, inside]
     for file in ("/etc/ld.so.cache", "/etc/alternatives"):
         arguments += ["--ro-bind-try", file, file]
     arguments += ["--proc", "/proc", "--size", "65536", "--tmpfs", "/dev"]
     for device in ("null", "zero", "full", "random", "urandom"):
-        arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
+        arguments += ["--dev-bind-try", f"/dev/{device}", f"/dev/{device}"]
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         arguments += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     return [
-        *arguments, "--size", str(64 << 20), "--tmpfs", "/tmp", "--chdir", "/tmp", "--remount-ro", "/dev",
-        "--remount-ro", "/", "--", str(python), "-I", "-S", "-B", "-X", "utf8", "-c", _LOADER,
+        *arguments, "--chdir", "/", "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/",
+        "--", str(interpreter()), "-I", "-S", "-B", "-X", "utf8", "-c", _LOADER,
     ]  # fmt: skip
 
 
@@ -163,7 +165,7 @@ else: posix.write(1, b"X0000000000000000")
 @functools.cache
 def harness_code() -> bytes:
     """The harness, compiled, with the header that the loader reads."""
-    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "frames.py", "harness.py")]
+    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "harness.py")]
     text = "\n".join([*texts, "main()"]).replace("from __future__ import annotations", "")
     # annotations stay unread inside, where `typing` is not worth its import
     flags = __future__.annotations.compiler_flag
@@ -174,29 +176,48 @@ def harness_code() -> bytes:
 class Jail:
     """One running sandbox.  `ask` sends a frame and waits for the answer; `close` kills whatever is in there."""
 
-    def __init__(self, arguments: list[str], start: float = 20.0):
-        # the sandbox's first process, the harness, holds the write end of this pipe as long as it lives
-        self._alive, held = os.pipe()
+    def __init__(self) -> None:
+        program, *arguments = command()
+        rules = held = -1
         try:
+            # the sandbox's first process, the harness, holds the write end of this pipe as long as it lives
+            self._alive, held = os.pipe()
+            rules = os.memfd_create("filter")
+            os.write(rules, filters()[0])
+            os.lseek(rules, 0, os.SEEK_SET)
             self._process = subprocess.Popen(
-                [arguments[0], "--sync-fd", str(held), *arguments[1:]],
+                [program, "--sync-fd", str(held), "--seccomp", str(rules), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(held,),
+                pass_fds=(held, rules),
                 env={},  # --clearenv is for the program; the sandbox's init would show ours in /proc/1/environ
             )
+        except OSError as error:
+            if held >= 0:
+                os.close(self._alive)
+            raise NoIsolation(f"bubblewrap does not start: {error}") from error
         finally:
-            os.close(held)
+            for descriptor in (held, rules):
+                if descriptor >= 0:
+                    os.close(descriptor)
+        _running.add(self._process.pid)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
+        self._ready = False
+
+    def ready(self) -> None:
+        """Wait until the harness is there.  Raises `NoIsolation`."""
+        if self._ready:
+            return
         try:
-            until = time.monotonic() + start
+            until = time.monotonic() + _START
             self._write(harness_code(), until)
             if self._read(until)[0] != "R":
-                raise Broken(f"{arguments[-8]} is not the Python {sys.implementation.cache_tag} that grades")
+                raise Broken(f"{interpreter()} is not the Python {sys.implementation.cache_tag} that grades")
+            self._ready = True
         except Broken as error:
             assert self._process.stderr is not None
             os.set_blocking(self._process.stderr.fileno(), False)
@@ -208,79 +229,62 @@ class Jail:
                 "user.max_user_namespaces above 0, and in a container --security-opt seccomp=unconfined"
             ) from error
 
-    def ask(self, letter: str, payload: bytes, limit: float, slack: float = 1.0) -> tuple[str, bytes]:
-        """Send one frame; the process inside may take `limit` seconds, the harness `slack` more.  Raises `Broken`."""
-        until = time.monotonic() + limit + slack
-        self._write(frames.frame(letter, payload, limit), until)
+    def ask(self, letter: str, payload: bytes, seconds: float) -> tuple[str, float, bytes]:
+        """(letter, CPU seconds, payload) of the answer to one frame, for which `seconds` of CPU time are allowed.
+
+        The harness has a second more.  Raises `Broken`, and `NoIsolation` if there is no sandbox yet and none starts.
+        """
+        self.ready()
+        until = time.monotonic() + harness.backstop(seconds) + 1
+        self._write(harness.frame(letter, payload, seconds), until)
         return self._read(until)
 
     def _write(self, data: bytes, until: float) -> None:
         view = memoryview(data)
         try:
             while view:
-                frames.wait(self._in, select.POLLOUT, until)
+                harness.wait(self._in, select.POLLOUT, until)
                 view = view[os.write(self._in, view) :]
-        except frames.Late:
+        except harness.Late:
             raise Broken("the time limit passed") from None
         except OSError as error:
             raise Broken("the sandbox ended early") from error
 
-    def _read(self, until: float) -> tuple[str, bytes]:
+    def _read(self, until: float) -> tuple[str, float, bytes]:
         try:
-            letter, _, payload = frames.read_frame(self._out, until)
-        except frames.Late:
+            return harness.read_frame(self._out, until)
+        except harness.Late:
             raise Broken("the time limit passed") from None
-        except frames.Flood:
+        except harness.Flood:
             raise Broken("too much output") from None
-        except frames.Gone:
+        except harness.Gone:
             raise Broken("the sandbox ended early") from None
-        return letter, payload
 
     def close(self) -> None:
-        """Kill the sandbox and return when nothing of it is left."""
-        self._process.send_signal(signal.SIGKILL)  # the sandbox's first process dies with it, and everything with that
-        status = self._process.wait()
+        """Kill the sandbox, again and again, and return when nothing of it is left."""
+        self._process.kill()  # the sandbox's first process dies with it, and everything with that
+        self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             assert pipe is not None
             pipe.close()
+        _running.discard(self._process.pid)
         poll = select.poll()
         poll.register(self._alive, select.POLLHUP)
-        gone = poll.poll(5000)
-        os.close(self._alive)
-        if not gone:
-            raise Broken("the sandbox outlived its kill")
-        if status != -signal.SIGKILL:
-            return  # bubblewrap ended by itself, which it does when it has reaped that process
-        # That first process is this one's child now (`adopt_orphans`).  It can be reaped when all others in its
-        # namespace are gone, which its pipe, closed a little earlier, does not say.
-        until = time.monotonic() + 5
-        while time.monotonic() < until:
-            try:
-                if os.waitpid(-1, os.WNOHANG)[0]:
-                    break
-            except ChildProcessError:
+        while True:  # the first process is this one's child now, and can be reaped when all others in there are gone
+            left = _orphans()
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, os.WNOHANG)
+            if not left and poll.poll(1):
                 break
             time.sleep(0.0002)
+        os.close(self._alive)
 
 
-def job(mode: str, code: str, limits: Any, **more: Any) -> bytes:
-    """The payload of a J frame."""
-    return codec.encode(
-        {
-            "mode": mode,
-            "code": code,
-            "output": limits.output,
-            "filter": seccomp.program(),
-            "limits": {
-                "AS": limits.memory,
-                "CPU": int(limits.total) + 1,
-                "FSIZE": limits.file_size,
-                "NPROC": limits.processes,
-                "NOFILE": 64,
-                "CORE": 1,  # 0 would still feed a core to the program that the machine's core_pattern may name
-                "MEMLOCK": 0,
-                "MSGQUEUE": 0,
-            },
-            **more,
-        }
-    )
+_running: set[int] = set()  # bubblewrap's processes of open sandboxes
+
+
+def _orphans() -> set[int]:
+    """Children of this process that belong to no open sandbox: it adopts what a sandbox leaves (`become_keeper`)."""
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
+    return set(map(int, children.split())) - _running

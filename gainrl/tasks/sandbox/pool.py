@@ -1,40 +1,34 @@
-"""Grading programs in sandboxes, from any thread: one grader process per core, each with one sandbox at a time."""
+"""Grading programs in sandboxes, from any thread: one grader process per core, each with one program at a time."""
 
 from __future__ import annotations
 
-import base64
 import functools
+import json
 import platform
 import shutil
 import sys
-import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.sandbox import codec
-from gainrl.tasks.workers import WorkerDied, WorkerPool, WorkerSlow
-
-_ROOT = Path(__file__).parents[3]
-_START = f"import sys; sys.path.insert(0, {str(_ROOT)!r}); from gainrl.tasks.sandbox.grader import main; main()"
+from gainrl.tasks.workers import Reply, Request, WorkerPool
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one program may use.
 
-    test, total: wall seconds for one test and for the whole program; memory: bytes of address space of its only
-    process; processes: threads at once, the two of the sandbox included; file_size: bytes of one file; output: bytes
-    printed in one test.  CPU time is bounded by the total, /tmp by 64 MiB.
+    test, total: seconds of CPU time for one test and for the whole program, which has no more than its tests can need
+    and 5 seconds; 1.5 times as much wall time and a second is the backstop.  memory: bytes of address space of its only
+    process; processes: threads at once, the two of the sandbox included; output: bytes printed in one test.
     """
 
     test: float = 6.0
     total: float = 30.0
     memory: int = 1 << 30
     processes: int = 64
-    file_size: int = 16 << 20
     output: int = 8 << 20
 
     def __post_init__(self) -> None:
@@ -57,14 +51,19 @@ class Verdict:
     lasting: bool = False
 
 
+def packed(tests: Sequence[tuple[Any, Any, Any]]) -> str:
+    """Tests (args, kwargs, expected) as a request carries them."""
+    return json.dumps([[codec.encode((a, k)).decode(), codec.encode(e).decode()] for a, k, e in tests])
+
+
 class _Graders(WorkerPool):
     """Graders; once one has answered, one that does not start (no memory, no user namespace left) ends nothing."""
 
     answered = False
 
-    def ask(self, request: dict[str, Any], timeout: float) -> dict[str, Any]:
+    def ask(self, request: Request, seconds: float) -> Reply:
         try:
-            reply = super().ask(request, timeout)
+            reply = super().ask(request, seconds)
         except (UserError, OSError) as error:
             if not self.answered:
                 raise
@@ -77,60 +76,47 @@ class GraderPool:
     """Grades programs in up to `workers` processes (default: the cores this process may use)."""
 
     def __init__(self, workers: int | None = None):
-        self.pool = _Graders([sys.executable, "-c", _START], workers)
+        self.pool = _Graders("gainrl.tasks.sandbox.grader", workers)
 
-    def grade(self, requests: Sequence[dict[str, Any]], limits: Limits) -> list[Verdict]:
+    def grade(self, requests: Sequence[Request], limits: Limits) -> list[Verdict]:
         """One verdict a request (see `grader.py`), in order.  Raises `UserError` where programs cannot be isolated.
 
-        A grader that dies, does not answer or, after others have answered, does not start makes unscorable: its own
-        time limits lie well above the program's.
+        A program that a grader cannot cope with is wrong if another one is graded right then, else unscorable.
         """
-        full = [{**request, "limits": asdict(limits)} for request in requests]
-        # a check has two sandboxes; 30 s for a machine that is busy with other things
-        replies = self.pool.ask_many(full, [2 * limits.total + 30] * len(full))
-        return [_verdict(reply) for reply in replies]
+        control = {
+            "kind": "calls", "code": "def f(x): return x", "entry": "f", "tests": packed([((1,), {}, 1)]),
+            "limits": asdict(Limits()),
+        }  # fmt: skip
 
-    def outputs(self, code: str, entry: str, inputs: Sequence[Any], limits: Limits) -> Verdict:
-        """What a trusted solution returns for each list of arguments; unscorable where it fails."""
-        tests = base64.b64encode(codec.encode(list(inputs))).decode()
-        return self.grade([{"kind": "outputs", "code": code, "entry": entry, "tests": tests}], limits)[0]
+        def other(request: Request) -> Request:
+            return {**control, "kind": ""} if request["kind"] == "outputs" else control
+
+        full = [{**request, "limits": asdict(limits)} for request in requests]
+        # its own limits end a program long before: two sandboxes' wall time, and what a busy machine needs to start
+        return list(map(_verdict, self.pool.ask_many(full, 4 * limits.total + 60, other)))
 
     def close(self) -> None:
         """End the graders; the pool starts new ones when used again."""
         self.pool.close()
 
 
-def _verdict(reply: dict[str, Any] | WorkerDied | WorkerSlow) -> Verdict:
-    if isinstance(reply, WorkerDied):
-        return Verdict("unscorable", f"the grading process died twice ({reply})")
-    if isinstance(reply, WorkerSlow):
-        return Verdict("unscorable", "the grading process did not answer")
-    found = codec.decode(base64.b64decode(reply["outputs"])) if "outputs" in reply else None
-    lasting = reply.get("lasting", False)
-    return Verdict(reply["verdict"], reply["reason"], reply.get("passed", 0), reply.get("total", 0), found, lasting)
+def _verdict(reply: Reply) -> Verdict:
+    outputs = [codec.decode(one.encode()) for one in reply["outputs"]] if "outputs" in reply else None
+    found = {name: reply[name] for name in ("passed", "total", "lasting") if name in reply}
+    return Verdict(reply["verdict"], reply["reason"], outputs=outputs, **found)
 
 
-def packed(tests: Any) -> str:
-    """Tests as a request carries them."""
-    return base64.b64encode(codec.encode(tests)).decode()
-
-
-_shared: GraderPool | None = None
-_shared_lock = threading.Lock()
-
-
+@functools.cache
 def shared_graders() -> GraderPool:
     """The pool that all tasks of this process use."""
-    global _shared
-    with _shared_lock:
-        if _shared is None:
-            _shared = GraderPool()
-        return _shared
+    return GraderPool()
 
 
-# Tries from inside what must not work; each value is True where it did work.
+# Tries from inside what must not work; each value is True where it did work.  `bound` is what the sandbox may show.
 _BREAK_OUT = """
-import _thread, os, socket, time
+import _thread, ctypes, os, resource, socket, time
+
+libc = ctypes.CDLL(None)
 
 def attempt(action):
     try:
@@ -143,13 +129,6 @@ def made(path):
         file.write("x")
     return True
 
-def fill():
-    data = b"x" * (1 << 20)
-    for number in range(100):
-        with open(f"/tmp/{number}", "wb") as file:
-            file.write(data)
-    return True
-
 def threads():
     started = 0
     try:
@@ -160,27 +139,33 @@ def threads():
         pass
     return started >= 200
 
-def test():
+def strange(folder, bound):
+    for path in (os.path.join(folder, name) for name in os.listdir(folder)):
+        if path not in bound and not (any(b.startswith(path + "/") for b in bound) and not strange(path, bound)):
+            return True
+    return False
+
+def test(bound):
+    homes = [folder for folder in ("/home", "/root", "/var", "/srv", "/mnt") if os.path.isdir(folder)]
+    me = os.getppid()
     tried = {
         "start a process": lambda: os.fork() >= 0,
         "run a program": lambda: os.execv("/bin/true", ["true"]),
+        "make sockets": lambda: socket.socket(socket.AF_UNIX) or socket.socket(40, socket.SOCK_STREAM),
         "reach the network": lambda: socket.create_connection(("192.0.2.1", 80), 0.2),
-        "bind beyond the loopback": lambda: socket.getaddrinfo("example.org", 80),
         "see other processes": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]) > 3,
-        "signal the sandbox's init": lambda: os.kill(1, 0) is None and os.kill(1, 9) is None and False,
-        "read the harness's memory": lambda: open(f"/proc/{os.getppid()}/mem", "rb"),
+        "signal other processes": lambda: os.kill(1, 0) is None,
+        "change its scheduling": lambda: os.nice(1) or os.sched_setscheduler(0, 3, os.sched_param(0)) is None,
+        "read the harness's memory": lambda: open(f"/proc/{me}/mem", "rb"),
         "write to the sandbox's init": lambda: open("/proc/1/mem", "r+b") or open("/proc/1/oom_score_adj", "w"),
-        "reach the machine below a virtual one": lambda: socket.socket(40, socket.SOCK_STREAM),
-        "read a home": lambda: any(os.listdir(h) for h in ("/home", "/var", "/srv", "/mnt") if os.path.isdir(h)),
+        "write to /proc": lambda: open("/proc/self/oom_score_adj", "w") or open("/proc/self/autogroup", "w"),
+        "read a home": lambda: any(strange(folder, bound) for folder in homes),
         "read passwords": lambda: open("/etc/shadow"),
-        "write to the system": lambda: made("/usr/x") or made("/etc/x"),
-        "write to the root": lambda: made("/x"),
-        "write to /dev": lambda: made("/dev/x") or made("/dev/shm/x"),
-        "fill /tmp": fill,
-        "write a huge file": lambda: os.truncate(os.open("/tmp/huge", os.O_CREAT | os.O_RDWR), 1 << 40) is None,
+        "write files": lambda: any(attempt(lambda: made(f"{f}/x")) for f in ("", "/tmp", "/usr", "/etc", "/dev")),
         "take more memory": lambda: len(bytearray(2 << 30)),
         "use memory outside the limit": lambda: os.memfd_create("x"),
-        "raise a limit": lambda: __import__("resource").setrlimit(__import__("resource").RLIMIT_AS, (-1, -1)) is None,
+        "use io_uring": lambda: libc.syscall(425, 1, ctypes.create_string_buffer(120)) >= 0,
+        "raise a limit": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) is None,
         "become root": lambda: os.setuid(0) is None,
         "read the environment": lambda: set(os.environ) - {"PATH", "LANG", "PWD", "LC_CTYPE", "OPENBLAS_NUM_THREADS"},
         "read the environment of the sandbox's init": lambda: open("/proc/1/environ", "rb").read().strip(b"\\0"),
@@ -199,8 +184,11 @@ def isolation() -> str:
         return "bubblewrap is not installed; install it (apt-get install bubblewrap, dnf install bubblewrap)"
     pool = GraderPool(1)
     try:
-        limits = Limits(test=20, total=20)
-        found = pool.grade([{"kind": "probe", "code": _BREAK_OUT, "entry": "test"}], limits)[0]
+        from gainrl.tasks.sandbox.jail import shown
+
+        tests = packed([((list(shown()),), {}, None)])
+        request = {"kind": "outputs", "code": _BREAK_OUT, "entry": "test", "tests": tests}
+        found = pool.grade([request], Limits(test=20, total=20))[0]
     except UserError as error:
         return str(error)
     finally:

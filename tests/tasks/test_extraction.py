@@ -1,0 +1,115 @@
+"""The program in a completion, and LiveCodeBench's packed tests."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import pickle
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gainrl.tasks import livecodebench
+from gainrl.tasks.livecodebench import unpack
+from gainrl.tasks.programs.extract import imports_for, lifted, program
+
+FUTURE = "from __future__ import annotations\n"
+BARE = "n = int(input())\nprint(n * 2)\nif __name__ == '__main__':\n    pass\nprint()\n"
+
+
+@pytest.mark.parametrize(
+    ("completion", "entry", "expected"),
+    [
+        ("Here:\n```python\nx = 1\n```\nDone.", "", "x = 1\n"),
+        ("```\nx = 1\n```", "", "x = 1\n"),
+        ("```python\ndef f(): pass\n```\nUse:\n```python\nf()\n```", "f", "def f(): pass\n"),
+        ("```python\na = 1\n```\n```python\nb = 2\n```", "f", "b = 2\n"),
+        ("```bash\nls\n```\n```py\nb = 2\n```", "", "b = 2\n"),
+        ("```python\nx = '''\nunclosed", "", "x = '''\nunclosed"),
+        ("    return 1\nprint(f())", "f", "    return 1"),
+        ("    return 1\n\nif __name__ == '__main__':\n    f()", "f", "    return 1\n"),
+    ],
+)
+def test_the_program_in_a_completion_is_found(completion: str, entry: str, expected: str) -> None:
+    assert program(completion, entry) == expected
+
+
+def test_only_names_that_the_code_mentions_are_imported() -> None:
+    lines = imports_for("def f(x: List[int]): return heapq.nlargest(2, x) + [inf]")
+    assert set(lines.splitlines()) == {
+        "import heapq", "from heapq import nlargest", "from math import inf", "from typing import List",
+    }  # fmt: skip
+
+
+def test_future_imports_are_lifted_whole_and_once() -> None:
+    code = f'"""Doc."""\nimport math\n{FUTURE}from __future__ import (\n    division,\n)\n{FUTURE.strip()}; x = 1\n'
+    above = "from __future__ import annotations\nfrom __future__ import (\n    division,\n)\n"
+    assert lifted(code) == above + '"""Doc."""\nimport math\n\n\nx = 1\n'
+    assert lifted("x = 1\n") == "x = 1\n"
+    compile(lifted(code), "code", "exec")
+
+
+@pytest.mark.parametrize(
+    ("completion", "entry", "expected"),
+    [
+        (BARE, "", BARE),
+        (f"{BARE}```\n", "", BARE.removesuffix("\n")),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "", BARE),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "f", BARE),
+        (f"{BARE}Sample output:\n```text\n8\n```\n", "", f"{BARE}Sample output:"),
+        ("```\ndef f(): pass\n```\n```python\nf()\n```", "f", "def f(): pass\n"),
+        ("```\nx = 1\n```\n```\ny = 1\n```", "", "y = 1\n"),
+        ('```python\nprint("a ```python\\n b")\n```', "", 'print("a ```python\\n b")\n'),
+        ('print("```")\nprint(2)', "", 'print("```")\nprint(2)'),
+        ("    return 1\n```\n", "f", "    return 1"),
+        ("def f():\n    return 1\nprint(f())", "f", "def f():\n    return 1"),
+    ],
+)
+def test_the_program_is_told_from_what_stands_around_it(completion: str, entry: str, expected: str) -> None:
+    assert program(completion, entry) == expected
+
+
+def test_packed_tests_are_read_without_unpickling(tmp_path: Path) -> None:
+    class Evil:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.mkdir, (str(tmp_path / "pwned"),)
+
+    def pack(value: Any, protocol: int = 4) -> str:
+        return base64.b64encode(zlib.compress(pickle.dumps(value, protocol))).decode()
+
+    tests = [{"input": "1", "output": "2", "testtype": "stdin"}]
+    for protocol in range(6):
+        assert unpack(pack(json.dumps(tests), protocol)) == tests
+    for value, message in (
+        (Evil(), "refused"),
+        ([json.dumps(tests)], "refused"),
+        (b"[]", "refused"),
+        ("{}", "not a list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            unpack(pack(value))
+    for text in ("!!", "aGVsbG8=", base64.b64encode(zlib.compress(b"junk")).decode()):
+        with pytest.raises(ValueError):
+            unpack(text)
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_unpacked_tests_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    tests = livecodebench._tests
+    monkeypatch.setattr(livecodebench, "_tests", lambda *key: made.append(key[1]) or tests(*key))
+    cache = livecodebench._Cache(1000)
+    small, other, large = (f'[{{"input": "{text}", "output": "8", "testtype": "stdin"}}]' for text in "abc")
+    large = large.replace("c", "c" * 1000)
+    for public in (small, small, other, small, large, small, large, other):
+        assert cache.tests("stdin", public, "")[0][1] == "8"
+        assert cache.held <= cache.limit
+    assert made == [small, other, large, large]
+    for number in range(100):
+        cache.tests("stdin", small.replace("a", str(number)), "")
+        assert cache.held <= cache.limit
+    cache.tests("stdin", small, "")
+    assert made[-1] == small
