@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from gainrl.scoring.batching import Batch
 from gainrl.scoring.contract import Prepared
 from gainrl.scoring.definition import Definition
 from gainrl.scoring.phases import NO_CLOCK, Clock
-from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, template_hash, tokenizer_hash
+from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, tokenizer_hash
 from gainrl.scoring.results import RowResult, Scores, collect
 from gainrl.scoring.settings import ScoringSettings
 from gainrl.scoring.windows import score_batches
@@ -110,14 +109,14 @@ class BaseScorer(ABC):
     def identity(self) -> dict[str, Any]:
         """What must agree for two results to be comparable: a table's metadata of model, tokenizer and definition."""
         renderer, settings = self.renderer, self.settings
-        template = template_hash(self.tokenizer)
+        template = renderer.template_hash
         return {
             "model": str(settings.model),
             "model_hash": self.model_hash,
             "tokenizer_hash": tokenizer_hash(self.tokenizer),
             "chat_template_hash": template,
             "template_date": renderer.date.isoformat() if template else "",
-            "chat_template_kwargs": json.dumps(settings.chat_template_kwargs or {}, sort_keys=True),
+            "chat_template_kwargs": renderer.chat_template_kwargs,
             "question_after": renderer.question_after,
             "too_long": renderer.too_long,
             "dtype": self.dtype,

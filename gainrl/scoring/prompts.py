@@ -11,7 +11,6 @@ A prompt that cannot be rendered is a `Rendered` with a reason, never an excepti
 
 from __future__ import annotations
 
-import copy
 import datetime
 import hashlib
 import json
@@ -90,6 +89,25 @@ def clean_messages(prompt: Any) -> Any:
     return prompt
 
 
+def _text(content: Any) -> Any:
+    """A message's content as text, where it is text or a list of text parts; anything else as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    kinds = {part.get("type", "text") for part in content if isinstance(part, Mapping)}
+    return "".join(texts) if kinds <= {"text"} and all(isinstance(text, str) for text in texts) else content
+
+
+def _parts(messages: list[Any]) -> list[Any]:
+    """The messages with their texts as lists of one part."""
+    return [
+        {**message, "content": [{"type": "text", "text": message["content"]}]}
+        if isinstance(message.get("content"), str)
+        else message
+        for message in messages
+    ]
+
+
 class _RowError(Exception):
     """Why one row has no tokens; `status` is the table's."""
 
@@ -98,56 +116,12 @@ class _RowError(Exception):
         self.status = status
 
 
-class _Unpadded:
-    """A tokenizer whose padding and truncation nobody else sets, for calls that ask for neither.
-
-    Both are state of a fast tokenizer's backend, set by each call for all threads: a trainer that pads a batch while
-    prompts are encoded would have them padded too.  So the backend here is a copy, made anew when the tokenizer no
-    longer encodes as the copy does; all else is the tokenizer's own.  A tokenizer without a backend, or with one that
-    cannot be copied (parts written in Python), is used as it is.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        self._tokenizer: Any = tokenizer
-        self._copied: tuple[Any, Any, Any] | None = None  # the backend, how it encoded, and its copy
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_copied": None}  # another process makes its own
-
-    def __call__(self, texts: list[str], **options: Any) -> Any:
-        shared = getattr(self._tokenizer, "backend_tokenizer", None)
-        try:
-            backend = None if shared is None else self._backend(shared)
-        except Exception:  # "Custom PreTokenizer cannot be serialized", a bare Exception
-            backend = None
-        tokenizer = self._tokenizer
-        if backend is not None:
-            tokenizer = copy.copy(tokenizer)
-            tokenizer._tokenizer = backend
-        return tokenizer(texts, **options)
-
-    def _backend(self, shared: Any) -> Any:
-        # The vocabulary by its size, for to compare it costs as much as to copy it.
-        parts = (shared.normalizer, shared.pre_tokenizer, shared.post_processor)
-        encodes = (
-            shared.get_vocab_size(with_added_tokens=True),
-            repr(shared.get_added_tokens_decoder()),
-            [part and part.__getstate__() for part in parts],
-        )
-        copied = self._copied
-        if copied is None or copied[0] is not shared or copied[1] != encodes:
-            backend = copy.deepcopy(shared)
-            backend.no_padding()
-            backend.no_truncation()
-            copied = self._copied = (shared, encodes, backend)
-        return copied[2]
-
-
 class PromptRenderer:
     """Renders prompts for one tokenizer.
 
     `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with
-    `too_long="truncate"`, lose the end of their question.  `date` is what templates that print today's date are given.
+    `too_long="truncate"`, lose the end of their question.  `date` is what templates that print today's date are given,
+    `chat_template_kwargs` what else they are given, `chat_template` the template where the tokenizer has none.
     """
 
     def __init__(
@@ -158,24 +132,29 @@ class PromptRenderer:
         max_tokens: int | None = None,
         too_long: str = "skip",
         date: datetime.date = DEFAULT_DATE,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        chat_template: str | None = None,
     ) -> None:
-        if too_long not in ("skip", "truncate"):
-            raise UserError(f"too_long={too_long!r}: choose 'skip' or 'truncate'")
-        if question_after == "":
-            raise UserError("--question-after is empty: give the text that stands right before each question")
         self.tokenizer = tokenizer
         self.question_after = question_after
         self.max_tokens = max_tokens
         self.too_long = too_long
         self.date = date
+        self.chat_template_kwargs = dict(chat_template_kwargs or {})
+        self.chat_template = chat_template if not tokenizer.chat_template else None
         self._frames: dict[str, tuple[str, str]] = {}
         self._fixed: tuple[str, str] | None = None
-        self._unpadded = _Unpadded(tokenizer)
+        self._in_parts = False  # whether the template wants contents as lists of parts
+
+    @property
+    def template_hash(self) -> str:
+        """Hash of the chat template's source; empty where there is none."""
+        return text_hash(self.chat_template) if self.chat_template else template_hash(self.tokenizer)
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
         chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-        if chat and not self.tokenizer.chat_template:
+        if chat and not (self.tokenizer.chat_template or self.chat_template):
             raise UserError(
                 f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template, and the dataset's prompts are "
                 "chats: use an instruction-tuned model, or give plain-text prompts"
@@ -213,15 +192,15 @@ class PromptRenderer:
 
     def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
         """The rendered text and the question's character span in it."""
-        messages: Any = row.prompt
+        prompt: Any = clean_messages(row.prompt)
         if row.problem is not None:
             raise _RowError("failed", row.problem)
-        if isinstance(messages, str):
-            located = self._locate_in_text(messages, row.question)
-        elif isinstance(messages, Sequence) and not isinstance(messages, bytes):
-            located = self._locate_in_chat(messages)
+        if isinstance(prompt, str):
+            located = self._locate_in_text(prompt, row.question)
+        elif isinstance(prompt, list):
+            located = self._locate_in_chat(prompt)
         else:
-            raise _RowError("failed", f"prompt is a {type(messages).__name__}, not text or a list of messages")
+            raise _RowError("failed", f"prompt is a {type(row.prompt).__name__}, not text or a list of messages")
         try:
             located[0].encode()
         except UnicodeEncodeError:
@@ -236,7 +215,7 @@ class PromptRenderer:
             if at < 0:
                 raise _RowError("failed", f"the prompt does not contain {self.question_after!r} (--question-after)")
             start, end = at + len(self.question_after), len(prompt)
-        elif question is not None:
+        elif question is not None and question == question:  # pandas says NaN for none
             if not isinstance(question, str):
                 raise _RowError("failed", f"the column 'question' is a {type(question).__name__}, not text")
             if not question.strip():
@@ -251,20 +230,38 @@ class PromptRenderer:
             raise _RowError("undefined", "empty question")
         return prompt, (start, end)
 
-    def _locate_in_chat(self, messages: Sequence[Message]) -> tuple[str, tuple[int, int]]:
+    def _locate_in_chat(self, messages: list[Any]) -> tuple[str, tuple[int, int]]:
         try:
             last = max(i for i, message in enumerate(messages) if message["role"] == "user")
-            content = messages[last]["content"]
         except ValueError:
             raise _RowError("failed", "the chat has no user message") from None
         except (KeyError, TypeError):
             raise _RowError("failed", "a message is not an object with 'role' and 'content'") from None
+        messages = [{**message, "content": _text(message.get("content"))} for message in messages]
+        content = messages[last]["content"]
         if not isinstance(content, str):
-            raise _RowError("failed", f"the last user message's content is a {type(content).__name__}, not text")
+            kind = "a message without content" if content is None else f"a {type(content).__name__}, not text"
+            raise _RowError("failed", f"the last user message's content is {kind}")
         if not content.strip():
             raise _RowError("undefined", "empty question")
+        messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
+        problems = []
+        for form in (self._in_parts, not self._in_parts):  # some templates take strings, some lists of parts
+            try:
+                found = self._find(_parts(messages) if form else messages, last, content)
+            except _RowError as error:
+                problems.append(error)
+            else:
+                self._in_parts = form
+                return found
+        raise problems[0]
+
+    def _find(self, messages: list[Any], last: int, content: str) -> tuple[str, tuple[int, int]]:
+        """The rendered chat, and the span of the last user message's `content` in it."""
         text = self._render(messages)
         before, after = self._frame(messages, last)
+        if "{'type': 'text'" in text:
+            raise _RowError("failed", "the chat template prints the parts of a message as Python does")
         middle = text[len(before) : len(text) - len(after)]
         if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
             offset = middle.find(content)
@@ -277,8 +274,9 @@ class PromptRenderer:
 
     def _frame(self, messages: Sequence[Message], last: int) -> tuple[str, str]:
         """What the template puts before and after the question, found by rendering a placeholder in its place."""
-        framed = [dict(message) for message in messages]
-        framed[last] = {**framed[last], "content": _PLACEHOLDER}
+        framed = list(messages)
+        placeholder = {**framed[last], "content": _PLACEHOLDER}
+        framed[last] = _parts([placeholder])[0] if isinstance(framed[last]["content"], list) else placeholder
         key = repr(framed)
         frame = self._frames.get(key)
         if frame is None:
@@ -294,10 +292,11 @@ class PromptRenderer:
         """The chat as text, with the fixed date for templates that ask for today's."""
         try:
             text = self.tokenizer.apply_chat_template(
-                [dict(message) for message in messages],
+                list(messages),
                 chat_template=self._template(),
                 tokenize=False,
                 add_generation_prompt=True,
+                **self.chat_template_kwargs,
             )
         except Exception as error:  # a template is a program of the model's author: it may raise anything
             raise _RowError("failed", f"the chat template refuses the chat: {error}") from error
@@ -306,7 +305,7 @@ class PromptRenderer:
 
     def _template(self) -> str:
         """The chat template's source with today's date fixed: `strftime_now("...")` becomes a literal."""
-        source = self.tokenizer.get_chat_template()
+        source = self.chat_template or self.tokenizer.get_chat_template()
         if self._fixed is None or self._fixed[0] != source:
 
             def literal(call: re.Match[str]) -> str:
@@ -340,11 +339,13 @@ class PromptRenderer:
         return encoded
 
     def _tokenise(self, texts: list[str], is_chat: bool) -> list[Any]:
-        batch = self._unpadded(
+        batch: Any = self.tokenizer(
             texts,
             add_special_tokens=not is_chat,
             return_offsets_mapping=True,
             return_attention_mask=False,
+            padding=False,
+            truncation=False,
             verbose=False,
         )
         return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))

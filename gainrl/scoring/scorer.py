@@ -103,6 +103,8 @@ class AngleScorer(BaseScorer):
             max_tokens=context_length(self.model),
             too_long=given.too_long,
             date=given.date,
+            chat_template_kwargs=given.chat_template_kwargs,
+            chat_template=getattr(tokenizer, "chat_template", None),
         )
         self.forward = choose_forward(self.model, given.tap, given.attention)
         self.device = self.forward.device
