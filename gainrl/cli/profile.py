@@ -42,7 +42,7 @@ def profile(
         question_after=question_after, attention=attention, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     found = measure(scorer, prompts, trace)
-    print(f"{found.scored} of {found.prompts} prompts scored, {found.tokens:,} question tokens in {found.seconds:.2f} s")
+    print(f"{found.scored} of {found.prompts} prompts scored, {found.tokens:,} question tokens, {found.seconds:.2f} s")
     print(f"({scorer.dtype}, {scorer.form} attention, {scorer.tokens_per_batch} tokens per batch, {scorer.device})\n")
     print(f"{'phase':<10} {'host s':>9} {'share':>7} {'device s':>9}")
     rest = found.seconds - sum(host for host, _ in found.phases.values())

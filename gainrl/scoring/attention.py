@@ -54,8 +54,8 @@ class Layout(ABC):
 
     def __init__(self, lengths: Sequence[int], shared: int) -> None:
         self.lengths, self.shared = list(lengths), shared
-        self.windows: set[int] = set()
-        """Sliding windows that the model's attention was called with."""
+        self.called: dict[nn.Module, int] = {}
+        """The attention modules that were called, in order, with their sliding windows."""
 
     @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
@@ -249,7 +249,7 @@ def _attention(
         raise Unsupported(f"attention arguments {strange or ['dropout']}")
     layout = _under_way.get()
     asked = Settings(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window or 0, softcap or 0.0)
-    layout.windows.add(asked.window)
+    layout.called[module] = asked.window
     return layout.attend(module, query[0], key[0], value[0], asked)[None], None
 
 

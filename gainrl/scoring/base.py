@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from torch.profiler import record_function
+
 from gainrl.errors import UserError
 from gainrl.scoring.batching import Batch
-from gainrl.scoring.contract import Prepared
 from gainrl.scoring.definition import Definition
-from gainrl.scoring.phases import NO_CLOCK, Clock
 from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, tokenizer_hash
-from gainrl.scoring.results import RowResult, Scores, collect
+from gainrl.scoring.results import RowResult, Scores, collect, failed
 from gainrl.scoring.settings import ScoringSettings
-from gainrl.scoring.windows import score_batches
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+logger = logging.getLogger(__name__)
+
 CHUNK = 4096
-"""Prompts that are rendered, sorted and batched together; what bounds the memory that prompts take."""
+"""Prompts that `score` renders, sorts and batches together; what bounds the memory that prompts take."""
+PHASES = ("tokenise", "forward", "angle", "results")
+"""What `gainrl profile` tells apart; `angle` includes likelihoods."""
+
+
+def phase(name: str) -> Any:
+    """A context that profilers show as `gainrl:<name>`."""
+    return record_function(f"gainrl:{name}")
 
 
 class BaseScorer(ABC):
@@ -43,7 +51,6 @@ class BaseScorer(ABC):
         definition = settings.definition
         self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
         self.directions, self.nll, self.backend = settings.directions, settings.nll, settings.backend
-        self.clock: Clock = NO_CLOCK
 
     @property
     @abstractmethod
@@ -55,13 +62,16 @@ class BaseScorer(ABC):
         """The batches of some prompts."""
 
     @abstractmethod
-    def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-        """The results of a batch, whatever happens to single rows."""
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        """The results of a batch; any exception if that fails."""
 
-    @contextmanager
-    def weights_fixed(self) -> Iterator[None]:
-        """While inside, what was computed of a shared prefix may be kept from batch to batch."""
-        yield
+    def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
+        """What a row's reason is if this failed with it alone; raises if nothing can go on after it."""
+        lines = str(error).strip().splitlines()
+        return f"the model fails ({type(error).__name__}: {lines[0] if lines else ''})"
+
+    def _forget(self) -> None:  # noqa: B027 -- not every scorer keeps something
+        """Keep nothing that was computed of a shared prefix: the weights may change."""
 
     @property
     def tap(self) -> str:
@@ -82,12 +92,11 @@ class BaseScorer(ABC):
         """
         rows, results = as_prompts(prompts), []
         while chunk := list(islice(rows, CHUNK)):
-            in_chunk: dict[int, RowResult] = {}
-            for members, found in self._results(chunk):
-                in_chunk.update(zip(members, found, strict=True))
-            results += [in_chunk[i] for i in range(len(chunk))]
+            found = {i: row for members, batch in self._results(chunk) for i, row in zip(members, batch, strict=True)}
+            results += [found[i] for i in range(len(chunk))]
         scores = self._collect(results)
-        return scores.settled(_any_prefix(scores), self.definition)
+        any_prefix = any(row.prefix_tokens for row in results if row.status == "ok")
+        return scores.settled(any_prefix, self.definition)
 
     def batches(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[list[int], Scores]]:
         """(indices into `prompts`, their results) as batches finish; every index exactly once, in any order.
@@ -99,19 +108,46 @@ class BaseScorer(ABC):
         for members, found in self._results(prompts):
             yield list(members), self._collect(found)
 
-    def _results(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        with self.weights_fixed():
-            yield from self.score_window(self.prepare(prompts))
+    def _results(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[Sequence[int], list[RowResult]]]:
+        for prompt in prompts[:1]:
+            self.renderer.require_usable(prompt.prompt)
+        with phase("tokenise"):
+            rendered = [_within(prompt, self.vocabulary) for prompt in self.renderer(prompts)]
+            plan = list(self._plan(rendered))
+        if without := [i for i, prompt in enumerate(rendered) if not len(prompt.tokens)]:
+            yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
+        self._forget()
+        try:
+            for batch in plan:
+                yield batch.members, self._score(batch, [rendered[i] for i in batch.members])
+        finally:
+            self._forget()
+
+    def _score(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+        """Score a batch whole; in halves if that fails, so that a row that cannot be scored is found and named."""
+        try:
+            return self._attempt(batch, prompts)
+        except UserError:
+            raise
+        except (RuntimeError, IndexError, ValueError, MemoryError) as error:
+            reason = self._failure(error, batch, prompts)
+            logger.info("a batch of %d prompts failed: %s", len(prompts), error)
+        # outside the handler: the traceback, which held the batch's tensors, is gone
+        self._forget()
+        if len(prompts) == 1:
+            return [failed(reason, prompts[0])]
+        middle = len(prompts) // 2
+        halves = (batch.members[:middle], prompts[:middle]), (batch.members[middle:], prompts[middle:])
+        return [row for members, part in halves for row in self._score(Batch(batch.shared, members), part)]
 
     def _collect(self, results: Sequence[RowResult]) -> Scores:
         return collect(results, self.definition, width=self.width if self.directions else None, nll=self.nll)
 
     def identity(self) -> dict[str, Any]:
         """What must agree for two results to be comparable: a table's metadata of model, tokenizer and definition."""
-        renderer, settings = self.renderer, self.settings
-        template = renderer.template_hash
+        renderer, template = self.renderer, self.renderer.template_hash
         return {
-            "model": str(settings.model),
+            "model": str(self.settings.model),
             "model_hash": self.model_hash,
             "tokenizer_hash": tokenizer_hash(self.tokenizer),
             "chat_template_hash": template,
@@ -125,40 +161,13 @@ class BaseScorer(ABC):
             "diagonal": self.definition.diagonal,
         }
 
-    def prepare(self, rows: Sequence[ScoringPrompt]) -> Prepared:
-        """Render and tokenise prompts and plan their batches."""
-        for row in rows[:1]:
-            self.renderer.require_usable(row.prompt)
-        return self.arrange(self.render(rows))
-
-    def render(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
-        """Prompts as tokens, one for each row, whatever the others are."""
-        with self.clock("tokenise"):
-            return [_within(prompt, self.vocabulary) for prompt in self.renderer(rows)]
-
-    def arrange(self, rendered: Sequence[Rendered]) -> Prepared:
-        """Plan the batches of some prompts."""
-        with self.clock("tokenise"):
-            return Prepared(rendered, list(self._plan(rendered)))
-
-    def score_window(
-        self,
-        prepared: Prepared,
-        done: frozenset[int] = frozenset(),
-        mine: Callable[[Sequence[Batch]], Iterable[Batch]] = lambda batches: batches,
-        *,
-        without_tokens: bool = True,
-    ) -> Iterator[tuple[tuple[int, ...], list[RowResult]]]:
-        """(positions, their results) of each batch; the old door, until `batches` is all that is used."""
-        return score_batches(self._score_batch, prepared, done, mine, without_tokens=without_tokens)
-
 
 def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
     """What callers give to `score`, as prompts; UserError where it is no prompt and holds none."""
     if isinstance(given, str | ScoringPrompt) or (isinstance(given, Mapping) and "prompt" in given):
         given = [given]
     elif isinstance(given, Mapping):
-        what = f"the splits {sorted(given)}: choose one" if "role" not in given else "one message: give a list"
+        what = "one message: give a list" if "role" in given else f"the splits {sorted(map(str, given))}: choose one"
         raise UserError(f"score takes prompts; this is a mapping with {what}")
     elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas frame iterates over its column names
         given = given.to_dict("records")
@@ -175,10 +184,6 @@ def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
             yield ScoringPrompt(row["prompt"], row.get("question"))
         else:
             raise UserError(f"a row has no column 'prompt', only {sorted(map(str, row))}")
-
-
-def _any_prefix(scores: Scores) -> bool:
-    return any(word == "ok" and tokens for word, tokens in zip(scores.status, scores.prefix_tokens, strict=True))
 
 
 def _within(prompt: Rendered, vocabulary: int) -> Rendered:

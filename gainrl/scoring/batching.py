@@ -1,8 +1,7 @@
 """From rendered prompts to batches, planned from the prompts and the token budget alone.
 
-A plan never depends on timing, device or what was scored before, so a resumed run makes the batches that the
-uninterrupted one would have made.  Prompts are planned one window at a time; a window's prompts are grouped by
-the tokens that they share, and within a group sorted by length, so that neighbours in a batch have equal lengths.
+Prompts are grouped by the tokens that they share, and within a group sorted by length, so that neighbours in a batch
+have equal lengths.
 """
 
 from __future__ import annotations
@@ -26,33 +25,33 @@ class Batch:
 
     shared: npt.NDArray[np.int32]
     members: tuple[int, ...]
-    """Positions in the window."""
+    """Indices into what was planned."""
 
 
 _NOTHING = np.empty(0, dtype=np.int32)
 
 
 def plan(
-    window: Sequence[Rendered],
+    prompts: Sequence[Rendered],
     tokens_per_batch: int,
     *,
     share: bool = True,
     padded: bool = False,
     alone_beyond: int | None = None,
 ) -> Iterator[Batch]:
-    """Batches of a window, each of at most `tokens_per_batch` tokens (one longer prompt makes a batch alone).
+    """Batches of some prompts, each of at most `tokens_per_batch` tokens (one longer prompt makes a batch alone).
 
     `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding; prompts of more than
     `alone_beyond` tokens are forwarded alone and whole (see `Forward`).  Rows without tokens are in no batch.
     """
-    usable = [i for i, prompt in enumerate(window) if len(prompt.tokens)]
+    usable = [i for i, prompt in enumerate(prompts) if len(prompt.tokens)]
     if alone_beyond is not None:
-        long = [i for i in usable if len(window[i].tokens) > alone_beyond]
+        long = [i for i in usable if len(prompts[i].tokens) > alone_beyond]
         yield from (Batch(_NOTHING, (i,)) for i in long)
-        usable = [i for i in usable if len(window[i].tokens) <= alone_beyond]
-    groups = _groups(window, usable) if share else [(_NOTHING, usable)]
+        usable = [i for i in usable if len(prompts[i].tokens) <= alone_beyond]
+    groups = _groups(prompts, usable) if share else [(_NOTHING, usable)]
     for shared, members in groups:
-        own = {i: len(window[i].tokens) - len(shared) for i in members}
+        own = {i: len(prompts[i].tokens) - len(shared) for i in members}
         members.sort(key=lambda i: (own[i], i))
         batch: list[int] = []
         used = 0
@@ -67,7 +66,7 @@ def plan(
             yield Batch(shared, tuple(batch))
 
 
-def _groups(window: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[npt.NDArray[np.int32], list[int]]]:
+def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[npt.NDArray[np.int32], list[int]]]:
     """Groups of prompts with the leading tokens that each group shares, in order of first appearance.
 
     First whole prefixes that at least MIN_SHARERS prompts have; then, of the rest, the tokens that all the rest
@@ -75,28 +74,28 @@ def _groups(window: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[npt
     """
     by_prefix: dict[bytes, list[int]] = {}
     for i in usable:
-        prompt = window[i]
+        prompt = prompts[i]
         by_prefix.setdefault(prompt.tokens[: prompt.prefix].tobytes(), []).append(i)
     groups: list[tuple[npt.NDArray[np.int32], list[int]]] = []
     rest: list[int] = []
     for members in by_prefix.values():
-        first = window[members[0]]
+        first = prompts[members[0]]
         if len(members) >= MIN_SHARERS and first.prefix >= MIN_SHARED_TOKENS:
             groups.append((first.tokens[: first.prefix], members))
         else:
             rest += members
     if rest:
         rest.sort()
-        common = _common_prefix(window, rest) if len(rest) >= MIN_SHARERS else _NOTHING
+        common = _common_prefix(prompts, rest) if len(rest) >= MIN_SHARERS else _NOTHING
         groups.append((common if len(common) >= MIN_SHARED_TOKENS else _NOTHING, rest))
     return groups
 
 
-def _common_prefix(window: Sequence[Rendered], members: Sequence[int]) -> npt.NDArray[np.int32]:
+def _common_prefix(prompts: Sequence[Rendered], members: Sequence[int]) -> npt.NDArray[np.int32]:
     """The prefix tokens that all members begin with."""
-    common = window[members[0]].tokens[: window[members[0]].prefix]
+    common = prompts[members[0]].tokens[: prompts[members[0]].prefix]
     for i in members[1:]:
-        other = window[i].tokens[: min(window[i].prefix, len(common))]
+        other = prompts[i].tokens[: min(prompts[i].prefix, len(common))]
         differs = np.flatnonzero(common[: len(other)] != other)
         common = common[: int(differs[0]) if len(differs) else len(other)]
         if not len(common):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass
 
 from gainrl.errors import UserError
 
-_FORM = re.compile(r"intra(?:\+(?:(?P<weight>[0-9.eE+-]+)\*)?(?P<inter>inter))?(?P<bare>,no-diagonal)?")
+_FORM = re.compile(r"intra(?:\+(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\*)?(?P<inter>inter))?(?P<bare>,no-diagonal)?")
 
 
 @dataclass(frozen=True)
@@ -26,23 +25,12 @@ class Definition:
             return "intra"
         return "intra+inter" if self.inter_weight == 1 else f"intra+{self.inter_weight:g}*inter"
 
-    def __str__(self) -> str:
-        return self.formula + ("" if self.diagonal else ",no-diagonal")
-
     @classmethod
     def parse(cls, text: str) -> Definition:
         """`intra+inter`, `intra`, `intra+0.5*inter`, each also with `,no-diagonal`; UserError for anything else."""
-        found = _FORM.fullmatch(text.replace(" ", ""))
-        try:
-            weight = float(found["weight"] or 1) if found and found["inter"] else 0.0
-        except ValueError:
-            found, weight = None, 0.0
-        if found is None or not math.isfinite(weight) or weight < 0:
+        if (found := _FORM.fullmatch(str(text).replace(" ", ""))) is None:
             raise UserError(
                 f"definition {text!r}: give intra+inter (as published), intra, or intra+W*inter with a weight W >= 0; "
                 "add ,no-diagonal to leave out each token's cosine with itself"
             )
-        return cls(weight, found["bare"] is None)
-
-
-PUBLISHED = Definition()
+        return cls(float(found["weight"] or 1) if found["inter"] else 0.0, found["bare"] is None)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from gainrl.errors import UserError
 from gainrl.scoring.attention import Flex, Grouped, KeysValues, Layout, Unsupported, Varlen, packed
-from gainrl.scoring.taps import FINAL, Reached, Tap, blocks_of, context_length, decoder_of, evaluating, first_device
+from gainrl.scoring.taps import FINAL, Reached, Tap, context_length, decoder_of, evaluating, first_device
 
 logger = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ class PackedForward(_Runner):
     def __init__(self, model: nn.Module, tap: str = FINAL, form: str = "grouped") -> None:
         super().__init__(model, tap)
         self.form = form
-        self.windows: set[int] = set()
-        """Sliding windows that the model's attention was called with."""
+        self.called: dict[nn.Module, int] = {}
+        """The attention modules that were called, in order, with their sliding windows."""
         self._kept: tuple[bytes, KeysValues, States] | None = None
 
     def forget(self) -> None:
@@ -135,9 +135,9 @@ class PackedForward(_Runner):
         ids = np.concatenate(row).astype(np.int64)
         with packed(self.decoder, layout):
             hidden, final = self._forward(input_ids=ids[None], position_ids=np.concatenate(positions)[None])
-        if not layout.windows:
+        if not layout.called:
             raise Unsupported("its attention does not go through transformers' AttentionInterface")
-        self.windows |= layout.windows
+        self.called |= layout.called
         if hidden.shape[:-1] != (1, len(ids)):
             raise Unsupported(f"hidden states of shape {tuple(hidden.shape)} for {len(ids)} tokens")
         return hidden[0], None if final is None else final[0]
@@ -215,48 +215,43 @@ _CHUNK = 16
 def _difference(padded: PaddedForward, forward: PackedForward) -> str:
     """Why a packed batch is not the same as one prompt at a time; empty if it is.
 
-    Short prompts and a long one are compared, behind a shared prefix and without one.  What masks and positions do is
-    seen in the attention of an early block (see `_early`), at a small part of the decoder's cost.  Rounding grows with
-    the length, and in single rows it grows without bound (an expert chosen otherwise), while a wrong mask or position
-    changes all rows from some token on: so the median of neighbouring rows may differ by at most 32 rounding steps.
-    Measured over tiny random models of 8 families and SmolLM2-135M it is at most 18 of them; where that model in
-    bfloat16 forgets what is 256 or 64 tokens away, it is 57 and 328.
+    Short prompts and a long one are compared, without a shared prefix and behind one.  What masks and positions do is
+    seen in what the fourth attention puts out, or a later one if not all kinds of layers stand before it, at a small
+    part of the decoder's cost.  Rounding grows with the length, and in single rows it grows without bound (an expert
+    chosen otherwise), while a wrong mask or position changes all rows from some token on: so the median of neighbouring
+    rows may differ by at most 32 rounding steps.  Measured over tiny random models of 8 families and SmolLM2-135M it is
+    at most 18 of them; where that model in bfloat16 forgets what is 256 or 64 tokens away, it is 57 and 328.
     """
     config: Any = forward.decoder.config
-    if strange := set(getattr(config, "layer_types", None) or []) - _PLAIN_LAYERS:
+    kinds = getattr(config, "layer_types", None) or []
+    if strange := set(kinds) - _PLAIN_LAYERS:
         return f"its layers {sorted(strange)} mix tokens in their own way"
-    generator = np.random.Generator(np.random.PCG64(0))
-    stated = getattr(config, "sliding_window", None)
+    stated = int(getattr(config, "sliding_window", None) or 0)
     limits = [limit for limit in (context_length(forward.decoder), padded.alone_beyond) if limit is not None]
-    length = min([max(_LONG_ROW, min(int(stated or 0), _WIDEST_WINDOW) + 64), *limits])
+    length = min([max(_LONG_ROW, min(stated, _WIDEST_WINDOW) + 64), *limits])
     shared = length // 3
-    tokens = generator.integers(0, int(config.vocab_size), length, dtype=np.int32)
+    tokens = np.random.default_rng(0).integers(0, int(config.vocab_size), length, dtype=np.int32)
     whole = [tokens[: shared + n] for n in (4, 7, 7, 9) if shared + n < length] + [tokens]
-    behind = [sequence[shared:] for sequence in whole]
+    early = max([3, *map(kinds.index, kinds)])
     try:
-        with _tapped(_early(forward.decoder), padded, forward):
+        forward(whole[:1])  # says which modules attend
+        module = [*forward.called][min(early, len(forward.called) - 1)]
+        with _tapped(Tap(forward.decoder, "attention", module), padded, forward):
             single = [padded([sequence]).hidden.float() for sequence in whole]
             mine = forward(whole).hidden.float()
-            after = forward(behind, tokens[:shared])
-            assert after.prefix is not None
-        found = [(mine, torch.cat(single)), (after.hidden.float(), torch.cat([s[shared:] for s in single]))]
-        found.append((after.prefix.float(), single[-1][:shared]))
-        differs = max(_by_chunks(given, wanted) for given, wanted in found)
+            behind = forward([sequence[shared:] for sequence in whole], tokens[:shared])
+        assert behind.prefix is not None
+        found = [(mine, torch.cat(single)), (behind.hidden.float(), torch.cat([s[shared:] for s in single]))]
+        differs = max(_by_chunks(*pair) for pair in [*found, (behind.prefix.float(), single[-1][:shared])])
     except _FAILURES as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     finally:
         forward.forget()
-    if stated and _windowed(config) and not forward.windows - {0}:
+    windowed = "sliding_attention" in kinds if kinds else stated and getattr(config, "use_sliding_window", True)
+    if windowed and not any(forward.called.values()):
         return "it keeps its sliding window in the mask alone"
     steps = differs / torch.finfo(next(forward.decoder.parameters()).dtype).eps
     return "" if steps <= 32 else f"a packed batch differs from the padded form by {steps:.0f} rounding steps"
-
-
-def _windowed(config: Any) -> bool:
-    """Whether the configuration says that some layer sees only the last tokens."""
-    if layers := getattr(config, "layer_types", None):
-        return "sliding_attention" in layers
-    return bool(getattr(config, "use_sliding_window", True))
 
 
 def _by_chunks(given: Tensor, wanted: Tensor) -> float:
@@ -266,21 +261,6 @@ def _by_chunks(given: Tensor, wanted: Tensor) -> float:
     if len(change) < _CHUNK:
         return float(change.median())
     return float(change[len(change) % _CHUNK :].view(-1, _CHUNK).median(dim=1).values.max())
-
-
-def _early(decoder: Any) -> Tap:
-    """What the attention of block 3 puts out, or of a later one if not all kinds of blocks stand before it.
-
-    The block if its attention cannot be told, the end if no block can.
-    """
-    try:
-        kinds = getattr(decoder.config, "layer_types", None) or [None]
-        last = min(max([3, *map(kinds.index, kinds)]), len(blocks_of(decoder)) - 1)
-    except UserError:
-        return Tap(decoder)
-    with suppress(UserError):
-        return Tap(decoder, f"layer:{last}.attention-output")
-    return Tap(decoder, f"layer:{last}")
 
 
 @contextmanager

@@ -23,10 +23,12 @@ import numpy as np
 import numpy.typing as npt
 
 from gainrl.errors import UserError
-from gainrl.table import Message, Prompt
+from gainrl.table import Message, Prompt, as_written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from gainrl.scoring.settings import ScoringSettings
 
 DEFAULT_DATE = datetime.date(2026, 1, 1)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -74,26 +76,11 @@ def _without(status: str, reason: str) -> Rendered:
     return Rendered(_NO_TOKENS, 0, status, reason)
 
 
-def clean_messages(prompt: Any) -> Any:
-    """A prompt as its dataset's author wrote it: plain Python values, and no fields that are null.
-
-    Arrow gives every message of a column the fields of all of them, null where a row has none; NumPy and pandas give
-    arrays for lists.  So a chat from JSON lines, Parquet, a `Dataset` or pandas becomes the same.
-    """
-    if isinstance(prompt, Mapping):
-        return {str(key): clean_messages(value) for key, value in prompt.items() if value is not None}
-    if isinstance(prompt, list | tuple | np.ndarray):
-        return [clean_messages(value) for value in prompt]
-    if isinstance(prompt, np.generic):
-        return prompt.item()
-    return prompt
-
-
 def _text(content: Any) -> Any:
     """A message's content as text, where it is text or a list of text parts; anything else as it is."""
     if not isinstance(content, list) or not content:
         return content
-    texts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+    texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else part for part in content]
     kinds = {part.get("type", "text") for part in content if isinstance(part, Mapping)}
     return "".join(texts) if kinds <= {"text"} and all(isinstance(text, str) for text in texts) else content
 
@@ -146,6 +133,19 @@ class PromptRenderer:
         self._fixed: tuple[str, str] | None = None
         self._in_parts = False  # whether the template wants contents as lists of parts
 
+    @classmethod
+    def of(cls, settings: ScoringSettings, tokenizer: Any, max_tokens: int | None) -> PromptRenderer:
+        """The renderer of a scorer; `tokenizer` may be a processor that has one."""
+        return cls(
+            getattr(tokenizer, "tokenizer", tokenizer),
+            question_after=settings.question_after,
+            max_tokens=max_tokens,
+            too_long=settings.too_long,
+            date=settings.date,  # type: ignore[arg-type]
+            chat_template_kwargs=settings.chat_template_kwargs,
+            chat_template=getattr(tokenizer, "chat_template", None),
+        )
+
     @property
     def template_hash(self) -> str:
         """Hash of the chat template's source; empty where there is none."""
@@ -192,7 +192,7 @@ class PromptRenderer:
 
     def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
         """The rendered text and the question's character span in it."""
-        prompt: Any = clean_messages(row.prompt)
+        prompt: Any = as_written(row.prompt)
         if row.problem is not None:
             raise _RowError("failed", row.problem)
         if isinstance(prompt, str):
@@ -290,9 +290,10 @@ class PromptRenderer:
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The chat as text, with the fixed date for templates that ask for today's."""
+        chat: Any = list(messages)
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages),
+                chat,
                 chat_template=self._template(),
                 tokenize=False,
                 add_generation_prompt=True,

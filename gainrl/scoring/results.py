@@ -13,34 +13,35 @@ from gainrl.scoring.definition import Definition
 from gainrl.scoring.prompts import Rendered
 
 NO_PREFIX = "the prompt has no prefix, others of the dataset have one"
+NAN = float("nan")
 
 
 @dataclass(frozen=True)
 class RowResult:
-    """The scores of one prompt."""
+    """The scores of one prompt; `nll` in nats per token, None where undefined or not asked for."""
 
     status: str
     reason: str | None
-    intra: float = float("nan")
-    inter: float = float("nan")
+    intra: float = NAN
+    inter: float = NAN
     prefix_tokens: int = 0
     question_tokens: int = 0
     direction: npt.NDArray[np.float32] | None = None
     nll: float | None = None
-    """Mean negative log-likelihood of the question's tokens, nats per token; None where not asked for or undefined."""
 
 
 @dataclass
 class Scores:
     """The scores of N prompts, in their order; see the score table for the fields (`gainrl.table`)."""
 
-    status: list[str] = field(default_factory=list)
-    reasons: list[str | None] = field(default_factory=list)
-    intra: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    inter: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    score: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    prefix_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    status: list[str]
+    reasons: list[str | None]
+    intra: npt.NDArray[np.float64]
+    inter: npt.NDArray[np.float64]
+    prefix_tokens: npt.NDArray[np.int64]
     question_tokens: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    score: npt.NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    """(N,) NaN where the status is not ok."""
     directions: npt.NDArray[np.float32] | None = None
     """(N, D) unit vectors U_q / ‖U_q‖, where asked for; zero rows where undefined."""
     nll: npt.NDArray[np.float64] | None = None
@@ -81,34 +82,19 @@ def row_result(
     inter: float,
     prefix_tokens: int,
     question_tokens: int,
-    direction: npt.NDArray[np.float32] | None,
-    nll: float | None,
+    direction: npt.NDArray[np.float32] | None = None,
+    nll: float | None = None,
 ) -> RowResult:
     """One sequence's result as a row; an absent prefix is settled later, when the whole dataset is known."""
-    flags = Status(status)
-    if flags & Status.NON_FINITE:
+    if status & Status.NON_FINITE:
         return not_finite(prompt)
-    if flags & Status.EMPTY_QUESTION:
+    if status & Status.EMPTY_QUESTION:
         return RowResult("undefined", "every hidden state of the question is zero", prefix_tokens=prefix_tokens)
     nll = None if nll is None or not np.isfinite(nll) else nll
     row = RowResult("ok", prompt.reason, intra, inter, prefix_tokens, question_tokens, direction, nll)
     if np.isnan(intra):
         return replace(row, status="undefined", reason="one question token: C_intra without the diagonal needs two")
     return row
-
-
-def settle(result: RowResult, any_prefix: bool, definition: Definition) -> tuple[RowResult, float]:
-    """The row and its score, once it is known whether any prompt of the dataset has a prefix.
-
-    With prefixes about, a prompt without one has no C_inter: undefined.  Without any, the score is C_intra alone.
-    """
-    if result.status != "ok":
-        return result, float("nan")
-    if not any_prefix or not definition.inter_weight:
-        return result, result.intra
-    if result.prefix_tokens == 0:
-        return replace(result, status="undefined", reason=NO_PREFIX, inter=float("nan")), float("nan")
-    return result, result.intra + definition.inter_weight * result.inter
 
 
 def collect(
@@ -118,21 +104,22 @@ def collect(
 
     `width` is that of the directions, where they are asked for.
     """
+    intra, inter = (np.array([getattr(row, name) for row in results], dtype=float) for name in ("intra", "inter"))
+    prefix = np.array([row.prefix_tokens for row in results], dtype=np.int64)
+    added = np.where((prefix == 0) | (definition.inter_weight == 0), 0.0, definition.inter_weight * inter)
     scores = Scores(
         status=[row.status for row in results],
         reasons=[row.reason for row in results],
-        intra=np.array([row.intra for row in results], dtype=np.float64),
-        inter=np.array([row.inter for row in results], dtype=np.float64),
-        prefix_tokens=np.array([row.prefix_tokens for row in results], dtype=np.int64),
+        intra=intra,
+        inter=inter,
+        score=np.where([row.status == "ok" for row in results], intra + added, np.nan),
+        prefix_tokens=prefix,
         question_tokens=np.array([row.question_tokens for row in results], dtype=np.int64),
     )
-    bare = (scores.prefix_tokens == 0) | (definition.inter_weight == 0)
-    scores.score = scores.intra + np.where(bare, 0.0, definition.inter_weight * scores.inter)
     if width is not None:
-        scores.directions = np.zeros((len(results), width), dtype=np.float32)
-        for at, row in enumerate(results):
-            if row.direction is not None:
-                scores.directions[at] = row.direction
+        zero = np.zeros(width, dtype=np.float32)
+        directions = [zero if row.direction is None else row.direction for row in results]
+        scores.directions = np.array(directions, dtype=np.float32).reshape(len(results), width)
     if nll:
         scores.nll = np.array([np.nan if row.nll is None else row.nll for row in results], dtype=np.float64)
     return scores

@@ -2,13 +2,11 @@
 
 `final`, the default, is the vector that enters the classification layer: the output of the decoder's final norm, which
 transformers calls `last_hidden_state`.  `layer:K` is the output of block K (from 0; negative from the end), before any
-later norm; `layer:K.attention-input`, `.attention-output`, `.mlp-input` and `.mlp-output` are what enters and leaves
-the two halves of a block.  The decoder runs alone, so no logits are ever computed, and not beyond the tap.
+later norm.  The decoder runs alone, so no logits are ever computed, and not beyond the tap.
 """
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +19,6 @@ from gainrl.errors import UserError
 
 FINAL = "final"
 _one_pass = threading.RLock()
-_FORM = re.compile(r"layer:(?P<layer>-?\d+)(?:\.(?P<half>attention|mlp)-(?P<end>input|output))?")
 
 
 def decoder_of(model: nn.Module) -> nn.Module:
@@ -88,31 +85,20 @@ class Reached(Exception):
 class Tap:
     """One place in a decoder, by name; `str()` is its canonical name (the layer counted from 0).
 
-    Raises UserError for a name that is none, a layer that the model lacks, or a block whose halves cannot be told.
+    Raises UserError for a name that is none, or a layer that the model lacks.
     """
 
-    def __init__(self, decoder: nn.Module, name: str = FINAL) -> None:
-        self._module: nn.Module | None = None
-        self._name = name
-        self._entering = False
-        if name == FINAL:
+    def __init__(self, decoder: nn.Module, name: str = FINAL, module: nn.Module | None = None) -> None:
+        self._module, self._name = module, name
+        if name == FINAL or module is not None:
             return
-        found = _FORM.fullmatch(name)
-        if found is None:
-            raise UserError(
-                f"tap {name!r}: give final, layer:K (K from 0, or negative from the end), or layer:K followed by "
-                ".attention-input, .attention-output, .mlp-input or .mlp-output"
-            )
-        blocks = blocks_of(decoder)
-        layer = int(found["layer"])
+        kind, _, number = name.partition(":")
+        if kind != "layer" or not number.removeprefix("-").isdecimal():
+            raise UserError(f"tap {name!r}: give final, or layer:K (K from 0, or negative from the end)")
+        blocks, layer = blocks_of(decoder), int(number)
         if not -len(blocks) <= layer < len(blocks):
             raise UserError(f"tap {name!r}: the model has {len(blocks)} layers, 0 to {len(blocks) - 1}")
-        layer %= len(blocks)
-        self._module, self._name = blocks[layer], f"layer:{layer}"
-        if found["half"]:
-            self._module = _half(blocks[layer], found["half"], name)
-            self._name += f".{found['half']}-{found['end']}"
-            self._entering = found["end"] == "input"
+        self._module, self._name = blocks[layer], f"layer:{layer % len(blocks)}"
 
     def __str__(self) -> str:
         return self._name
@@ -130,25 +116,15 @@ class Tap:
             yield seen
             return
 
-        def take(value: Any) -> None:
-            state = value[0] if isinstance(value, tuple | list) else value
+        def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            state = output[0] if isinstance(output, tuple | list) else output
             if not isinstance(state, Tensor):
                 raise UserError(f"tap {self._name!r}: the module gives a {type(state).__name__}, not hidden states")
             seen.append(state)
             if stop:
                 raise Reached
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            take(args[0] if args else kwargs["hidden_states"])
-
-        def after(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            take(output)
-
-        handle = (
-            self._module.register_forward_pre_hook(before, with_kwargs=True)
-            if self._entering
-            else self._module.register_forward_hook(after)
-        )
+        handle = self._module.register_forward_hook(take)
         try:
             yield seen
         finally:
@@ -163,16 +139,3 @@ def blocks_of(decoder: nn.Module) -> nn.ModuleList:
     if not found:
         raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
     return found[0]
-
-
-def _half(block: nn.Module, half: str, tap: str) -> nn.Module:
-    """A block's attention (the child that holds a layer's index, which its key-value cache needs) or its MLP."""
-    children = {name: child for name, child in block.named_children() if any(p.ndim > 1 for p in child.parameters())}
-    attention = [n for n, child in children.items() if any(hasattr(m, "layer_idx") for m in child.modules())]
-    names = attention if half == "attention" else [name for name in children if name not in attention]
-    if len(names) != 1:
-        raise UserError(
-            f"tap {tap!r}: cannot tell the {half} of {type(block).__name__} from its parts {sorted(children)}: use "
-            "layer:K"
-        )
-    return children[names[0]]

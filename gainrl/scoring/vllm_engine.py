@@ -26,14 +26,13 @@ import torch
 
 from gainrl.angle import Status
 from gainrl.errors import UserError
-from gainrl.scoring.base import BaseScorer
+from gainrl.scoring.base import BaseScorer, phase
 from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.models import load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import PromptRenderer, Rendered
-from gainrl.scoring.results import RowResult, failed, not_finite, row_result
+from gainrl.scoring.results import RowResult, not_finite, row_result
 from gainrl.scoring.settings import ScoringSettings
 from gainrl.scoring.taps import FINAL
-from gainrl.scoring.windows import in_halves
 
 logger = logging.getLogger(__name__)
 
@@ -104,13 +103,7 @@ class VllmScorer(BaseScorer):
         self.dtype = str(config.dtype).removeprefix("torch.")
         self.form = f"vllm {vllm.__version__}"
         self.device = torch.device(_device_type())
-        self.renderer = PromptRenderer(
-            tokenizer,
-            question_after=settings.question_after,
-            max_tokens=int(config.max_model_len),
-            too_long=settings.too_long,
-            date=settings.date,  # type: ignore[arg-type]
-        )
+        self.renderer = PromptRenderer.of(settings, tokenizer, int(config.max_model_len))
         self.width = int(config.get_hidden_size())
         self.vocabulary = int(config.get_vocab_size())
         self.tokens_per_batch = settings.tokens_per_batch or TOKENS_PER_BATCH
@@ -132,24 +125,13 @@ class VllmScorer(BaseScorer):
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         return plan(rendered, self.tokens_per_batch)
 
-    def _score_batch(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-        """Score a batch whole; in halves if vLLM refuses it, so that a row that cannot be scored is named."""
-        try:
-            return self._attempt(batch, prompts)
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, UserError):
-                raise
-            first = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            if type(error).__name__ == "EngineDeadError":
-                raise UserError(
-                    "vLLM's engine died (its own messages above say why); finished rows are kept: go on with --resume, "
-                    "after lowering gpu_memory_utilization or max_num_batched_tokens if it ran out of memory"
-                ) from error
-            reason = f"{type(error).__name__}: {first}"
-            logger.info("vLLM refused a batch of %d prompts: %s", len(prompts), reason)
-        if len(prompts) > 1:
-            return in_halves(self._score_batch, batch, prompts)
-        return [failed(f"vLLM fails ({reason})", prompts[0])]
+    def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
+        if type(error).__name__ == "EngineDeadError":
+            raise UserError(
+                "vLLM's engine died (its own messages above say why); finished rows are kept: go on with --resume, "
+                "after lowering gpu_memory_utilization or max_num_batched_tokens if it ran out of memory"
+            ) from error
+        return super()._failure(error, batch, prompts)
 
     def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
         shared = self._shared(batch.shared)
@@ -163,7 +145,7 @@ class VllmScorer(BaseScorer):
             redone = self._encode([(prompts[i].tokens, skip, prompts[i].prefix) for i in again], cached=False)
             for i, found in zip(again, redone, strict=True):
                 sums[i] = found
-        with self.clock("score"):
+        with phase("angle"):
             return [self._result(prompt, found, shared) for prompt, found in zip(prompts, sums, strict=True)]
 
     def _shared(self, tokens: npt.NDArray[np.int32]) -> _Sums | None:
@@ -186,7 +168,7 @@ class VllmScorer(BaseScorer):
             )
             for _, skip, prefix in prompts
         ]
-        with self.clock("forward"):
+        with phase("forward"):
             outputs = self._llm.encode(
                 [{"prompt_token_ids": tokens.tolist()} for tokens, _, _ in prompts],
                 params,
