@@ -1,16 +1,435 @@
-"""`GainRLTrainer`: TRL's `GRPOTrainer` with the curriculum."""
+"""TRL's group-based trainers with the curriculum: a navigator draws the prompts each time TRL generates.
+
+Three methods of TRL's trainers are overridden; their presence and parameters are checked when a trainer is built:
+
+    _generate_and_score_completions    rank 0 draws rows and broadcasts them; they replace the loader's examples
+    _calculate_rewards                 accuracy, and groups whose rewards differ, from the gathered rewards
+    _compute_loss                      angle concentration, in the first pass over a generation batch, if wanted
+
+The public method `log` adds `curriculum/...` to TRL's metrics.  Everything else is TRL's and transformers' own.
+"""
 
 from __future__ import annotations
 
-from trl.trainer.grpo_trainer import GRPOTrainer
+import inspect
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from gainrl.integrations.trl.mixin import GainRLMixin
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets import Dataset, DatasetDict
+from torch import Tensor, nn
+from transformers import ProgressCallback
+from trl import GRPOTrainer, RLOOTrainer
+
+from gainrl.angle import angle_concentration
+from gainrl.curriculum import NAVIGATORS, Navigator, Outcomes
+from gainrl.errors import UserError
+from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
+from gainrl.integrations.trl.callbacks import CurriculumState, StageBar
+from gainrl.integrations.trl.config import CurriculumArguments
+from gainrl.scoring.taps import decoder_of
+from gainrl.table import ScoreTable
+
+if TYPE_CHECKING:
+    _Trainer: Any
+else:
+    _Trainer = object
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+Floats = npt.NDArray[np.float64]
+
+DOORS = {
+    "_generate_and_score_completions": ["inputs"],
+    "_calculate_rewards": ["inputs", "prompts", "completions", "completion_ids_list"],
+    "_compute_loss": ["model", "inputs"],
+}
+"""The overridden methods of TRL and their parameters."""
+NOISE = 1e-6
+"""Rewards of a group that differ by less than this share of the largest one (or of 1) are equal: float32 noise."""
+
+
+class GainRLMixin(_Trainer):  # type: ignore[misc]
+    """Goes in front of a TRL trainer class: `class MyTrainer(GainRLMixin, GRPOTrainer)`.
+
+    Takes what that class takes, with `args` a config that has `CurriculumArguments`, and `scores`: the dataset's score
+    table, its path (default: `args.scores`), or a function that makes one from this trainer once it is built.  Raises
+    UserError, before a model is loaded, for a dataset and a table that do not belong together or settings that do not
+    fit them, and RuntimeError for a TRL release whose methods have changed.
+    """
+
+    def __init__(self, *args: Any, scores: Any = None, **kwargs: Any) -> None:
+        given = _arguments(self, args, kwargs)
+        config: Any = given.get("args")
+        if not isinstance(config, CurriculumArguments):
+            raise UserError(
+                f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
+                "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
+            )
+        dataset = require_dataset(given.get("train_dataset"))
+        scores = config.scores if scores is None else scores
+        if scores is None:
+            raise UserError("the curriculum needs the dataset's score table: give scores=PATH (made by `gainrl score`)")
+        self.navigator: Navigator | None = None
+        """What decides the draws, on rank 0; None on the others."""
+        self.drawn: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        """(n,) dataset indices of the prompts drawn last, in the order of the groups; on every rank."""
+        self.draws = 0
+        """Draws of the run so far."""
+        self.curriculum_seconds = 0.0
+        """Seconds that this process spent drawing and observing so far."""
+        self._open: dict[str, Any] | None = None  # the line of draws.jsonl of the draw that is not observed yet
+        self._passes = self._micro_batches = 0  # since the last generation, since the last optimizer step
+        self._since_log: dict[str, list[float]] = {}
+        self._draw_log = DrawLog(config.output_dir)
+        if not callable(scores):
+            agreed(lambda: self._navigate(scores, dataset, config))
+
+        super().__init__(*args, **kwargs)
+
+        self._accuracy_columns = _columns(self.reward_func_names, config.accuracy_rewards)
+        angles = config.log_angle or NAVIGATORS[config.navigator].needs_angle
+        self._tap = AngleTap(self.model, self.accelerator.device) if angles else None
+        self._bar = None
+        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
+            self._bar = StageBar()
+            self.remove_callback(ProgressCallback)
+            self.add_callback(self._bar)
+        self.add_callback(CurriculumState.of(self))
+        if callable(scores):
+            table = scores(self)
+            agreed(lambda: self._navigate(table, dataset, config))
+
+    def _navigate(self, scores: Any, dataset: Dataset, config: Any) -> None:
+        table = scores if isinstance(scores, ScoreTable) else ScoreTable.read(scores)
+        plain = dataset.with_format(None)
+        rows = table.join(plain["prompt"])
+        self._index_of = np.argsort(rows)
+        self._sources = None
+        if config.group_by is not None:
+            if config.group_by not in dataset.column_names:
+                raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
+            self._sources = np.array([str(source) for source in plain[config.group_by]])
+        self.navigator = load_navigator(
+            table, rows, config.navigator, config.navigator_args, quota=config.quota,
+            seed=config.seed if config.data_seed is None else config.data_seed,
+            sources=None if self._sources is None else self._sources.tolist(),
+        )  # fmt: skip
+        needed, there = config.generation_batch_size // config.num_generations, len(self.navigator.prompts)
+        if there < needed:
+            raise UserError(
+                f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / num_generations "
+                f"{config.num_generations}), but the score table has {there} usable ones"
+            )
+
+    # -- the three methods of TRL --------------------------------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        self._observe()
+        self.drawn = self._draw(len(inputs) * self.accelerator.num_processes // self.num_generations)
+        self._passes = 0
+        first = len(inputs) * self.accelerator.process_index
+        own = np.repeat(self.drawn, self.num_generations)[first : first + len(inputs)].tolist()
+        columns = inputs[0].keys()  # remove_unused_columns may have left some out
+        self._tell("generating")
+        return super()._generate_and_score_completions(
+            [{k: v for k, v in self.train_dataset[index].items() if k in columns} for index in own]
+        )
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
+        self._tell("grading")
+        rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self.model.training:
+            count = torch.tensor(sum(map(len, completion_ids_list)), device=self.accelerator.device)
+            self._grade(rewards.cpu().double().numpy(), int(self.accelerator.reduce(count, "sum")))
+            if self._tap is None:
+                self._observe()
+        return rewards
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Any:
+        if not self.model.training:
+            return super()._compute_loss(model, inputs)
+        self._passes += 1
+        self._micro_batches += 1
+        self._tell("updating", f"micro-batch {self._micro_batches} of {self.args.gradient_accumulation_steps}")
+        if self._tap is None or self._passes > self.args.steps_per_generation:
+            return super()._compute_loss(model, inputs)
+        # a completion masked out of the loss (mask_truncated_completions) was not seen by the model
+        seen = inputs["completion_mask"].bool()
+        mask = torch.cat([inputs["prompt_mask"].bool(), seen], dim=1) & seen.any(dim=1, keepdim=True)
+        with self._tap.listening(mask):
+            return super()._compute_loss(model, inputs)
+
+    # -- draws and outcomes --------------------------------------------------------------------------------------
+
+    def _draw(self, n: int) -> npt.NDArray[np.int64]:
+        """(n,) dataset indices, on every rank those that rank 0 drew."""
+        started = time.perf_counter()
+        self._open = {"draw": self.draws, "step": self.state.global_step, "navigator": self.args.navigator}
+
+        def draw() -> list[int]:
+            assert self.navigator is not None and self._open is not None
+            rows = self.navigator.draw(n)
+            predicted = self.navigator.predicted(rows)
+            self._open |= {"rows": rows, "predicted": [None] * n if predicted is None else predicted, "started": started}
+            return list(self._index_of[rows].tolist())
+
+        drawn = np.array(agreed(draw), dtype=np.int64)
+        self.draws += 1
+        self.curriculum_seconds += time.perf_counter() - started
+        return drawn
+
+    def _grade(self, rewards: Floats, tokens: int) -> None:
+        """Add to the draw under way what came of it: (R, F) rewards of all ranks, NaN where there is none."""
+        size, groups = self.num_generations, len(rewards) // self.num_generations
+        credit = _mean(accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)).reshape(groups, size)
+        weighted = rewards * self.reward_weights.cpu().numpy()
+        total = np.where(np.isnan(rewards).all(axis=1), np.nan, np.nansum(weighted, axis=1))
+        if getattr(self, "multi_objective_aggregation", "") != "normalize_then_sum":
+            weighted = total[:, None]
+        scored, correct = (~np.isnan(credit)).sum(axis=1), np.nansum(credit, axis=1)
+        mixed = _differ(weighted.reshape(groups, size, -1))
+        assert self._open is not None
+        self._open |= {
+            "rollouts": len(rewards),
+            "scored": scored.sum(),
+            **_summary(scored, correct, mixed),
+            "all_right": ((scored > 0) & (correct > scored - NOISE)).mean(),
+            "all_wrong": ((scored > 0) & (correct < NOISE)).mean(),
+            "outcome": [list(group) for group in zip(scored.tolist(), correct.tolist(), mixed.tolist(), strict=True)],
+            "reward": _mean(total[None])[0],
+            "tokens": tokens,
+        }
+        if self.navigator is not None and self._sources is not None:
+            drawn = self._sources[self.drawn]
+            self._open["sources"] = {
+                source: {"groups": int(own.sum()), **_summary(scored[own], correct[own], mixed[own])}
+                for source in np.unique(drawn).tolist()
+                if (own := drawn == source) is not None
+            }
+
+    def _observe(self) -> None:
+        """Hand the draw under way to the navigator and to the log; collective if angles are measured."""
+        record, self._open = self._open, None
+        if record is None:
+            return
+        started = time.perf_counter()
+        angle = None
+        if self._tap is not None:
+            total, count = self.accelerator.reduce(self._tap.take(), "sum").tolist()
+            angle = total / count if count else None
+        if self.navigator is None or "outcome" not in record:
+            return
+        scored, correct, mixed = map(np.array, zip(*record["outcome"], strict=True))
+        rollouts = np.full(len(scored), self.num_generations)
+        self.navigator.observe(Outcomes(record["rows"], rollouts, scored, correct, mixed), angle=angle)
+        metrics = self.navigator.metrics()
+        seconds = started - record.pop("started")
+        self._draw_log.append({**record, "angle": angle, "seconds": seconds, "metrics": metrics})
+        shown = {name: record[name] for name in ("accuracy", "mixed", "all_right", "all_wrong")}
+        shown |= {"angle": angle, "unscored": record["rollouts"] - record["scored"], **metrics}
+        for source, numbers in record.get("sources", {}).items():
+            shown |= {f"{name}/{source}": value for name, value in numbers.items()}
+        for name, value in shown.items():
+            if isinstance(value, int | float | np.number) and np.isfinite(value):
+                self._since_log.setdefault(f"curriculum/{name}", []).append(float(value))
+        self.curriculum_seconds += time.perf_counter() - started
+
+    def end_step(self, *, last: bool = False) -> None:
+        """Observe if the first pass over the generation batch is complete, or with `last` in any case."""
+        self._micro_batches = 0
+        if last or self._passes >= self.args.steps_per_generation:
+            self._observe()
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """As in TRL, with the means over the draws since the last call under `curriculum/...`."""
+        if self.model.training:
+            logs.update({name: sum(values) / len(values) for name, values in self._since_log.items()})
+            self._since_log.clear()
+        super().log(logs, *args, **kwargs)
+
+    def _tell(self, stage: str, detail: str = "") -> None:
+        if self._bar is not None and self.model.training:
+            self._bar.tell(stage, detail)
+
+    # -- state ---------------------------------------------------------------------------------------------------
+
+    def curriculum_state(self) -> dict[str, Any]:
+        """What a resumed run continues from: plain values and arrays; empty on ranks other than 0."""
+        if self.navigator is None:
+            return {}
+        whole = self._passes % (self.args.steps_per_generation * self.num_iterations) == 0
+        draws = self.draws - (self._open is not None)
+        return {"draws": draws, "whole": whole, "navigator": self.navigator.state_dict()}
+
+    def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
+        """Continue from what `curriculum_state` gave (None: a run that begins).
+
+        Raises UserError, on every rank, for the state of another navigator or table, and for none.
+        """
+
+        def restore() -> int:
+            assert self.navigator is not None
+            if saved is not None:
+                if not saved:
+                    raise UserError("the checkpoint holds no curriculum: it was saved by a run without gainrl")
+                self.navigator.load_state_dict(saved["navigator"])
+                if not saved["whole"]:
+                    logger.warning(
+                        "the checkpoint lies within a generation batch: TRL generates anew, so that the next draw is a "
+                        "new one (for an exact resume, save_steps x gradient_accumulation_steps must be a multiple of "
+                        "steps_per_generation x num_iterations)"
+                    )
+            draws = self.draws if saved is None else int(saved["draws"])
+            self._draw_log.keep(draws)
+            return draws
+
+        self._open = None
+        self.draws = agreed(restore)
 
 
 class GainRLTrainer(GainRLMixin, GRPOTrainer):  # type: ignore[misc]
-    """`GRPOTrainer` that draws each epoch's prompts from the ranking and measures as it trains (see `GainRLMixin`).
+    """`GRPOTrainer` whose prompts a navigator draws from the ranking.
 
         GainRLTrainer(model, reward_funcs=..., args=GainRLConfig(scores="scores.parquet", ...), train_dataset=...)
 
     Takes everything that `GRPOTrainer` takes, and `scores`: the score table, if it is not in `args`.
     """
+
+
+class GainRLRLOOTrainer(GainRLMixin, RLOOTrainer):  # type: ignore[misc]
+    """`RLOOTrainer` whose prompts a navigator draws from the ranking; `args` is a `GainRLRLOOConfig`."""
+
+
+class AngleTap:
+    """Sums ‖U‖²/L², the angle concentration of a whole sequence, over the sequences of the loss's forward passes.
+
+    A hook on the decoder, whose output is that of the final norm.  The decoder also runs in generation and evaluation,
+    so the hook does nothing outside `listening`.
+    """
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        self._mask: Tensor | None = None
+        self._done = 0
+        self._sums = torch.zeros(2, device=device)
+        decoder_of(model).register_forward_hook(self._read)
+
+    @contextmanager
+    def listening(self, mask: Tensor) -> Iterator[None]:
+        """Measure the sequences of `mask` (B, S), bool, True for a token.  RuntimeError if the decoder does not run."""
+        self._mask, self._done = mask, 0
+        try:
+            yield
+        finally:
+            self._mask = None
+        if self._done != len(mask):
+            raise RuntimeError(
+                f"the loss passed {self._done} of {len(mask)} sequences through the decoder, so angle concentration "
+                "cannot be measured: choose a navigator without angles (navigator: probe)"
+            )
+
+    def take(self) -> Tensor:
+        """(2,) float32: the sum and the number of finite angles of this process since the last call."""
+        taken, self._sums = self._sums, torch.zeros_like(self._sums)
+        return taken
+
+    def _read(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        if self._mask is None:
+            return
+        hidden = (output.last_hidden_state if hasattr(output, "last_hidden_state") else output[0]).detach()
+        mask = self._mask[self._done : self._done + len(hidden)]
+        self._done += len(hidden)
+        angle = angle_concentration(hidden, None, mask).whole
+        finite = angle.isfinite()
+        self._sums += torch.stack([angle.where(finite, 0).sum(), finite.sum()])
+
+
+def agreed(decide: Callable[[], T]) -> T:
+    """What rank 0 decides, a plain value, on every rank; its exception is raised on all."""
+    process = PartialState()
+    said: list[Any] = [None, None, None]
+    failure: Exception | None = None
+    if process.is_main_process:
+        try:
+            said[0] = decide()
+        except Exception as error:
+            failure = error
+            said[1:] = [isinstance(error, UserError), str(error) or repr(error)]
+    if process.num_processes > 1:
+        broadcast_object_list(said)
+    if failure is not None:
+        raise failure
+    if said[2] is not None:
+        raise (UserError(said[2]) if said[1] else RuntimeError(f"rank 0 failed: {said[2]}"))
+    decided: T = said[0]
+    return decided
+
+
+def require_dataset(dataset: Any) -> Dataset:
+    """UserError unless `dataset` is a map-style dataset with a column `prompt`."""
+    if isinstance(dataset, DatasetDict):
+        raise UserError(f"train_dataset has the splits {list(dataset)}: choose one, as in dataset[{next(iter(dataset))!r}]")
+    if not isinstance(dataset, Dataset):
+        raise UserError(
+            f"train_dataset is a {type(dataset).__name__}: drawing prompts by row needs a map-style datasets.Dataset "
+            "(streaming=False)"
+        )
+    if "prompt" not in dataset.column_names:
+        raise UserError(f"the training dataset has no column 'prompt', only {dataset.column_names}")
+    return dataset
+
+
+def _arguments(trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments by name, as TRL's class behind the mixin takes them; its three methods are checked."""
+    order = type(trainer).__mro__
+    behind = order[order.index(GainRLMixin) + 1 :]
+    for name, wanted in DOORS.items():
+        method = next((vars(base)[name] for base in behind if name in vars(base)), None)
+        if method is None or list(inspect.signature(method).parameters)[1:] != wanted:
+            raise RuntimeError(
+                f"{behind[0].__name__}.{name}({', '.join(wanted)}), which the curriculum overrides, is missing or has "
+                "other parameters in this TRL release: install a release that gainrl supports"
+            )
+    inits = [inspect.signature(vars(base)["__init__"]) for base in behind if "__init__" in vars(base)]
+    takes = next(init for init in inits if "train_dataset" in init.parameters)
+    return dict(takes.bind(trainer, *args, **kwargs).arguments)
+
+
+def _columns(names: list[str], chosen: list[str] | None) -> list[int]:
+    """Columns of the rewards that tell what is correct.  UserError for a name that is none of the rewards."""
+    if chosen is None and len(names) > 1:
+        raise UserError(f"there are {len(names)} rewards {names}: name in accuracy_rewards which tell what is correct")
+    for name in chosen or ():
+        if name not in names:
+            raise UserError(f"accuracy_rewards={chosen}: {name!r} is none of the rewards {names}")
+    return [names.index(name) for name in chosen or names]
+
+
+def _differ(rewards: Floats) -> npt.NDArray[np.bool_]:
+    """(G,) whether the scored rewards of a group differ, in any column, from (G, size, columns) with NaN for none."""
+    missing = np.isnan(rewards)
+    high = np.where(missing, -np.inf, rewards).max(axis=1)
+    low = np.where(missing, np.inf, rewards).min(axis=1)
+    scale = np.maximum(np.abs(np.where(missing, 0, rewards)).max(axis=1), 1)
+    differ: npt.NDArray[np.bool_] = (high - low > NOISE * scale).any(axis=1)
+    return differ
+
+
+def _mean(values: Floats) -> Floats:
+    """(n,) means over the numbers of each row of (n, m); NaN for a row without any."""
+    count = (~np.isnan(values)).sum(axis=1)
+    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
+
+
+def _summary(scored: Any, correct: Any, mixed: Any) -> dict[str, float | None]:
+    """Accuracy (None if no rollout was scored) and the share of mixed groups."""
+    return {"accuracy": correct.sum() / scored.sum() if scored.any() else None, "mixed": mixed.mean()}

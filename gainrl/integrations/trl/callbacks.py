@@ -1,0 +1,83 @@
+"""The trainer's two callbacks: the curriculum's state inside `trainer_state.json`, and a bar that names the stage."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
+
+NAME = "CurriculumState"
+"""Key of the curriculum in `trainer_state.json`, under `stateful_callbacks`."""
+
+
+class CurriculumState(TrainerCallback, ExportableState):
+    """Saves and restores the curriculum of `trainer`, and observes at the end of a step.
+
+    transformers may make a new instance without arguments from a checkpoint, so each trainer has a class of its own.
+    """
+
+    trainer: ClassVar[Any]
+
+    @classmethod
+    def of(cls, trainer: Any) -> CurriculumState:
+        """The callback of this trainer."""
+        made: CurriculumState = type(NAME, (cls,), {"trainer": trainer})()
+        return made
+
+    def state(self) -> dict[str, Any]:
+        """What transformers writes into `trainer_state.json`."""
+        return {"args": {}, "attributes": {"curriculum": encoded(self.trainer.curriculum_state())}}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Continue from the checkpoint that transformers has read, if it has."""
+        self.trainer.restore_curriculum(saved_curriculum(state.stateful_callbacks) if state.global_step else None)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """On every rank, before a checkpoint is saved."""
+        self.trainer.end_step()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """On every rank."""
+        self.trainer.end_step(last=True)
+
+
+def saved_curriculum(callbacks: Mapping[str, Any]) -> dict[str, Any]:
+    """The curriculum among a checkpoint's `stateful_callbacks`; empty if there is none."""
+    return dict(decoded(callbacks.get(NAME, {}).get("attributes", {}).get("curriculum", {})))
+
+
+def encoded(value: Any) -> Any:
+    """Plain values for JSON; arrays become base64 with dtype and shape."""
+    if isinstance(value, Mapping):
+        return {key: encoded(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray):
+        data = base64.b64encode(np.ascontiguousarray(value)).decode()
+        return {"base64": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def decoded(value: Any) -> Any:
+    """What `encoded` was given."""
+    if not isinstance(value, Mapping):
+        return value
+    if value.keys() == {"base64", "dtype", "shape"}:
+        return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"]).copy()
+    return {key: decoded(entry) for key, entry in value.items()}
+
+
+class StageBar(ProgressCallback):
+    """transformers' bar, which also tells what the step under way does."""
+
+    _stage, _shown = "", 0.0
+
+    def tell(self, stage: str, detail: str = "") -> None:
+        """Show the stage; a new detail of the same stage at most once a second."""
+        now = time.monotonic()
+        if self.training_bar is not None and (stage != self._stage or now - self._shown > 1):
+            self.training_bar.set_postfix_str(f"{stage} {detail}".strip())
+            self._stage, self._shown = stage, now
