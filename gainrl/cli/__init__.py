@@ -45,7 +45,8 @@ def _register(arguments: Sequence[str] = ()) -> None:
     """Load the verb that `arguments` name, or all of them (for --help, or a verb that does not exist)."""
     named = [word for word in arguments if not word.startswith("-")][:1]
     for verb in VERBS.keys() & named or VERBS:
-        app.command(verb)(getattr(importlib.import_module(VERBS[verb]), verb))
+        module = importlib.import_module(VERBS[verb])
+        app.command(verb, **getattr(module, "COMMAND", {}))(getattr(module, verb))
 
 
 def main() -> None:

@@ -1,73 +1,194 @@
-"""`gainrl train`: train with the curriculum."""
+"""`gainrl train`: one flat run file, every name of which is a flag as well, read by TRL's parser."""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import os
-import socket
 import sys
 import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Any, get_type_hints
 
 import typer
+import yaml
 
 from gainrl.errors import UserError
 
+COMMAND: dict[str, Any] = {
+    "add_help_option": False,
+    "context_settings": {"ignore_unknown_options": True, "allow_extra_args": True},
+}
+HELP = """\
+Usage: gainrl train --config RUN.yaml [--config MORE.yaml ...] [--NAME VALUE ...]
 
-def train(
-    config: Annotated[
-        list[Path],
-        typer.Option(help="YAML file that describes the run (see examples/); of several, later ones win name by name."),
-    ],
-    output: Annotated[str | None, typer.Option(help="Run directory, instead of the config's.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last whole checkpoint.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the run that is there.")] = False,
-    report: Annotated[bool, typer.Option(help="Keep report.html in the run directory up to date.")] = True,
-) -> None:
+Train with the curriculum; the dataset is ranked first if there is no score table.  Each name below is a key of the YAML
+file and a flag.  A flag wins over the files, a later file over an earlier one.
+
+The run
+  model_name_or_path           hub id, local directory, or smollm2-135m
+  task                         gsm8k, math, arithmetic:size=600, ...: brings dataset, prompts and reward
+  dataset, split, limit        hub id or local file with a column `prompt`; which of its rows
+  question_after               plain text: the question follows this text
+  rewards                      reward functions: package.module.function or file.py:function
+  stop                         texts that end a completion
+  output_dir                   the run directory
+  resume, overwrite, report    continue a run; replace a run; keep report.html up to date (--no_report)
+The curriculum
+  scores                       score table (default: scores.parquet in the run directory, made if it is missing)
+  navigator, navigator_args    probe, gaussian (the paper), posterior or uniform; its settings
+  accuracy_rewards             names of the rewards that tell what is correct, if there are several
+  accuracy_range               those rewards' values for wrong and correct (default: 0 1)
+  log_angle                    measure angle concentration even if the navigator does not need it
+  group_by, quota              column of the prompts' source; the largest share of a draw for each source
+Most used of TRL
+  num_generations              rollouts of a prompt
+  per_device_train_batch_size, gradient_accumulation_steps, steps_per_generation, num_iterations
+  num_train_epochs, max_steps  length of the run
+  learning_rate, lr_scheduler_type, beta, temperature, max_completion_length
+  use_peft, lora_r, dtype      train an adapter; dtype of the weights
+  use_vllm, vllm_mode          generate with vLLM
+  save_steps, save_total_limit, logging_steps, report_to
+
+  --help-all shows every name with its default.
+"""
+
+
+def train(context: typer.Context) -> None:
     """Train a model with the curriculum: rank the dataset if there is no score table yet, then draw, train, move on."""
-    from gainrl.integrations.trl.run_config import RunConfig
-
-    try:
-        run = RunConfig.read(*config)
-    except UserError as error:
-        raise spoken(error, by_all=True) from None
-    if output is not None:
-        import dataclasses
-
-        run = dataclasses.replace(run, output=output)
-    # TRL 1.16 reads names that transformers 5.23 deprecates; a user of gainrl can change nothing about it
+    words = context.args
+    if "--help" in words or not words:
+        print(HELP, end="")
+        return
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
     try:
         import trl  # noqa: F401
     except ImportError:
         raise UserError("gainrl train needs TRL: pip install 'gainrl[trl]'") from None
-    from gainrl.integrations.trl.run import train as train_run
+    from gainrl.integrations.trl import script
 
-    named = "".join(f" --config {path}" for path in config)
-    again = f"gainrl train{named}{f' --output {output}' if output else ''} --resume"
-    try:
-        result = train_run(run, resume=resume, overwrite=overwrite, report=report)
-    except UserError as error:
-        raise spoken(error, by_all=getattr(error, "on_every_rank", False)) from error
-    except KeyboardInterrupt:
-        print(f"\nstopped at once; go on with: {again}", file=sys.stderr)
-        raise typer.Exit(130) from None
-    if not result.main:
-        raise typer.Exit(0 if result.finished else 130)
-    where = result.checkpoint.name if result.checkpoint else "no checkpoint"
-    if result.finished:
-        print(f"trained {result.step} steps; run directory {run.output}, {where}")
+    parser = run_parser()
+    if "--help-all" in words:
+        parser.print_help()
         return
-    print(f"stopped after {result.step} steps; go on from {where} with: {again}", file=sys.stderr)
-    raise typer.Exit(130)
+    try:
+        given, made = read(parser, words)
+        trainer = script.train(*made, given)
+    except UserError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of each machine has the same to say
+            raise typer.Exit(2) from None
+        raise
+    except KeyboardInterrupt:
+        again = " ".join(word for word in words if word not in ("--resume", "--overwrite"))
+        print(f"\nstopped; go on from the last checkpoint with: gainrl train {again} --resume", file=sys.stderr)
+        raise typer.Exit(130) from None
+    if trainer.accelerator.is_main_process:
+        print(f"trained {trainer.state.global_step} steps; run directory {trainer.args.output_dir}")
 
 
-def spoken(error: UserError, *, by_all: bool) -> UserError | typer.Exit:
-    """What this process raises for a mistake: of one that every process meets, the first of each machine speaks.
+def run_parser() -> Any:
+    """TRL's parser over `RunArguments`, `GainRLConfig` and TRL's `ModelConfig`, with `known`: its actions by name."""
+    from trl import ModelConfig, TrlParser
 
-    On machines other than the first, whose mistakes can be their own, the message begins with the host's name.
+    from gainrl.integrations.trl.config import GainRLConfig
+    from gainrl.integrations.trl.script import RunArguments
+
+    class RunParser(TrlParser):  # type: ignore[misc]
+        known: dict[str, Any]
+
+        def add_argument(self, *names: Any, **settings: Any) -> Any:
+            action = super().add_argument(*names, **settings)
+            self.__dict__.setdefault("known", {}).setdefault(action.dest, action)
+            return action
+
+        def error(self, message: str) -> Any:
+            raise UserError(message)
+
+    kinds = (RunArguments, GainRLConfig, ModelConfig)
+    return RunParser(kinds, prog="gainrl train", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+
+
+def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, Any, Any]]:
+    """What the files and flags in `words` set, by name, and the three configs that it makes.
+
+    Raises UserError for a file that cannot be read, an unknown name (with the nearest one), a value of another type,
+    and what the configs refuse.
     """
-    rank = os.environ.get("RANK", "0")
-    if by_all and os.environ.get("LOCAL_RANK", rank) != "0":
-        return typer.Exit(2)
-    return error if rank == "0" else UserError(f"{socket.gethostname()}, rank {rank}: {error}")
+    files, flags = _config_files(words)
+    values: dict[str, Any] = {}
+    for file in files:
+        values |= _yaml(file)
+    for name, value in (values.pop("env", None) or {}).items():
+        os.environ[str(name)] = str(value)
+    _refuse_unknown(values, parser.known, "")
+    hints = {name: str(hint) for kind in parser.dataclass_types for name, hint in get_type_hints(kind).items()}
+    values = {n: _converted(parser.known[n], v, hints[n]) for n, v in values.items() if v is not None}
+    defaults = {name: action.default for name, action in parser.known.items()}
+    parser.set_defaults_with_config(**values)
+    namespace, rest = parser.parse_known_args(flags)
+    _refuse_unknown([word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest], parser.known, "--")
+    given = {name: value for name, value in vars(namespace).items() if name in values or value != defaults[name]}
+    if "output_dir" not in given:
+        raise UserError("output_dir is missing: name the run directory")
+    from gainrl.integrations.trl.script import refused
+
+    with refused("these settings"):
+        run, settings, model = parser.parse_dict(given)
+    if settings.loss_type not in parser.known["loss_type"].help:  # TRL looks at it only once it trains
+        raise UserError(f"loss_type: {settings.loss_type!r} is none of TRL's; --help-all lists them")
+    once = ("resume", "overwrite")
+    return {name: value for name, value in given.items() if name not in once}, (run, settings, model)
+
+
+def _config_files(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", action="append", default=[])
+    try:
+        found, rest = first.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    return found.config, rest
+
+
+def _yaml(file: str) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the config {file!r}: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"the config {file!r} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(given, dict):
+        raise UserError(f"the config {file!r} must hold names and values, not a {type(given).__name__}")
+    return given
+
+
+def _refuse_unknown(names: Iterable[Any], known: Mapping[str, Any], dashes: str) -> None:
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]
+            raise UserError(f"there is no setting {dashes}{name}: the nearest name is {dashes}{near}")
+
+
+def _converted(action: Any, value: Any, hint: str) -> Any:
+    """A YAML value as the flag of this name would give it.  Raises UserError for another type."""
+    if isinstance(value, dict) and "dict" in hint:
+        return value
+    if action.nargs == "+" or (isinstance(value, list) and "list" in hint):
+        return [_converted_one(action, entry) for entry in (value if isinstance(value, list) else [value])]
+    return _converted_one(action, value)
+
+
+def _converted_one(action: Any, value: Any) -> Any:
+    kind = action.type or str
+    text = ("no" if kind is str else "false") if value is False else "true" if value is True else value  # YAML's `no`
+    try:
+        if isinstance(value, dict | list):
+            raise TypeError
+        made = kind(text if isinstance(text, str) else str(text))
+    except (TypeError, ValueError, argparse.ArgumentTypeError):
+        name = getattr(kind, "__name__", "value").replace("string_to_", "")
+        raise UserError(f"{action.dest}: {value!r} is not of the type {name}") from None
+    if action.choices and made not in action.choices:
+        raise UserError(f"{action.dest}: {value!r} is none of {', '.join(map(str, action.choices))}")
+    return made

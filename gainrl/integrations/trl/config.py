@@ -31,7 +31,7 @@ class CurriculumArguments:
         default=DEFAULT, metadata={"help": "What decides the draws: probe, gaussian (the paper), posterior or uniform."}
     )
     navigator_args: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": 'The navigator\'s settings, on a command line as JSON: \'{"explore": 0.1}\'.'}
+        default=None, metadata={"help": "The navigator's settings, on a command line as JSON: '{\"explore\": 0.1}'."}
     )
     accuracy_rewards: list[str] | None = field(
         default=None, metadata={"help": "Names of the rewards that tell what is correct; needed if there are several."}

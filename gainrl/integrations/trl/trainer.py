@@ -67,12 +67,12 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, scores: Any = None, **kwargs: Any) -> None:
         given = _arguments(self, args, kwargs)
-        config: Any = given.get("args")
-        if not isinstance(config, CurriculumArguments):
+        if not isinstance(given.get("args"), CurriculumArguments):
             raise UserError(
-                f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
-                "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
+                f"args is a {type(given.get('args')).__name__}, which has no curriculum: use gainrl.GainRLConfig (or "
+                "put gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
+        config = given["args"]
         dataset = require_dataset(given.get("train_dataset"))
         scores = config.scores if scores is None else scores
         if scores is None:
@@ -125,8 +125,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         needed, there = config.generation_batch_size // config.num_generations, len(self.navigator.prompts)
         if there < needed:
             raise UserError(
-                f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / num_generations "
-                f"{config.num_generations}), but the score table has {there} usable ones"
+                f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / "
+                f"num_generations {config.num_generations}), but the score table has {there} usable ones"
             )
 
     # -- the three methods of TRL --------------------------------------------------------------------------------
@@ -174,17 +174,17 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
     def _draw(self, n: int) -> npt.NDArray[np.int64]:
         """(n,) dataset indices, on every rank those that rank 0 drew."""
         started = time.perf_counter()
-        self._open = {"draw": self.draws, "step": self.state.global_step, "navigator": self.args.navigator}
+        record: dict[str, Any] = {"draw": self.draws, "step": self.state.global_step, "navigator": self.args.navigator}
 
         def draw() -> list[int]:
-            assert self.navigator is not None and self._open is not None
+            assert self.navigator is not None
             rows = self.navigator.draw(n)
             predicted = self.navigator.predicted(rows)
-            self._open |= {"rows": rows, "predicted": [None] * n if predicted is None else predicted, "started": started}
+            record.update(rows=rows, predicted=[None] * n if predicted is None else predicted, started=started)
             return list(self._index_of[rows].tolist())
 
         drawn = np.array(agreed(draw), dtype=np.int64)
-        self.draws += 1
+        self.draws, self._open = self.draws + 1, record
         self.curriculum_seconds += time.perf_counter() - started
         return drawn
 
@@ -377,7 +377,9 @@ def agreed(decide: Callable[[], T]) -> T:
 def require_dataset(dataset: Any) -> Dataset:
     """UserError unless `dataset` is a map-style dataset with a column `prompt`."""
     if isinstance(dataset, DatasetDict):
-        raise UserError(f"train_dataset has the splits {list(dataset)}: choose one, as in dataset[{next(iter(dataset))!r}]")
+        raise UserError(
+            f"train_dataset has the splits {list(dataset)}: choose one, as in dataset[{next(iter(dataset))!r}]"
+        )
     if not isinstance(dataset, Dataset):
         raise UserError(
             f"train_dataset is a {type(dataset).__name__}: drawing prompts by row needs a map-style datasets.Dataset "

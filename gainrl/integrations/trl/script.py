@@ -1,0 +1,305 @@
+"""A whole training run: dataset or task, ranking, trainer, checkpoints, report (`gainrl train`).
+
+The trainer is built before anything is scored, so that settings which only TRL or a missing package refuses cost
+nothing but the model's loading.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import importlib.util
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from datasets import Dataset
+from tqdm.auto import tqdm
+from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
+from trl import get_peft_config, get_quantization_config
+
+from gainrl.errors import UserError
+from gainrl.files import write_text
+from gainrl.integrations.trl.callbacks import newest_checkpoint
+from gainrl.integrations.trl.trainer import GainRLTrainer, agreed
+from gainrl.scoring import AngleScorer, ScoringPrompt, Source, load_tokenizer, open_rows, resolve_model, score_dataset
+from gainrl.tasks import load_task
+
+logger = logging.getLogger(__name__)
+REFUSALS = (ValueError, TypeError, ImportError, OSError, RuntimeError, NotImplementedError)
+"""What TRL, transformers and PEFT raise for settings that they refuse."""
+RECORDS = ("config.yaml", "draws.jsonl", "evals.jsonl", "report.html")
+
+
+@dataclass
+class RunArguments:
+    """What a run has besides the fields of the trainer's and the model's config."""
+
+    task: str | None = field(
+        default=None, metadata={"help": "Task by name (`gsm8k`, `arithmetic:size=600`): dataset, prompts and reward."}
+    )
+    dataset: str | None = field(
+        default=None, metadata={"help": "Hub id or local file with a column `prompt`; with a task, its rows' source."}
+    )
+    split: str | None = field(default=None, metadata={"help": "Split to train on (the task's first, or train)."})
+    limit: int | None = field(default=None, metadata={"help": "Train on the first rows alone."})
+    question_after: str | None = field(
+        default=None, metadata={"help": "Plain text: the question follows the last occurrence of this text."}
+    )
+    rewards: list[str] = field(
+        default_factory=list, metadata={"help": "Reward functions: package.module.function or file.py:function."}
+    )
+    stop: list[str] | None = field(
+        default=None, metadata={"help": "Texts that end a completion (the task's own if left out)."}
+    )
+    resume: bool = field(default=False, metadata={"help": "Continue from the newest whole checkpoint."})
+    overwrite: bool = field(default=False, metadata={"help": "Replace the run that is there, but not its ranking."})
+    report: bool = field(default=True, metadata={"help": "Keep report.html in the run directory up to date."})
+
+
+def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]) -> GainRLTrainer:
+    """Train as the settings say: a `GainRLConfig` and TRL's `ModelConfig`; `given` is what `config.yaml` records.
+
+    Raises UserError for what the user can mend.
+    """
+    directory = Path(settings.output_dir).expanduser()
+    settings.output_dir = str(directory)
+    if not model.model_name_or_path:
+        raise UserError("model_name_or_path is missing: give a hub id, a directory, or smollm2-135m")
+    agreed(lambda: check_output(directory, run))
+    rows, rewards, stop = load_rows(run)
+    if run.task and settings.accuracy_rewards is None:
+        settings.accuracy_rewards = [rewards[0].__name__]
+    dataset = as_dataset(rows)
+    table = Path(settings.scores).expanduser() if settings.scores else directory / "scores.parquet"
+    scored = agreed(table.exists)
+    if not scored and (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):  # type: ignore[no-untyped-call]
+        raise UserError(
+            "the model's parameters are split over the processes, so the dataset cannot be ranked in this run: rank it "
+            f"first with `gainrl score --output {table}`, then train with scores: {table}"
+        )
+    tokenizer, network = load(model, settings)
+    _say(settings, f"building the trainer ({len(dataset):,} prompts)")
+    with refused("these settings"), stopping(network, tokenizer, stop):
+        trainer = GainRLTrainer(
+            network,
+            reward_funcs=rewards,
+            args=settings,
+            train_dataset=dataset,
+            processing_class=tokenizer,
+            peft_config=get_peft_config(model),
+            scores=table if scored else lambda built: rank(built, rows, run, table, model.model_name_or_path),
+        )
+    checkpoint = agreed(lambda: _newest(trainer, directory)) if run.resume else None
+    if trainer.accelerator.is_main_process:
+        if run.overwrite:
+            clear(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_text(directory / "config.yaml", yaml.safe_dump({**given, "scores": str(table)}, sort_keys=False))
+        if run.report:
+            trainer.add_callback(LiveReport(directory))
+        if run.resume:
+            _say(settings, f"continuing from {checkpoint or 'the beginning: there is no whole checkpoint yet'}")
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    except (OSError, RuntimeError) as error:  # safetensors and torch wrap what the system says
+        if getattr(error, "errno", 0) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
+            raise
+        raise UserError(f"the disk of {directory} is full: make room, then go on with --resume") from error
+    return trainer
+
+
+def check_output(directory: Path, run: RunArguments) -> None:
+    """UserError if a run is in the way, or is not there to resume."""
+    if run.resume and run.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"output_dir {str(directory)!r} is a file: name a directory")
+    there = [name for name in RECORDS if (directory / name).exists()] + [p.name for p in directory.glob("checkpoint-*")]
+    if run.resume and not there:
+        raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
+    if there and not (run.resume or run.overwrite):
+        raise UserError(
+            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with --overwrite, "
+            "or name another directory"
+        )
+
+
+def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..., Any]], list[str]]:
+    """The training rows, the reward functions, and the texts that end a completion."""
+    rewards = [import_reward(path) for path in run.rewards]
+    if run.task:
+        task = load_task(run.task)
+        rows = task.load(run.split or task.splits[0], source=run.dataset, limit=run.limit)
+        return rows, [task.reward_function(), *rewards], list(task.stop if run.stop is None else run.stop)
+    if not run.dataset:
+        raise UserError("name what to train on: a task, or a dataset with rewards")
+    if not rewards:
+        raise UserError("a dataset needs reward functions: give rewards: [package.module.function]")
+    return [dict(row) for row in open_rows(run.dataset, split=run.split, limit=run.limit)], rewards, run.stop or []
+
+
+def import_reward(path: str) -> Callable[..., Any]:
+    """A reward function by `package.module.function` or `file.py:function`.  Raises UserError if there is none."""
+    home, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if path.endswith(".py") or not home:
+        shown = f"{path}:function" if path.endswith(".py") else "package.module.function or file.py:function"
+        raise UserError(f"reward {path!r} names no function: give {shown}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    try:
+        if home.endswith(".py"):
+            spec: Any = importlib.util.spec_from_file_location(Path(home).stem, Path(home).expanduser())
+            module = importlib.util.module_from_spec(spec)
+            sys.modules.setdefault(spec.name, module)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(home)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UserError(f"reward {path!r}: cannot import {home!r}: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UserError(f"reward {path!r}: {home!r} has no function {name!r}, only {', '.join(functions) or 'none'}")
+    made: Callable[..., Any] = found
+    return made
+
+
+def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
+    """The rows as a Dataset that gives each row as it was: Arrow fills up dictionaries of unequal keys with null."""
+    try:
+        return Dataset.from_list(rows).with_transform(lambda batch: {k: _without_null(v) for k, v in batch.items()})
+    except Exception as error:  # Arrow's, or of half a surrogate pair
+        raise UserError(f"the rows cannot be one dataset: {' '.join(str(error).split())}") from error
+
+
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_null(entry) for name, entry in value.items() if entry is not None}
+    return [_without_null(entry) for entry in value] if isinstance(value, list) else value
+
+
+def load(model: Any, settings: Any) -> tuple[Any, Any]:
+    """The tokenizer and the model that TRL's `ModelConfig` names, on the CPU.  UserError if they cannot be loaded."""
+    place, name = resolve_model(model.model_name_or_path), model.model_name_or_path
+    trust = bool(getattr(model, "trust_remote_code", False) or getattr(settings, "trust_remote_code", False))
+    _say(settings, f"loading {name}")
+    tokenizer: Any = load_tokenizer(name, revision=model.model_revision, trust_remote_code=trust)
+    tokenizer.padding_side = tokenizer.truncation_side = "left"
+    with refused(f"the model {name!r}"):
+        options = {
+            "dtype": model.dtype, "revision": model.model_revision, "trust_remote_code": trust,
+            "attn_implementation": model.attn_implementation, "quantization_config": get_quantization_config(model),
+            **(settings.model_init_kwargs or {}),
+        }  # fmt: skip
+        settings.model_init_kwargs = None  # TRL takes them for a model that it loads itself
+        network = AutoModelForCausalLM.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
+    return tokenizer, network
+
+
+def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Path, name: str) -> Path:
+    """Score the dataset with the model that is about to be trained, on its device; every process takes its share."""
+    arguments: dict[str, Any] = {"directions": trainer.args.navigator == "probe", "question_after": run.question_after}
+    if getattr(trainer.args, "chat_template_kwargs", None):
+        arguments["chat_template_kwargs"] = trainer.args.chat_template_kwargs
+    scorer = AngleScorer(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, **arguments)
+    source = Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
+    prompts = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
+    with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
+        score_dataset(
+            scorer, prompts, output, source, resume=True, progress=lambda done, tokens: bar.update(done) and None
+        )
+    return output
+
+
+@contextmanager
+def refused(what: str) -> Iterator[None]:
+    """What a neighbour refuses, as one sentence of ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except REFUSALS as error:
+        raise UserError(f"{what} cannot work: {' '.join(str(error).split())}") from error
+
+
+@contextmanager
+def stopping(model: Any, tokenizer: Any, stop: list[str]) -> Iterator[None]:
+    """While the trainer is built, the model declares as end tokens those whose text contains one of `stop`.
+
+    TRL ends completions at what the model declares; a saved model declares what it always did.  Raises UserError for a
+    text that is in no token.
+    """
+    generation = model.generation_config
+    declared = generation.eos_token_id
+    ends = [] if declared is None else [declared] if isinstance(declared, int) else list(declared)
+    texts = [tokenizer.decode([index]) for index in range(len(tokenizer))] if stop else []
+    for text in stop:
+        found = [index for index, token in enumerate(texts) if text in token]
+        if not found:
+            raise UserError(f"stop: {text!r} is in no token of the tokenizer, and generation stops at tokens alone")
+        ends += [index for index in found if index not in ends]
+    generation.eos_token_id = ends if stop else declared
+    try:
+        yield
+    finally:
+        generation.eos_token_id = declared
+
+
+class LiveReport(TrainerCallback):
+    """Writes the run's report in a process of its own, at most once a minute, and at the end of the run."""
+
+    def __init__(self, directory: Path) -> None:
+        self._command = [sys.executable, "-m", "gainrl", "report", str(directory.resolve())]
+        self._writer: subprocess.Popen[bytes] | None = None
+        self._since = time.monotonic()
+
+    def _begin(self) -> subprocess.Popen[bytes]:
+        self._since = time.monotonic()
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.Popen(
+            self._command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, **quiet
+        )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Never waits."""
+        if time.monotonic() - self._since > 60 and (self._writer is None or self._writer.poll() is not None):
+            self._writer = self._begin()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Waits for the report of the whole run; a report that fails ends no run."""
+        if self._writer is not None:
+            self._writer.wait()
+        if self._begin().wait():
+            logger.warning("no report: `%s` says why", " ".join(self._command[1:]))
+
+
+def clear(directory: Path) -> None:
+    """Remove a run's own files, and nothing else."""
+    for name in RECORDS:
+        (directory / name).unlink(missing_ok=True)
+    for path in directory.glob("checkpoint-*"):
+        shutil.rmtree(path)
+
+
+def _newest(trainer: GainRLTrainer, directory: Path) -> str | None:
+    found = newest_checkpoint(directory, trainer.navigator.prompts.fingerprint)
+    return None if found is None else str(found)
+
+
+def _say(settings: Any, text: str) -> None:
+    if settings.process_index == 0:
+        print(text, file=sys.stderr)
