@@ -52,7 +52,7 @@ constexpr std::int64_t kTilesWanted = 64;
 // A sequence longer than a tile leaves one of these per tile.  Its sums are float32, as the sum of all of them will be
 // in the end: what that loses of a part, 2^-24, is small beside what summing its rows lost.
 struct Partial {
-  std::int64_t sequence = 0, first = 0, last = 0, question_rows = 0, prefix_rows = 0;
+  std::int64_t sequence = 0, question_rows = 0, prefix_rows = 0;
   std::int32_t flags = 0;
   const float *question = nullptr, *prefix = nullptr;  // (D), placed, or null
 };
@@ -61,25 +61,14 @@ class Call {
  public:
   explicit Call(const AngleParams& params) : p_(params) {
     const RowTable& table = rows();
-    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, nullptr, nullptr,
-                0.0};
-    if (p_.weight != nullptr) {
-      weight_.resize(static_cast<std::size_t>(p_.width));
-      for (std::int64_t i = 0; i < p_.width; ++i)
-        weight_[i] = element_as_float(p_.weight, p_.weight_dtype, i) + p_.weight_offset;
-      context_.weight = weight_.data();
-      placed_weight_.resize(weight_.size());
-      for (std::int64_t i = 0; i < p_.width; ++i) placed_weight_[context_.rows->place(i, p_.width)] = weight_[i];
-      context_.placed_weight = placed_weight_.data();
-    }
+    context_ = {&p_, &table.operations[static_cast<int>(p_.dtype)], &table.operations[0], nullptr, 0.0};
     if (p_.shared_sum != nullptr) {
       placed_shared_.resize(static_cast<std::size_t>(p_.width));
       for (std::int64_t i = 0; i < p_.width; ++i) placed_shared_[context_.rows->place(i, p_.width)] = p_.shared_sum[i];
       context_.placed_shared = placed_shared_.data();
       context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
     }
-    single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr && p_.sums == nullptr &&
-                   p_.contributions == nullptr;
+    single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr && p_.sums == nullptr;
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
     // The partial sums of a tile, which are written and read again, should be a small part of the tile itself.
     const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 4 * 256), kLargestTileBytes);
@@ -91,8 +80,8 @@ class Call {
   void run(int threads) {
     if (!offsets_in_order()) return write_bad_offsets();  // before any of them is used
     any_prefix_ = p_.shared_tokens > 0 && p_.sequences > 0;
-    in_parallel(threads, [this](SequenceSum& sum, std::int64_t tile) { run_tile(sum, tile); });
-    join_partials(threads);
+    run_tiles(threads);
+    join_partials();
     if (!any_prefix_) std::copy_n(p_.values, p_.sequences, p_.values + 2 * p_.sequences);
   }
 
@@ -127,8 +116,7 @@ class Call {
     return low;
   }
 
-  template <typename Work>
-  void in_parallel(int threads, const Work& work) {
+  void run_tiles(int threads) {
     const std::int64_t count = static_cast<std::int64_t>(tiles_.size());
     std::atomic<std::int64_t> next{0};
     std::exception_ptr failure;
@@ -136,7 +124,7 @@ class Call {
     auto loop = [&] {
       try {
         SequenceSum sum(context_);
-        for (std::int64_t tile; !failed && (tile = next.fetch_add(1)) < count;) work(sum, tile);
+        for (std::int64_t tile; !failed && (tile = next.fetch_add(1)) < count;) run_tile(sum, tile);
       } catch (...) {
         if (!failed.exchange(true)) failure = std::current_exception();
       }
@@ -157,9 +145,7 @@ class Call {
       sum.finish(b);
     }
     const std::int64_t low = tile * tile_rows_, high = std::min(p_.rows, low + tile_rows_);
-    if (sequences == 0 || low >= high) return ignore(low, high);
-    ignore(low, std::min(high, start(0)));
-    ignore(std::max(low, start(sequences)), high);
+    if (sequences == 0 || low >= high) return;
     bool prefix = false;
     std::int64_t t = std::max(low, start(0));
     for (std::int64_t b = t < high ? sequence_at(t) : sequences; b < sequences && t < high; ++b) {
@@ -181,30 +167,21 @@ class Call {
         t = end;
         continue;
       }
-      ignore(t, end);
       sum.clear();
       sum.add_rows(b, t, end, high);
       if (whole) {
         prefix |= sum.finish(b);
-        if (p_.contributions != nullptr)
-          sum.contributions(b, t, end, sum.total(), sum.whole_square, (sum.flags & kBad) != 0);
       } else {
-        keep(sum, tile, b, t, end);
+        keep(sum, tile, b);
       }
       t = end;
     }
     if (prefix) any_prefix_ = true;
   }
 
-  // Marks rows [low, high) as without a contribution, which those that count overwrite.
-  void ignore(std::int64_t low, std::int64_t high) const {
-    if (p_.contributions != nullptr && low < high)
-      std::fill(p_.contributions + low, p_.contributions + high, std::numeric_limits<float>::quiet_NaN());
-  }
-
-  void keep(SequenceSum& sum, std::int64_t tile, std::int64_t b, std::int64_t first, std::int64_t last) {
+  void keep(SequenceSum& sum, std::int64_t tile, std::int64_t b) {
     sum.settle();
-    Partial partial{b, first, last, sum.question.count, sum.prefix.count, sum.flags, {}, {}};
+    Partial partial{b, sum.question.count, sum.prefix.count, sum.flags, {}, {}};
     for (auto [role, kept] : {std::pair{&sum.question, &partial.question}, std::pair{&sum.prefix, &partial.prefix}}) {
       if (role->count == 0) continue;
       float* out = room();
@@ -227,7 +204,7 @@ class Call {
   }
 
   // Adds the partial sums of sequences that lie in several tiles, in the order of their rows.
-  void join_partials(int threads) {
+  void join_partials() {
     SequenceSum sum(context_);
     std::vector<const Partial*> parts;
     for (const auto& tile : tiles_)
@@ -241,21 +218,7 @@ class Call {
         sum.flags |= parts[i]->flags;
       }
       if (sum.finish(b)) any_prefix_ = true;
-      if (p_.contributions != nullptr) {
-        const float* total = sum.total();
-        joined_.push_back({b, {total, total + p_.width}, sum.whole_square, (sum.flags & kBad) != 0});
-      }
     }
-    if (joined_.empty()) return;
-    in_parallel(threads, [this](SequenceSum& piece, std::int64_t tile) {
-      for (const Partial& partial : tiles_[static_cast<std::size_t>(tile)]) {
-        const auto joined =
-            std::lower_bound(joined_.begin(), joined_.end(), partial.sequence,
-                             [](const Joined& entry, std::int64_t sequence) { return entry.sequence < sequence; });
-        piece.contributions(partial.sequence, partial.first, partial.last, joined->total.data(), joined->square,
-                            joined->bad);
-      }
-    });
   }
 
   void write_bad_offsets() {
@@ -266,39 +229,19 @@ class Call {
     std::fill_n(p_.counts + n, 2 * n, 0);
     if (p_.directions != nullptr) std::fill_n(p_.directions, n * p_.width, 0.0F);
     if (p_.sums != nullptr) std::fill_n(p_.sums, n * p_.width, 0.0F);
-    if (p_.contributions != nullptr) std::fill_n(p_.contributions, p_.rows, nan);
   }
-
-  struct Joined {
-    std::int64_t sequence;
-    std::vector<float> total;
-    double square;
-    bool bad;
-  };
 
   const AngleParams& p_;
   CallContext context_{};
-  std::vector<float> weight_, placed_weight_, placed_shared_;
+  std::vector<float> placed_shared_;
   bool single_rows_ = false;  // whether sequences of one row may be finished together
   std::int64_t tile_rows_ = 1;
   std::vector<std::vector<Partial>> tiles_;
   std::unique_ptr<float[]> rooms_;
   std::mutex rooms_lock_;
   std::int64_t rooms_taken_ = 0;
-  std::vector<Joined> joined_;
   std::atomic<bool> any_prefix_{false};
 };
-
-bool usable(const AngleParams& p) {
-  const auto known = [](DType dtype) {
-    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-  };
-  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
-  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
-  if (p.values == nullptr || p.counts == nullptr) return p.sequences == 0;
-  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
-  return p.offsets != nullptr || p.rows == p.sequences * p.length;
-}
 
 }  // namespace
 

@@ -23,17 +23,17 @@ struct Fetch {
 
 // `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:
 // within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
-// are).  Sums and weights are in that order too, until `natural` puts a sum right.
+// are).  Sums are in that order too, until `natural` puts a sum right.
 struct RowOperations {
-  // squares[r] = sum of squares of the n elements of row r, each times weight[i] (placed) where weight is not null.
-  void (*square)(const void* const* rows, int count, const float* weight, std::int64_t n, float* squares, Fetch& fetch);
-  // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}, each element times weight[i] (placed)
-  // where weight is not null; `first` overwrites sum (placed).  1 <= count <= kRowBatch.  Up to kRowBatch rows are
-  // summed by themselves before they go into `sum`: that rounds the sum once for all of them.
-  void (*add)(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
-              std::int64_t n, Fetch& fetch);
-  // Dot product of a row (times weight) with a vector; all three as they are, not placed.
-  float (*dot)(const void* row, const float* weight, const float* vector, std::int64_t n);
+  // squares[r] = sum of squares of the n elements of row r.
+  void (*square)(const void* const* rows, int count, std::int64_t n, float* squares, Fetch& fetch);
+  // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}; `first` overwrites sum (placed).
+  // 1 <= count <= kRowBatch.  Up to kRowBatch rows are summed by themselves before they go into `sum`: that rounds the
+  // sum once for all of them.
+  void (*add)(const void* const* rows, const float* scales, int count, float* sum, bool first, std::int64_t n,
+              Fetch& fetch);
+  // Dot product of a row with a vector; both as they are, not placed.
+  float (*dot)(const void* row, const float* vector, std::int64_t n);
   // total[i] (+)= block[i]; `first` overwrites total.
   void (*add_to_total)(const float* block, double* total, bool first, std::int64_t n);
   // Puts a placed sum into its natural order, in place.

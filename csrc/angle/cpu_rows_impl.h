@@ -12,30 +12,6 @@ constexpr int kLanes = Vector::kLanes, kPair = 2 * kLanes;
 // Four independent sums hide the latency of the multiply-add.
 constexpr int kUnroll = 4;
 
-template <typename T, bool kWeighted>
-Vector load_weighted(const T* row, const float* weight, std::int64_t i) {
-  const Vector x = Vector::load(row + i);
-  if constexpr (kWeighted) return x * Vector::load(weight + i);
-  return x;
-}
-
-template <typename T, bool kWeighted>
-float element(const T* row, const float* weight, std::int64_t i) {
-  const float x = widen(row[i]);
-  if constexpr (kWeighted) return x * weight[i];
-  return x;
-}
-
-template <typename T, bool kWeighted>
-Pair pair_weighted(const T* row, const float* weight, std::int64_t i) {
-  Pair x = load_pair(row + i);
-  if constexpr (kWeighted) {
-    x.low = x.low * Vector::load(weight + i);
-    x.high = x.high * Vector::load(weight + i + kLanes);
-  }
-  return x;
-}
-
 // How many quarters of the bytes of a batch are fetched ahead by each operation on the batch before.  The less time an
 // operation needs for its own bytes, the less there is to win, and the more it disturbs: found by measurement.
 template <typename T>
@@ -92,25 +68,25 @@ inline Squares add_squares(const BFloat* row, Squares sum) {
   return _mm256_fmadd_ps(odd, odd, _mm256_fmadd_ps(even, even, sum));
 #endif
 }
-template <typename T, bool kWeighted>
-constexpr bool kByHalves = !kWeighted && !std::is_same_v<T, Half>;
+template <typename T>
+constexpr bool kByHalves = !std::is_same_v<T, Half>;
 #endif
 
 // Adds the squares of kPair elements to two sums.
-template <typename T, bool kWeighted>
-void add_squares(const T* row, const float* weight, std::int64_t i, Vector& low, Vector& high) {
-  const Pair x = pair_weighted<T, kWeighted>(row, weight, i);
+template <typename T>
+void add_squares(const T* row, std::int64_t i, Vector& low, Vector& high) {
+  const Pair x = load_pair(row + i);
   low = Vector::fma(x.low, x.low, low);
   high = Vector::fma(x.high, x.high, high);
 }
 
-template <typename T, bool kWeighted>
-float square(const T* row, const float* weight, std::int64_t n, Fetch& shared_fetch) {
+template <typename T>
+float square(const T* row, std::int64_t n, Fetch& shared_fetch) {
   Fetch fetch = shared_fetch;
   std::int64_t i = 0;
   float sum;
 #if defined(__AVX512F__)
-  if constexpr (kByHalves<T, kWeighted>) {
+  if constexpr (kByHalves<T>) {
     constexpr int kSums = 8, kElements = kSquareBytes / static_cast<int>(sizeof(T));
     Squares sums[kSums];
     for (Squares& one : sums) one = no_squares();
@@ -130,37 +106,37 @@ float square(const T* row, const float* weight, std::int64_t n, Fetch& shared_fe
     constexpr int kBytes = 2 * kPair * static_cast<int>(sizeof(T));
     for (; i + 2 * kPair <= n; i += 2 * kPair) {
       fetch_share<kFetchedBySquare<T>, kBytes>(fetch, i * static_cast<std::int64_t>(sizeof(T)));
-      add_squares<T, kWeighted>(row, weight, i, sums[0], sums[1]);
-      add_squares<T, kWeighted>(row, weight, i + kPair, sums[2], sums[3]);
+      add_squares<T>(row, i, sums[0], sums[1]);
+      add_squares<T>(row, i + kPair, sums[2], sums[3]);
     }
-    for (; i + kPair <= n; i += kPair) add_squares<T, kWeighted>(row, weight, i, sums[0], sums[1]);
+    for (; i + kPair <= n; i += kPair) add_squares<T>(row, i, sums[0], sums[1]);
     sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
   }
   for (; i < n; ++i) {
-    const float x = element<T, kWeighted>(row, weight, i);
+    const float x = widen(row[i]);
     sum += x * x;
   }
   shared_fetch = fetch;
   return sum;
 }
 
-template <typename T, bool kWeighted>
-float dot(const T* row, const float* weight, const float* vector, std::int64_t n) {
+template <typename T>
+float dot(const T* row, const float* vector, std::int64_t n) {
   Vector sums[kUnroll] = {Vector::zero(), Vector::zero(), Vector::zero(), Vector::zero()};
   std::int64_t i = 0;
   for (; i + kUnroll * kLanes <= n; i += kUnroll * kLanes) {
     for (int u = 0; u < kUnroll; ++u) {
-      const Vector x = load_weighted<T, kWeighted>(row, weight, i + u * kLanes);
+      const Vector x = Vector::load(row + i + u * kLanes);
       sums[u] = Vector::fma(x, Vector::load(vector + i + u * kLanes), sums[u]);
     }
   }
   float total = ((sums[0] + sums[1]) + (sums[2] + sums[3])).total();
-  for (; i < n; ++i) total += element<T, kWeighted>(row, weight, i) * vector[i];
+  for (; i < n; ++i) total += widen(row[i]) * vector[i];
   return total;
 }
 
-template <typename T, int kCount, bool kWeighted>
-void add_rows(const void* const* rows, const float* scales, const float* weight, float* sum, bool first, std::int64_t n,
+template <typename T, int kCount>
+void add_rows(const void* const* rows, const float* scales, float* sum, bool first, std::int64_t n,
               Fetch& shared_fetch) {
   Fetch fetch = shared_fetch;
   const T* row[kCount];
@@ -177,10 +153,10 @@ void add_rows(const void* const* rows, const float* scales, const float* weight,
       fetch_share<kFetchedByAddOfWide<T>, kStepBytes>(fetch, i / kPair * kStepBytes);
     else
       fetch_share<kFetchedByAdd<T>, kStepBytes>(fetch, i / kPair * kStepBytes);
-    Pair x = pair_weighted<T, kWeighted>(row[0], weight, i);
+    Pair x = load_pair(row[0] + i);
     Vector low = x.low * scale[0], high = x.high * scale[0];
     for (int r = 1; r < kCount; ++r) {
-      x = pair_weighted<T, kWeighted>(row[r], weight, i);
+      x = load_pair(row[r] + i);
       low = Vector::fma(x.low, scale[r], low);
       high = Vector::fma(x.high, scale[r], high);
     }
@@ -193,7 +169,7 @@ void add_rows(const void* const* rows, const float* scales, const float* weight,
   }
   for (; i < n; ++i) {
     float total = 0.0F;
-    for (int r = 0; r < kCount; ++r) total += element<T, kWeighted>(row[r], weight, i) * scales[r];
+    for (int r = 0; r < kCount; ++r) total += widen(row[r][i]) * scales[r];
     sum[i] = first ? total : sum[i] + total;
   }
   shared_fetch = fetch;
@@ -204,14 +180,14 @@ struct Count {
   static constexpr int value = kCount;
 };
 
-template <typename T, bool kWeighted>
-void add_count(const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
-               std::int64_t n, Fetch& fetch) {
+template <typename T>
+void add_count(const void* const* rows, const float* scales, int count, float* sum, bool first, std::int64_t n,
+               Fetch& fetch) {
   // Eight at once, then what is left in powers of two: four instantiations instead of eight.
   int done = 0;
   const auto some = [&](auto size) {
     constexpr int kCount = decltype(size)::value;
-    add_rows<T, kCount, kWeighted>(rows + done, scales + done, weight, sum, first && done == 0, n, fetch);
+    add_rows<T, kCount>(rows + done, scales + done, sum, first && done == 0, n, fetch);
     done += kCount;
   };
   if (count & 8) some(Count<8>{});
@@ -245,23 +221,11 @@ void natural(float* sum, std::int64_t n) {
 template <typename T>
 RowOperations operations() {
   return {
-      [](const void* const* rows, int count, const float* weight, std::int64_t n, float* squares, Fetch& fetch) {
-        for (int r = 0; r < count; ++r) {
-          const T* row = static_cast<const T*>(rows[r]);
-          squares[r] =
-              weight != nullptr ? square<T, true>(row, weight, n, fetch) : square<T, false>(row, weight, n, fetch);
-        }
+      [](const void* const* rows, int count, std::int64_t n, float* squares, Fetch& fetch) {
+        for (int r = 0; r < count; ++r) squares[r] = square(static_cast<const T*>(rows[r]), n, fetch);
       },
-      [](const void* const* rows, const float* scales, int count, const float* weight, float* sum, bool first,
-         std::int64_t n, Fetch& fetch) {
-        return weight != nullptr ? add_count<T, true>(rows, scales, count, weight, sum, first, n, fetch)
-                                 : add_count<T, false>(rows, scales, count, weight, sum, first, n, fetch);
-      },
-      [](const void* row, const float* weight, const float* vector, std::int64_t n) {
-        const T* elements = static_cast<const T*>(row);
-        return weight != nullptr ? dot<T, true>(elements, weight, vector, n)
-                                 : dot<T, false>(elements, weight, vector, n);
-      },
+      add_count<T>,
+      [](const void* row, const float* vector, std::int64_t n) { return dot(static_cast<const T*>(row), vector, n); },
       add_to_total,
       natural<T>,
       kSplit<T> ? kPair : 1,

@@ -15,10 +15,6 @@ constexpr std::int64_t kColumnBlock = 4096;
 constexpr int kMostAdditions = 3;
 static_assert(kRowBatch == 8);
 
-// A scale of zero in `contributions` marks a row whose norm needs float64; NaN marks a row that does not count.
-constexpr float kUnusual = 0.0F;
-const float kNaN = std::numeric_limits<float>::quiet_NaN();
-
 }  // namespace
 
 float element_as_float(const void* row, DType dtype, std::int64_t i) noexcept {
@@ -30,20 +26,19 @@ float element_as_float(const void* row, DType dtype, std::int64_t i) noexcept {
 double CallContext::dot(const float* a, const float* b) const {
   double sum = 0.0;
   for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
-    sum += floats->dot(a + i, nullptr, b + i, std::min(kColumnBlock, params->width - i));
+    sum += floats->dot(a + i, b + i, std::min(kColumnBlock, params->width - i));
   return sum;
 }
 
 void CallContext::square(const void* const* from, int count, float* squares, Fetch& fetch) const {
-  if (params->width <= kColumnBlock) return rows->square(from, count, placed_weight, params->width, squares, fetch);
+  if (params->width <= kColumnBlock) return rows->square(from, count, params->width, squares, fetch);
   for (int r = 0; r < count; ++r) {
     double sum = 0.0;
     const auto* bytes = static_cast<const unsigned char*>(from[r]);
     for (std::int64_t i = 0; i < params->width; i += kColumnBlock) {
       const void* part = bytes + i * element_size(params->dtype);
       float square;
-      rows->square(&part, 1, placed_weight ? placed_weight + i : nullptr, std::min(kColumnBlock, params->width - i),
-                   &square, fetch);
+      rows->square(&part, 1, std::min(kColumnBlock, params->width - i), &square, fetch);
       sum += square;
     }
     squares[r] = static_cast<float>(sum);
@@ -55,7 +50,6 @@ double CallContext::unusual_unit(const void* row, std::vector<double>& unit) con
   double square = 0.0;
   for (std::int64_t i = 0; i < params->width; ++i) {
     unit[i] = element_as_float(row, params->dtype, i);
-    if (weight != nullptr) unit[i] *= weight[i];
     square += unit[i] * unit[i];
   }
   if (square > 0.0 && square <= std::numeric_limits<double>::max()) {
@@ -69,8 +63,7 @@ float CallContext::row_dot(const void* row, const float* vector) const {
   double sum = 0.0;
   const auto* bytes = static_cast<const unsigned char*>(row);
   for (std::int64_t i = 0; i < params->width; i += kColumnBlock)
-    sum += rows->dot(bytes + i * element_size(params->dtype), weight ? weight + i : nullptr, vector + i,
-                     std::min(kColumnBlock, params->width - i));
+    sum += rows->dot(bytes + i * element_size(params->dtype), vector + i, std::min(kColumnBlock, params->width - i));
   return static_cast<float>(sum);
 }
 
@@ -85,19 +78,14 @@ void RoleSum::clear() {
   block_used_ = total_used_ = rounded_ = false;
 }
 
-void RoleSum::add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index,
-                  std::int64_t beyond) {
+void RoleSum::add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t beyond) {
   const bool contiguous = stride == width_ * element_size(call_->params->dtype);
   while (rows > 0) {
     const int taken = static_cast<int>(std::min<std::int64_t>(kRowBatch - waiting_, rows));
-    for (int r = 0; r < taken; ++r) {
-      rows_[waiting_ + r] = row + r * stride;
-      index_[waiting_ + r] = index + r;
-    }
+    for (int r = 0; r < taken; ++r) rows_[waiting_ + r] = row + r * stride;
     waiting_ += taken;
     rows -= taken;
     row += taken * stride;
-    index += taken;
     if (waiting_ < kRowBatch) return;
     if (contiguous && rows + beyond >= kRowBatch) fetch_ = {reinterpret_cast<const char*>(row), Fetch::kLine};
     measure();
@@ -118,8 +106,6 @@ void RoleSum::measure() {
     scales_[first + r] = 1.0F / std::sqrt(squares[r]);
   }
   if (!all_usual) return take_unusual(squares);
-  if (call_->params->contributions != nullptr)
-    for (int r = first; r < waiting_; ++r) call_->params->contributions[index_[r]] = scales_[r];
   count += rows;
   measured_ = waiting_;
 }
@@ -129,12 +115,11 @@ void RoleSum::take_unusual(const float* squares) {
   const int first = measured_;
   for (int r = first; r < waiting_; ++r) {
     if (!usual(squares[r - first])) {
-      add_unusual(rows_[r], index_[r]);
+      add_unusual(rows_[r]);
       continue;
     }
     rows_[measured_] = rows_[r];
     scales_[measured_] = scales_[r];
-    if (call_->params->contributions != nullptr) call_->params->contributions[index_[r]] = scales_[r];
     ++measured_;
     ++count;
   }
@@ -143,7 +128,7 @@ void RoleSum::take_unusual(const float* squares) {
 
 void RoleSum::take_measured() {
   if (measured_ > 0) {
-    call_->rows->add(rows_, scales_, measured_, call_->placed_weight, block_.data(), !block_used_, width_, fetch_);
+    call_->rows->add(rows_, scales_, measured_, block_.data(), !block_used_, width_, fetch_);
     block_used_ = true;
     in_block_ += measured_ == kRowBatch ? 1 : kMostAdditions;
     waiting_ = measured_ = 0;
@@ -152,7 +137,7 @@ void RoleSum::take_measured() {
   fetch_ = {};
 }
 
-void RoleSum::add_unusual(const void* row, std::int64_t index) {
+void RoleSum::add_unusual(const void* row) {
   const double square = call_->unusual_unit(row, unit_);
   if (!(square <= std::numeric_limits<double>::max())) {
     flags |= kNonFinite;
@@ -163,7 +148,6 @@ void RoleSum::add_unusual(const void* row, std::int64_t index) {
   for (std::int64_t i = 0; i < width_; ++i) block_[call_->rows->place(i, width_)] += static_cast<float>(unit_[i]);
   block_used_ = true;
   ++count;
-  if (call_->params->contributions != nullptr) call_->params->contributions[index] = kUnusual;
   if (++in_block_ >= kAdditionsPerBlock) close_block();
 }
 
@@ -249,13 +233,13 @@ void SequenceSum::add_rows(std::int64_t b, std::int64_t first, std::int64_t last
     RoleSum& sum = role == kQuestion ? question : prefix;
     if (p.stride_column == 1) {
       const bool followed = limit - end >= kRowBatch && role_of(end + kRowBatch - 1) != kIgnored;
-      sum.add(row(b, t), stride, end - t, t, followed ? kRowBatch : 0);
+      sum.add(row(b, t), stride, end - t, followed ? kRowBatch : 0);
       continue;
     }
     for (std::int64_t one = t; one < end; ++one) {
       unsigned char* copy = sum.scratch();
       gather(row(b, one), copy, p);
-      sum.add(copy, 0, 1, one, 0);
+      sum.add(copy, 0, 1, 0);
     }
   }
 }
@@ -264,20 +248,6 @@ void SequenceSum::settle() {
   question.settle();
   prefix.settle();
   flags |= question.flags | prefix.flags;
-}
-
-const float* SequenceSum::total() {
-  const AngleParams& p = *call_->params;
-  total_.resize(static_cast<std::size_t>(p.width));
-  const float* q = question.rounded();
-  const float* r = prefix.rounded();
-  const float* shared = call_->placed_shared;
-  for (std::int64_t i = 0; i < p.width; ++i) {
-    const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (shared ? shared[i] : 0.0);
-    total_[i] = static_cast<float>(sum);
-  }
-  call_->rows->natural(total_.data(), p.width);
-  return total_.data();
 }
 
 void SequenceSum::write(std::int64_t b, const Products& products, std::int64_t questions, std::int64_t prefix_rows) {
@@ -340,7 +310,6 @@ bool SequenceSum::finish(std::int64_t b) {
   }
   const std::int64_t prefix_rows = prefix.count + p.shared_tokens;
   write(b, products, question.count, prefix_rows);
-  whole_square = products.question + 2.0 * products.cross + products.prefix;
   if (p.directions != nullptr) {
     float* out = p.directions + b * p.width;
     const bool defined = q != nullptr && products.question > 0.0 && (flags & kBad) == 0;
@@ -348,33 +317,16 @@ bool SequenceSum::finish(std::int64_t b) {
     for (std::int64_t i = 0; i < p.width; ++i) out[i] = defined ? static_cast<float>(q[i] * scale) : 0.0F;
     call_->rows->natural(out, p.width);
   }
-  if (p.sums != nullptr) std::copy_n(total(), p.width, p.sums + b * p.width);
-  return prefix_rows > 0;
-}
-
-void SequenceSum::contributions(std::int64_t b, std::int64_t first, std::int64_t last, const float* total,
-                                double square, bool bad) {
-  const AngleParams& p = *call_->params;
-  const double scale = square > 0.0 ? 1.0 / std::sqrt(square) : 0.0;
-  for (std::int64_t t = first; t < last; ++t) {
-    float& out = p.contributions[t];
-    if (bad) out = kNaN;
-    if (std::isnan(out)) continue;
-    const void* elements = row(b, t);
-    if (p.stride_column != 1) {
-      gathered_.resize(static_cast<std::size_t>(p.width * element_size(p.dtype)));
-      gather(elements, gathered_.data(), p);
-      elements = gathered_.data();
+  if (p.sums != nullptr) {
+    float* out = p.sums + b * p.width;
+    const float* shared = call_->placed_shared;
+    for (std::int64_t i = 0; i < p.width; ++i) {
+      const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (shared ? shared[i] : 0.0);
+      out[i] = static_cast<float>(sum);
     }
-    if (out == kUnusual) {
-      call_->unusual_unit(elements, unit_);
-      double sum = 0.0;
-      for (std::int64_t i = 0; i < p.width; ++i) sum += unit_[i] * total[i];
-      out = static_cast<float>(sum * scale);
-    } else {
-      out = static_cast<float>(static_cast<double>(call_->row_dot(elements, total)) * out * scale);
-    }
+    call_->rows->natural(out, p.width);
   }
+  return prefix_rows > 0;
 }
 
 }  // namespace gainrl

@@ -32,9 +32,7 @@ struct CallContext {
   const AngleParams* params;
   const RowOperations* rows;    // for hidden's dtype
   const RowOperations* floats;  // for float32
-  const float* weight;          // (D) float32 with the offset added, or null
-  const float* placed_weight;   // the same in the placed order of `rows`
-  const float* placed_shared;   // shared_sum in that order, or null
+  const float* placed_shared;   // shared_sum in the placed order of `rows`, or null
   double shared_square;         // |shared_sum|^2
 
   double dot(const float* a, const float* b) const;
@@ -51,9 +49,8 @@ class RoleSum {
  public:
   explicit RoleSum(const CallContext& call);
   void clear();
-  // Adds `rows` rows, `stride` bytes apart; `index` is the place of the first in `contributions`.  As many as `beyond`
-  // rows that follow at the same stride will be read soon.
-  void add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t index, std::int64_t beyond);
+  // Adds `rows` rows, `stride` bytes apart.  As many as `beyond` rows that follow at the same stride will be read soon.
+  void add(const unsigned char* row, std::int64_t stride, std::int64_t rows, std::int64_t beyond);
   void add_part(const float* part, std::int64_t rows);  // a finished part of the sum, (D), placed
   // Measures all rows that wait: afterwards `count` and `flags` are those of all rows, and no more may be added.
   void settle() { measure(); }
@@ -68,16 +65,14 @@ class RoleSum {
   void measure();
   void take_unusual(const float* squares);
   void take_measured();
-  void add_unusual(const void* row, std::int64_t index);
+  void add_unusual(const void* row);
   void close_block();
   const CallContext* call_;
   std::int64_t width_;
   std::vector<float> block_;
   std::vector<double> total_, unit_;
   std::vector<unsigned char> gathered_;
-  // The first `measured_` rows that wait have scales; the others only a place in `contributions`.
-  const void* rows_[kRowBatch];
-  std::int64_t index_[kRowBatch];
+  const void* rows_[kRowBatch];  // those that wait, of which the first `measured_` have scales
   float scales_[kRowBatch];
   Fetch fetch_;
   int waiting_ = 0, measured_ = 0, in_block_ = 0;
@@ -90,8 +85,7 @@ class SequenceSum {
   explicit SequenceSum(const CallContext& call) : question(call), prefix(call), call_(&call) {}
   void clear();
 
-  // Adds rows [first, last) (indices as in `roles`, flattened) of sequence b; their scales go to `contributions`.
-  // Rows before `limit` will be read soon.
+  // Adds rows [first, last) (indices as in `roles`, flattened) of sequence b.  Rows before `limit` will be read soon.
   void add_rows(std::int64_t b, std::int64_t first, std::int64_t last, std::int64_t limit);
 
   // Measures all rows that wait, so that counts and flags are complete.
@@ -105,22 +99,13 @@ class SequenceSum {
   // but the required results wanted.  most <= kRowBatch.
   int finish_single_rows(std::int64_t b, std::int64_t first, int most);
 
-  // Turns the scales that add_rows left in `contributions` into cosines with `total`, whose squared norm is given.
-  void contributions(std::int64_t b, std::int64_t first, std::int64_t last, const float* total, double square,
-                     bool bad);
-  const float* total();  // (D) question + prefix + shared, in natural order
-
   RoleSum question, prefix;
-  std::int32_t flags = 0;     // after settle()
-  double whole_square = 0.0;  // |U_p + U_q|^2, after finish()
+  std::int32_t flags = 0;  // after settle()
 
  private:
   void write(std::int64_t b, const Products& products, std::int64_t questions, std::int64_t prefix_rows);
   const unsigned char* row(std::int64_t b, std::int64_t index) const;
   const CallContext* call_;
-  std::vector<double> unit_;
-  std::vector<float> total_;
-  std::vector<unsigned char> gathered_;
 };
 
 }  // namespace gainrl

@@ -64,8 +64,21 @@ bool device_facts(int device, DeviceFacts& facts) {
   return true;
 }
 
-// Blocks of this kernel that run at the same time, and leave to use the shared memory that it needs.  Kept per device
-// and kernel shape, because the queries cost more than a launch.
+// Gives a kernel leave to use as much shared memory as a block may have beside what it declares, and asks for the
+// multiprocessor's memory to be split in its favour: rows do not pass through the level-1 cache.
+bool allow_shared(Kernel kernel, const DeviceFacts& facts) {
+  cudaFuncAttributes has{};
+  if (failed(cudaFuncGetAttributes(&has, kernel), "cudaFuncGetAttributes")) return false;
+  const int most = facts.shared_limit - static_cast<int>(has.sharedSizeBytes);
+  return !failed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+                 "cudaFuncSetAttribute(MaxDynamicSharedMemorySize)") &&
+         !failed(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                      cudaSharedmemCarveoutMaxShared),
+                 "cudaFuncSetAttribute(PreferredSharedMemoryCarveout)");
+}
+
+// Blocks of this kernel that run at the same time.  Kept per device and kernel shape, because the queries cost more
+// than a launch.
 bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts, const Plan& plan, Kernel kernel,
                      std::int64_t& resident) {
   constexpr int kEntries = 1024;
@@ -73,7 +86,6 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   const std::uint64_t key = (static_cast<std::uint64_t>(device) << 32) | (static_cast<std::uint64_t>(p.dtype) << 30) |
                             (static_cast<std::uint64_t>(plan.vectors) << 29) |
                             (static_cast<std::uint64_t>(plan.per_thread) << 25) |
-                            (static_cast<std::uint64_t>(p.weight != nullptr) << 24) |
                             (static_cast<std::uint64_t>(plan.batch) << 16) | static_cast<std::uint64_t>(plan.threads);
   std::atomic<std::uint64_t>& entry = cache[(key ^ (key >> 25)) % kEntries];
   // The upper 48 bits are the key (with bit 47 set, so that no entry is zero), the lower 16 the blocks per
@@ -82,11 +94,7 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   const std::uint64_t found = entry.load(std::memory_order_relaxed);
   int blocks = static_cast<int>(found & 0xffffU);
   if ((found & ~std::uint64_t{0xffff}) != tag) {
-    const int shared = static_cast<int>(plan.shared_bytes);
-    if (shared > 48 * 1024 &&
-        failed(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, facts.shared_limit),
-               "cudaFuncSetAttribute"))
-      return false;
+    if (plan.vectors && !allow_shared(kernel, facts)) return false;
     if (failed(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads, plan.shared_bytes),
                "cudaOccupancyMaxActiveBlocksPerMultiprocessor"))
       return false;
@@ -107,6 +115,15 @@ bool make_plan(const AngleParams& p, int device, Plan& plan, Kernel& kernel) {
   if (!resident_blocks(device, p, facts, plan, kernel, resident)) return false;
   plan_work(p, resident, plan);
   return true;
+}
+
+// Machine code serves later minor versions of its major one, and the last architecture's PTX serves what comes after
+// it.
+bool built_for(int major, int minor) {
+  constexpr int kBuilt[] = {__CUDA_ARCH_LIST__};
+  for (const int built : kBuilt)
+    if (built / 100 == major && built / 10 % 10 <= minor) return true;
+  return major > kBuilt[sizeof kBuilt / sizeof *kBuilt - 1] / 100;
 }
 
 }  // namespace
@@ -138,12 +155,6 @@ Result angle_cuda(const AngleParams& params, void* workspace, std::size_t worksp
   if (failed(cudaGetLastError(), "angle_sum")) return Result::kDeviceError;
   angle_join<<<static_cast<unsigned>(plan.chunks), kJoinThreads, shared_for_join(), on>>>(k);
   if (failed(cudaGetLastError(), "angle_join")) return Result::kDeviceError;
-  if (params.contributions != nullptr && params.rows > 0) {
-    const std::int64_t blocks =
-        std::min<std::int64_t>((params.rows + kAnyThreads / 32 - 1) / (kAnyThreads / 32), 1 << 20);
-    contributions_kernel(params.dtype)<<<static_cast<unsigned>(blocks), kAnyThreads, 0, on>>>(k);
-    if (failed(cudaGetLastError(), "angle_contributions")) return Result::kDeviceError;
-  }
   return Result::kOk;
 }
 
@@ -159,17 +170,20 @@ const char* angle_cuda_status() noexcept {
         driver / 1000, driver % 1000 / 10, runtime / 1000);
     return reason;
   }
+  // None of this makes a context: in a job of a process per GPU, all would make one on the first.
   const cudaError_t counted = cudaGetDeviceCount(&devices);
   if (counted != cudaSuccess || devices == 0) {
     (void)cudaGetLastError();
     std::snprintf(reason, sizeof reason, "no CUDA device can be used (%s)", cudaGetErrorString(counted));
     return reason;
   }
-  cudaFuncAttributes attributes{};
-  const cudaError_t loaded = cudaFuncGetAttributes(&attributes, angle_join);
-  if (loaded != cudaSuccess) {
-    (void)cudaGetLastError();
-    std::snprintf(reason, sizeof reason, "the kernels do not load on this GPU (%s)", cudaGetErrorString(loaded));
+  for (int device = 0; device < devices; ++device) {
+    int major = 0, minor = 0;
+    (void)cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+    (void)cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device);
+    if (built_for(major, minor)) continue;
+    std::snprintf(reason, sizeof reason, "the kernels are not built for compute capability %d.%d (device %d)", major,
+                  minor, device);
     return reason;
   }
   return "ok";

@@ -1,8 +1,8 @@
 // Angle concentration on NVIDIA GPUs.  See params.h for the formula and the arguments, cuda_plan.h for how the work is
 // cut.
 //
-// A call is two kernel launches on the given stream (three with contributions).  It allocates nothing and synchronises
-// nothing, so it can be captured in a CUDA graph; every sum has a fixed order, so equal inputs give equal bits.
+// A call is two kernel launches on the given stream.  It allocates nothing and synchronises nothing, so it can be
+// captured in a CUDA graph; every sum has a fixed order, so equal inputs give equal bits.
 #pragma once
 
 #include <cstddef>
@@ -16,12 +16,13 @@ namespace gainrl {
 // angle_cuda_last_error).  The workspace needs no initialisation and may be reused once the call's work is done.
 std::size_t angle_cuda_workspace(const AngleParams& params, int device) noexcept;
 
-// Enqueues the call.  All pointers are device pointers; `stream` is a cudaStream_t.  With params.contributions,
-// params.sums is required.  `workspace` is aligned to 16 bytes (else Result::kBadArgument).
+// Enqueues the call.  All pointers are device pointers; `stream` is a cudaStream_t.  `workspace` is aligned to 16 bytes
+// (else Result::kBadArgument).
 Result angle_cuda(const AngleParams& params, void* workspace, std::size_t workspace_bytes, int device,
                   void* stream) noexcept;
 
 // "ok", or why the kernels cannot run on this machine (no device, a driver too old, an architecture not built for).
+// Makes no context on any device.
 const char* angle_cuda_status() noexcept;
 
 // What the last call on this thread that returned Result::kDeviceError ran into.

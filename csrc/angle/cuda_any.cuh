@@ -100,9 +100,6 @@ class AnyChunkSum {
   __device__ __forceinline__ float value(const T* row, std::int64_t column) const {
     return as_float(row[column * p.stride_column]);
   }
-  __device__ __forceinline__ float weight(std::int64_t column) const {
-    return p.weight != nullptr ? weight_at(p, column) : 1.0F;
-  }
 
   // One warp finds the scale of row r of the batch.
   __device__ __forceinline__ void measure(int r) {
@@ -110,7 +107,7 @@ class AnyChunkSum {
     const int lane = thread % 32;
     float square = 0.0F;
     for (std::int64_t c = lane; c < p.width; c += 32) {
-      const float x = value(row, c) * weight(c);
+      const float x = value(row, c);
       square += x * x;
     }
     square = warp_sum(square);
@@ -121,7 +118,7 @@ class AnyChunkSum {
     } else {
       double exact = 0.0;
       for (std::int64_t c = lane; c < p.width; c += 32) {
-        const double x = static_cast<double>(value(row, c)) * static_cast<double>(weight(c));
+        const double x = value(row, c);
         exact += x * x;
       }
       exact = warp_sum(exact);
@@ -136,11 +133,10 @@ class AnyChunkSum {
 
   __device__ __forceinline__ void add_column(std::int64_t column, int count, bool question, bool prefix) {
     float sum_question = 0.0F, sum_prefix = 0.0F;
-    const float w = count > 0 ? weight(column) : 0.0F;
     for (int r = 0; r < count; ++r) {
       if (kinds[r] != kCounted && kinds[r] != kExact) continue;
       const float x = value(reinterpret_cast<const T*>(row_address(p, indices[r], sizeof(T))), column);
-      const float unit = kinds[r] == kCounted ? x * w * static_cast<float>(scales[r]) : unit_of(x, w, scales[r]);
+      const float unit = kinds[r] == kCounted ? x * static_cast<float>(scales[r]) : static_cast<float>(x * scales[r]);
       if (batch_roles[r] == kQuestion) {
         sum_question += unit;
       } else {

@@ -21,10 +21,18 @@ namespace gainrl {
 extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
 __device__ inline unsigned char* dynamic_shared() { return dynamic_shared_bytes; }
 
+// How the level-2 cache keeps what is copied: rows, which nobody reads again, leave it before the partial sums do.
+using CachePolicy = std::uint64_t;
+__device__ inline CachePolicy evict_first() {
+  CachePolicy policy;
+  asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
 // Copies `bytes` of 16 bytes to shared memory and zero-fills the rest, past the level-1 cache, without waiting.
-__device__ inline void copy_async(void* shared, const void* global, int bytes) {
+__device__ inline void copy_async(void* shared, const void* global, int bytes, CachePolicy policy) {
   const auto address = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  asm volatile("cp.async.cg.shared.global.L2::128B [%0], [%1], 16, %2;\n" ::"r"(address), "l"(global), "r"(bytes)
+  asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;\n" ::"r"(address),
+               "l"(global), "r"(bytes), "l"(policy)
                : "memory");
 }
 __device__ inline void copy_commit() { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
@@ -40,6 +48,11 @@ __device__ inline T exchange(T value, int mask) {
 }
 template <typename T>
 __device__ inline T from_lane(T value, int lane) {
+  return __shfl_sync(0xffffffffU, value, lane);
+}
+// The same where each lane asks for a lane of its own.
+template <typename T>
+__device__ inline T from_any_lane(T value, int lane) {
   return __shfl_sync(0xffffffffU, value, lane);
 }
 __device__ inline int lanes_true(bool predicate) { return __popc(__ballot_sync(0xffffffffU, predicate)); }
@@ -99,6 +112,8 @@ __device__ inline float as_float(Half x) { return half_as_float(x.bits); }
 
 template <typename T>
 constexpr int kElements = kVectorBytes / static_cast<int>(sizeof(T));  // per 16-byte vector
+template <typename T>
+constexpr int vectors_per_unit = kUnitColumns / kElements<T>;
 
 // Element e (a constant after unrolling) of a 16-byte vector.
 template <typename T>

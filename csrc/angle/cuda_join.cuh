@@ -1,6 +1,5 @@
 // The second kernel: adds the partial sums of sequences that span chunks, writes empty sequences, and settles what only
-// the whole call shows (whether any sequence has a prefix, whether the offsets are in order).  And the third, on
-// request: the cosine of each row with its sequence's sum.
+// the whole call shows (whether any sequence has a prefix, whether the offsets are in order).
 //
 // Block c stands for the boundary between chunks c and c + 1, which at most one sequence crosses; so the grid is as
 // large as that of the first kernel, and a sequence has as many blocks as boundaries.  One that crosses few (prompts)
@@ -269,39 +268,6 @@ class Join {
 __global__ void __launch_bounds__(kJoinThreads, 3) angle_join(const __grid_constant__ KernelArguments k) {
   Join join(k);
   join.run();
-}
-
-// One warp per row: the cosine of the row with params.sums of its sequence, NaN for rows that do not count.
-template <typename T>
-__global__ void __launch_bounds__(kAnyThreads) angle_contributions(const __grid_constant__ KernelArguments k) {
-  const AngleParams& p = k.p;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const std::int64_t stride = std::int64_t{gridDim.x} * (kAnyThreads / 32);
-  for (std::int64_t t = std::int64_t{blockIdx.x} * (kAnyThreads / 32) + threadIdx.x / 32; t < p.rows; t += stride) {
-    float out = bits_as_float(0x7fc00000U);
-    const int role = role_of(p, t);
-    const bool used = (role == kPrefix || role == kQuestion) && p.sequences > 0;
-    const std::int64_t b = used ? sequence_of(p, t, lane) : 0;
-    if (used && (p.counts[b] & kBad) == 0 && start_of(p, b) <= t && t < start_of(p, b + 1)) {
-      const T* row = reinterpret_cast<const T*>(row_address(p, t, sizeof(T)));
-      const float* sum = p.sums + b * p.width;
-      // float64 throughout: any magnitude of the row is right, and this kernel is not the one that must be fast.
-      double dot = 0.0, square = 0.0, total = 0.0;
-      for (std::int64_t c = lane; c < p.width; c += 32) {
-        double x = as_float(row[c * p.stride_column]);
-        if (p.weight != nullptr) x *= static_cast<double>(weight_at(p, c));
-        const double y = sum[c];
-        dot += x * y;
-        square += x * x;
-        total += y * y;
-      }
-      dot = warp_sum(dot);
-      square = warp_sum(square);
-      total = warp_sum(total);
-      if (square > 0.0) out = total > 0.0 ? static_cast<float>(dot / (sqrt(square) * sqrt(total))) : 0.0F;
-    }
-    if (lane == 0) p.contributions[t] = out;
-  }
 }
 
 }  // namespace gainrl

@@ -16,19 +16,15 @@ inline Kernel sum_kernel(DType dtype, const Plan& plan) {
   const auto pick = [&](auto type) -> Kernel {
     using T = decltype(type);
     if (!plan.vectors) return angle_sum_any<T>;
-    if (plan.per_thread == 1) return angle_sum<T, 1>;
-    if (plan.per_thread == 2) return angle_sum<T, 2>;
-    return angle_sum<T, 4>;
+    constexpr int kUnit = vectors_per_unit<T>;
+    if (plan.per_thread == kUnit) return angle_sum<T, kUnit>;
+    if (plan.per_thread == 2 * kUnit) return angle_sum<T, 2 * kUnit>;
+    if (plan.per_thread == 3 * kUnit) return angle_sum<T, 3 * kUnit>;
+    return angle_sum<T, 4 * kUnit>;
   };
   if (dtype == DType::kFloat32) return pick(float{});
   if (dtype == DType::kFloat16) return pick(Half{});
   return pick(BFloat{});
-}
-
-inline Kernel contributions_kernel(DType dtype) {
-  if (dtype == DType::kFloat32) return angle_contributions<float>;
-  if (dtype == DType::kFloat16) return angle_contributions<Half>;
-  return angle_contributions<BFloat>;
 }
 
 inline KernelArguments arguments_for(const AngleParams& p, const Plan& plan, void* workspace) {

@@ -16,15 +16,19 @@ namespace gainrl {
 // Rows added in registers before they go into a partial sum: as kAdditionsPerBlock in cpu_sequence.h, a row an
 // addition.
 constexpr int kRowsPerFlush = 64;
-constexpr std::int64_t kMostChunkRows = 2048;  // roles of a chunk are staged in shared memory
-constexpr int kStages = 3;                     // row batches in flight or in use per block
-constexpr int kMostBatch = 4;                  // rows reduced with one barrier
+// A chunk of a call of several waves has this many rows or more, so that starting it costs little; and less than twice
+// as many, whose roles are staged in shared memory.
+constexpr std::int64_t kWaveRows = 512, kMostChunkRows = 2 * kWaveRows;
+constexpr int kStages = 3;     // row batches in flight or in use per block
+constexpr int kMostBatch = 4;  // rows reduced with one barrier
 constexpr int kMostThreads = 512;
 constexpr int kVectorBytes = 16;
 constexpr int kAnyThreads = 256;  // threads of the kernel for any layout
 constexpr int kAnyBatch = 32;     // rows of one sequence that it takes at once
 constexpr int kJoinThreads = 256;
 constexpr int kSliceColumns = 128;  // columns that one warp of the joining kernel reads at once, as float4
+constexpr int kUnitColumns = 8;     // a thread of the fast kernel owns one to four times as many columns
+constexpr int kMostUnits = 4;
 
 // A part of a sequence in one chunk.
 struct Segment {
@@ -34,7 +38,7 @@ struct Segment {
 
 struct Plan {
   bool vectors;             // the fast kernel: 16-byte copies, sums in registers
-  int threads, per_thread;  // vectors per thread: 1, 2 or 4
+  int threads, per_thread;  // vectors per thread: one to four units
   int batch;                // rows per stage
   std::int64_t slices;      // of the columns, for the joining kernel
   std::int64_t padded_width, chunk_rows, chunks;
@@ -44,12 +48,11 @@ struct Plan {
 
 inline int elements_per_vector(DType dtype) { return dtype == DType::kFloat32 ? 4 : 8; }
 
-// Shared memory of the fast kernel, in order: stages of rows, the norm's weights in float32 (`weight_bytes`), two
-// buffers for row norms, one for products, roles.
-inline std::size_t shared_for(int threads, int per_thread, int batch, std::size_t weight_bytes) {
+// Shared memory of the fast kernel, in order: stages of rows, two buffers for row norms, one for products, roles.
+inline std::size_t shared_for(int threads, int per_thread, int batch) {
   const std::size_t rows = static_cast<std::size_t>(kStages) * batch * threads * per_thread * kVectorBytes;
   const std::size_t warps = static_cast<std::size_t>(threads / 32);
-  return rows + weight_bytes + 2 * kMostBatch * warps * sizeof(float) + 3 * warps * sizeof(double) + kMostChunkRows;
+  return rows + 2 * kMostBatch * warps * sizeof(float) + 3 * warps * sizeof(double) + kMostChunkRows;
 }
 
 // Of the kernel for any layout: products, and per row of a batch its scale, index, role and kind.
@@ -72,35 +75,26 @@ inline bool rows_are_aligned(const AngleParams& p) {
          aligned(static_cast<std::uint64_t>(p.stride_batch * size));
 }
 
-// Whether the call can be made at all.  A buffer without elements may lie anywhere, at null too.
-inline bool usable(const AngleParams& p) {
-  const auto known = [](DType dtype) {
-    return dtype == DType::kFloat32 || dtype == DType::kFloat16 || dtype == DType::kBFloat16;
-  };
-  if (!known(p.dtype) || !known(p.weight_dtype)) return false;
-  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
-  if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
-  if (p.sequences > 0 && p.contributions != nullptr && p.sums == nullptr) return false;
-  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
-  return p.offsets != nullptr || p.rows == p.sequences * p.length;
-}
-
 // Chooses the kernel's shape.  `shared_limit` is the most shared memory a block may have, `shared_per_processor` what a
 // multiprocessor has.
+//
+// As few warps per row as can hold it: what a warp does besides a row's columns (copies' addresses, the reduction of
+// the norm, tests of roles and ends) costs as much as two vectors per thread, and narrow rows are bound by
+// instructions.
 inline void plan_shape(const AngleParams& p, std::size_t shared_limit, std::size_t shared_per_processor, Plan& plan) {
-  const int elements = elements_per_vector(p.dtype);
-  const std::int64_t vectors = (p.width + elements - 1) / elements;
-  plan.per_thread = vectors <= 128 ? 1 : vectors <= 512 ? 2 : 4;
-  plan.vectors = rows_are_aligned(p) && vectors <= std::int64_t{kMostThreads} * 4;
+  const int elements = elements_per_vector(p.dtype), unit = kUnitColumns / elements;
+  const std::int64_t units = (p.width + kUnitColumns - 1) / kUnitColumns;
+  const std::int64_t warps = (units + 32 * kMostUnits - 1) / (32 * kMostUnits);
+  plan.vectors = rows_are_aligned(p) && warps * 32 <= kMostThreads;
   if (plan.vectors) {
-    plan.threads = static_cast<int>((vectors + plan.per_thread * 32 - 1) / (plan.per_thread * 32)) * 32;
+    plan.threads = static_cast<int>(warps) * 32;
+    plan.per_thread = static_cast<int>((units + plan.threads - 1) / plan.threads) * unit;
     plan.padded_width = std::int64_t{plan.threads} * plan.per_thread * elements;
-    const std::size_t weights = p.weight == nullptr ? 0 : static_cast<std::size_t>(plan.padded_width) * sizeof(float);
     // Two blocks or more per multiprocessor, so that one computes while another waits at its barrier.
     const std::size_t wanted = std::min(shared_limit, shared_per_processor / 2 - 1024);
     plan.batch = kMostBatch;
-    while (plan.batch > 1 && shared_for(plan.threads, plan.per_thread, plan.batch, weights) > wanted) plan.batch /= 2;
-    plan.shared_bytes = shared_for(plan.threads, plan.per_thread, plan.batch, weights);
+    while (plan.batch > 1 && shared_for(plan.threads, plan.per_thread, plan.batch) > wanted) plan.batch /= 2;
+    plan.shared_bytes = shared_for(plan.threads, plan.per_thread, plan.batch);
     plan.vectors = plan.shared_bytes <= shared_limit;
   }
   if (!plan.vectors) {
@@ -112,10 +106,12 @@ inline void plan_shape(const AngleParams& p, std::size_t shared_limit, std::size
   }
 }
 
-// Cuts the rows for `resident` blocks that run at the same time, and lays the workspace out.
+// Cuts the rows for `resident` blocks that run at the same time, and lays the workspace out.  The grid is a whole
+// number of waves, as many as leave each chunk kWaveRows: where blocks are not equally fast, more waves even that out.
 inline void plan_work(const AngleParams& p, std::int64_t resident, Plan& plan) {
   const std::int64_t least = plan.vectors ? 4 * plan.batch : 8;
-  plan.chunk_rows = std::clamp((p.rows + resident - 1) / resident, least, kMostChunkRows);
+  const std::int64_t waves = std::max<std::int64_t>(1, p.rows / (resident * kWaveRows));
+  plan.chunk_rows = std::max(least, (p.rows + waves * resident - 1) / (waves * resident));
   plan.chunks = std::max<std::int64_t>(1, (p.rows + plan.chunk_rows - 1) / plan.chunk_rows);
   plan.slices = (p.width + kSliceColumns - 1) / kSliceColumns;
   std::size_t at = 0;

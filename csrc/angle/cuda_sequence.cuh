@@ -54,15 +54,22 @@ class StartWindow {
   __device__ StartWindow(const AngleParams& p, int lane) : p_(p), lane_(lane) {}
   __device__ __forceinline__ std::int64_t start(std::int64_t b) {
     if (p_.offsets == nullptr) return b * p_.length;
-    if (b < base_ || b >= base_ + 32) {
-      base_ = b;
-      const std::int64_t mine = b + lane_;
-      held_ = start_of(p_, mine <= p_.sequences ? mine : p_.sequences);
-    }
+    if (b < base_ || b >= base_ + 32) read(b);
     return from_lane(held_, static_cast<int>(b - base_));
+  }
+  // In lane i the start of sequence b + i % kMostBatch, for packed rows.
+  __device__ __forceinline__ std::int64_t starts(std::int64_t b) {
+    if (b < base_ || b + kMostBatch > base_ + 32) read(b);
+    return from_any_lane(held_, static_cast<int>(b - base_) + lane_ % kMostBatch);
   }
 
  private:
+  __device__ __forceinline__ void read(std::int64_t b) {
+    base_ = b;
+    const std::int64_t mine = b + lane_;
+    held_ = start_of(p_, mine <= p_.sequences ? mine : p_.sequences);
+  }
+
   const AngleParams& p_;
   int lane_;
   std::int64_t base_ = -64, held_ = 0;
@@ -83,12 +90,6 @@ __device__ inline int role_of(const AngleParams& p, std::int64_t t) {
   if (p.offsets != nullptr) return p.roles[t * p.role_stride_row] * p.role_scale;
   const std::int64_t b = t / p.length;
   return p.roles[b * p.role_stride_batch + (t - b * p.length) * p.role_stride_row] * p.role_scale;
-}
-
-__device__ inline float weight_at(const AngleParams& p, std::int64_t column) {
-  if (p.weight_dtype == DType::kFloat32) return static_cast<const float*>(p.weight)[column] + p.weight_offset;
-  if (p.weight_dtype == DType::kFloat16) return as_float(static_cast<const Half*>(p.weight)[column]) + p.weight_offset;
-  return as_float(static_cast<const BFloat*>(p.weight)[column]) + p.weight_offset;
 }
 
 template <typename T>
@@ -144,11 +145,6 @@ __device__ inline bool offsets_are_bad(const KernelArguments& k, std::int64_t ch
   const std::int64_t first = p.sequences * chunk / k.chunks, last = p.sequences * (chunk + 1) / k.chunks;
   for (std::int64_t b = first + threadIdx.x; b < last; b += threads) bad |= start_of(p, b + 1) < start_of(p, b);
   return bad;
-}
-
-// The columns of a unit row whose norm needs float64: its largest magnitudes overflow or vanish when squared.
-__device__ inline float unit_of(float x, float weight, double scale) {
-  return static_cast<float>(static_cast<double>(x) * static_cast<double>(weight) * scale);
 }
 
 }  // namespace gainrl

@@ -5,11 +5,11 @@
 // the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a sequence ends that
 // needs more than its question's norm.
 //
-// Narrow rows are held up by instructions, not by memory: at 4.3 TB/s a multiprocessor of an H200 (132 at 1.98 GHz)
-// gets a row of 576 bfloat16 every 70 cycles, in which its four schedulers issue 280 instructions, 93 for each of the
-// row's three warps.  The two passes over one vector take 34 (a load, eight conversions and eight multiply-adds,
-// twice), so everything else is done once per batch: tests of roles and ends, square roots, and the reduction of four
-// norms.
+// Narrow rows are held up by instructions, not by memory: at 4.4 TB/s a multiprocessor of an H200 (132 at 1.98 GHz)
+// gets a row of 576 bfloat16 every 68 cycles, in which its four schedulers issue 273 instructions.  The two passes over
+// one vector take 34 (a load, eight conversions and eight multiply-adds, twice), so a row is given as few warps as can
+// hold it, and everything else is done once per batch: tests of roles and ends, square roots, and the reduction of four
+// norms.  tools/sass_rows.py counts what the compiler made of it; docs/kernels.md has the table.
 #pragma once
 
 #include "angle/cuda_rows.cuh"
@@ -44,9 +44,8 @@ class ChunkSum {
         thread(static_cast<int>(threadIdx.x)),
         threads(static_cast<int>(blockDim.x)),
         first_row(chunk * k.chunk_rows),
-        weights(p, reinterpret_cast<uint4*>(dynamic_shared()) + kStages * k.batch * kPerThread * threads, thread,
-                threads),
-        norms(reinterpret_cast<float*>(weights.after())),
+        norms(reinterpret_cast<float*>(reinterpret_cast<uint4*>(dynamic_shared()) +
+                                       kStages * k.batch * kPerThread * threads)),
         scratch(reinterpret_cast<double*>(norms + 2 * kMostBatch * (threads / 32))),
         rows(k, reinterpret_cast<uint4*>(dynamic_shared()),
              reinterpret_cast<std::int8_t*>(scratch + 3 * (threads / 32)), thread, threads),
@@ -55,7 +54,6 @@ class ChunkSum {
   // Row numbers below are relative to the chunk's first row; a sequence that begins before the chunk begins at -1.
   __device__ __forceinline__ void run() {
     begin();
-    rows.start();
     if (at < last) {
       sequence = sequence_of(p, first_row + at, thread % 32);
       start = relative(window.start(sequence));
@@ -70,7 +68,7 @@ class ChunkSum {
           if (closing) break;
           if (in_batch == 0) {
             take_batch();
-            if (take_whole_batch(stop)) continue;
+            if (take_whole_batch(stop) || take_single_rows()) continue;
           }
           take_row();
         }
@@ -80,6 +78,8 @@ class ChunkSum {
         start = end;
       }
     }
+    if (block_any(offsets_are_bad(k, chunk, threads))) flags_of_chunk |= kChunkBadOffsets;
+    if (p.shared_tokens > 0) flags_of_chunk |= kChunkHasPrefix;
     if (thread == 0) k.flags[chunk] = static_cast<std::uint8_t>(flags_of_chunk);
   }
 
@@ -89,25 +89,32 @@ class ChunkSum {
     return moved < 0 ? -1 : moved > k.chunk_rows ? static_cast<int>(k.chunk_rows) + 1 : static_cast<int>(moved);
   }
 
+  // Up to the first copies, with one wait for memory: the roles and the ends of the offsets are asked for together.
   __device__ __forceinline__ void begin() {
+    const std::int64_t left = p.rows - first_row;
+    const int count = static_cast<int>(left < k.chunk_rows ? left : k.chunk_rows);
+    at = 0;
+    last = count;
+    std::int64_t low = 0, high = p.rows;
+    if (p.offsets != nullptr) {
+      low = start_of(p, 0);
+      high = start_of(p, p.sequences);
+    }
+    rows.read_roles(first_row, count);
+    if (p.offsets != nullptr) {  // rows before the first offset and after the last belong to nobody
+      low = relative(low);
+      high = relative(high);
+      at = low > at ? static_cast<int>(low) : at;
+      last = high < last ? static_cast<int>(high) : last;
+    }
+    block_barrier();
+    rows.start(first_row, at, last);
     if (thread == 0) {
       k.tickets[chunk * 2] = 0;
       k.tickets[chunk * 2 + 1] = 0;
       k.segments[chunk * 2].sequence = -1;
       k.segments[chunk * 2 + 1].sequence = -1;
     }
-    const std::int64_t left = p.rows - first_row;
-    at = 0;
-    last = static_cast<int>(left < k.chunk_rows ? left : k.chunk_rows);
-    if (p.offsets != nullptr) {  // rows before the first offset and after the last belong to nobody
-      const int low = relative(start_of(p, 0)), high = relative(start_of(p, p.sequences));
-      at = low > at ? low : at;
-      last = high < last ? high : last;
-    }
-    weights.stage();
-    rows.begin(first_row, at, last);
-    if (block_any(offsets_are_bad(k, chunk, threads))) flags_of_chunk |= kChunkBadOffsets;
-    if (p.shared_tokens > 0) flags_of_chunk |= kChunkHasPrefix;
   }
 
   // Takes the next batch and leaves the scale of row r in every lane whose number is r modulo kMostBatch: zero for a
@@ -117,37 +124,35 @@ class ChunkSum {
     taken = 0;
     float squares[kMostBatch] = {0.0F, 0.0F, 0.0F, 0.0F};
     // A full batch without a test per row, so that the rows' loads and chains of additions overlap.
-    if (p.weight != nullptr) {
-      square_rows<true, false>(squares);
-    } else if (kFullBatches && in_batch == kMostBatch) {
-      square_rows<false, true>(squares);
+    if (kFullBatches && in_batch == kMostBatch) {
+      square_rows<true>(squares);
     } else {
-      square_rows<false, false>(squares);
+      square_rows<false>(squares);
     }
     const int lane = thread % 32;
-    const float of_warp = batch_sums(squares, lane);
-    float* norm = norms + parity * kMostBatch * (threads / 32);  // two buffers: one barrier per batch is enough
-    parity ^= 1;
-    if (lane < kMostBatch) norm[(thread / 32) * kMostBatch + lane] = of_warp;
-    block_barrier();
-    float square = 0.0F;
-    for (int w = 0; w < threads / 32; ++w) square += norm[w * kMostBatch + lane % kMostBatch];
+    float square = batch_sums(squares, lane);
+    if (threads > 32) {
+      float* norm = norms + parity * kMostBatch * (threads / 32);  // two buffers: one barrier per batch is enough
+      parity ^= 1;
+      if (lane < kMostBatch) norm[(thread / 32) * kMostBatch + lane] = square;
+      block_barrier();
+      square = 0.0F;
+      for (int w = 0; w < threads / 32; ++w) square += norm[w * kMostBatch + lane % kMostBatch];
+    }
     scale = square > kSmallestSafeSquare && square < kLargestSafeSquare ? reciprocal_root(square) : 0.0F;
   }
 
-  template <bool kWeighted, bool kFull>
+  template <bool kFull>
   __device__ __forceinline__ void square_rows(float (&squares)[kMostBatch]) const {
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
-      float weight[kEach];
-      weights.template load<kWeighted>(j, weight);
 #pragma unroll
       for (int r = 0; r < kMostBatch; ++r) {
         if (kFull || r < in_batch) {
           const uint4 v = mine[(r * kPerThread + j) * threads];
 #pragma unroll
           for (int e = 0; e < kEach; ++e) {
-            const float x = element<T>(v, e) * weight[e];
+            const float x = element<T>(v, e);
             squares[r] += x * x;
           }
         }
@@ -159,18 +164,16 @@ class ChunkSum {
 
   // Adds `count` rows of the batch from `first` on, all of the role of row `at`.
   __device__ __forceinline__ void add(int first, int count) {
-    if (p.weight != nullptr) {
-      add_rows<true, false>(first, count);
-    } else if (kFullBatches && count == kMostBatch) {
-      add_rows<false, true>(first, count);
+    if (kFullBatches && count == kMostBatch) {
+      add_rows<true>(first, count);
     } else {
-      add_rows<false, false>(first, count);
+      add_rows<false>(first, count);
     }
     held_role = rows.role(at);
     held += count;
     count_rows(count);
   }
-  template <bool kWeighted, bool kFull>
+  template <bool kFull>
   __device__ __forceinline__ void add_rows(int first, int count) {
 #pragma unroll
     for (int r = 0; r < kMostBatch; ++r) {
@@ -178,11 +181,9 @@ class ChunkSum {
         const float by = from_lane(scale, first + r);
 #pragma unroll
         for (int j = 0; j < kPerThread; ++j) {
-          float weight[kEach];
-          weights.template load<kWeighted>(j, weight);
           const uint4 v = mine[((first + r) * kPerThread + j) * threads];
 #pragma unroll
-          for (int e = 0; e < kEach; ++e) sum[j * kEach + e] += element<T>(v, e) * weight[e] * by;
+          for (int e = 0; e < kEach; ++e) sum[j * kEach + e] += element<T>(v, e) * by;
         }
       }
     }
@@ -208,6 +209,24 @@ class ChunkSum {
     return true;
   }
 
+  // Writes the results of a batch of question rows each of which is a sequence, a lane each.  Whether it was one.
+  __device__ __forceinline__ bool take_single_rows() {
+    if (p.offsets == nullptr || end != at + 1 || start != at || p.shared_tokens > 0 || p.directions != nullptr ||
+        p.sums != nullptr)
+      return false;
+    const int lane = thread % 32;
+    const std::int64_t next = window.starts(sequence + 1) - first_row;
+    const bool single = lane >= in_batch || (scale != 0.0F && at + lane < last && sequence + lane < p.sequences &&
+                                             next == at + lane + 1 && rows.role(at + lane) == kQuestion);
+    if (leading_lanes(single) < 32) return false;
+    if (thread < in_batch) write_sequence(p, sequence + lane, {1.0, 0.0, 0.0}, 1, 0, 0, true);
+    at += in_batch;
+    sequence += in_batch - 1;
+    in_batch = 0;
+    start = end = at;  // as an empty sequence is closed
+    return true;
+  }
+
   // Adds row `at`, the first of the batch that is left.
   __device__ __forceinline__ void take_row() {
     if (from_lane(scale, taken) != 0.0F) {
@@ -223,8 +242,7 @@ class ChunkSum {
   __device__ __forceinline__ double exact_value(const uint4* row, int i) const {
     const int column = column_of(i / kEach, i % kEach);
     if (column >= p.width) return 0.0;
-    const double x = as_float(reinterpret_cast<const T*>(row + i / kEach * threads)[i % kEach]);
-    return p.weight != nullptr ? x * static_cast<double>(weight_at(p, column)) : x;
+    return as_float(reinterpret_cast<const T*>(row + i / kEach * threads)[i % kEach]);
   }
 
   // A row whose squared norm leaves float32: measured in float64 and added to the flushed sum.  Rare, so the loops stay
@@ -355,15 +373,14 @@ class ChunkSum {
     }
   }
 
-  // Wide rows have work enough between two tests, and no registers to spare.
-  static constexpr bool kFullBatches = kPerThread < 4;
+  // The widest rows of float32, which have work enough between two tests, have no registers to spare.
+  static constexpr bool kFullBatches = sizeof(T) == 2 || kPerThread < 8;
 
   const KernelArguments& k;
   const AngleParams& p;
   const std::int64_t chunk;
   const int thread, threads;
   const std::int64_t first_row;
-  StagedWeights<T, kPerThread> weights;
   float* const norms;
   double* const scratch;
   RowCopies<T, kPerThread> rows;
@@ -381,14 +398,15 @@ class ChunkSum {
   float sum[kColumns];
 };
 
-// Blocks per multiprocessor, and so registers per thread: as many as let nothing spill (96, 128 and 128).  That many
-// keep enough bytes under way: 4.8 TB/s times 700 ns, shared by 132 multiprocessors, is 25 KB each, and two stages of
-// four rows are 9 KB per block at 576 bfloat16 (7 blocks), 25 KB at 1536 (5, by shared memory), 64 KB at 4096 (2,
-// likewise).
+// The most warps that plan_shape gives a row of so many units per thread, and blocks per multiprocessor that leave the
+// registers which nothing spills with.  That many blocks keep enough bytes under way: 4.8 TB/s times 700 ns, shared by
+// 132 multiprocessors, is 25 KB each, and two stages of four rows are 9 KB per block at 576 bfloat16 (11 blocks, by
+// shared memory), 25 KB at 1536 (5), 64 KB at 4096 (2).
+constexpr int most_threads(int units) { return units < 3 ? 32 : units == 3 ? 96 : kMostThreads; }
+
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(kPerThread * 128, kPerThread == 1   ? 5
-                                                    : kPerThread == 2 ? 2
-                                                                      : 1)
+__global__ void __launch_bounds__(most_threads(kPerThread / vectors_per_unit<T>),
+                                  kPerThread / vectors_per_unit<T> == kMostUnits ? 1 : 4)
     angle_sum(const __grid_constant__ KernelArguments k) {
   ChunkSum<T, kPerThread> sum(k);
   sum.run();

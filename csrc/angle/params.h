@@ -61,10 +61,6 @@ struct AngleParams {
   const float* shared_sum = nullptr;  // (D) sum of a prefix that all sequences share, or null
   std::int64_t shared_tokens = 0;     // its non-zero rows
 
-  const void* weight = nullptr;  // (D) RMSNorm weight applied to each row first, or null
-  DType weight_dtype = DType::kFloat32;
-  float weight_offset = 0.0F;  // added to the weight
-
   std::int32_t diagonal = 1;  // whether intra and whole include i = j
 
   // Results.  The first two are required.
@@ -72,7 +68,15 @@ struct AngleParams {
   std::int32_t* counts = nullptr;  // (3, B): status, question rows, prefix rows
   float* directions = nullptr;     // (B, D) U_q / |U_q|
   float* sums = nullptr;           // (B, D) U_p + U_q
-  float* contributions = nullptr;  // (T) or (B, length), contiguous: cosine of the row with U_p + U_q
 };
+
+// Whether the call can be made at all.  A buffer without elements may lie anywhere, at null too.
+inline bool usable(const AngleParams& p) {
+  if (p.dtype != DType::kFloat32 && p.dtype != DType::kFloat16 && p.dtype != DType::kBFloat16) return false;
+  if (p.width < 1 || p.sequences < 0 || p.rows < 0 || p.length < 0 || p.shared_tokens < 0) return false;
+  if (p.sequences > 0 && (p.values == nullptr || p.counts == nullptr)) return false;
+  if (p.rows > 0 && (p.hidden == nullptr || p.roles == nullptr)) return false;
+  return p.offsets != nullptr || p.rows == p.sequences * p.length;
+}
 
 }  // namespace gainrl

@@ -1,4 +1,4 @@
-"""The contract between the public function and the backends: `angle(call: AngleCall) -> Outputs`."""
+"""The contract between the public function and the backends: `run(call: AngleCall) -> Outputs`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from gainrl.angle.result import Status
-
-DIRECTIONS = 1
-"""Bit of `wanted`: (B, D) float32 `U_q / ‖U_q‖`."""
-CONTRIBUTIONS = 2
-"""Bit of `wanted`: float32 in the shape of `token_role`."""
-SUMS = 4
-"""Bit of `wanted`: (B, D) float32 `U_p + U_q`, the shared prefix included (what `shared_prefix` keeps)."""
-
-TRITON_WIDEST = 16384
-"""Widest row that the triton backend serves: it and two sums must fit one program's registers."""
 
 BAD = int(Status.NON_FINITE | Status.INVALID_ROLE | Status.INVALID_OFFSETS)
 """Flags under which every field of the sequence is NaN."""
@@ -34,15 +24,14 @@ class AngleCall:
     """(B+1,), or None for padded rows."""
     token_role: Any
     """(T,) or (B, L)."""
-    shared_sum: Any
+    shared_sum: Any = None
     """(D,) float32, or None."""
-    shared_tokens: int
-    norm_weight: Any
-    """(D,), or None."""
-    norm_offset: float
-    diagonal: bool
-    wanted: int
-    """A set of the bits above."""
+    shared_tokens: int = 0
+    diagonal: bool = True
+    directions: bool = False
+    """Whether (B, D) float32 `U_q / ‖U_q‖` is wanted."""
+    sums: bool = False
+    """Whether (B, D) float32 `U_p + U_q` is wanted, the shared prefix included (what `shared_prefix` keeps)."""
 
     @property
     def padded(self) -> bool:
@@ -68,6 +57,17 @@ class Outputs(NamedTuple):
     """(4, B) float32: intra, inter, score, whole."""
     counts: Any
     """(3, B) int32: status, question rows, prefix rows."""
-    directions: Any
-    contributions: Any
-    sums: Any
+    directions: Any = None
+    sums: Any = None
+
+
+def empty_outputs(call: AngleCall, empty: Any, floats: Any, integers: Any, **options: Any) -> Outputs:
+    """Outputs of the right shapes, not filled, made by `empty` (of torch or NumPy)."""
+    batch = call.sequences
+    values, counts = empty((4, batch), dtype=floats, **options), empty((3, batch), dtype=integers, **options)
+    if not (call.directions or call.sums):
+        return Outputs(values, counts)
+    vectors = (
+        empty((batch, call.width), dtype=floats, **options) if on else None for on in (call.directions, call.sums)
+    )
+    return Outputs(values, counts, *vectors)

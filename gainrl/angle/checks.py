@@ -39,8 +39,22 @@ def check_backend(backend: str) -> None:
         raise UserError(f"backend is {backend!r}; it must be one of {', '.join(NAMES)}")
 
 
-def check_call(hidden: Any, cu_seqlens: Any, token_role: Any, shared: SharedPrefix | None, norm_weight: Any) -> None:
+def check_shared(prefix: Any) -> SharedPrefix:
+    """Raise UserError unless `prefix` is a shared prefix."""
+    if not isinstance(prefix, SharedPrefix):
+        raise UserError(
+            f"shared_prefix is a {type(prefix).__name__}; it must be what gainrl.shared_prefix(...) returns"
+        )
+    if not 0 <= int(prefix.tokens) < 2**31:
+        raise UserError(f"shared_prefix.tokens is {prefix.tokens}; it must lie in [0, 2^31)")
+    return prefix
+
+
+def check_call(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> None:
     """Raise UserError unless the arguments of `angle_concentration` fit together."""
+    for array, name in ((hidden, "hidden"), (cu_seqlens, "cu_seqlens"), (token_role, "token_role")):
+        if hasattr(array, "full_tensor"):
+            raise UserError(f"{name} is a DTensor, of which each process holds a part; pass {name}.full_tensor()")
     _require_dtype(hidden, "hidden", FLOATS)
     shape, roles, device = tuple(hidden.shape), tuple(token_role.shape), getattr(hidden, "device", None)
     if cu_seqlens is None:
@@ -65,23 +79,14 @@ def check_call(hidden: Any, cu_seqlens: Any, token_role: Any, shared: SharedPref
         raise UserError(f"token_role has shape {roles}; for hidden of shape {shape} it must be {shape[:-1]}")
     _require_dtype(token_role, "token_role", ROLES)
     _require_device(token_role, "token_role", device)
-    if shared is not None:
-        if not isinstance(shared, SharedPrefix):
+    if shared_sum is not None:
+        _require_dtype(shared_sum, "shared_prefix.sum", ("float32",))
+        if tuple(shared_sum.shape) != shape[-1:]:
             raise UserError(
-                f"shared_prefix is a {type(shared).__name__}; it must be what gainrl.shared_prefix(...) returns"
+                f"shared_prefix.sum has shape {tuple(shared_sum.shape)}; for hidden of width {shape[-1]} it must be"
+                f" ({shape[-1]},)"
             )
-        _require_vector(shared.sum, "shared_prefix.sum", shape[-1], ("float32",), device)
-        if not 0 <= int(shared.tokens) < 2**31:
-            raise UserError(f"shared_prefix.tokens is {shared.tokens}; it must lie in [0, 2^31)")
-    if norm_weight is not None:
-        _require_vector(norm_weight, "norm_weight", shape[-1], FLOATS, device)
-
-
-def _require_vector(array: Any, name: str, width: int, dtypes: tuple[str, ...], device: Any) -> None:
-    _require_dtype(array, name, dtypes)
-    if tuple(array.shape) != (width,):
-        raise UserError(f"{name} has shape {tuple(array.shape)}; hidden has width {width}, so it must be ({width},)")
-    _require_device(array, name, device)
+        _require_device(shared_sum, "shared_prefix.sum", device)
 
 
 def raise_on_bad_values(status: Any, token_role: Any) -> None:

@@ -1,76 +1,103 @@
-"""The compiled kernels behind the backends' contract: C++ on the CPU, CUDA on NVIDIA GPUs."""
+"""The compiled kernels behind the backends' contract: C++ on the CPU, CUDA on NVIDIA GPUs.
+
+Torch tensors, or NumPy arrays (bfloat16 of ml_dtypes included), which need no torch; no row is copied.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
-import torch
+import numpy as np
 
 from gainrl.angle.backends import native_module
-from gainrl.angle.call import AngleCall, Outputs
-from gainrl.angle.outputs import empty_outputs
+from gainrl.angle.call import AngleCall, Outputs, empty_outputs
+from gainrl.errors import UserError
 
-_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
-
-
-def _public_current_stream(device: int) -> int:
-    return int(torch.cuda.current_stream(device).cuda_stream)
+_CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "torch.float32": 0, "torch.float16": 1, "torch.bfloat16": 2}
 
 
-# As Triton asks for it: without making an object of the stream.  Not there in a PyTorch for the CPU alone.
-_current_stream: Any = getattr(torch._C, "_cuda_getCurrentRawStream", _public_current_stream)
+def _module() -> Any:
+    return native_module()
 
 
-def _contiguous(tensor: Any) -> Any:
-    return tensor if tensor is None or tensor.is_contiguous() else tensor.contiguous()
-
-
-def angle(call: AngleCall) -> Outputs:
-    """The op on the compiled kernels."""
-    module: Any = native_module()
-    hidden, roles, offsets = call.hidden, call.token_role, _contiguous(call.cu_seqlens)
-    shared, weight = _contiguous(call.shared_sum), _contiguous(call.norm_weight)
-    outputs = empty_outputs(call)
-    values, counts, directions, contributions, sums = outputs
-    # The third kernel on a GPU reads the sums.
-    if contributions is not None and sums is None and hidden.is_cuda:
-        sums = torch.empty(call.sequences, call.width, dtype=torch.float32, device=hidden.device)
-    strides, role_strides = hidden.stride(), roles.stride()
-    padded = offsets is None
-    params = module.AngleParams(
-        hidden.data_ptr(),
-        _DTYPES[hidden.dtype],
-        hidden.shape[-1],
-        strides[-2],
-        strides[0] if padded else 0,
-        strides[-1],
-        values.shape[1],
-        roles.numel(),
-        roles.shape[1] if padded else 0,
-        0 if padded else offsets.data_ptr(),
-        not padded and offsets.dtype == torch.int64,
-        roles.data_ptr(),
+def _params(call: AngleCall, outputs: Outputs, address: Any, strides: Any) -> Any:
+    """csrc/angle/params.h of a call: `address(array)`, and `strides(array)` in elements."""
+    p = _module().AngleParams()
+    hidden, roles, offsets = call.hidden, call.token_role, call.cu_seqlens
+    p.hidden, p.roles = address(hidden), address(roles)
+    p.dtype = _CODES[str(hidden.dtype)]
+    shape, row_strides, role_strides = hidden.shape, strides(hidden), strides(roles)
+    p.width, p.stride_row, p.stride_column, p.role_stride_row = (
+        shape[-1],
+        row_strides[-2],
+        row_strides[-1],
         role_strides[-1],
-        role_strides[0] if padded else 0,
-        2 if roles.dtype == torch.bool else 1,
-        0 if shared is None else shared.data_ptr(),
-        call.shared_tokens,
-        0 if weight is None else weight.data_ptr(),
-        0 if weight is None else _DTYPES[weight.dtype],
-        call.norm_offset,
-        call.diagonal,
-        values.data_ptr(),
-        counts.data_ptr(),
-        0 if directions is None else directions.data_ptr(),
-        0 if sums is None else sums.data_ptr(),
-        0 if contributions is None else contributions.data_ptr(),
     )
+    if offsets is None:
+        p.sequences, p.length = shape[0], shape[1]
+        p.rows = shape[0] * shape[1]
+        p.stride_batch, p.role_stride_batch = row_strides[0], role_strides[0]
+    else:
+        p.sequences, p.rows, p.offsets = offsets.shape[0] - 1, shape[0], address(offsets)
+        p.offsets_are_64 = offsets.dtype.itemsize == 8
+    if str(roles.dtype).endswith("bool"):
+        p.role_scale = 2
+    if call.shared_sum is not None:
+        p.shared_sum, p.shared_tokens = address(call.shared_sum), call.shared_tokens
+    p.diagonal = call.diagonal
+    p.values, p.counts = address(outputs.values), address(outputs.counts)
+    if outputs.directions is not None:
+        p.directions = address(outputs.directions)
+    if outputs.sums is not None:
+        p.sums = address(outputs.sums)
+    return p
+
+
+def run(call: AngleCall) -> Outputs:
+    """The op on torch tensors or NumPy arrays."""
+    hidden, module = call.hidden, _module()
+    if isinstance(hidden, np.ndarray):
+        return _run_arrays(call)
+    torch = sys.modules["torch"]
+    if hidden.is_neg():  # negated lazily: a view whose memory holds the opposite
+        call.hidden = hidden = hidden.resolve_neg()
+    for name in ("cu_seqlens", "shared_sum"):
+        if (tensor := getattr(call, name)) is not None and not tensor.is_contiguous():
+            setattr(call, name, tensor.contiguous())
+    device = hidden.device
+    outputs = empty_outputs(call, torch.empty, torch.float32, torch.int32, device=device)
+    params = _params(call, outputs, torch.Tensor.data_ptr, torch.Tensor.stride)
     if hidden.is_cpu:
         module.angle_cpu(params, torch.get_num_threads())
         return outputs
-    device = hidden.device
+    # Made current here, for PyTorch puts the caller's device back without making a context there.
+    if device.index != torch.cuda.current_device():
+        with torch.cuda.device(device):
+            _launch(torch, module, params, device)
+    else:
+        _launch(torch, module, params, device)
+    return outputs
+
+
+def _launch(torch: Any, module: Any, params: Any, device: Any) -> None:
     size = module.angle_cuda_workspace(params, device.index)
     # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
     workspace = torch.empty(size, dtype=torch.uint8, device=device)
-    module.angle_cuda(params, workspace.data_ptr(), size, device.index, _current_stream(device.index))
+    module.angle_cuda(params, workspace.data_ptr(), size, device.index, torch.cuda.current_stream(device).cuda_stream)
+
+
+def _run_arrays(call: AngleCall) -> Outputs:
+    for array, name in ((call.hidden, "hidden"), (call.token_role, "token_role")):
+        if any(stride % array.itemsize for stride in array.strides):
+            raise UserError(f"{name} has strides {array.strides} bytes, which are no multiples of its {array.itemsize}")
+    if call.cu_seqlens is not None:
+        call.cu_seqlens = np.ascontiguousarray(call.cu_seqlens)
+    if call.shared_sum is not None:
+        call.shared_sum = np.ascontiguousarray(call.shared_sum)
+    outputs = empty_outputs(call, np.empty, np.float32, np.int32)
+    params = _params(call, outputs, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
+    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    _module().angle_cpu(params, int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)))
     return outputs

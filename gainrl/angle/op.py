@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import Any
 
-from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall
-from gainrl.angle.checks import check_backend, check_call
-from gainrl.angle.result import AngleConcentration, SharedPrefix, finished_prefix
+import numpy as np
+
+from gainrl.angle.backends import BACKENDS, choose, unavailable
+from gainrl.angle.call import AngleCall, Outputs
+from gainrl.angle.checks import check_backend, check_call, check_shared, raise_on_bad_values
+from gainrl.angle.result import AngleConcentration, SharedPrefix, Status
 from gainrl.errors import UserError
 
 
@@ -17,11 +21,8 @@ def angle_concentration(
     token_role: Any,
     *,
     shared_prefix: SharedPrefix | None = None,
-    norm_weight: Any = None,
-    norm_offset: float = 0.0,
     diagonal: bool = True,
     return_directions: bool = False,
-    return_contributions: bool = False,
     backend: str = "auto",
     check: bool | None = None,
 ) -> AngleConcentration:
@@ -38,16 +39,14 @@ def angle_concentration(
         token_role: (T,) or (B, L) int8 (or uint8): 0 ignored, 1 prefix, 2 question; or bool: True is question.
             Rows of ignored tokens are neither read nor checked.
         shared_prefix: a prefix that comes before every sequence, from `gainrl.shared_prefix`.
-        norm_weight: (D,) weight of the model's final RMSNorm when `hidden` is its input (the scale per row cancels).
-        norm_offset: added to `norm_weight`; 1.0 for models that multiply by `1 + w` (Gemma 1 to 3, Qwen3-Next).
         diagonal: whether `intra` and `whole` include i = j (the published definition does).
         return_directions: also `U_q / ‖U_q‖` per sequence.
-        return_contributions: also the cosine of each row with its sequence's `U_p + U_q` (a second read of `hidden`).
         backend: "auto", "native", "triton", "torch" or "reference".
         check: raise on roles and offsets out of range (synchronises a GPU).  Default: on the CPU only.
 
-    Arrays: torch tensors; or anything on the host with `__dlpack__` (NumPy, JAX), which needs no torch and returns
-    NumPy; or anything on a GPU with `__dlpack__` (CuPy, JAX), which returns torch tensors.  No gradient is recorded.
+    Arrays: torch tensors; or anything on the host with `__dlpack__` (NumPy, JAX), which gives NumPy arrays and, if it
+    is NumPy's, needs no torch; or anything on a GPU with `__dlpack__` (CuPy, JAX), which gives torch tensors.  No
+    gradient is recorded.
 
     Returns:
         AngleConcentration.  Undefined fields are NaN and say why in `status`; other sequences are not affected.
@@ -56,33 +55,28 @@ def angle_concentration(
         UserError: a wrong shape, dtype or device; a backend that cannot serve the call; with `check`, bad values.
     """
     check_backend(backend)
-    if not _all_torch(hidden, cu_seqlens, token_role, norm_weight):
-        from gainrl.angle.arrays import angle_concentration_arrays
-
-        of_arrays: AngleConcentration = angle_concentration_arrays(
-            hidden, cu_seqlens, token_role, shared_prefix=shared_prefix, norm_weight=norm_weight,
-            norm_offset=norm_offset, diagonal=diagonal, return_directions=return_directions,
-            return_contributions=return_contributions, backend=backend, check=check,
-        )  # fmt: skip
-        return of_arrays
-    check_call(hidden, cu_seqlens, token_role, shared_prefix, norm_weight)
-    shared, tokens = (None, 0) if shared_prefix is None else (shared_prefix.sum, shared_prefix.tokens)
-    wanted = DIRECTIONS * bool(return_directions) + CONTRIBUTIONS * bool(return_contributions)
+    shared = None
+    if shared_prefix is not None:
+        shared = check_shared(shared_prefix).sum
+    arrays = (hidden, cu_seqlens, token_role, shared)
+    on_host = False
+    if not _torch_alone(arrays):
+        on_host, arrays = _converted(arrays, backend)
+    check_call(*arrays)
     call = AngleCall(
-        hidden, cu_seqlens, token_role, shared, tokens, norm_weight, float(norm_offset), bool(diagonal), wanted
+        *arrays, 0 if shared_prefix is None else shared_prefix.tokens, bool(diagonal), bool(return_directions)
     )
-    outputs = _run_op()(call, backend, hidden.is_cpu if check is None else bool(check))
-    return AngleConcentration(outputs.values, outputs.counts, outputs.directions, outputs.contributions)
+    on_cpu = isinstance(call.hidden, np.ndarray) or call.hidden.is_cpu
+    outputs = run(call, backend, on_cpu if check is None else bool(check))
+    return AngleConcentration(*(_numpy(part) if on_host else part for part in outputs[:3]))
 
 
-def shared_prefix(
-    hidden: Any, *, norm_weight: Any = None, norm_offset: float = 0.0, backend: str = "auto"
-) -> SharedPrefix:
+def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
     """The sum of the unit rows of `hidden` (P, D), for a prefix that many sequences share.
 
     Args:
         hidden: activations of the prefix, as in `angle_concentration`.
-        norm_weight, norm_offset, backend: as in `angle_concentration`; use the same.
+        backend: as in `angle_concentration`.
 
     Returns:
         SharedPrefix with `sum` (D,) float32 on hidden's device and `tokens`, its non-zero rows.  Synchronises once.
@@ -93,44 +87,102 @@ def shared_prefix(
     check_backend(backend)
     if len(hidden.shape) != 2:
         raise UserError(f"hidden has shape {tuple(hidden.shape)}; a shared prefix is rows (P, D)")
-    if not _all_torch(hidden, None, None, norm_weight):
-        from gainrl.angle.arrays import shared_prefix_arrays
-
-        prefix: SharedPrefix = shared_prefix_arrays(hidden, norm_weight, norm_offset, backend)
-        return prefix
-    import torch
-
-    rows = hidden.shape[0]
-    roles = torch.ones(1, rows, dtype=torch.int8, device=hidden.device)
-    check_call(hidden[None], None, roles, None, norm_weight)
-    outputs = _run_op()(
-        AngleCall(hidden[None], None, roles, None, 0, norm_weight, float(norm_offset), True, SUMS), backend, False
-    )
-    status, _, tokens = outputs.counts[:, 0].tolist()
-    return finished_prefix(outputs.sums[0], status, tokens)
+    on_host = False
+    if not _torch_alone((hidden,)):
+        on_host, (hidden,) = _converted((hidden,), backend)
+    if isinstance(hidden, np.ndarray):
+        roles: Any = np.ones((1, hidden.shape[0]), dtype=np.int8)
+    else:
+        roles = hidden.new_ones((1, hidden.shape[0]), dtype=sys.modules["torch"].int8)
+    check_call(hidden[None], None, roles, None)
+    outputs = run(AngleCall(hidden[None], None, roles, sums=True), backend, False)
+    status, _, tokens = (int(count) for count in outputs.counts[:, 0].tolist())
+    if status & Status.NON_FINITE:
+        raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
+    return SharedPrefix(_numpy(outputs.sums[0]) if on_host else outputs.sums[0], tokens)
 
 
-def _all_torch(hidden: Any, cu_seqlens: Any, token_role: Any, norm_weight: Any) -> bool:
+_registered: Any = None
+
+
+def run(call: AngleCall, backend: str, check: bool) -> Outputs:
+    """The backend on a checked call: itself for plain tensors and arrays, else through `torch.library`.
+
+    Tensors of a subclass (fake, traced) and meta tensors are the dispatcher's, and so is all that torch.compile sees.
+    On plain tensors it would only find our function, for a third of the time of a small call.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or isinstance(call.hidden, np.ndarray):
+        return run_plain(call, backend, check)
+    plain = (torch.Tensor, torch.nn.Parameter)
+    if (
+        not torch.compiler.is_compiling()
+        and type(call.hidden) in plain
+        and type(call.token_role) in plain
+        and call.hidden.device.type != "meta"
+    ):
+        return run_plain(call, backend, check)
+    global _registered
+    if _registered is None:
+        from gainrl.angle.library import run_registered as _registered
+    outputs: Outputs = _registered(call, backend, check)
+    return outputs
+
+
+def run_plain(call: AngleCall, backend: str, check: bool) -> Outputs:
+    """The chosen backend's outputs."""
+    device = "cpu" if isinstance(call.hidden, np.ndarray) else call.hidden.device.type
+    outputs = BACKENDS[choose(backend, device, call.width)].run(call)
+    if check:
+        raise_on_bad_values(outputs.counts[0], call.token_role)
+    return outputs
+
+
+def _torch_alone(arrays: tuple[Any, ...]) -> bool:
     torch = sys.modules.get("torch")
     if torch is None:
         return False
-    tensor = torch.Tensor
-    return (
-        isinstance(hidden, tensor)
-        and (cu_seqlens is None or isinstance(cu_seqlens, tensor))
-        and (token_role is None or isinstance(token_role, tensor))
-        and (norm_weight is None or isinstance(norm_weight, tensor))
-    )
+    for array in arrays:  # a generator would cost more than the rest of the question  # noqa: SIM110
+        if array is not None and not isinstance(array, torch.Tensor):
+            return False
+    return True
 
 
-_run: Any = None
+def _on_host(array: Any) -> bool:
+    if isinstance(array, np.ndarray):
+        return True
+    if not hasattr(array, "__dlpack__") or not hasattr(array, "__dlpack_device__"):
+        raise UserError(
+            f"an argument is a {type(array).__name__}; it must be a torch tensor or an array with __dlpack__"
+            " (NumPy, JAX, CuPy)"
+        )
+    return int(array.__dlpack_device__()[0]) in (1, 3)  # plain and pinned memory of DLPack
 
 
-def _run_op() -> Any:
-    """`gainrl.angle.library.run`, imported by the first call, for it imports torch."""
-    global _run
-    if _run is None:
-        from gainrl.angle.library import run
+def _converted(arrays: tuple[Any, ...], backend: str) -> tuple[bool, tuple[Any, ...]]:
+    """Whether the result is to be NumPy's, and the arrays: NumPy's as they are if they can be served, else tensors."""
+    present = [array for array in arrays if array is not None]
+    host = [_on_host(array) for array in present]
+    if any(host) and not all(host):
+        raise UserError("some of the arrays lie on the host and some on a GPU; move them to one device")
+    if all(isinstance(array, np.ndarray) for array in present) and (
+        unavailable("torch", "cpu") or choose(backend, "cpu") == "native"
+    ):
+        return False, arrays
+    try:
+        torch: Any = importlib.import_module("torch")
+    except ImportError as error:
+        raise UserError(f"arrays other than NumPy's need torch, which does not import: {error}") from error
 
-        _run = run
-    return _run
+    def tensor(array: Any) -> Any:
+        if array is None or isinstance(array, torch.Tensor):
+            return array
+        if isinstance(array, np.ndarray) and array.dtype.name == "bfloat16":  # of ml_dtypes, unknown to torch
+            return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(array) if isinstance(array, np.ndarray) else torch.from_dlpack(array)
+
+    return host[0], tuple(map(tensor, arrays))
+
+
+def _numpy(array: Any) -> Any:
+    return array.numpy() if hasattr(array, "numpy") else array

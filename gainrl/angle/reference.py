@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from gainrl.angle.call import AngleCall, Outputs
 from gainrl.angle.result import Status
+from gainrl.errors import UserError
 
 TOLERANCE = 2e-6
 """Largest absolute error of `intra`, `inter`, `score` and `whole` against this oracle on the same activations, for
 every backend and dtype: sums are formed in float32 blocks whatever the input's dtype, so the dtype does not matter."""
 VECTOR_TOLERANCE = 1e-5
-"""The same for each element of `directions` and `contributions`."""
+"""The same for each element of `directions`."""
 
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -51,7 +53,8 @@ class ReferenceResult:
     question_tokens: npt.NDArray[np.int32]
     prefix_tokens: npt.NDArray[np.int32]
     directions: Float64
-    contributions: Float64
+    sums: Float64
+    """`U_p + U_q`."""
 
 
 def unit_rows(rows: Float64) -> Float64:
@@ -81,8 +84,6 @@ def angle_concentration_reference(
     token_role: Any,
     *,
     shared_rows: Any = None,
-    norm_weight: Any = None,
-    norm_offset: float = 0.0,
     diagonal: bool = True,
 ) -> ReferenceResult:
     """The definition, for packed rows (T, D) with `cu_seqlens` (B+1,) or padded rows (B, L, D) with None.
@@ -101,23 +102,20 @@ def angle_concentration_reference(
         offsets = as_integers(cu_seqlens)
     flat = flat.reshape(-1, flat.shape[-1])
     flat_roles = roles.reshape(-1)
-    multiplier = 1.0 if norm_weight is None else as_float64(norm_weight) + norm_offset
 
     count = len(offsets) - 1
     intra, inter, whole = (np.full(count, np.nan) for _ in range(3))
     status, questions, prefixes = (np.zeros(count, dtype=np.int32) for _ in range(3))
-    directions = np.zeros((count, flat.shape[1]))
-    contributions: Float64 = np.full(flat_roles.shape, np.nan)
+    directions, sums = (np.zeros((count, flat.shape[1])) for _ in range(2))
     shared = np.zeros((0, flat.shape[1]))
     if shared_rows is not None:
-        shared = unit_rows(as_float64(shared_rows) * multiplier)
+        shared = unit_rows(as_float64(shared_rows))
         shared = shared[(shared != 0).any(axis=1)]
 
     if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(flat):
         status[:] = Status.INVALID_OFFSETS
         score = np.full(count, np.nan)
-        contributions = contributions.reshape(roles.shape)
-        return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, contributions)
+        return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, sums)
 
     for b in range(count):
         span = np.arange(offsets[b], offsets[b + 1])
@@ -130,7 +128,7 @@ def angle_concentration_reference(
         if not finite.all():
             flags |= Status.NON_FINITE
         used = used[finite]
-        unit = unit_rows(flat[used] * multiplier)
+        unit = unit_rows(flat[used])
         nonzero = (unit != 0).any(axis=1)
         used, unit = used[nonzero], unit[nonzero]
         question = unit[flat_roles[used] == 2]
@@ -143,15 +141,34 @@ def angle_concentration_reference(
             flags |= Status.EMPTY_PREFIX
         if not diagonal and (len(question) < 2 or len(rows) < 2):
             flags |= Status.TOO_FEW_ROWS
-        status[b] = flags
+        status[b], sums[b] = flags, rows.sum(axis=0)
         if flags & (Status.NON_FINITE | Status.INVALID_ROLE):
             continue
         intra[b] = _mean_within(question, diagonal)
         inter[b] = _mean_similarity(question, prefix)
         whole[b] = _mean_within(rows, diagonal)
         directions[b] = unit_rows(question.sum(axis=0, keepdims=True))[0]
-        contributions[used] = unit @ unit_rows(rows.sum(axis=0, keepdims=True))[0]
 
     score = intra + inter if (prefixes > 0).any() else intra.copy()
-    contributions = contributions.reshape(roles.shape)
-    return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, contributions)
+    return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, sums)
+
+
+def run(call: AngleCall) -> Outputs:
+    """The oracle behind the backends' contract: NumPy arrays for NumPy arrays, else tensors on hidden's device."""
+    if call.shared_sum is not None:
+        raise UserError(
+            "backend 'reference' forms similarity matrices and cannot use the sum of a shared prefix;"
+            " put the prefix rows into each sequence, or use another backend"
+        )
+    found = angle_concentration_reference(call.hidden, call.cu_seqlens, call.token_role, diagonal=call.diagonal)
+    outputs = (
+        np.stack([found.intra, found.inter, found.score, found.whole]).astype(np.float32),
+        np.stack([found.status, found.question_tokens, found.prefix_tokens]).astype(np.int32),
+        found.directions.astype(np.float32) if call.directions else None,
+        found.sums.astype(np.float32) if call.sums else None,
+    )
+    if isinstance(call.hidden, np.ndarray):
+        return Outputs(*outputs)
+    import torch
+
+    return Outputs(*(None if x is None else torch.from_numpy(x).to(call.hidden.device) for x in outputs))

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Any
 
-from gainrl.errors import UserError
-
 
 class Status(IntFlag):
     """Flags of one sequence in `AngleConcentration.status` (0: every field is defined)."""
@@ -40,8 +38,6 @@ class AngleConcentration:
     """(3, B) int32: rows `status`, `question_tokens`, `prefix_tokens`."""
     directions: Any = None
     """(B, D) float32 `U_q / ‖U_q‖` (zero where undefined), or None when not asked for."""
-    contributions: Any = None
-    """(T,) or (B, L) float32: cosine of each row with its sequence's sum, NaN for ignored and zero rows; or None."""
 
     @property
     def intra(self) -> Any:
@@ -87,10 +83,3 @@ class SharedPrefix:
     """(D,) float32 `U_p`."""
     tokens: int
     """Its non-zero rows."""
-
-
-def finished_prefix(total: Any, status: int, tokens: int) -> SharedPrefix:
-    """A SharedPrefix, or UserError if the prefix held NaN or infinity."""
-    if status & Status.NON_FINITE:
-        raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
-    return SharedPrefix(total, tokens)

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gainrl.angle.call import BAD, CONTRIBUTIONS, DIRECTIONS, SUMS, AngleCall, Outputs
+from gainrl.angle.call import BAD, AngleCall, Outputs
 from gainrl.angle.result import Status
 
 GROUP_ELEMENTS = 1 << 21
 
 
-def angle(call: AngleCall) -> Outputs:
+def run(call: AngleCall) -> Outputs:
     """The op in plain PyTorch."""
     device, batch, width = call.hidden.device, call.sequences, call.width
     with torch.no_grad():
@@ -27,9 +27,8 @@ def angle(call: AngleCall) -> Outputs:
         counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
         outputs = Outputs(
             numbers, counts,
-            torch.zeros(batch, width, device=device) if call.wanted & DIRECTIONS else None,
-            torch.full(call.token_role.shape, torch.nan, device=device) if call.wanted & CONTRIBUTIONS else None,
-            torch.zeros(batch, width, device=device) if call.wanted & SUMS else None,
+            torch.zeros(batch, width, device=device) if call.directions else None,
+            torch.zeros(batch, width, device=device) if call.sums else None,
         )  # fmt: skip
         offsets = _host_offsets(call.cu_seqlens, call.token_role)
         if _ordered(offsets, call.token_role.numel()):
@@ -88,22 +87,16 @@ class _Pass:
 
     def __init__(self, call: AngleCall, outputs: Outputs) -> None:
         self.hidden, self.roles, self.padded, self.width = call.hidden, call.token_role, call.padded, call.width
-        self.weight = None if call.norm_weight is None else call.norm_weight.float() + call.norm_offset
         self.shared_sum, self.shared_tokens = call.shared_sum, call.shared_tokens
-        self.numbers, self.counts, self.directions, self.contributions, self.sums = outputs
+        self.numbers, self.counts, self.directions, self.sums = outputs
 
     def run(self, offsets: list[int]) -> None:
         most = max(1, GROUP_ELEMENTS // max(1, self.width))
         for first, last in _groups(offsets, most):
             sums = torch.zeros(2 * (last - first), self.width, dtype=torch.float64, device=self.hidden.device)
-            pieces = list(self._pieces(offsets, first, last, most))
-            for rows, roles, owner in pieces:
+            for rows, roles, owner in self._pieces(offsets, first, last, most):
                 self._add(rows, roles, owner, first, sums)
-            totals = self._close(first, last, sums.view(2, last - first, self.width))
-            if self.contributions is not None:
-                written = [self._cosines(rows, roles, owner - first, totals) for rows, roles, owner in pieces]
-                start, stop = offsets[first], offsets[last]
-                self.contributions.view(-1)[start:stop] = torch.cat(written) if written else torch.nan
+            self._close(first, last, sums.view(2, last - first, self.width))
 
     def _pieces(self, offsets: list[int], first: int, last: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Rows (n, D) as stored, roles (n,) int32 and owning sequences (n,) of the group, `most` rows at a time."""
@@ -128,9 +121,6 @@ class _Pass:
         rows = torch.where(used[:, None], rows, 0).float()
         finite = torch.isfinite(rows).all(dim=1)
         rows = torch.where(finite[:, None], rows, 0.0)
-        if self.weight is not None:
-            # Scaled first, so that an activation near the largest float times its weight stays finite.
-            rows = rows * _power_of_two(rows) * self.weight
         rows = rows * _power_of_two(rows)
         square = (rows * rows).sum(dim=1, keepdim=True)
         return rows * torch.where(square > 0, square, 1.0).rsqrt(), finite, square[:, 0] > 0
@@ -148,8 +138,8 @@ class _Pass:
             found = torch.zeros_like(self.counts[0]).index_add_(0, owner, wrong.int())
             self.counts[0] |= (found > 0).int() * int(flag)
 
-    def _close(self, first: int, last: int, sums: Tensor) -> Tensor:
-        """Products of the group's sums into `numbers`, its outputs, and the unit sums (G, D) for `contributions`."""
+    def _close(self, first: int, last: int, sums: Tensor) -> None:
+        """Products of the group's sums into `numbers`, and its outputs."""
         question, prefix = sums[0], sums[1]
         if self.shared_sum is not None:
             prefix = prefix + self.shared_sum.double()
@@ -164,13 +154,6 @@ class _Pass:
             self.directions[first:last] = torch.where(good, _normalised(question), 0.0).float()
         if self.sums is not None:
             self.sums[first:last] = whole.float()
-        return torch.where(good, _normalised(whole), torch.nan).float()
-
-    def _cosines(self, rows: Tensor, roles: Tensor, owner: Tensor, totals: Tensor) -> Tensor:
-        used = (roles == 1) | (roles == 2)
-        unit, finite, nonzero = self._unit(rows, used)
-        cosine = (unit * totals[owner]).sum(dim=1)
-        return torch.where(used & finite & nonzero, cosine, torch.nan)
 
 
 def _power_of_two(rows: Tensor) -> Tensor:

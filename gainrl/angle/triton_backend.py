@@ -12,46 +12,37 @@ import torch
 import triton
 
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.call import CONTRIBUTIONS, DIRECTIONS, SUMS, TRITON_WIDEST, AngleCall, Outputs
+from gainrl.angle.call import AngleCall, Outputs
 from gainrl.angle.result import Status
 from gainrl.angle.torch_backend import finish
-from gainrl.errors import UserError
 
 PROGRAMS_PER_PROCESSOR = 8
 MOST_CHUNK_ROWS = 512
 
 
-def angle(call: AngleCall) -> Outputs:
+def run(call: AngleCall) -> Outputs:
     """The op in Triton, on hidden's device: Triton itself launches on the current one, whatever the tensors say."""
     on_gpu = call.hidden.device.type == "cuda"  # ROCm's devices have that name too
     with torch.cuda.device(call.hidden.device) if on_gpu else contextlib.nullcontext():
-        return _angle(call)
+        return _run(call)
 
 
-def _angle(call: AngleCall) -> Outputs:
-    hidden, cu_seqlens, token_role, wanted = call.hidden, call.cu_seqlens, call.token_role, call.wanted
+def _run(call: AngleCall) -> Outputs:
+    hidden, cu_seqlens, token_role = call.hidden, call.cu_seqlens, call.token_role
     device, width, batch, padded = hidden.device, call.width, call.sequences, call.padded
-    if width > TRITON_WIDEST:
-        raise UserError(
-            f"backend 'triton' serves widths up to {TRITON_WIDEST}, not {width}; use backend 'native' or 'torch'"
-        )
     rows, length = token_role.numel(), token_role.shape[1] if padded else 0
     offsets = None if cu_seqlens is None else cu_seqlens.contiguous()
     shared = None if call.shared_sum is None else call.shared_sum.contiguous()
-    weight = None if call.norm_weight is None else call.norm_weight.contiguous()
-    shared_tokens, norm_offset = call.shared_tokens, call.norm_offset
-    want_directions, want_contributions = bool(wanted & DIRECTIONS), bool(wanted & CONTRIBUTIONS)
-    want_sums = bool(wanted & SUMS) or want_contributions
+    shared_tokens = call.shared_tokens
 
     numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)
     counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
     counts[2] = shared_tokens
-    directions = torch.zeros(batch if want_directions else 0, width, device=device)
-    sums = torch.zeros(batch if want_sums else 0, width, device=device)
+    directions = torch.zeros(batch if call.directions else 0, width, device=device)
+    sums = torch.zeros(batch if call.sums else 0, width, device=device)
     if shared is not None:  # what a sequence without rows has; the kernels write all others
         numbers[2] = shared.double().square().sum()
         sums += shared
-    contributions = torch.full(token_role.shape if want_contributions else (0,), torch.nan, device=device)
 
     wide = triton.next_power_of_2(width)
     chunk_rows, chunks = _chunks(rows, device)
@@ -62,14 +53,17 @@ def _angle(call: AngleCall) -> Outputs:
     roles_layout = (role_stride[0] if padded else 0, role_stride[-1], 2 if token_role.dtype == torch.bool else 1)
     roles = token_role.view(torch.int8)
     # Arguments that a call does not need still need a pointer; `numbers` is one.
-    where, kept, scale = (x if x is not None else numbers for x in (offsets, shared, weight))
-    tile: dict[str, Any] = {"WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16}
+    where, kept = (x if x is not None else numbers for x in (offsets, shared))
+    # Fused multiply-adds would give the lanes of one sum different last bits, and which lane's is stored is chance.
+    tile: dict[str, Any] = {
+        "WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16, "enable_fp_fusion": False
+    }  # fmt: skip
     if batch and rows:
         kernels.sum_chunks[(chunks,)](
-            hidden, roles, where, scale, norm_offset, kept, shared_tokens, numbers, counts, directions, sums, slots,
+            hidden, roles, where, kept, shared_tokens, numbers, counts, directions, sums, slots,
             segments, rows, batch, width, length, chunk_rows, *rows_layout, *roles_layout,
-            PADDED=padded, WEIGHTED=weight is not None, SHARED=shared is not None, DIRECTIONS=want_directions,
-            SUMS=want_sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
+            PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions,
+            SUMS=call.sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
         )  # fmt: skip
         if chunks > 2 * kernels.FOLD:
             kernels.fold_partials[(chunks,)](
@@ -77,7 +71,7 @@ def _angle(call: AngleCall) -> Outputs:
             )  # fmt: skip
         kernels.join_partials[(chunks,)](
             where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
-            chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=want_directions, SUMS=want_sums, **tile,
+            chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions, SUMS=call.sums, **tile,
         )  # fmt: skip
     values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
     if offsets is not None:
@@ -86,18 +80,7 @@ def _angle(call: AngleCall) -> Outputs:
         counts[0] = torch.where(ordered, counts[0], int(Status.INVALID_OFFSETS))
         counts[1:] *= ordered
         directions *= ordered
-    if want_contributions and batch and rows:
-        kernels.row_contributions[(rows,)](
-            hidden, roles, where, scale, norm_offset, counts, sums, contributions, rows, batch, width, length,
-            *rows_layout, *roles_layout, PADDED=padded, WEIGHTED=weight is not None, **tile,
-        )  # fmt: skip
-    return Outputs(
-        values,
-        counts,
-        directions if want_directions else None,
-        contributions if want_contributions else None,
-        sums if wanted & SUMS else None,
-    )
+    return Outputs(values, counts, directions if call.directions else None, sums if call.sums else None)
 
 
 def _chunks(rows: int, device: torch.device) -> tuple[int, int]:

@@ -66,21 +66,16 @@ def _largest_first(x):
 
 
 @triton.jit
-def _unit_rows(x, weight, used, WEIGHTED: tl.constexpr):
+def _unit_rows(x, used):
     """Unit rows (zero where unused, zero or not finite); which rows count; how many used rows are not finite."""
-    y = x
-    if WEIGHTED:
-        y = x * weight[None, :]
-    square = tl.sum(y * y, axis=1)
+    square = tl.sum(x * x, axis=1)
     safe = (square > SMALLEST_SQUARE) & (square < LARGEST_SQUARE)
     counts = used & safe
-    unit = y * tl.where(counts, 1.0 / tl.sqrt(tl.where(counts, square, 1.0)), 0.0)[:, None]
+    unit = x * tl.where(counts, 1.0 / tl.sqrt(tl.where(counts, square, 1.0)), 0.0)[:, None]
     infinite = tl.sum((used & (square < 0)).to(tl.int32), axis=0)  # zero, with the type that the branch needs
     if tl.sum((used & (safe == 0)).to(tl.int32), axis=0) > 0:  # rare: the whole tile again, with care
         finite = tl.sum(((x - x) != 0).to(tl.int32), axis=1) == 0
         y = _largest_first(tl.where(finite[:, None], x, 0.0))
-        if WEIGHTED:
-            y = _largest_first(y * weight[None, :])
         exact = tl.sum(y * y, axis=1)
         counts = used & finite & (exact > 0)
         unit = y * tl.where(counts, 1.0 / tl.sqrt(tl.where(counts, exact, 1.0)), 0.0)[:, None]
@@ -113,10 +108,10 @@ def _write(
 
 @triton.jit(do_not_specialize=VARIES)
 def sum_chunks(
-    hidden, roles, offsets, weight, weight_offset, shared, shared_tokens, numbers, counts, directions, sums, slots,
-    segments, rows, sequences, width, length, chunk_rows, stride_batch, stride_row, stride_column, role_stride_batch,
-    role_stride_row, role_scale, PADDED: tl.constexpr, WEIGHTED: tl.constexpr, SHARED: tl.constexpr,
-    DIRECTIONS: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr, WIDTH: tl.constexpr,
+    hidden, roles, offsets, shared, shared_tokens, numbers, counts, directions, sums, slots, segments, rows, sequences,
+    width, length, chunk_rows, stride_batch, stride_row, stride_column, role_stride_batch, role_stride_row, role_scale,
+    PADDED: tl.constexpr, SHARED: tl.constexpr, DIRECTIONS: tl.constexpr, SUMS: tl.constexpr, ROWS: tl.constexpr,
+    WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One chunk: finished sequences go to the results, pieces to `slots` (n, 2, 2, width) and `segments` (n, 2, 4)."""
     chunk = tl.program_id(0).to(tl.int64)
@@ -124,10 +119,6 @@ def sum_chunks(
     inside = columns < width
     low = chunk * chunk_rows
     high = tl.minimum(low + chunk_rows, rows)
-    if WEIGHTED:
-        w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + weight_offset
-    else:
-        w = columns.to(tl.float32)
     t = tl.maximum(low, _start(offsets, low * 0, length, PADDED))
     high = tl.minimum(high, _start(offsets, low * 0 + sequences, length, PADDED))
     b = low * 0 + sequences
@@ -154,7 +145,7 @@ def sum_chunks(
                 at = _row_offsets(here, length, stride_batch, stride_row, PADDED)
                 places = hidden + at[:, None] + columns[None, :].to(tl.int64) * stride_column
                 x = tl.load(places, mask=used[:, None] & inside[None, :], other=0.0).to(tl.float32)
-                unit, counted, bad = _unit_rows(x, w, used, WEIGHTED)
+                unit, counted, bad = _unit_rows(x, used)
                 infinite += bad
                 question += tl.sum(tl.where((role == 2)[:, None], unit, 0.0), axis=0)
                 prefix += tl.sum(tl.where((role == 1)[:, None], unit, 0.0), axis=0)
@@ -227,6 +218,7 @@ def fold_partials(
                     part, b, slots, segments, columns, width, question, prefix, q, p, flags
                 )
                 c += 1
+            tl.debug_barrier()  # other warps may still read what this overwrites
             tl.store(slots + own * 2 * width + columns, question.to(tl.float32), mask=inside)
             tl.store(slots + (own * 2 + 1) * width + columns, prefix.to(tl.float32), mask=inside)
             tl.store(segments + own * 4 + 1, q)
@@ -264,33 +256,3 @@ def join_partials(
             b, question, prefix, q.to(tl.int32), (p + shared_tokens).to(tl.int32), flags.to(tl.int32), numbers, counts,
             directions, sums, sequences, width, columns, inside, DIRECTIONS, SUMS,
         )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=VARIES)
-def row_contributions(
-    hidden, roles, offsets, weight, weight_offset, status, sums, contributions, rows, sequences, width, length,
-    stride_batch, stride_row, stride_column, role_stride_batch, role_stride_row, role_scale, PADDED: tl.constexpr,
-    WEIGHTED: tl.constexpr, WIDTH: tl.constexpr,
-):  # fmt: skip
-    """Cosine of one row with its sequence's sum; NaN for rows that do not count."""
-    t = tl.program_id(0).to(tl.int64)
-    columns = tl.arange(0, WIDTH)
-    inside = columns < width
-    role = tl.load(roles + _row_offsets(t, length, role_stride_batch, role_stride_row, PADDED)).to(tl.int32)
-    role = role * role_scale
-    b = _sequence_of(offsets, t, sequences, length, PADDED)
-    owned = (_start(offsets, b, length, PADDED) <= t) & (t < _start(offsets, b + 1, length, PADDED))
-    used = ((role == 1) | (role == 2)) & owned & ((tl.load(status + b) & 56) == 0)
-    there = columns < tl.where(used, width, 0)
-    at = _row_offsets(t, length, stride_batch, stride_row, PADDED)
-    x = tl.load(hidden + at + columns.to(tl.int64) * stride_column, mask=there, other=0.0).to(tl.float32)
-    if WEIGHTED:
-        w = tl.load(weight + columns, mask=inside, other=0.0).to(tl.float32) + weight_offset
-    else:
-        w = columns.to(tl.float32)
-    rows_used = tl.zeros((1,), dtype=tl.int32) + used.to(tl.int32) > 0
-    unit, counted, _ = _unit_rows(x[None, :], w, rows_used, WEIGHTED)
-    total = tl.load(sums + b * width + columns, mask=there, other=0.0)
-    norm = tl.sqrt(tl.sum(total * total, axis=0))
-    cosine = tl.sum(unit * total[None, :], axis=1) / tl.where(norm > 0, norm, 1.0)
-    tl.store(contributions + t + tl.arange(0, 1), tl.where(counted, cosine, float("nan")))

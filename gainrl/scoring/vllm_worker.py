@@ -25,8 +25,8 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 
-from gainrl.angle.call import SUMS, AngleCall
-from gainrl.angle.library import run
+from gainrl.angle.call import AngleCall
+from gainrl.angle.op import run
 from gainrl.angle.result import Status
 from gainrl.errors import UserError
 from gainrl.scoring.models import require_backend
@@ -85,7 +85,7 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
         cu_seqlens = torch.tensor(offsets, dtype=torch.int64).to(device, non_blocking=True)
         roles = torch.from_numpy(role).to(device, non_blocking=True)
         # Two sequences a prompt, of one role each, so that the op's sums are U_p and U_q.
-        call = AngleCall(hidden[:row], cu_seqlens, roles, None, 0, None, 0.0, True, SUMS)
+        call = AngleCall(hidden[:row], cu_seqlens, roles, sums=True)
         outputs = run(call, self._backend, False)
         status, rows = outputs.counts[0].view(-1, 2), outputs.counts[2].view(-1, 2)
         bad = ((status & int(Status.NON_FINITE)) != 0).any(dim=1, keepdim=True)

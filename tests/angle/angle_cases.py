@@ -1,13 +1,14 @@
-"""Random inputs for the op, and the comparison with the oracle's answer.
+"""Random inputs for the op, the kernels' argument struct, and the comparison with the oracle's answer.
 
 NumPy alone: the sanitizer build of the emulated kernels is tested in a process without torch.
 """
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,21 +23,7 @@ from gainrl.angle.reference import (
 )
 
 ROLES = np.array([0, 1, 2], dtype=np.int8)
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """Bits (uint16) of the bfloat16 numbers next to `values`; ties do not matter here."""
-    bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
-    nan = np.isnan(values)
-    with np.errstate(over="ignore"):
-        rounded = ((bits + 0x8000) >> 16).astype(np.uint16)
-    infinite = np.isinf(values)
-    rounded = np.where(infinite, (bits >> 16).astype(np.uint16), rounded)
-    return np.where(nan, np.uint16(0x7FC0), rounded)
-
-
-def from_bfloat16(bits: np.ndarray) -> np.ndarray:
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass
@@ -48,11 +35,8 @@ class Case:
     exact: np.ndarray
     roles: np.ndarray
     offsets: np.ndarray | None
-    weight: np.ndarray | None = None
-    weight_offset: float = 0.0
     shared: np.ndarray | None = None
     diagonal: bool = True
-    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def sequences(self) -> int:
@@ -60,25 +44,26 @@ class Case:
 
     def expected(self) -> ReferenceResult:
         return angle_concentration_reference(
-            self.exact, self.offsets, self.roles, shared_rows=self.shared, norm_weight=self.weight,
-            norm_offset=self.weight_offset, diagonal=self.diagonal,
+            self.exact, self.offsets, self.roles, shared_rows=self.shared, diagonal=self.diagonal
         )  # fmt: skip
 
     def shared_sum(self) -> tuple[np.ndarray, int]:
         """float32 sum of the shared rows and their count."""
-        multiplier = 1.0 if self.weight is None else self.weight.astype(np.float64) + self.weight_offset
-        unit = unit_rows(np.asarray(self.shared, dtype=np.float64) * multiplier)
+        unit = unit_rows(np.asarray(self.shared, dtype=np.float64))
         return unit.sum(axis=0).astype(np.float32), int((unit != 0).any(axis=1).sum())
 
 
 def stored(values: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """`values` in storage (uint16 for bfloat16), and the float64 numbers that the storage holds."""
     with np.errstate(over="ignore", invalid="ignore"):
-        if dtype == "bfloat16":
-            bits = to_bfloat16(values)
-            return bits, from_bfloat16(bits).astype(np.float64)
-        array = values.astype(dtype)
-    return array, array.astype(np.float64)
+        if dtype != "bfloat16":
+            array = values.astype(dtype)
+            return array, array.astype(np.float64)
+        bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
+        finite = ((bits + 0x8000) >> 16).astype(np.uint16)  # to the next number; ties do not matter here
+        special = np.where(np.isnan(values), 0x7FC0, bits >> 16).astype(np.uint16)
+    stored = np.where(np.isfinite(values), finite, special)
+    return stored, (stored.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
 
 
 def random_case(
@@ -88,7 +73,6 @@ def random_case(
     lengths: list[int],
     dtype: str = "float32",
     padded: bool = False,
-    weighted: bool = False,
     shared: int = 0,
     diagonal: bool = True,
     common: float = 1.0,
@@ -139,8 +123,6 @@ def random_case(
         roles[wrong] = rng.choice(np.array([-128, -1, 3, 127], dtype=np.int8), size=int(wrong.sum()))
     return Case(
         hidden=hidden, dtype=dtype, exact=exact, roles=roles, offsets=offsets,
-        weight=rng.standard_normal(width).astype(np.float32) if weighted else None,
-        weight_offset=1.0 if weighted and rng.random() < 0.5 else 0.0,
         shared=rng.standard_normal((shared, width)) + common * direction if shared else None,
         diagonal=diagonal,
     )  # fmt: skip
@@ -151,7 +133,6 @@ def assert_matches(
     values: np.ndarray,
     counts: np.ndarray,
     directions: np.ndarray | None = None,
-    contributions: np.ndarray | None = None,
     *,
     tolerance: float = TOLERANCE,
 ) -> None:
@@ -170,16 +151,99 @@ def assert_matches(
         )
         undefined = (expected.question_tokens == 0) | (expected.status & BAD != 0)
         assert not directions[undefined].any()
-    if contributions is not None:
-        clear = np.ones(contributions.shape, dtype=bool)
-        for b in np.flatnonzero(_mean_with_diagonal(case) < 1e-6):  # the sum is rounding alone, so is the cosine
-            if case.offsets is None:
-                clear[b] = False
-            else:
-                clear[case.offsets[b] : case.offsets[b + 1]] = False
-        np.testing.assert_allclose(contributions[clear], expected.contributions[clear], rtol=0, atol=VECTOR_TOLERANCE)
 
 
-def _mean_with_diagonal(case: Case) -> np.ndarray:
-    """(B,) mean over the whole sequence, diagonal included: small where its unit vectors cancel."""
-    return np.nan_to_num(dataclasses.replace(case, diagonal=True).expected().whole, nan=1.0)
+def random_keywords(rng: np.random.Generator) -> dict[str, Any]:
+    """Keywords of `random_case`: odd and even widths, empty and one-token sequences, every flag."""
+
+    def pick(*choices: Any) -> Any:
+        return choices[int(rng.integers(len(choices)))]
+
+    # Widths of one to four units per thread of the fast CUDA kernel, of several warps, and wider than it takes.
+    width = pick(1, 3, 8, 33, 64, 100, 257, 300, 576, 640, 900, 1100, 2056, 5000, 16400)
+    lengths = [int(n) for n in rng.integers(0, pick(2, 6, 60), size=rng.integers(0, 10))]
+    return {
+        "width": width,
+        "lengths": lengths if width <= 1100 else [min(n, 12) for n in lengths[:4]],
+        "dtype": pick(*DTYPES),
+        "padded": rng.random() < 0.3,
+        "shared": pick(0, 0, 5),
+        "diagonal": rng.random() < 0.7,
+        "runs": rng.random() < 0.7,
+        "common": pick(0.0, 1.0, 5.0),
+        "zero_rows": pick(0.0, 0.2),
+        "bad_rows": pick(0.0, 0.0, 0.02),
+        "extreme": rng.random() < 0.3,
+        "invalid_roles": pick(0.0, 0.0, 0.02),
+        "margin": pick(0, 3),
+        "prefix": rng.random() < 0.8,
+        "offsets_dtype": pick("int32", "int64"),
+    }
+
+
+# Width, lengths, alignment and padding of sequences with many chunks, which many blocks of the joining kernel share.
+LONG = (
+    (40, [560, 3], True, False),  # one slice of the columns, two parts of the chunks
+    (260, [10, 540], True, False),  # three slices, two parts
+    (40, [1200, 3], True, False),  # four parts
+    (1300, [190], True, False),  # as many blocks as slices
+    (2056, [500], True, False),  # one part, of more chunks than a warp adds at once
+    (2056, [150, 2], True, False),  # fewer blocks than slices
+    (33, [9, 700], False, False),  # the kernel for any layout
+    (72, [300, 290, 7], True, True),
+)
+
+
+class Params(ctypes.Structure):
+    """csrc/angle/params.h."""
+
+    _fields_ = (
+        ("hidden", ctypes.c_void_p), ("dtype", ctypes.c_int32), ("width", ctypes.c_int64),
+        ("stride_row", ctypes.c_int64), ("stride_batch", ctypes.c_int64), ("stride_column", ctypes.c_int64),
+        ("sequences", ctypes.c_int64), ("rows", ctypes.c_int64), ("length", ctypes.c_int64),
+        ("offsets", ctypes.c_void_p), ("offsets_are_64", ctypes.c_int32),
+        ("roles", ctypes.c_void_p), ("role_stride_row", ctypes.c_int64), ("role_stride_batch", ctypes.c_int64),
+        ("role_scale", ctypes.c_int32), ("shared_sum", ctypes.c_void_p), ("shared_tokens", ctypes.c_int64),
+        ("diagonal", ctypes.c_int32), ("values", ctypes.c_void_p), ("counts", ctypes.c_void_p),
+        ("directions", ctypes.c_void_p), ("sums", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+def params_of(
+    case: Case, first: Any, stride: int, column_stride: int, shared: tuple[Any, int], **outputs: Any
+) -> Params:
+    """The arguments of a call; `first`, `shared` and the outputs are addresses (or None)."""
+    p = Params(
+        hidden=first, dtype=DTYPES.index(case.dtype), width=case.hidden.shape[-1], stride_row=stride,
+        stride_column=column_stride, sequences=case.sequences, rows=case.roles.size,
+        roles=address(case.roles), role_stride_row=1, role_scale=1, shared_sum=shared[0], shared_tokens=shared[1],
+        diagonal=case.diagonal, **outputs,
+    )  # fmt: skip
+    if case.offsets is None:
+        p.length = p.role_stride_batch = case.roles.shape[1]
+        p.stride_batch = p.length * stride
+    else:
+        p.offsets, p.offsets_are_64 = case.offsets.ctypes.data, case.offsets.dtype == np.int64
+    return p
+
+
+def address(array: np.ndarray | None) -> int | None:
+    """As PyTorch has it: null without elements."""
+    return None if array is None or array.size == 0 else array.ctypes.data
+
+
+def placed(case: Case, aligned: bool, column_stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in a buffer of NaN, each row on a 16-byte boundary or (not aligned) off it; (view, owner)."""
+    rows = case.hidden.reshape(-1, case.hidden.shape[-1])
+    size = rows.itemsize
+    stride = rows.shape[1] * column_stride
+    if aligned:
+        stride = -(-stride * size // 16) * 16 // size
+    first = 0 if aligned else 1
+    # The buffer ends with the last element of the last row, so that the sanitizer sees a read beyond it.
+    count = first + max(0, len(rows) - 1) * stride + (rows.shape[1] - 1) * column_stride + 1
+    owner = np.full(count, 0x7FC0 if rows.dtype == np.uint16 else np.nan, dtype=rows.dtype)
+    assert owner.ctypes.data % 16 == 0
+    view = np.lib.stride_tricks.as_strided(owner[first:], rows.shape, (stride * size, column_stride * size))
+    view[...] = rows
+    return view, owner

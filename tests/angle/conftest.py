@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -26,35 +27,28 @@ def need() -> Callable[..., None]:
 
 
 @pytest.fixture
-def on_torch() -> Callable[..., Any]:
-    """Runs a case through the public op with torch tensors; returns (result, values, counts, directions, cosines)."""
-    import numpy as np
+def agrees() -> Callable[..., Any]:
+    """Runs a case through the public op with torch tensors and compares with the oracle."""
     import torch
+    from angle_cases import assert_matches
 
     import gainrl
 
-    def run(case: Any, backend: str, *, device: str = "cpu", vectors: bool = True, **options: Any) -> Any:
-        hidden = torch.from_numpy(case.hidden.view(np.int16) if case.dtype == "bfloat16" else case.hidden)
-        hidden = hidden.view(torch.bfloat16) if case.dtype == "bfloat16" else hidden
+    def run(case: Any, backend: str, *, device: str = "cpu", hidden: Any = None, vectors: bool = True) -> Any:
+        if hidden is None:
+            hidden = torch.from_numpy(case.hidden.view(np.int16) if case.dtype == "bfloat16" else case.hidden)
+            hidden = hidden.view(getattr(torch, case.dtype)).to(device)
         shared = None
         if case.shared is not None:
             total, tokens = case.shared_sum()
             shared = gainrl.SharedPrefix(torch.from_numpy(total).to(device), tokens)
+        offsets = None if case.offsets is None else torch.from_numpy(case.offsets).to(device)
         result = gainrl.angle_concentration(
-            options.pop("hidden", hidden.to(device)),
-            None if case.offsets is None else torch.from_numpy(case.offsets).to(device),
-            torch.from_numpy(case.roles).to(device),
-            shared_prefix=shared,
-            norm_weight=None if case.weight is None else torch.from_numpy(case.weight).to(device),
-            norm_offset=case.weight_offset,
-            diagonal=case.diagonal,
-            return_directions=vectors,
-            return_contributions=vectors,
-            backend=backend,
-            check=False,
-            **options,
-        )
-        parts = (result.values, result.counts, result.directions, result.contributions)
-        return result, *(None if part is None else part.cpu().numpy() for part in parts)
+            hidden, offsets, torch.from_numpy(case.roles).to(device), shared_prefix=shared, diagonal=case.diagonal,
+            return_directions=vectors, backend=backend, check=False,
+        )  # fmt: skip
+        parts = (None if x is None else x.cpu().numpy() for x in (result.values, result.counts, result.directions))
+        assert_matches(case, *parts)
+        return result
 
     return run

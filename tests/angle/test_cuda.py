@@ -8,68 +8,41 @@ import threading
 import numpy as np
 import pytest
 import torch
-from angle_cases import assert_matches, random_case
-from hypothesis import HealthCheck, Phase, given, seed, settings
-from hypothesis import strategies as st
-from test_against_oracle import options, property_test
+from angle_cases import DTYPES, random_case, random_keywords
 
 import gainrl
 from gainrl.angle import reference
 
-pytestmark = [
-    pytest.mark.cuda,
-    # Triton 3.9 says at its first compilation that a default will change.
-    pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION is unset:UserWarning"),
-]
+pytestmark = [pytest.mark.cuda]
 
 BACKENDS = ("native", "triton")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 # Under compute-sanitizer everything is many times slower, and only this project's kernels are watched: what other
 # kernels write counts as never written.  The tests of the reduced set make and compare everything on the CPU.
 REDUCED = os.environ.get("GAINRL_REDUCED_SET") == "1"
-NATIVE_WIDTHS = (576, 896, 1536, 2048, 3584, 4096, 8192, 16384, 20000, 577)
-TRITON_WIDTHS = (577, 1536, 16384)  # each compiles kernels of its own
-EVERY_WIDTH = [("native", dtype, width) for dtype in DTYPES for width in NATIVE_WIDTHS]
-EVERY_WIDTH += [("triton", dtype, width) for dtype in DTYPES for width in TRITON_WIDTHS]
+WIDTHS = {"native": (576, 896, 1536, 2048, 3584, 4096, 8192, 16384, 20000, 577), "triton": (577, 1536, 16384)}
+EVERY_WIDTH = [(backend, dtype, width) for backend in BACKENDS for dtype in DTYPES for width in WIDTHS[backend]]
 if REDUCED:
     EVERY_WIDTH = [("native", *pair) for pair in zip(DTYPES, (577, 8192, 1536), strict=True)]
 
 
-def inputs(dtype=torch.bfloat16, width=1536, lengths=(512,) * 16, seed=0, device="cuda"):
+def inputs(dtype="bfloat16", width=1536, lengths=(512,) * 16, seed=0, device="cuda"):
     generator = torch.Generator().manual_seed(seed)
     rows = sum(lengths)
-    hidden = (torch.rand(rows, width, generator=generator) - 0.2).to(dtype)
+    hidden = (torch.rand(rows, width, generator=generator) - 0.2).to(getattr(torch, dtype))
     roles = torch.randint(0, 3, (rows,), generator=generator, dtype=torch.int8)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
     return hidden.to(device), offsets.to(device), roles.to(device)
 
 
-def agrees(keywords, number, backend, on_torch):
-    case = random_case(np.random.default_rng(number), **keywords)
-    _, *arrays = on_torch(case, backend, device="cuda")
-    assert_matches(case, *arrays)
-
-
-@property_test(6 if REDUCED else 150)
-def test_any_input_gives_by_native_what_the_oracle_gives(keywords, seed, need, on_torch):
-    need("native", "cuda")
-    agrees(keywords, seed, "native", on_torch)
-
-
-@pytest.mark.parametrize("part", range(6))  # nearly every example compiles three kernels: for several processes
-def test_any_input_gives_by_triton_what_the_oracle_gives(part, need, on_torch):
-    need("triton", "cuda")
-
-    @seed(part)
-    @settings(
-        max_examples=4, deadline=None, database=None, phases=(Phase.generate,),
-        suppress_health_check=[HealthCheck.too_slow],
-    )  # fmt: skip
-    @given(keywords=options(), number=st.integers(0, 2**32 - 1))
-    def check(keywords, number):
-        agrees(keywords, number, "triton", on_torch)
-
-    check()
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("part", range(6))  # nearly every input compiles three Triton kernels: for several processes
+def test_any_input_gives_what_the_oracle_gives(backend, part, need, agrees):
+    need(backend, "cuda")
+    for seed in np.random.SeedSequence(part).generate_state(1 if REDUCED else 4 if backend == "triton" else 25):
+        keywords = random_keywords(np.random.default_rng(seed))
+        if backend == "triton":
+            keywords["width"] = min(keywords["width"], 2056)
+        agrees(random_case(np.random.default_rng(seed), **keywords), backend, device="cuda")
 
 
 @pytest.mark.parametrize(("backend", "dtype", "width"), EVERY_WIDTH)
@@ -84,38 +57,16 @@ def test_every_width_agrees_with_the_cpu(backend, dtype, width, need):
     torch.testing.assert_close(found.directions.cpu(), expected.directions, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("offset", [0, 1, 8])
-def test_misaligned_views_and_strided_columns_agree_with_the_cpu(offset, need):
-    need("native", "cuda")
-    hidden, offsets, roles = inputs(width=600, lengths=(200, 5, 90), device="cpu")
-    turned = hidden.t().contiguous()
-    views = (
-        (hidden, lambda rows: rows[:, offset : offset + 576]),
-        (hidden, lambda rows: rows[:, offset::2]),
-        (turned, lambda columns: columns.t()),
-    )
-    for buffer, view in views:
-        found = gainrl.angle_concentration(
-            view(buffer.cuda()), offsets.cuda(), roles.cuda(), backend="native", return_contributions=True
-        )
-        expected = gainrl.angle_concentration(view(buffer), offsets, roles, backend="torch", return_contributions=True)
-        torch.testing.assert_close(found.values.cpu(), expected.values, rtol=0, atol=4e-6, equal_nan=True)
-        torch.testing.assert_close(found.contributions.cpu(), expected.contributions, rtol=0, atol=1e-5, equal_nan=True)
-
-
-@pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_partial_last_vector_on_aligned_rows_is_read_to_the_rows_end(dtype, weighted, need, on_torch):
+def test_misaligned_views_and_partial_last_vectors_agree_with_the_cpu(dtype, need):
     """573 of 576 columns: rows on 16-byte boundaries, so the fast kernel, and what lies behind them is NaN."""
     need("native", "cuda")
-    case = random_case(
-        np.random.default_rng(0), width=573, lengths=[40, 0, 1, 300], dtype=str(dtype).removeprefix("torch."),
-        weighted=weighted, runs=False,
-    )  # fmt: skip
-    buffer = torch.full((len(case.roles), 576), torch.nan, dtype=dtype)
-    buffer[:, :573] = torch.from_numpy(case.exact).to(dtype)
-    _, *arrays = on_torch(case, "native", device="cuda", hidden=buffer.cuda()[:, :573])
-    assert_matches(case, *arrays)
+    hidden, offsets, roles = inputs(dtype, 576, (200, 5, 90, 1), device="cpu")
+    hidden[:, 573:] = torch.nan
+    for view in (lambda x: x[:, :573], lambda x: x[:, 1:572], lambda x: x[:, :570:2], lambda x: x.t().contiguous().t()[:, :9]):
+        found = gainrl.angle_concentration(view(hidden.cuda()), offsets.cuda(), roles.cuda(), backend="native")
+        expected = gainrl.angle_concentration(view(hidden), offsets, roles, backend="torch")
+        torch.testing.assert_close(found.values.cpu(), expected.values, rtol=0, atol=4e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -133,24 +84,21 @@ def test_equal_inputs_give_equal_bits(backend, lengths, need):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_a_long_sequence_of_nearly_equal_rows_with_alternating_roles_keeps_its_digits(backend, dtype, need):
+def test_a_long_sequence_of_nearly_equal_rows_with_alternating_roles_keeps_its_digits(backend, need):
     """Where a plain float32 sum drifts most: every addition rounds the same way, and no two rows share a role's run."""
     need(backend, "cuda")
-    rows, width = 8_000_000, 24  # enough for the longest chunks on the largest GPUs
     if REDUCED or torch.cuda.mem_get_info()[0] < 12 << 30:
         pytest.skip("needs 12 GiB of cuda memory, and not under compute-sanitizer")
+    rows, width = 8_000_000, 24  # enough for the longest chunks on the largest GPUs
     generator = torch.Generator(device="cuda").manual_seed(0)
     common = 300.0 * torch.randn(width, generator=generator, device="cuda")
-    hidden = (common + torch.randn(rows, width, generator=generator, device="cuda")).to(dtype)
+    hidden = (common + torch.randn(rows, width, generator=generator, device="cuda")).bfloat16()
     roles = (1 + torch.arange(rows, device="cuda") % 2).to(torch.int8)
     unit = torch.nn.functional.normalize(hidden.double(), dim=1)
     prefix, question = unit[::2].sum(dim=0), unit[1::2].sum(dim=0)
-    half = rows // 2
     found = gainrl.angle_concentration(hidden, torch.tensor([0, rows], device="cuda"), roles, backend=backend)
-    close = {"rtol": 0, "atol": reference.TOLERANCE, "check_dtype": False}
-    torch.testing.assert_close(found.intra, (question @ question / half**2).reshape(1), **close)
-    torch.testing.assert_close(found.inter, (question @ prefix / half**2).reshape(1), **close)
+    expected = torch.stack([question @ question, question @ prefix]) / (rows // 2) ** 2
+    torch.testing.assert_close(found.values[:2, 0].double(), expected, rtol=0, atol=reference.TOLERANCE)
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # said by PyTorch when it is turned on
@@ -178,10 +126,7 @@ def test_a_captured_graph_replays_on_new_inputs(need):
     need("native", "cuda")
     hidden, offsets, roles = inputs()
     other, _, _ = inputs(seed=1)
-    warm = torch.cuda.Stream()
-    warm.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(warm):
-        gainrl.angle_concentration(hidden, offsets, roles, backend="native")
+    gainrl.angle_concentration(hidden, offsets, roles, backend="native")
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
@@ -213,7 +158,6 @@ def test_streams_and_threads_do_not_disturb_each_other(need):
         thread.join()
     torch.cuda.synchronize()
     for a, b in zip(found, expected, strict=True):
-        assert a is not None
         assert torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
@@ -229,61 +173,14 @@ def test_the_tensors_device_serves_whichever_is_current(backend, need):
     torch.testing.assert_close(found.cpu(), expected, rtol=0, atol=2 * reference.TOLERANCE, equal_nan=True)
 
 
-def test_triton_compiles_once_for_batches_of_every_size(need):
-    need("triton", "cuda")
-    from gainrl.angle import triton_kernels as kernels
-
-    variants = []
-    for lengths in ((5, 6, 7), (1,), (16,) * 16, (3000, 20)):
-        gainrl.angle_concentration(*inputs(width=200, lengths=lengths), backend="triton")
-        caches = (kernel.device_caches[torch.cuda.current_device()] for kernel in
-                  (kernels.sum_chunks, kernels.join_partials))  # fmt: skip
-        variants.append([len(cache[0]) for cache in caches])
-    assert all(count == variants[0] for count in variants), variants
-    folded = []
-    for lengths in ((5000,), (40001, 20)):  # other sequences, other chunks
-        gainrl.angle_concentration(*inputs(width=200, lengths=lengths), backend="triton")
-        folded.append(len(kernels.fold_partials.device_caches[torch.cuda.current_device()][0]))
-    assert folded[0] == folded[1] > 0, folded
-
-
-def test_a_plain_call_goes_past_the_dispatcher(need, monkeypatch):
-    need("native", "cuda")
-    from gainrl.angle import library
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("the call went through the dispatcher")
-
-    monkeypatch.setattr(library, "_registered", refuse)
-    gainrl.angle_concentration(*inputs(width=200, lengths=(5, 6)))
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_contributions_of_no_sequences(backend, need):
-    """Every buffer per sequence is then at a null address."""
-    need(backend, "cuda")
-    hidden, _, roles = inputs(width=64, lengths=(3,))
-    found = gainrl.angle_concentration(
-        hidden, torch.tensor([3], device="cuda"), roles, backend=backend, return_contributions=True
-    )
-    assert found.contributions.isnan().all()
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("offsets", [[0, 300, 100, 600], [-9, 300, 400, 600], [0, 1, 2, 10**9]])
 def test_offsets_out_of_order_are_reported_without_synchronising(backend, offsets, need):
     need(backend, "cuda")
     hidden, _, roles = inputs(lengths=(600,), width=576)
-    result = gainrl.angle_concentration(
-        hidden, torch.tensor(offsets, device="cuda"), roles, backend=backend, return_contributions=True
-    )
+    result = gainrl.angle_concentration(hidden, torch.tensor(offsets, device="cuda"), roles, backend=backend)
     assert result.status.cpu().tolist() == [int(gainrl.Status.INVALID_OFFSETS)] * 3
     assert result.values.cpu().isnan().all()
-    assert result.contributions.cpu().isnan().all()
-    if REDUCED:  # the check reads what PyTorch's kernels write
-        return
-    with pytest.raises(gainrl.UserError, match="cu_seqlens must not decrease"):
-        gainrl.angle_concentration(hidden, torch.tensor(offsets, device="cuda"), roles, backend=backend, check=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inside torch.compile itself
@@ -300,19 +197,6 @@ def test_torch_compile_keeps_the_op_in_one_graph(need):
     torch.testing.assert_close(torch.compile(scored, fullgraph=True)(hidden), scored(hidden), rtol=0, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore:::cupy")  # about where it looks for CUDA
-def test_arrays_of_cupy_give_torch_tensors(need):
-    need("native", "cuda")
-    cupy = pytest.importorskip("cupy")
-    rows, offsets, roles = (a.numpy() for a in inputs(torch.float32, 64, (10, 20), device="cpu"))
-    # Copies alone: CuPy would have to compile a kernel to make these itself.
-    result = gainrl.angle_concentration(cupy.asarray(rows), cupy.asarray(offsets), cupy.asarray(roles))
-    assert isinstance(result.intra, torch.Tensor)
-    assert result.intra.is_cuda
-    expected = gainrl.angle_concentration(rows, offsets, roles)
-    np.testing.assert_allclose(result.intra.cpu().numpy(), expected.intra, atol=4e-6)
-
-
 def test_more_than_two_to_the_31_elements_are_indexed_in_64_bits(need):
     need("native", "cuda")
     if REDUCED or torch.cuda.mem_get_info()[0] < 12 << 30:
@@ -320,13 +204,14 @@ def test_more_than_two_to_the_31_elements_are_indexed_in_64_bits(need):
     width = 4096
     rows = 2**31 // width + 5000
     hidden = torch.zeros(rows, width, dtype=torch.bfloat16, device="cuda")
-    tail = torch.randn(3000, width, device="cuda").bfloat16()
-    hidden[-3000:] = tail
+    hidden[-3000:] = torch.randn(3000, width, device="cuda").bfloat16()
     roles = torch.zeros(rows, dtype=torch.int8, device="cuda")
     roles[-3000:] = 2
     found = gainrl.angle_concentration(
         hidden, torch.tensor([0, rows - 3000, rows], device="cuda"), roles, backend="native"
     )
-    alone = gainrl.angle_concentration(tail, torch.tensor([0, 3000], device="cuda"), roles[-3000:], backend="native")
+    alone = gainrl.angle_concentration(
+        hidden[-3000:], torch.tensor([0, 3000], device="cuda"), roles[-3000:], backend="native"
+    )
     torch.testing.assert_close(found.intra[1], alone.intra[0], rtol=0, atol=2e-6)
     assert found.question_tokens.tolist() == [0, 3000]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -23,40 +24,21 @@ def hidden():
     return torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
 
 
-def test_the_readme_equivalent_in_plain_pytorch(hidden):
-    result = gainrl.angle_concentration(hidden[:4], torch.tensor([0, 4]), ROLES[:4])
-    u = torch.nn.functional.normalize(hidden[:4], dim=-1)
-    q, p = u[2:], u[:2]
-    torch.testing.assert_close(result.score[0], (q @ q.T).mean() + (q @ p.T).mean())
-
-
-def test_a_prefix_that_some_sequences_lack_leaves_their_score_undefined(hidden):
-    result = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
-    assert result.status.tolist() == [0, int(Status.EMPTY_PREFIX)]
-    assert result.score.isnan().tolist() == [False, True]
-    assert not result.intra.isnan().any()
-
-
-def test_without_any_prefix_the_score_is_intra_alone(hidden):
-    roles = torch.where(ROLES == 1, 0, ROLES).to(torch.int8)
-    result = gainrl.angle_concentration(hidden, OFFSETS, roles)
-    assert torch.equal(result.score, result.intra)
-    assert result.inter.isnan().all()
-    assert result.status.tolist() == [int(Status.EMPTY_PREFIX)] * 2
+def equal(a, b):
+    return torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
 @pytest.mark.parametrize("backend", ["native", "torch"])
-def test_a_shared_prefix_gives_what_the_same_rows_in_each_sequence_give(backend, hidden, need):
+def test_a_shared_prefix_counts_as_rows_before_every_sequence(hidden, backend, need):
     need(backend)
-    first = torch.randn(5, 16)
-    prefix = gainrl.shared_prefix(first, backend=backend)
-    assert (prefix.sum.dtype, prefix.sum.shape, prefix.tokens) == (torch.float32, (16,), 5)
-    found = gainrl.angle_concentration(
-        hidden[4:], torch.tensor([0, 2]), ROLES[4:], shared_prefix=prefix, backend=backend
-    )
-    whole = torch.cat([first, hidden[4:]])
-    roles = torch.cat([torch.ones(5, dtype=torch.int8), ROLES[4:]])
-    expected = gainrl.angle_concentration(whole, torch.tensor([0, 7]), roles, backend=backend)
+    prefix = torch.randn(3, 16)
+    shared = gainrl.shared_prefix(prefix, backend=backend)
+    assert shared.tokens == 3
+    found = gainrl.angle_concentration(hidden, OFFSETS, ROLES, shared_prefix=shared, backend=backend)
+    rows = torch.cat([prefix, hidden[:4], prefix, hidden[4:]])
+    one = torch.ones(3, dtype=torch.int8)
+    roles = torch.cat([one, ROLES[:4], one, ROLES[4:]])
+    expected = gainrl.angle_concentration(rows, torch.tensor([0, 7, 12]), roles, backend="reference")
     torch.testing.assert_close(found.values, expected.values, atol=1e-6, rtol=0)
     assert torch.equal(found.counts, expected.counts)
 
@@ -72,14 +54,6 @@ def test_a_boolean_mask_of_padded_rows_gives_the_mean_over_the_whole_sequence(hi
         torch.testing.assert_close(result.whole[b], (u @ u.T).mean())
 
 
-def test_the_offset_by_one_norm_is_folded_in(hidden):
-    weight = torch.randn(16)
-    folded = gainrl.angle_concentration(hidden, OFFSETS, ROLES, norm_weight=weight, norm_offset=1.0)
-    normalised = hidden * torch.rsqrt(hidden.square().mean(-1, keepdim=True) + 1e-6) * (1 + weight)
-    plain = gainrl.angle_concentration(normalised, OFFSETS, ROLES)
-    torch.testing.assert_close(folded.values, plain.values, atol=1e-6, rtol=0, equal_nan=True)
-
-
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
@@ -88,24 +62,34 @@ def test_the_offset_by_one_norm_is_folded_in(hidden):
         ({"cu_seqlens": None}, r"hidden has shape \(6, 16\); without cu_seqlens it must be padded"),
         ({"cu_seqlens": torch.tensor([0.0, 6.0])}, "cu_seqlens has dtype float32"),
         ({"cu_seqlens": torch.zeros(0, dtype=torch.int64)}, r"cu_seqlens has shape \(0,\)"),
-        (
-            {"token_role": torch.zeros(5, dtype=torch.int8)},
-            r"token_role has shape \(5,\); for hidden",
-        ),
+        ({"token_role": torch.zeros(5, dtype=torch.int8)}, r"token_role has shape \(5,\); for hidden"),
         ({"token_role": torch.zeros(6, dtype=torch.int64)}, "token_role has dtype int64; it must be one of int8"),
         ({"token_role": torch.zeros(6, dtype=torch.int8, device="meta")}, "token_role is on meta and hidden on cpu"),
-        ({"norm_weight": torch.ones(15)}, r"norm_weight has shape \(15,\); hidden has width 16"),
         ({"shared_prefix": (torch.zeros(16), 3)}, "shared_prefix is a tuple"),
         ({"shared_prefix": SharedPrefix(torch.zeros(8), 3)}, r"shared_prefix.sum has shape \(8,\)"),
         ({"shared_prefix": SharedPrefix(torch.zeros(16), -1)}, "shared_prefix.tokens is -1"),
         ({"backend": "cuda"}, "backend is 'cuda'; it must be one of auto, native"),
-        ({"cu_seqlens": [0, 6]}, "cu_seqlens is a list; it must be a torch tensor or an array with __dlpack__"),
+        ({"cu_seqlens": [0, 6]}, "is a list; it must be a torch tensor or an array with __dlpack__"),
+        ({"backend": "triton"}, "backend 'triton' cannot serve cpu tensors"),  # never another instead
     ],
 )
 def test_a_mistake_is_an_error_that_names_argument_and_values(hidden, changed, message):
     arguments = {"hidden": hidden, "cu_seqlens": OFFSETS, "token_role": ROLES, **changed}
     with pytest.raises(UserError, match=message):
         gainrl.angle_concentration(**arguments)
+
+
+def test_a_distributed_tensor_is_told_how_to_become_whole(hidden, tmp_path):
+    from torch.distributed.tensor import Shard, distribute_tensor, init_device_mesh
+
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        sharded = distribute_tensor(hidden, init_device_mesh("cpu", (1,)), [Shard(0)])
+        with pytest.raises(UserError, match=r"hidden is a DTensor.*pass hidden.full_tensor\(\)"):
+            gainrl.angle_concentration(sharded, OFFSETS, ROLES)
+        assert gainrl.angle_concentration(sharded.full_tensor(), OFFSETS, ROLES).intra.isfinite().all()
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "reference"])
@@ -115,12 +99,9 @@ def test_offsets_out_of_order_raise_or_are_reported(hidden, offsets, backend, ne
     arguments = (hidden, torch.tensor(offsets), ROLES)
     with pytest.raises(UserError, match="cu_seqlens must not decrease"):
         gainrl.angle_concentration(*arguments, backend=backend)
-    result = gainrl.angle_concentration(
-        *arguments, backend=backend, check=False, return_directions=True, return_contributions=True
-    )
+    result = gainrl.angle_concentration(*arguments, backend=backend, check=False, return_directions=True)
     assert result.status.tolist() == [int(Status.INVALID_OFFSETS)] * 2
     assert result.values.isnan().all()
-    assert result.contributions.isnan().all()
     assert not result.directions.any()
 
 
@@ -132,7 +113,6 @@ def test_a_role_out_of_range_raises_or_is_reported(hidden, backend, need):
     with pytest.raises(UserError, match=r"role other than 0 .* in sequence 1"):
         gainrl.angle_concentration(hidden, OFFSETS, roles, backend=backend)
     result = gainrl.angle_concentration(hidden, OFFSETS, roles, backend=backend, check=False)
-    assert result.status[0] == 0
     assert result.status[1] & Status.INVALID_ROLE
     assert result.values[:, 1].isnan().all()
 
@@ -143,28 +123,17 @@ def test_a_shared_prefix_with_nan_is_refused(hidden):
         gainrl.shared_prefix(hidden)
 
 
-def test_a_named_backend_never_falls_back(hidden):
-    with pytest.raises(UserError, match="backend 'triton' cannot serve cpu tensors"):
-        gainrl.angle_concentration(hidden, OFFSETS, ROLES, backend="triton")
-
-
-def test_auto_says_once_what_it_chose(hidden, caplog):
-    backends._automatic.cache_clear()
-    with caplog.at_level(logging.INFO, "gainrl.angle"):
-        for _ in range(3):
-            gainrl.angle_concentration(hidden, OFFSETS, ROLES)
-    assert len(caplog.records) == 1
-    assert "on cpu uses the" in caplog.text
-
-
-def test_without_the_compiled_module_torch_serves_and_says_why(hidden, caplog, monkeypatch):
+def test_auto_says_once_what_it_chose_and_why(hidden, caplog, monkeypatch):
     backends._automatic.cache_clear()
     monkeypatch.setattr(backends, "native_module", lambda: "there is no compiled module")
-    with caplog.at_level(logging.WARNING, "gainrl.angle"):
-        result = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
-    assert "uses the torch backend; not native: there is no compiled module" in caplog.text
-    assert gainrl.available_backends()["native"] == "there is no compiled module"
+    with caplog.at_level(logging.INFO, "gainrl.angle"):
+        for _ in range(3):
+            result = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
+    assert [record.getMessage() for record in caplog.records] == [
+        "angle concentration on cpu uses the torch backend; not native: there is no compiled module"
+    ]
     assert result.intra.isfinite().all()
+    assert gainrl.available_backends()["native"] == "there is no compiled module"
     backends._automatic.cache_clear()
     backends._native_cuda.cache_clear()  # asked by available_backends while there was no module
 
@@ -191,28 +160,33 @@ def test_the_registration_passes_pytorchs_own_check(hidden):
 
     torch.library.opcheck(
         torch.ops.gainrl.angle.default,
-        (hidden, OFFSETS, ROLES, None, 0, None, 0.0, True, 7, "auto", True),
+        (hidden, OFFSETS, ROLES, None, 0, True, True, True, "auto", True),
         test_utils=("test_schema", "test_faketensor"),
     )
 
 
-@pytest.mark.parametrize("backend", ["auto", "native", "triton", "torch", "reference"])
-def test_meta_tensors_have_the_shapes_of_real_ones(backend, hidden):
-    real = gainrl.angle_concentration(hidden, OFFSETS, ROLES, return_directions=True, return_contributions=True)
-    meta = gainrl.angle_concentration(
-        hidden.to("meta"), OFFSETS.to("meta"), ROLES.to("meta"), return_directions=True, return_contributions=True,
-        backend=backend,
-    )  # fmt: skip
-    for name in ("values", "counts", "directions", "contributions", "score", "status"):
+def test_meta_tensors_have_the_shapes_of_real_ones_and_autocast_changes_nothing(hidden):
+    arguments = (hidden, OFFSETS, ROLES)
+    real = gainrl.angle_concentration(*arguments, return_directions=True)
+    meta = gainrl.angle_concentration(*(x.to("meta") for x in arguments), return_directions=True)
+    for name in ("values", "counts", "directions", "score", "status"):
         a, b = getattr(real, name), getattr(meta, name)
         assert (a.shape, a.dtype, b.device.type) == (b.shape, b.dtype, "meta")
-
-
-def test_autocast_leaves_the_op_alone(hidden):
-    expected = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
-    assert torch.equal(found.values.nan_to_num(9), expected.values.nan_to_num(9))
+        assert equal(gainrl.angle_concentration(*arguments).values, real.values)
+
+
+def test_parameters_inference_mode_and_lazily_negated_tensors_give_the_same_bits(hidden, need):
+    need("native")
+    expected = gainrl.angle_concentration(hidden, OFFSETS, ROLES).values
+    assert equal(gainrl.angle_concentration(torch.nn.Parameter(hidden), OFFSETS, ROLES).values, expected)
+    with torch.inference_mode():
+        assert equal(gainrl.angle_concentration(hidden.clone(), OFFSETS, ROLES).values, expected)
+    negated = torch.complex(torch.zeros_like(hidden), -hidden).conj().imag
+    found = gainrl.angle_concentration(negated, OFFSETS, ROLES, return_directions=True)
+    assert torch.equal(
+        found.directions, gainrl.angle_concentration(hidden, OFFSETS, ROLES, return_directions=True).directions
+    )
 
 
 class ThroughDLPack:
@@ -229,21 +203,15 @@ class ThroughDLPack:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("backend", ["native", "torch"])
-def test_anything_with_dlpack_is_accepted_without_a_copy(hidden, dtype, backend, need):
-    need(backend)
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_anything_with_dlpack_gives_numpy_arrays(hidden, dtype, backend):
     hidden = hidden.to(dtype)
-    weight = torch.rand(16)
-    expected = gainrl.angle_concentration(
-        hidden, OFFSETS, ROLES, norm_weight=weight, backend=backend, return_contributions=True
-    )
+    expected = gainrl.angle_concentration(hidden, OFFSETS, ROLES, backend=backend, return_directions=True)
     wrapped = [ThroughDLPack(t) for t in (hidden, OFFSETS, ROLES)]
-    found = gainrl.angle_concentration(
-        *wrapped, norm_weight=ThroughDLPack(weight), backend=backend, return_contributions=True
-    )
+    found = gainrl.angle_concentration(*wrapped, backend=backend, return_directions=True)
     assert isinstance(found.values, np.ndarray)
     np.testing.assert_array_equal(found.values, expected.values.numpy())
-    np.testing.assert_array_equal(found.contributions, expected.contributions.numpy())
+    np.testing.assert_array_equal(found.directions, expected.directions.numpy())
 
 
 def test_numpy_arrays_give_numpy_arrays_also_read_only_and_padded(hidden, need):
@@ -257,13 +225,8 @@ def test_numpy_arrays_give_numpy_arrays_also_read_only_and_padded(hidden, need):
     prefix = gainrl.shared_prefix(rows[0])
     assert isinstance(prefix.sum, np.ndarray)
     assert prefix.tokens == 3
-
-
-def test_arrays_of_the_other_byte_order_are_refused(hidden, need):
-    need("native")
-    rows = hidden.numpy()
-    with pytest.raises(UserError, match="byte order"):
-        gainrl.angle_concentration(rows.astype(rows.dtype.newbyteorder()), np.array([0, 6]), np.full(6, 2, np.int8))
+    with pytest.raises(UserError, match="hidden has dtype >f4"):
+        gainrl.angle_concentration(rows.astype(rows.dtype.newbyteorder()), None, mask)
 
 
 def test_the_op_works_on_numpy_where_torch_is_not_installed(need):
@@ -274,10 +237,12 @@ sys.modules["torch"] = None  # importing it raises ImportError
 import numpy as np
 import gainrl
 rows = np.random.default_rng(0).standard_normal((5, 8)).astype(np.float32)
-result = gainrl.angle_concentration(rows, np.array([0, 5]), np.array([1, 1, 2, 2, 2], dtype=np.int8))
 u = rows / np.linalg.norm(rows, axis=1, keepdims=True)
 expected = (u[2:] @ u[2:].T).mean() + (u[2:] @ u[:2].T).mean()
-assert abs(result.score[0] - expected) < 1e-6
+for backend in ("auto", "reference"):
+    roles = np.array([1, 1, 2, 2, 2], dtype=np.int8)
+    result = gainrl.angle_concentration(rows, np.array([0, 5]), roles, backend=backend)
+    assert abs(result.score[0] - expected) < 1e-6
 assert gainrl.available_backends()["native"] == "ok"
 assert "torch does not import" in gainrl.available_backends()["torch"]
 """
@@ -298,3 +263,16 @@ def test_the_compiled_module_holds_no_framework_symbol_and_exports_one(need):
     assert defined == ["PyInit__native"]
     names = [line.split()[-1] for line in symbols.splitlines()]  # their addresses may well hold "c10"
     assert not [name for name in names if "torch" in name or "c10" in name]
+
+
+def test_a_small_call_costs_the_host_little(need):
+    """At most 20 microseconds (docs/kernels.md); five times that here, on a machine that others use too."""
+    need("native")
+    arguments = (torch.randn(1, 1536).bfloat16(), torch.tensor([0, 1]), torch.full((1,), 2, dtype=torch.int8))
+    best = np.inf
+    for _ in range(20):
+        begun = time.perf_counter()
+        for _ in range(50):
+            gainrl.angle_concentration(*arguments, check=False)
+        best = min(best, (time.perf_counter() - begun) / 50)
+    assert best < 100e-6

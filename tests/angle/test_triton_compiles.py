@@ -15,9 +15,9 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from gainrl.angle import triton_kernels as kernels
 
-POINTERS = {"roles": "*i8", "offsets": "*i64", "weight": "*bf16", "shared": "*fp32", "numbers": "*fp64",
+POINTERS = {"roles": "*i8", "offsets": "*i64", "shared": "*fp32", "numbers": "*fp64",
             "counts": "*i32", "directions": "*fp32", "sums": "*fp32", "slots": "*fp32", "segments": "*i64",
-            "status": "*i32", "contributions": "*fp32", "weight_offset": "fp32"}
+            "status": "*i32"}
 
 # A launch turns integers that are 1 into constants, and small ones into i32.
 ONES = ("stride_column", "role_stride_row", "role_scale")
@@ -29,18 +29,17 @@ def compile_for(target, kernel, dtype, width, flags, small=False):
     integer = "i32" if small else "i64"
     signature = {name: POINTERS.get(name, "*" + dtype if name == "hidden" else integer) for name in names}
     signature |= dict.fromkeys(constants, "constexpr")
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options={"num_warps": 4})
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options={"num_warps": 4, "enable_fp_fusion": False})
     assert len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]) > 1000
 
 target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
-on = dict.fromkeys(("PADDED", "WEIGHTED", "SHARED", "DIRECTIONS", "SUMS"), True)
+on = dict.fromkeys(("PADDED", "SHARED", "DIRECTIONS", "SUMS"), True)
 for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", dict(on, PADDED=False)), (kernels.sum_chunks, "fp32", on),
                              (kernels.fold_partials, "bf16", dict(PADDED=False)),
-                             (kernels.join_partials, "bf16", dict(on, PADDED=False)),
-                             (kernels.row_contributions, "fp16", dict(on, PADDED=False))):
+                             (kernels.join_partials, "bf16", dict(on, PADDED=False))):
     compile_for(target, kernel, dtype, 2048, flags)
     if target.backend == "cuda":
-        compile_for(target, kernel, dtype, 256, {**flags, "SUMS": False, "WEIGHTED": False}, small=True)
+        compile_for(target, kernel, dtype, 256, {**flags, "SUMS": False}, small=True)
 """
 
 

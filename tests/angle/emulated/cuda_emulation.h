@@ -223,7 +223,9 @@ namespace gainrl {
 
 inline unsigned char* dynamic_shared() { return emulation::running->shared.get(); }
 
-inline void copy_async(void* shared, const void* global, int bytes) {
+using CachePolicy = std::uint64_t;
+inline CachePolicy evict_first() { return 0; }
+inline void copy_async(void* shared, const void* global, int bytes, CachePolicy) {
   if (reinterpret_cast<std::uintptr_t>(shared) % 16 != 0 || reinterpret_cast<std::uintptr_t>(global) % 16 != 0)
     emulation::stop("an asynchronous copy is not aligned to 16 bytes");
   if (bytes < 0 || bytes > 16) emulation::stop("an asynchronous copy of an odd size");
@@ -252,6 +254,11 @@ template <typename T>
 T from_lane(T value, int lane) {
   if (lane < 0 || lane >= 32) emulation::stop("a value is asked from a lane that does not exist");
   return static_cast<T>(emulation::meet_warp(100 + lane, static_cast<double>(value))[static_cast<std::size_t>(lane)]);
+}
+template <typename T>
+T from_any_lane(T value, int lane) {
+  if (lane < 0 || lane >= 32) emulation::stop("a value is asked from a lane that does not exist");
+  return static_cast<T>(emulation::meet_warp(66, static_cast<double>(value))[static_cast<std::size_t>(lane)]);
 }
 inline int lanes_true(bool predicate) {
   const auto& values = emulation::meet_warp(64, predicate);

@@ -23,8 +23,6 @@ int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int
                     static_cast<unsigned>(plan.threads), plan.shared_bytes, order);
   emulation::launch<KernelArguments>(angle_join, k, {static_cast<unsigned>(plan.chunks), 1}, kJoinThreads,
                                      shared_for_join(), order);
-  if (params->contributions != nullptr && params->rows > 0)
-    emulation::launch(contributions_kernel(params->dtype), k, {2, 1}, kAnyThreads, 0, order);
   return plan.vectors ? 1 : 0;
 }
 
