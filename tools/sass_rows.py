@@ -33,13 +33,17 @@ def cuobjdump() -> str:
 
 def blocks(cubin: Path, kernel: str) -> tuple[dict[int, list[str]], dict[int, list[int]]]:
     """Basic blocks of the kernel by address, and where each may go on."""
-    text = subprocess.run([cuobjdump(), "-sass", "-fun", kernel, str(cubin)], capture_output=True, text=True, check=True)
+    text = subprocess.run(
+        [cuobjdump(), "-sass", "-fun", kernel, str(cubin)], capture_output=True, text=True, check=True
+    )
     code = {int(at, 16): what for at, what in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?) ?;", text.stdout)}
     order = sorted(code)
     after = dict(zip(order, order[1:], strict=False))
     targets: dict[int, int] = {}
     for at, what in code.items():
-        if (match := re.search(r"\bBRA\S* (?:!?U?P\d, )*(?:UR\d+, )?(?:~?UR\d+, )*`?\(?(0x[0-9a-f]+)", what)) and "BRA.DIV" not in what:
+        if (
+            match := re.search(r"\bBRA\S* (?:!?U?P\d, )*(?:UR\d+, )?(?:~?UR\d+, )*`?\(?(0x[0-9a-f]+)", what)
+        ) and "BRA.DIV" not in what:
             targets[at] = int(match[1], 16)
     begins = {order[0], *targets.values(), *(after[at] for at in targets if at in after)}
     body: dict[int, list[str]] = {}
@@ -91,7 +95,9 @@ def main() -> None:
     parser.add_argument("cubin", type=Path)
     parser.add_argument("--widths", nargs="*", type=int, default=list(WANTED))
     given = parser.parse_args()
-    print(f"{'D':>5} {'warps':>5} {'vectors':>7} {'SASS a row':>10} {'issue bound':>11} {'of 4.4 TB/s':>11} {'wanted':>6}")
+    print(
+        f"{'D':>5} {'warps':>5} {'vectors':>7} {'SASS a row':>10} {'issue bound':>11} {'of 4.4 TB/s':>11} {'wanted':>6}"
+    )
     for width in given.widths:
         units = -(-width // 8)
         warps = -(-units // 128)
@@ -101,7 +107,9 @@ def main() -> None:
         a_round = shortest_round(body, onward, batch * vectors, 2 * 8 * batch * vectors)
         a_row = a_round * warps / batch
         rate = 132 * 4 * 1.98e9 / a_row * width * 2 / 1e12
-        print(f"{width:5} {warps:5} {vectors:7} {a_row:10.0f} {rate:8.2f} TB/s {rate / GOAL:11.2f} {WANTED.get(width, 0):6}")
+        print(
+            f"{width:5} {warps:5} {vectors:7} {a_row:10.0f} {rate:8.2f} TB/s {rate / GOAL:11.2f} {WANTED.get(width, 0):6}"
+        )
 
 
 if __name__ == "__main__":

@@ -63,7 +63,12 @@ def test_misaligned_views_and_partial_last_vectors_agree_with_the_cpu(dtype, nee
     need("native", "cuda")
     hidden, offsets, roles = inputs(dtype, 576, (200, 5, 90, 1), device="cpu")
     hidden[:, 573:] = torch.nan
-    for view in (lambda x: x[:, :573], lambda x: x[:, 1:572], lambda x: x[:, :570:2], lambda x: x.t().contiguous().t()[:, :9]):
+    for view in (
+        lambda x: x[:, :573],
+        lambda x: x[:, 1:572],
+        lambda x: x[:, :570:2],
+        lambda x: x.t().contiguous().t()[:, :9],
+    ):
         found = gainrl.angle_concentration(view(hidden.cuda()), offsets.cuda(), roles.cuda(), backend="native")
         expected = gainrl.angle_concentration(view(hidden), offsets, roles, backend="torch")
         torch.testing.assert_close(found.values.cpu(), expected.values, rtol=0, atol=4e-6, equal_nan=True)

@@ -29,7 +29,8 @@ def compile_for(target, kernel, dtype, width, flags, small=False):
     integer = "i32" if small else "i64"
     signature = {name: POINTERS.get(name, "*" + dtype if name == "hidden" else integer) for name in names}
     signature |= dict.fromkeys(constants, "constexpr")
-    compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options={"num_warps": 4, "enable_fp_fusion": False})
+    options = {"num_warps": 4, "enable_fp_fusion": False}
+    compiled = triton.compile(ASTSource(kernel, signature, constants), target=target, options=options)
     assert len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]) > 1000
 
 target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
