@@ -123,7 +123,7 @@ def eval(
     )
     typer.echo(evaluation.summary())
     if store is not None:
-        typer.echo(f"  generations: {store.merge(evaluation.generations, evaluation.seconds)}")
+        typer.echo(f"  generations: {store.merge(evaluation.generations)}")
     if run is not None:
         step, epoch = _place(checkpoint)
         append_record(run, evaluation.record(stage, step, epoch=epoch, model=model, checkpoint=checkpoint))
@@ -149,11 +149,17 @@ def _is_adapter(checkpoint: str | None) -> bool:
 
 def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
     """The training step and epoch of a checkpoint of a run; None for other weights."""
+    from gainrl.errors import UserError
+
     state = Path(checkpoint or "") / "trainer_state.json"
     if checkpoint is None or not state.is_file():
         return None, None
-    found = json.loads(state.read_text(encoding="utf-8"))
-    return int(found["global_step"]), found.get("epoch")
+    try:
+        found = json.loads(state.read_text(encoding="utf-8"))
+        epoch = found.get("epoch")
+        return int(found["global_step"]), None if epoch is None else float(epoch)
+    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        raise UserError(f"{str(state)!r} is damaged: {error}") from error
 
 
 def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:

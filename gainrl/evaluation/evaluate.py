@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import math
 import os
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +28,9 @@ from gainrl.evaluation.metrics import FloatArray, majority_at_k, mean_interval, 
 if TYPE_CHECKING:
     from gainrl.evaluation.store import Store
     from gainrl.tasks import Task
+
+
+_BEAT = 5.0  # seconds between two signs of life
 
 
 @dataclass(frozen=True)
@@ -110,8 +115,7 @@ class Evaluation:
         return sum(one.tokens for one in self.generations)
 
     def record(self, stage: str, step: int | None = None, **more: Any) -> dict[str, Any]:
-        """One line of evals.jsonl.  `ks`: pass@k at 1, 2, 4, ... up to the samples."""
-        ks = [2**power for power in range(self.samples.bit_length()) if 2**power <= self.samples]
+        """One line of evals.jsonl."""
         low, high = self.interval
         majority = self.majority
         record = {
@@ -127,7 +131,7 @@ class Evaluation:
             "truncated": sum(one.finish == "length" for one in self.generations),
             "tokens": self.tokens,
             "seconds": round(self.seconds, 3),
-            "pass_at": {str(k): self.pass_at(k) for k in ks},
+            "pass_at": {str(k): self.pass_at(k) for k in self._ks()},
             "majority": majority if self.samples > 1 and not math.isnan(majority[0]) else None,
             "sampling": asdict(self.sampling),
             **more,
@@ -142,17 +146,19 @@ class Evaluation:
             f"{self.tokens} tokens in {self.seconds:.1f} s",
             f"  avg@{self.samples}  {self.accuracy:7.2%}  [{low:.2%}, {high:.2%}]",
         ]
-        for k in [2**power for power in range(1, self.samples.bit_length()) if 2**power <= self.samples]:
-            mean, low, high = self.pass_at(k)
-            lines.append(f"  pass@{k} {mean:7.2%}  [{low:.2%}, {high:.2%}]")
-        mean, low, high = self.majority
-        if self.samples > 1 and not math.isnan(mean):
-            lines.append(f"  maj@{self.samples}  {mean:7.2%}  [{low:.2%}, {high:.2%}]")
+        named = [(f"pass@{k}", self.pass_at(k)) for k in self._ks()[1:]]
+        if self.samples > 1 and not math.isnan(self.majority[0]):
+            named.append((f"maj@{self.samples}", self.majority))
+        lines += [f"  {name:6} {mean:7.2%}  [{low:.2%}, {high:.2%}]" for name, (mean, low, high) in named]
         if self.unscorable:
             reasons = Counter(one.reason for one in self.generations if one.status == "unscorable")
             worst = "; ".join(f"{count} times: {reason}" for reason, count in reasons.most_common(3))
             lines.append(f"  unscorable {self.unscorable}: {worst}")
         return "\n".join(lines)
+
+    def _ks(self) -> list[int]:
+        """1, 2, 4, ... up to the samples."""
+        return [2**power for power in range(self.samples.bit_length())]
 
     def _count(self, status: str) -> list[int]:
         counts = [0] * self.rows
@@ -202,22 +208,20 @@ def evaluate(
     guard = UnscorableGuard(task.name, max_unscorable_share)
     began = time.monotonic()
     done = store.load() if store else []
-    have = {(one.row, one.sample) for one in done}
     before = store.seconds if store else 0.0
-    bar = tqdm(total=len(rows) * samples, desc=f"eval {task.name}", unit="sample", disable=not progress)
-    with bar:
+    have = {(one.row, one.sample) for one in done}
+    lengths = [len(engine.encode(row["prompt"]) or ()) for row in rows]
+    with _progress(task.name, len(rows) * samples, progress) as bar:
         bar.update(len(done))
-        right, scored = sum(one.status == "right" for one in done), sum(one.status != "unscorable" for one in done)
-        for key, batch in enumerate(_batches(engine, rows, samples, batch_size)):
+        for key, batch in enumerate(_batches(rows, lengths, samples, batch_size)):
             if all(item in have for item in batch):
                 continue
-            finished = _run(engine, task, rows, batch, sampling, key)
+            finished = _run(engine, task, rows, lengths, batch, sampling, key)
             done += finished
             if store:  # before the guard may stop the run, so that what was unscorable can be read
                 store.add(finished, time.monotonic() - began + before)
             guard.add(finished)
-            right += sum(one.status == "right" for one in finished)
-            scored += sum(one.status != "unscorable" for one in finished)
+            right, scored = (sum(one.status in kinds for one in done) for kinds in ({"right"}, {"right", "wrong"}))
             bar.set_postfix_str(f"{right / scored:.1%} right" if scored else "nothing scored", refresh=False)
             bar.update(len(finished))
     guard.finish()
@@ -225,47 +229,65 @@ def evaluate(
     return Evaluation(task.name, len(rows), samples, sampling, done, time.monotonic() - began + before)
 
 
+@contextmanager
+def _progress(name: str, total: int, shown: bool) -> Iterator[Any]:
+    """A bar that shows every few seconds that it lives, however long a batch takes; silent if `TQDM_DISABLE` is set."""
+    ended = threading.Event()
+    silent: dict[str, Any] = {} if shown else {"disable": True}  # named, it would overrule TQDM_DISABLE
+    with tqdm(total=total, desc=f"eval {name}", unit="sample", **silent) as bar:
+
+        def beat() -> None:
+            while not ended.wait(_BEAT):
+                bar.refresh()
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield bar
+        finally:
+            ended.set()
+            thread.join()
+
+
 def _batches(
-    engine: Engine, rows: Sequence[Mapping[str, Any]], samples: int, batch_size: int
+    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], samples: int, batch_size: int
 ) -> Iterator[list[tuple[int, int]]]:
-    """(row, sample) pairs of each batch: rows by prompt length, longest first, a function of the rows alone."""
-    lengths = [len(engine.encode(row["prompt"]) or str(row["prompt"])) for row in rows]
-    order = sorted(range(len(rows)), key=lambda row: (-lengths[row], row))
+    """(row, sample) pairs of each batch: rows by prompt length, longest first, a function of the rows alone.
+
+    A row's samples are in one batch where they fit, since they share its prefill.
+    """
+    length = [tokens or len(str(row["prompt"])) for tokens, row in zip(lengths, rows, strict=True)]
+    order = sorted(range(len(rows)), key=lambda row: (-length[row], row))
+    whole = max(batch_size // samples, 1) * samples if samples <= batch_size else batch_size
     pairs = [(row, sample) for row in order for sample in range(samples)]
-    for start in range(0, len(pairs), batch_size):
-        yield pairs[start : start + batch_size]
+    for start in range(0, len(pairs), whole):
+        yield pairs[start : start + whole]
 
 
 def _run(
     engine: Engine,
     task: Task,
     rows: Sequence[Mapping[str, Any]],
+    lengths: Sequence[int],
     batch: Sequence[tuple[int, int]],
     sampling: Sampling,
     key: int,
 ) -> list[Generation]:
     room = engine.room()
-    lengths = {row: len(engine.encode(rows[row]["prompt"]) or ()) for row, _ in batch}
     fits = [(r, s) for r, s in batch if room is None or lengths[r] + sampling.max_new_tokens <= room]
-    out = [
-        Generation(
-            row, sample, "", 0, "skipped", "unscorable",
-            f"the prompt has {lengths[row]} tokens; with {sampling.max_new_tokens} new ones the model's "
-            f"context of {room} is exceeded", None, None,
-        )
-        for row, sample in batch
-        if (row, sample) not in set(fits)
-    ]  # fmt: skip
-    if fits:
-        texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key)
-        grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
-        out += [
-            Generation(
-                row, sample, text.text, text.tokens, text.finish,
-                str(grade.status), grade.reason, grade.answer, grade.share,
+    out = []
+    for row, sample in batch:
+        if (row, sample) not in fits:
+            why = (
+                f"the prompt has {lengths[row]} tokens; with {sampling.max_new_tokens} new ones the model's context of "
+                f"{room} is exceeded"
             )
-            for (row, sample), text, grade in zip(fits, texts, grades, strict=True)
-        ]  # fmt: skip
+            out.append(Generation(row, sample, "", 0, "skipped", "unscorable", why, None, None))
+    texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key) if fits else []
+    grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
+    for (row, sample), text, grade in zip(fits, texts, grades, strict=True):
+        graded = str(grade.status), grade.reason, grade.answer, grade.share
+        out.append(Generation(row, sample, text.text, text.tokens, text.finish, *graded))
     return out
 
 

@@ -1,6 +1,6 @@
-"""Completions from a transformers model: batched, padded on the left, reproducible.
+"""Completions from a transformers model: batched, padded on the left, reproducible, each prompt forwarded once.
 
-An engine is anything with `generate(requests) -> list[Completed]`; this is the default one.
+An engine is anything with the methods of `Engine`; this is the default one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 _SHARED_LEAST = 8  # tokens of a common prefix from which forwarding it once is worth a second forward
-
+_REPEATABLE = {"full_attention", "sliding_attention"}  # layers whose cache is keys and values of single tokens
 Prompt = str | list[dict[str, str]]
 
 
@@ -82,7 +82,11 @@ def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
 
 
 class TransformersEngine:
-    """Generation with `model.generate`, leaving the model's mode and the random state as they were."""
+    """Generation with `model.generate`, leaving the model's mode and the random state as they were.
+
+    What prompts have in common is forwarded once: the tokens that all prompts of a batch begin with (full attention
+    only), then each distinct prompt.  The cache is repeated for its samples and `generate` goes on from there.
+    """
 
     def __init__(self, model: Any, tokenizer: Any):
         self.model, self.tokenizer = model, tokenizer
@@ -93,67 +97,82 @@ class TransformersEngine:
         if tokenizer.eos_token_id not in self._ends:
             self._ends.append(tokenizer.eos_token_id)
         self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+        known = inspect.signature(inner.forward).parameters.keys()
+        names = [
+            name for name in ("cache", "past_key_values") if name in known
+        ]  # transformers from 5.24 on, and before
+        self._cache = names[0] if names and {"position_ids", "logits_to_keep"} <= known else ""
 
     def encode(self, prompt: Prompt) -> list[int]:
         return encode(self.tokenizer, prompt)
 
     def room(self) -> int | None:
-        config = self.model.config
-        text = config.get_text_config() if hasattr(config, "get_text_config") else config
-        return getattr(text, "max_position_embeddings", None)
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, key: int) -> list[Completed]:
         import torch
 
-        ids = [self.encode(prompt) for prompt in prompts]
-        device = self.model.device
-        shared = self._shared(ids)
-        inputs, mask = _left_pad(ids, self._pad, device, shared)
+        every = [tuple(self.encode(prompt)) for prompt in prompts]
+        distinct = list(dict.fromkeys(every))
+        shared, repeated = self._common(distinct, len(every))
+        ids = distinct if repeated else every
+        place = torch.tensor([ids.index(one) for one in every] if repeated else range(len(every)))
+        tokens, mask = _left_pad(ids, self._pad, self.model.device, shared)
         was_training = self.model.training
         self.model.eval()
-        devices = [device] if device.type == "cuda" else []
+        devices = [self.model.device] if self.model.device.type == "cuda" else []
         try:
             with torch.no_grad(), torch.random.fork_rng(devices=devices), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a trainer's use_cache=False, a model's own sampling defaults
-                cache = self._prefix_cache(inputs, shared)
+                more = self._prefilled(tokens, mask, shared, place) if repeated else {}
+                place = place.to(tokens.device)
                 torch.manual_seed((sampling.seed * 1_000_003 + key) % 2**63)
                 output = self.model.generate(
-                    input_ids=inputs,
-                    attention_mask=mask,
+                    input_ids=tokens[place],
+                    attention_mask=mask[place],
                     generation_config=self._config(sampling),
-                    stopping_criteria=_stop_at(self.tokenizer, sampling.stop, inputs.shape[1]),
-                    # padding lies between prefix and question, where generate would not look for it
-                    **({"past_key_values": cache, "position_ids": (mask.cumsum(1) - 1).clamp(min=0)} if shared else {}),
+                    stopping_criteria=_stop_at(self.tokenizer, sampling.stop, tokens.shape[1]),
+                    **more,
                 )
         finally:
             self.model.train(was_training)
-        return [self._completed(row, sampling) for row in output[:, inputs.shape[1] :].tolist()]
+        return [self._completed(row, sampling) for row in output[:, tokens.shape[1] :].tolist()]
 
-    def _shared(self, ids: Sequence[Sequence[int]]) -> int:
-        """Tokens at the start that all prompts share and that are worth forwarding once; 0 for none.
+    def _common(self, distinct: Sequence[Sequence[int]], samples: int) -> tuple[int, bool]:
+        """Tokens at the start that all prompts share and that are worth a forward of their own; whether any are.
 
-        Only for plain full attention, whose cache can be repeated; the last token of each prompt stays outside.
+        Prompts with several samples are worth one too.  Not for models with recurrent layers, caches of their own or
+        without the arguments that this takes; `generate` alone serves them.
         """
         config = self.model.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"} or getattr(config, "sliding_window", None) or len(ids) < 2:
-            return 0
-        if "position_ids" not in inspect.signature(self.model.forward).parameters:
-            return 0
-        first, least = ids[0], min(map(len, ids)) - 1
-        count = next((at for at in range(least) if any(row[at] != first[at] for row in ids)), max(least, 0))
-        return count if count >= _SHARED_LEAST else 0
+        least = min(map(len, distinct)) - 1  # the last token of each prompt stays for `generate`
+        if not self._cache or not kinds <= _REPEATABLE or least < 1:
+            return 0, False
+        shared = 0
+        if len(distinct) > 1 and "sliding_attention" not in kinds and not getattr(config, "sliding_window", None):
+            shared = next((at for at in range(least) if len({one[at] for one in distinct}) > 1), least)
+            shared = shared if shared >= _SHARED_LEAST else 0
+        return shared, bool(shared) or samples > len(distinct)
 
-    def _prefix_cache(self, inputs: Any, shared: int) -> Any:
-        """Keys and values of the shared prefix, computed once and repeated for each row; None without one."""
-        if not shared:
-            return None
+    def _prefilled(self, tokens: Any, mask: Any, shared: int, place: Any) -> dict[str, Any]:
+        """A cache of all tokens but each row's last, repeated for the rows in `place`, and the positions."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
-        self.model(input_ids=inputs[:1, :shared], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        cache.batch_repeat_interleave(inputs.shape[0])
-        return cache
+        positions = (mask.cumsum(1) - 1).clamp(min=0)
+        common = {self._cache: cache, "use_cache": True, "logits_to_keep": 1}
+        if shared:
+            self.model(input_ids=tokens[:1, :shared], position_ids=positions[:1, :shared], **common)
+            cache.batch_repeat_interleave(len(tokens))
+        if shared < tokens.shape[1] - 1:
+            middle = slice(shared, -1)
+            self.model(
+                input_ids=tokens[:, middle], attention_mask=mask[:, :-1], position_ids=positions[:, middle], **common
+            )
+        cache.batch_select_indices(place.to(tokens.device))
+        return {self._cache: cache, "position_ids": positions[place]}
 
     def _config(self, sampling: Sampling) -> Any:
         from transformers import GenerationConfig

@@ -1,8 +1,7 @@
 """Generations on disk, so that an evaluation can be read again and taken up where it stopped.
 
-A folder with `settings.json` (what is evaluated; a folder of other settings is refused) and one Parquet file a
-finished batch, `batch-<number>.parquet`, each written whole or not at all.  Columns: those of `Generation`.
-`merge` makes one file of them.
+A folder with `settings.json` (what is evaluated), `batches.jsonl` (one line a finished batch) and, at the end,
+`generations.parquet` with the columns of `Generation`.
 """
 
 from __future__ import annotations
@@ -34,8 +33,7 @@ class Store:
     """The folder of one evaluation.
 
     `settings` says what is evaluated (task, model, rows, samples, sampling ...).  With `resume`, a folder of equal
-    settings goes on and one of others is refused, naming what differs; without, a folder that holds
-    generations, whether or not their settings are still there, is refused unless `overwrite`.
+    settings goes on; any other folder that holds generations is refused, unless `overwrite`.
     """
 
     def __init__(
@@ -46,90 +44,77 @@ class Store:
         resume: bool = False,
         overwrite: bool = False,
     ):
-        self.folder = Path(folder)
-        self._settings = json.loads(json.dumps(dict(settings)))
-        path = self.folder / "settings.json"
-        if path.exists() and resume and not overwrite:
-            self._check(path)
-        elif path.exists() and not overwrite:
-            raise UserError(f"{os.fspath(folder)!r} holds generations already; give resume to go on, or overwrite")
-        else:
-            merged = self.folder / "generations.parquet"
-            held = [old for old in (merged, *self._batches()) if old.exists()]
-            if held and not overwrite:
-                raise UserError(
-                    f"{os.fspath(folder)!r} holds {held[0].name} but no settings.json that says what was evaluated; "
-                    "choose another folder, or give overwrite to delete it"
-                )
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for old in held:
-                old.unlink()
-            write_text(path, json.dumps(self._settings, indent=1) + "\n")
-        self.seconds = max((self._seconds(batch) for batch in self._batches()), default=0.0)
+        self.folder, self.seconds = Path(folder), 0.0
+        self._lines, self._table = self.folder / "batches.jsonl", self.folder / "generations.parquet"
+        described, settings = self.folder / "settings.json", json.loads(json.dumps(dict(settings)))
+        held = [path for path in (described, self._lines, self._table) if path.exists()]
+        if held and not overwrite:
+            if not resume:
+                raise UserError(f"{os.fspath(folder)!r} holds generations already; give resume to go on, or overwrite")
+            self._check(described, settings)
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for old in held:
+            old.unlink()
+        write_text(described, json.dumps(settings, indent=1) + "\n")
 
-    def _check(self, path: Path) -> None:
+    def _check(self, described: Path, settings: Mapping[str, Any]) -> None:
         try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{os.fspath(path)!r} is not JSON ({error}); give overwrite to start anew") from error
-        differ = sorted(
-            key for key in before.keys() | self._settings.keys() if before.get(key) != self._settings.get(key)
-        )
+            before = dict(json.loads(described.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise UserError(
+                f"{os.fspath(described)!r} does not say what was evaluated ({error}); choose another folder, or give "
+                "overwrite to start anew"
+            ) from error
+        differ = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if differ:
-            changes = "; ".join(f"{key}: {before.get(key)!r} there, {self._settings.get(key)!r} now" for key in differ)
+            changes = "; ".join(f"{key}: {before.get(key)!r} there, {settings.get(key)!r} now" for key in differ)
             raise UserError(f"{os.fspath(self.folder)!r} holds another evaluation ({changes}); choose another folder")
 
-    def _batches(self) -> list[Path]:
-        return sorted(self.folder.glob("batch-*.parquet"))
-
-    @staticmethod
-    def _seconds(path: Path) -> float:
-        import pyarrow.parquet
-
-        return float(pyarrow.parquet.read_schema(path).metadata[b"gainrl.seconds"])
-
     def load(self) -> list[Generation]:
-        """Every generation that was kept."""
+        """Every generation that was kept; a last line that was cut short is dropped."""
+        from gainrl.evaluation.evaluate import Generation
+
+        kept: list[Generation] = []
+        lines = self._lines.read_bytes().split(b"\n") if self._lines.exists() else [b""]
+        try:
+            for line in lines[:-1]:
+                batch = json.loads(line)
+                self.seconds = float(batch["seconds"])
+                kept += [Generation(**row) for row in batch["generations"]]
+            for one in kept:
+                if type(one.row) is not int or type(one.sample) is not int or type(one.tokens) is not int:
+                    raise ValueError("numbers are missing")
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{os.fspath(self._lines)!r} is damaged ({error}); give overwrite to start anew") from error
+        if lines[-1]:
+            write_text(self._lines, b"\n".join([*lines[:-1], b""]).decode())
+        return kept
+
+    def add(self, finished: Sequence[Generation], seconds: float) -> None:
+        """Keep one batch; `seconds` is the time the evaluation has taken so far."""
+        with open(self._lines, "a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"seconds": seconds, "generations": [asdict(one) for one in finished]}) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+
+    def merge(self, generations: Sequence[Generation]) -> Path:
+        """All generations as `generations.parquet`, in order."""
+        import pyarrow as pa
         import pyarrow.parquet
 
         from gainrl.evaluation.evaluate import Generation
 
-        rows = [row for path in self._batches() for row in pyarrow.parquet.read_table(path).to_pylist()]
-        # a merge that was cut short leaves batches beside the file that holds them all
-        once = {(row["row"], row["sample"]): row for row in rows}
-        return [Generation(**row) for row in once.values()]
-
-    def add(self, finished: Sequence[Generation], seconds: float) -> None:
-        """Keep one batch; `seconds` is the time the evaluation has taken so far."""
-        _write(self.folder / f"batch-{len(self._batches()):06d}.parquet", finished, seconds)
-
-    def merge(self, generations: Sequence[Generation], seconds: float) -> Path:
-        """All generations as `generations.parquet`, in order; the batches go."""
-        path = self.folder / "generations.parquet"
-        _write(path, generations, seconds)
-        first, *others = self._batches() or [self.folder / "batch-000000.parquet"]
-        _write(first, generations, seconds)  # a later resume finds everything done
-        for other in others:
-            other.unlink()
-        return path
-
-
-def _write(path: Path, generations: Sequence[Generation], seconds: float) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet
-
-    kinds = {"row": pa.int64(), "sample": pa.int64(), "tokens": pa.int64(), "share": pa.float64()}
-    from gainrl.evaluation.evaluate import Generation
-
-    schema = pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Generation)])
-    table = pa.Table.from_pylist([_clean(asdict(one)) for one in generations], schema=schema)
-    with atomic_path(path) as temporary:
-        pyarrow.parquet.write_table(table.replace_schema_metadata({"gainrl.seconds": repr(seconds)}), temporary)
-
-
-def _clean(row: dict[str, Any]) -> dict[str, Any]:
-    """Lone surrogates, which Parquet's UTF-8 cannot hold, as question marks."""
-    return {
-        key: value.encode("utf-8", "replace").decode() if isinstance(value, str) else value
-        for key, value in row.items()
-    }
+        kinds = {"row": pa.int64(), "sample": pa.int64(), "tokens": pa.int64(), "share": pa.float64()}
+        schema = pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Generation)])
+        # lone surrogates, which Parquet's UTF-8 cannot hold, become question marks
+        rows = [
+            {
+                name: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v
+                for name, v in asdict(one).items()
+            }
+            for one in generations
+        ]
+        with atomic_path(self._table) as temporary:
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+        return self._table

@@ -99,7 +99,7 @@ def test_a_checkpoint_replaces_the_models_weights(
         (("--task", "arithmetic", "--resume"), "needs --output"),
         (("--task", "arithmetic", "--samples", "2", "--temperature", "0"), "would all be equal"),
         (("--task", "arithmetic", "--split", "dev"), "no split 'dev'"),
-        (("--task", "gsm8k", "--source", "none.jsonl"), "does not exist"),
+        (("--task", "gsm8k", "--source", "none.jsonl"), "is no file"),
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(

@@ -1,15 +1,19 @@
 from __future__ import annotations
 
+import contextlib
 import functools
 import http.server
 import json
 import math
+import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
@@ -21,6 +25,7 @@ from gainrl.evaluation import Completed, Sampling, Store, TransformersEngine, ap
 from gainrl.evaluation.engines import ServerEngine
 from gainrl.evaluation.generation import cut
 from gainrl.tasks import Grade, Row, Status, Task
+from tests.tiny_models import FAMILIES, OTHER_FAMILIES, make_family, make_tokenizer
 
 ROWS = [
     {"prompt": f"{'9' * n} + {n} =", "question": f"{n}", "answer": str(n)} for n in (1, 5, 3, 8, 2, 7, 4, 6)
@@ -81,25 +86,54 @@ def test_batches_and_padding_do_not_change_greedy_completions(model: Any, tokeni
         assert generation.completion == cut(tokenizer.decode(expected, skip_special_tokens=True), ["\n"])[0]
 
 
-def test_a_shared_prefix_is_forwarded_once_and_changes_nothing(
+@pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
+@pytest.mark.filterwarnings("default")
+def test_completions_of_every_family_are_those_of_each_prompt_alone(family: str) -> None:
+    """Whether the samples of a prompt share its prefill, all prompts a beginning, or neither."""
+    prompt = "What is 12 + 30? Add them up and say what it comes to, please, since I would like to know."
+    engine = TransformersEngine(make_family(family), make_tokenizer([prompt] * 3))
+    sampling = Sampling(temperature=0.0, max_new_tokens=8)
+    prompts = [prompt, prompt[:40], f"{prompt} Or so.", "Nothing like the others"]
+    alone = {one: engine.generate([one], sampling, key=0)[0] for one in prompts}
+    for asked in ([one for one in prompts for _ in range(2)], [*prompts[:3], prompt]):
+        assert engine.generate(asked, sampling, key=0) == [alone[one] for one in asked]
+
+
+def test_what_prompts_have_in_common_is_forwarded_once(
     model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = [{**row, "prompt": "1 + 2 = 3\n4 + 5 = 9\n" + row["prompt"]} for row in ROWS]
-    engine = TransformersEngine(model, tokenizer)
-    assert engine._shared([engine.encode(row["prompt"]) for row in rows]) == 21  # and the nine that they all begin with
-    lengths: list[int] = []
+    shapes: list[tuple[int, ...]] = []
     forward = model.forward
 
     @functools.wraps(forward)
     def counted(*arguments: Any, **more: Any) -> Any:
-        lengths.append(more["input_ids"].shape[1])
+        shapes.append(tuple(more["input_ids"].shape))
         return forward(*arguments, **more)
 
     monkeypatch.setattr(model, "forward", counted)
-    together = run(None, None, rows, engine=engine, batch_size=8)
-    assert lengths[:2] == [21, max(len(row["prompt"]) for row in rows) - 21]
-    monkeypatch.setattr(model, "forward", forward)
-    assert together.generations == run(model, tokenizer, rows, batch_size=1).generations
+    run(model, tokenizer, rows, samples=3, temperature=1.0, batch_size=24)
+    longest = max(len(row["prompt"]) for row in rows)
+    assert shapes[:3] == [(1, 21), (8, longest - 21 - 1), (24, 1)]  # and the nine that they all begin with
+    shapes.clear()
+    run(model, tokenizer, rows[:1], samples=3, temperature=1.0)
+    assert shapes[:2] == [(1, len(rows[0]["prompt"]) - 1), (3, 1)]
+
+
+def test_a_long_batch_shows_that_it_lives_unless_silenced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys.modules["gainrl.evaluation.evaluate"], "_BEAT", 0.05)
+
+    class Slow(Scripted):
+        def generate(self, *arguments: Any, **more: Any) -> list[Completed]:
+            time.sleep(0.5)
+            return super().generate(*arguments, **more)
+
+    for silenced in (False, True):  # tqdm reads TQDM_DISABLE when it is imported
+        evaluate(None, None, Digits(), THREE[:1], engine=Slow(TEXTS), progress=not silenced)
+        assert ("eval digits" in (said := capsys.readouterr().err)) is not silenced
+        assert silenced or said.count("\r") > 3
 
 
 def test_samples_are_reproducible_and_differ_by_seed(model: Any, tokenizer: Any) -> None:
@@ -217,10 +251,10 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_never_interrupted(
     with pytest.raises(UserError, match=r"rows: .* there, 'other' now"):
         Store(tmp_path / "g", {**settings, "rows": "other"}, resume=True)
     store = Store(tmp_path / "g", settings, resume=True)
-    assert len(store.load()) == 10
+    assert len(store.load()) == 6  # whole problems
     resumed = run(model, tokenizer, store=store, **options)
     assert resumed.generations == whole.generations
-    path = store.merge(resumed.generations, resumed.seconds)
+    path = store.merge(resumed.generations)
     table = pyarrow.parquet.read_table(path)
     assert table.column_names[:3] == ["row", "sample", "completion"]
     assert table.num_rows == 24
@@ -229,15 +263,33 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_never_interrupted(
     assert Store(tmp_path / "g", settings, overwrite=True).load() == []
 
 
-@pytest.mark.parametrize("name", ["generations.parquet", "batch-000000.parquet"])
+@pytest.mark.parametrize("name", ["generations.parquet", "batches.jsonl"])
 def test_generations_without_settings_are_never_deleted_unasked(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b"somebody's")
     for resume in (False, True):
-        with pytest.raises(UserError, match=rf"{name} but no settings\.json"):
+        with pytest.raises(UserError, match="does not say what was evaluated" if resume else "holds generations"):
             Store(tmp_path, {}, resume=resume)
         assert (tmp_path / name).read_bytes() == b"somebody's"
     Store(tmp_path, {}, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]
+
+
+def test_a_damaged_folder_is_a_clear_error_or_read_right(tmp_path: Path) -> None:
+    result = run(None, None, THREE, engine=Scripted(TEXTS), samples=4, temperature=1.0, store=Store(tmp_path, {"a": 1}))
+    path = tmp_path / "batches.jsonl"
+    whole, flips = path.read_bytes(), np.random.default_rng(0)
+    path.write_bytes(whole + b'{"seconds": 1, "gener')  # a write that a power cut ended
+    assert sorted(Store(tmp_path, {"a": 1}, resume=True).load(), key=lambda g: (g.row, g.sample)) == result.generations
+    assert path.read_bytes() == whole
+    for name in ("batches.jsonl", "settings.json"):
+        text = (tmp_path / name).read_bytes()
+        for _ in range(150):
+            changed = bytearray(text)
+            changed[flips.integers(len(text))] ^= 1 << int(flips.integers(8))
+            (tmp_path / name).write_bytes(changed)
+            with contextlib.suppress(UserError):
+                Store(tmp_path, {"a": 1}, resume=True).load()
+        (tmp_path / name).write_bytes(text)
 
 
 @pytest.mark.parametrize(
