@@ -44,10 +44,10 @@ def _json(path: Path, opener: Any) -> tuple[int | None, Callable[[], Iterator[Ro
     start = head.decode(encoding, "replace").lstrip("\ufeff \t\r\n")[:1]
     if start not in ("", "[", "{"):
         raise UserError(f"{str(path)!r} holds neither {KINDS.replace(' or', ' nor')}")
-    reader, unit = (_items, "item") if start == "[" else (_lines, "line")
+    reader, unit, before = (_items, "item", -1) if start == "[" else (_lines, "line", 0)
 
     def rows() -> Iterator[Row]:
-        number = 0
+        number = before
         with opener(path, "rt", encoding=encoding, errors="surrogatepass") as text:
             try:
                 for number, row in reader(text):

@@ -254,6 +254,8 @@ class ScoreTable:
             "position": lambda column: np.array_equal(np.sort(column.to_numpy()), rows),
         }
         there = set(self.columns.column_names)
+        if "score" in there:
+            checks["position"] = lambda column: np.array_equal(column.to_numpy(), positions(self.column("score")))
         wrong = [name for name, holds in checks.items() if name in there and not holds(self.columns[name])]
         if len(self) != self.metadata.rows or wrong:
             raise UserError(
