@@ -5,7 +5,7 @@
 A tiny random Llama scores datasets of short prompts, read as they are needed from a JSON lines file of that many rows,
 through the whole path: parts, table, summary.  Each size runs in a process of its own; reported is the peak of its
 private memory (RssAnon, sampled every 5 ms from the first batch to the end), over that of the first size.  With
---without-model random results of the same form stand for the model's: what is left is reading, hashing, parts and table.
+--without-model random results stand for those of a model: what is left is reading, hashing, parts and table.
 """
 
 from __future__ import annotations

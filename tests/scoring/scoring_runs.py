@@ -14,8 +14,7 @@ from gainrl.scoring import Source, score_dataset
 
 
 def run(scorer, rows, output, **options):
-    source = Source("memory", None, None, len(rows))
-    return score_dataset(scorer, rows, output, source, model_name="tiny", model_hash="weights:0", **options)
+    return score_dataset(scorer, rows, output, Source("memory", size=len(rows)), **options)
 
 
 def command(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
@@ -24,7 +23,7 @@ def command(model: Path, dataset: Path, output: Path, *more: str) -> list[str]:
 
 
 def gainrl_score(*arguments) -> subprocess.CompletedProcess[str]:
-    """The command in this process (importing torch anew for each costs seconds); killed runs have their own."""
+    """The command in this process (importing torch anew for each costs seconds)."""
     from gainrl.cli import main
 
     out, err, status = io.StringIO(), io.StringIO(), 0
