@@ -145,14 +145,10 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_table(scorer, expecte
 
 def test_a_killed_command_loses_no_part(model_directory, dataset, whole, tmp_path):
     output = tmp_path / "scores.parquet"
-    child = subprocess.Popen(
-        command(model_directory, dataset, output), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
-    assert child.stderr is not None
-    while b"prompts/s" not in child.stderr.read1() and child.poll() is None:
-        pass
-    child.kill()
-    child.wait()
+    with subprocess.Popen(command(model_directory, dataset, output), stderr=subprocess.PIPE) as child:
+        while b"prompts/s" not in child.stderr.read1() and child.poll() is None:
+            pass
+        child.kill()
     done = gainrl_score(model_directory, dataset, output, "--resume")
     assert done.returncode == 0, done.stderr
     assert_same(ScoreTable.read(output), ScoreTable.read(whole))
@@ -255,11 +251,8 @@ def test_two_processes_share_the_chunks(model_directory, tmp_path):
     data.write_text("".join(f'{{"prompt": "question {n % 4999}"}}\n' for n in range(5000)))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"]
     more = ["--tokens-per-batch", "8192"]
-    done = subprocess.run(
-        [*torchrun, *command(model_directory, data, tmp_path / "two.parquet", *more)[2:]],
-        capture_output=True,
-        text=True,
-    )
+    two = command(model_directory, data, tmp_path / "two.parquet", *more)[2:]
+    done = subprocess.run([*torchrun, *two], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "5000 rows in" in done.stdout
     assert ": 5000 scored in" in done.stdout
