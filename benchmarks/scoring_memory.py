@@ -70,7 +70,10 @@ class NoModel:
             intra, inter = self._random.random((2, n))
             counts = np.full(n, 8)
             rows = self._random.standard_normal((n, WIDTH), dtype=np.float32) if self.directions else None
-            scores = Scores(["ok"] * n, [None] * n, intra, inter, intra + inter, counts, counts, rows)
+            scores = Scores(
+                status=["ok"] * n, reasons=[None] * n, intra=intra, inter=inter, score=intra + inter,
+                prefix_tokens=counts, question_tokens=counts, directions=rows,
+            )  # fmt: skip
             yield list(range(first, first + n)), scores
 
 

@@ -36,7 +36,6 @@ from gainrl.table import (
     content_id,
     direction_field,
     fingerprint,
-    positions,
 )
 
 CHUNK = 4096
@@ -164,7 +163,7 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     """Write the table of `rows` rows in dataset order, a chunk at a time, from parts that hold them all.
 
     A prompt without a prefix is undefined if another has one; if none has, the score is C_intra alone.  A million
-    rows take 20 bytes each of memory, whatever the columns.
+    rows take 10 MB of memory, whatever the columns.
     """
     files = parts.files()
 
@@ -178,19 +177,21 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
         digests[span] = table["digest"].to_numpy()
         any_prefix |= bool(((table["status"].to_numpy() == "ok") & (table["prefix_tokens"].to_numpy() > 0)).any())
     digests.sort()
-    repeated = np.unique(digests[1:][digests[1:] == digests[:-1]])
+    occurrence = _Occurrences(digests)
     del digests
 
     def ids() -> Iterator[list[str]]:
-        counts = np.zeros(len(repeated), dtype=np.int32)
+        occurrence.begin()
         for _, table in chunks(["digest"]):
-            yield _ids(table["digest"].to_numpy(), repeated, counts)
+            found = table["digest"].to_numpy()
+            yield [content_id(*one) for one in zip(found.tolist(), occurrence(found).tolist(), strict=True)]
 
-    scores = np.empty(rows, dtype=np.float32)
+    keys = np.empty(rows, dtype=np.float32)  # ascending keys are descending scores, rows without one last
     for span, table in chunks(["status", "reason", "intra", "inter", "prefix_tokens"]):
-        scores[span] = _scores(table).settled(any_prefix, definition).score
-    place = positions(scores)
-    del scores
+        score = _scores(table).settled(any_prefix, definition).score
+        keys[span] = np.where(np.isnan(score), np.inf, -score)
+    ordered = np.sort(keys)
+    tie = _Occurrences(ordered)
     formula = definition.formula if any_prefix else "intra"
     metadata = replace(metadata, fingerprint=fingerprint(name for some in ids() for name in some), definition=formula)
     schema = pa.schema([*SCHEMA, *(field for field in parts.schema if field.name in ("direction", "nll", "prompt"))])
@@ -208,7 +209,7 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
                 "status": settled.status,
                 "reason": settled.reasons,
                 "score": settled.score,
-                "position": place[span],
+                "position": np.searchsorted(ordered, keys[span]) + tie(keys[span]),
             }
             columns = [pa.array(made[f.name], f.type) if f.name in made else table[f.name] for f in schema]
             writer.write_table(pa.table(columns, schema=schema))
@@ -217,15 +218,28 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     parts.remove()
 
 
-def _ids(digests: npt.NDArray[np.uint64], repeated: npt.NDArray[np.uint64], counts: npt.NDArray[np.int32]) -> list[str]:
-    """Content ids; `counts` says how often each of the `repeated` digests came before, and is brought up to date."""
-    occurrence = np.zeros(len(digests), dtype=np.int64)
-    if len(repeated):
-        at = np.minimum(np.searchsorted(repeated, digests), len(repeated) - 1)
-        for i in np.flatnonzero(repeated[at] == digests).tolist():
-            occurrence[i] = counts[at[i]]
-            counts[at[i]] += 1
-    return [content_id(digest, number) for digest, number in zip(digests.tolist(), occurrence.tolist(), strict=True)]
+class _Occurrences:
+    """How often each value came before, for values given in pieces, in order; `ordered` are all of them, sorted.
+
+    Counts are kept of the values that repeat, alone.
+    """
+
+    def __init__(self, ordered: npt.NDArray[Any]) -> None:
+        self._repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the pieces so far."""
+        self._counts = np.zeros(len(self._repeated), dtype=np.int32)
+
+    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        before = np.zeros(len(values), dtype=np.int64)
+        if len(self._repeated):
+            at = np.minimum(np.searchsorted(self._repeated, values), len(self._repeated) - 1)
+            for i in np.flatnonzero(self._repeated[at] == values).tolist():
+                before[i] = self._counts[at[i]]
+                self._counts[at[i]] += 1
+        return before
 
 
 def _scores(table: pa.Table) -> Scores:
