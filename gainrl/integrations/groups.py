@@ -110,7 +110,7 @@ class Draw:
             "rollouts": int(sums["rollouts"].sum()),
             "scored": int(sums["scored"].sum()),
             **summary,
-            "predicted": self.predicted,
+            "predicted": [None] * len(self.rows) if self.predicted is None else self.predicted,
             "outcome": [
                 [int(scored), correct, mixed]
                 for scored, correct, mixed in zip(sums["scored"], sums["correct"], self.mixed.tolist(), strict=True)

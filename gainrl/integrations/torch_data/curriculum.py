@@ -23,18 +23,12 @@ Rows = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Curriculum:
-    """What a sampler needs."""
+    """What a sampler needs: n prompts are a draw, `table_rows` (N,) has the table's row of each of the dataset's."""
 
     navigator: Navigator
     n: int
-    """Prompts of a draw."""
     table_rows: Rows
-    """(N,) the table's row of each of the dataset's rows."""
     log: DrawLog | None = None
-
-    def draw(self) -> Rows:
-        """(n,) rows of the table."""
-        return self.navigator.draw(self.n)
 
     def dataset_rows(self, rows: Rows) -> Rows:
         """(n,) the dataset's row of each row of the table; UserError if the dataset lacks one."""

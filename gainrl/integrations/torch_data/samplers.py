@@ -27,21 +27,18 @@ import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from gainrl.errors import UserError
-from gainrl.integrations.groups import Draw, Ints, Mask, from_json, to_json
+from gainrl.integrations.groups import Draw, Mask, from_json, to_json
 from gainrl.integrations.torch_data.curriculum import Curriculum
 
 Item = TypeVar("Item")
-
-logger = logging.getLogger(__name__)
-
 VERSION = 3
+logger = logging.getLogger(__name__)
 
 
 class DrawSampler(Sampler[Item]):
     """What both samplers share: the draw, this process's part of it, observing, the state."""
 
-    _whole: ClassVar[bool]
-    """Whether a prompt's repeats are handed out all at once."""
+    _whole: ClassVar[bool]  # whether a prompt's repeats are handed out all at once
 
     def __init__(
         self, curriculum: Curriculum, *, repeats: int = 1, num_replicas: int | None = None, rank: int | None = None
@@ -54,15 +51,11 @@ class DrawSampler(Sampler[Item]):
         if curriculum.n % self.num_replicas:
             raise UserError(f"n = {curriculum.n} prompts do not divide among {self.num_replicas} processes")
         self.curriculum, self.repeats = curriculum, repeats
-        self._step = self._least = self.num_replicas
+        self._step = self._least = self.num_replicas  # prompts that are handed out at once, and at least
+        self._log = curriculum.log if self.rank == 0 else None
         self._draw = Draw(-1, np.empty(0, np.int64))
         self._rows: dict[int, int] = {}  # dataset rows of the draw under way, in its order, and their places
         self._resumed = False  # whether the next iteration goes on with the draw under way
-
-    _step: int
-    """Prompts that all processes together hand out at once."""
-    _least: int
-    """Fewer prompts than these make no item."""
 
     @abstractmethod
     def _items(self, rows: list[int]) -> list[Item]:
@@ -110,18 +103,20 @@ class DrawSampler(Sampler[Item]):
     def _begin(self) -> None:
         """End the draw under way, with the groups that will not be finished, and make the next one."""
         self._pass_on(~self._draw.finished & (self._draw.sums["rollouts"] > 0), None)
-        navigator, log = self.curriculum.navigator, self.curriculum.log
-        if log is not None and self.rank == 0:
-            if self.draw >= 0:
-                log.append(self._draw.record(self.draw, navigator))
-            else:
-                log.keep(0)
-        rows = self.curriculum.draw() if self.num_replicas == 1 else _from_rank_0(self.curriculum.draw)
-        self._take(Draw.made_by(navigator, self.draw + 1, rows))
+        if self._log is not None and not self._draw.finished.all():
+            self._log.append(self._draw.record(self.draw, self.curriculum.navigator))
+
+        def make() -> Draw:
+            navigator = self.curriculum.navigator
+            return Draw.made_by(navigator, self.draw + 1, navigator.draw(self.curriculum.n))
+
+        self._take(make() if self.num_replicas == 1 else _from_rank_0(make))
 
     def _take(self, draw: Draw) -> None:
         rows = self.curriculum.dataset_rows(draw.rows).tolist()
         self._draw, self._rows = draw, dict(zip(rows, range(len(rows)), strict=True))
+        if self._log is not None and (not draw.number or self._resumed):  # what another run has left there
+            self._log.keep(draw.number + int(draw.finished.all()))
 
     def _pass_on(self, which: Mask, late: Draw | None) -> None:
         """Give the navigator the groups `which` of the draw under way, and those of earlier draws."""
@@ -130,6 +125,8 @@ class DrawSampler(Sampler[Item]):
         if which.any():
             self._draw.finished |= which
             self.curriculum.navigator.observe(self._draw.outcomes(which), self._draw.angle(which))
+            if self._log is not None and self._draw.finished.all():
+                self._log.append(self._draw.record(self.draw, self.curriculum.navigator))
 
     def observe(
         self,
@@ -175,16 +172,14 @@ class DrawSampler(Sampler[Item]):
         return {"version": VERSION, **to_json(state)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state; UserError, changing nothing, if it is of another navigator, table, dataset or setting."""
+        """Go on from a state; UserError, changing nothing, for one of another navigator, table, dataset or setting."""
         if set(state) != {"version", "navigator", "draw"} or state["version"] != VERSION:
             raise UserError(f"no state of a curriculum sampler of version {VERSION}: it has the fields {sorted(state)}")
         draw = Draw.from_state(from_json(state["draw"]))
         self.curriculum.dataset_rows(draw.rows)
         self.curriculum.navigator.load_state_dict(from_json(state["navigator"]))
-        self._take(draw)
         self._resumed = True
-        if self.curriculum.log is not None and self.rank == 0:
-            self.curriculum.log.keep(self.draw)
+        self._take(draw)
 
 
 class _Iteration(Iterator[Item]):
@@ -258,17 +253,18 @@ class CurriculumBatchSampler(DrawSampler[list[int]]):
         return self.curriculum.n // self._step if self.drop_last else -(-self.curriculum.n // self._step)
 
 
-def _from_rank_0(draw: Callable[[], Ints]) -> Ints:
+def _from_rank_0(make: Callable[[], Draw]) -> Draw:
     """The draw of rank 0, or its error, on all; the others draw, too, so that their navigators go on alike."""
     found: list[Any]
     try:
-        found = [draw()]
+        found = [make()]
     except Exception as error:
         found = [error]
     dist.broadcast_object_list(found, src=0)
     if isinstance(found[0], Exception):
         raise found[0]
-    return np.asarray(found[0], np.int64)
+    draw: Draw = found[0]
+    return draw
 
 
 def _from_all(columns: list[list[Any]]) -> list[list[Any]]:

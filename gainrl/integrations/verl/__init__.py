@@ -3,8 +3,7 @@
     python -m verl.trainer.main_ppo 'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \\
         +curriculum=gainrl data.gainrl.scores=scores.parquet ...
 
-The packaged group `curriculum/gainrl.yaml` sets verl's keys that name the classes below; docs/verl.md says what each
-does.  The names are loaded on first use: verl takes seconds to import.
+The packaged group `curriculum/gainrl.yaml` sets the keys that name the classes below, which load on first use.
 """
 
 from __future__ import annotations

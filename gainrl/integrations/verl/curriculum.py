@@ -62,15 +62,10 @@ class Curriculum:
             table, rows, settings.navigator, settings.navigator_args,
             seed=settings.seed or 0, sources=sources, quota=settings.quota,
         )  # fmt: skip
-        if len(self.navigator.prompts) < batch:
-            raise UserError(
-                f"{len(self.navigator.prompts)} prompts can be drawn: lower data.train_batch_size={batch} to that"
-            )
-        if len(self.navigator.prompts) < len(table):
-            logger.warning(
-                "%d prompts that verl or the scoring pass left out are never drawn",
-                len(table) - len(self.navigator.prompts),
-            )
+        if (count := len(self.navigator.prompts)) < batch:
+            raise UserError(f"{count} prompts can be drawn: lower data.train_batch_size={batch} to that")
+        if count < len(table):
+            logger.warning("%d prompts that verl or the scoring pass left out are never drawn", len(table) - count)
         if self.navigator.needs_angle:
             settings.require_angles()
         self.collect: Callable[[], Mapping[str, float]] = collect_angles
@@ -82,7 +77,7 @@ class Curriculum:
         self._handed = batch  # prompts of the last draw that were handed out
         self._held: list[Rollouts] = []
         self._step = 0
-        self._metrics: dict[str, float] = {}
+        self._seen: Draw | None = None  # the groups observed last
 
     def next_prompt(self) -> tuple[int, dict[str, Any]]:
         """The index of the next prompt in verl's dataset, and what travels with it."""
@@ -113,11 +108,8 @@ class Curriculum:
         if name == REWARD:
             return accuracy_of(reward, self.settings.accuracy_range)
         if whole and extras and not any(name in extra for extra in extras):
-            there = ", ".join(sorted({key for extra in extras for key in extra})) or "nothing"
-            raise UserError(
-                f"{SECTION}.accuracy={name!r}, but no rollout of a whole batch reports it; besides its score the "
-                f"reward function reports {there}: choose one of these, or {REWARD!r}"
-            )
+            there = ", ".join(sorted({REWARD, *(key for extra in extras for key in extra)}))
+            raise UserError(f"{SECTION}.accuracy={name!r}, but no rollout of a batch reports it: choose of {there}")
         values = [np.nan if extra.get(name) is None else float(extra[name]) for extra in extras]
         return accuracy_of(values, self.settings.accuracy_range)
 
@@ -146,7 +138,7 @@ class Curriculum:
         every = np.ones(len(groups), np.bool_)
         self.navigator.observe(seen.outcomes(every), seen.angle(every))
         self._note(seen, list(marks.values()))
-        self._measure(seen, every)
+        self._seen = seen
         self._write_lines()
 
     def _note(self, seen: Draw, marks: Sequence[Mapping[str, Any]]) -> None:
@@ -158,17 +150,6 @@ class Curriculum:
                 for name, values in seen.sums.items():
                     draw.sums[name][mark["place"]] = values[group]
 
-    def _measure(self, seen: Draw, every: Any) -> None:
-        found: dict[str, Any] = {**self.navigator.metrics(), **seen.summary(every), "angle": seen.angle(every)}
-        found["unscored"] = int((seen.sums["rollouts"] - seen.sums["scored"]).sum())
-        for source, values in (seen.by_source(self.navigator) or {}).items():
-            found.update({f"{source}/{name}": value for name, value in values.items()})
-        self._metrics = {
-            f"curriculum/{name}": float(value)
-            for name, value in found.items()
-            if isinstance(value, int | float) and not isinstance(value, bool)
-        }
-
     def _write_lines(self) -> None:
         """Log the oldest draws, in their order, if all their groups came back or too many draws are open."""
         while self._open and (len(self._open) > _OPEN or (self._open[0].finished.all() and self._handed_out(0))):
@@ -178,8 +159,16 @@ class Curriculum:
         return place < len(self._open) - 1 or self._handed >= self.batch
 
     def metrics(self) -> dict[str, float]:
-        """The navigator's numbers and what came of the last groups observed, as `curriculum/...`."""
-        return self._metrics
+        """The navigator's numbers and what came of the groups observed last, as `curriculum/...`."""
+        found: dict[str, Any] = self.navigator.metrics()
+        if self._seen is not None:
+            every, sums = np.ones(len(self._seen.rows), np.bool_), self._seen.sums
+            found.update(self._seen.summary(every), angle=self._seen.angle(every))
+            found["unscored"] = int((sums["rollouts"] - sums["scored"]).sum())
+            for source, values in (self._seen.by_source(self.navigator) or {}).items():
+                found.update({f"{name}/{source}": value for name, value in values.items()})
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return {f"curriculum/{name}": float(value) for name, value in numbers.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """The state as JSON types; what is held is observed first."""

@@ -60,15 +60,12 @@ class CurriculumDataset(RLHFDataset):  # type: ignore[misc]
         if settings is not None:
             table = ScoreTable.read(os.path.expanduser(settings.scores))
             rows = table.join(self.dataframe[self.prompt_key], subset=True)  # verl leaves out what is too long
-            sources = None if settings.group_by is None else self._sources(settings.group_by)
+            if (column := settings.group_by) not in (None, *self.dataframe.column_names):
+                there = ", ".join(self.dataframe.column_names)
+                raise UserError(f"{SECTION}.group_by={column!r} is no column of data.train_files, which has {there}")
+            sources = None if column is None else [str(name) for name in self.dataframe[column]]
             self.curriculum = Curriculum(settings, table, rows, sources, int(config.train_batch_size))
             _training = weakref.ref(self)
-
-    def _sources(self, column: str) -> list[str]:
-        if column not in self.dataframe.column_names:
-            there = ", ".join(self.dataframe.column_names)
-            raise UserError(f"{SECTION}.group_by={column!r} is no column of data.train_files, which has {there}")
-        return [str(name) for name in self.dataframe[column]]
 
     def __getitem__(self, item: int) -> dict[str, Any]:
         if self.curriculum is None:

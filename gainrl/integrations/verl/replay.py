@@ -36,15 +36,11 @@ def replay_buffer(**kwargs: Any) -> Any:
         if not metric:
             raise ValueError("algorithm.filter_groups.metric must be set when group filtering is enabled")  # verl's own
     refill = bool(given.get("sync_refill_failed_groups", False))
-    options: dict[str, Any] = {
-        "filter_groups_metric": None if metric is None else str(metric),
-        "sync_refill_failed_groups": refill,
-    }
+    options = {**kwargs, "filter_groups_metric": metric, "sync_refill_failed_groups": refill}
     if kwargs["trainer_mode"] != "sync":
-        return CurriculumReplayBufferAsync(**kwargs, **options)
+        return CurriculumReplayBufferAsync(**options)
     batch = given["train_batch_size"]
     return CurriculumReplayBuffer(
-        **kwargs,
         **options,
         train_batch_size=batch,
         gen_batch_size=1 if metric is not None or refill else (given.get("gen_batch_size") or batch),
@@ -74,9 +70,9 @@ class _Observing:
 
     def _clear_groups(self, partition_id: str, uids: set[str]) -> None:
         if partition_id == TRAIN and uids:
-            keys = [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]
             curriculum = current_curriculum()
-            curriculum.take(read_rollouts(keys, curriculum, whole=False), self._step)
+            if keys := [key for key in self.partitions[partition_id] if key.split("_")[0] in uids]:
+                curriculum.take(read_rollouts(keys, curriculum, whole=False), self._step)
         super()._clear_groups(partition_id, uids)  # type: ignore[misc]
 
 
@@ -93,8 +89,6 @@ def read_rollouts(keys: Sequence[str], curriculum: Curriculum, *, whole: bool) -
 
     whole: whether they are a batch, and not some groups that verl puts away.
     """
-    if not keys:
-        return Rollouts([], [], np.empty(0), np.empty(0), np.empty(0, np.int64))
     import transfer_queue as tq
 
     data = tq.kv_batch_get(

@@ -68,10 +68,7 @@ class Settings:
                 "'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' and +curriculum=gainrl"
             )
         if section.get("scores") in (None, "???"):
-            raise UserError(
-                f"{SECTION}.scores is not set: give the score table of data.train_files (make one with: gainrl score "
-                "--output scores.parquet --dataset FILE ..., --dataset once for each file)"
-            )
+            raise UserError(f"{SECTION}.scores is not set: make a score table of data.train_files with gainrl score")
         known = [item.name for item in dataclasses.fields(cls)]
         for name in section:
             if name not in known:

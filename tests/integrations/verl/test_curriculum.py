@@ -121,7 +121,7 @@ def test_credit_comes_from_acc_from_the_named_value_or_from_the_reward(made):
     assert np.isnan(named[1:]).all()
     ranged = made(accuracy="reward", accuracy_range=(-1.0, 1.0)).credit(reward, extras, whole=True)
     assert ranged[:2].tolist() == [0.75, 0.25]
-    with pytest.raises(UserError, match=r"accuracy='right', but no rollout .* reports acc, score"):
+    with pytest.raises(UserError, match=r"accuracy='right', but no rollout .*: choose of acc, reward, score"):
         made(accuracy="right").credit(reward, extras, whole=True)
     assert np.isnan(made(accuracy="right").credit(reward, extras, whole=False)).all()
     with pytest.raises(UserError, match=r"-0\.5 lies outside accuracy_range"):

@@ -128,7 +128,7 @@ def test_asynchronous_rollouts_are_observed_once_each_and_prompts_under_way_surv
 
 
 def test_groups_that_daps_filter_evicts_are_observed_too(configure: Configure, tmp_path: Path) -> None:
-    trainer, agents = run_v1(configure(*steps(4), *FILTER))
+    trainer, agents = run_v1(configure(*steps(4), *FILTER, "data.gainrl.navigator=uniform"))
     assert any(step.get("training/filter_groups/evicted_samples", 0) > 0 for step in trainer.seen)
     assert len(agents.rows) > 16  # prompts were fetched for the evicted ones
     curriculum = trainer.train_dataset.curriculum
