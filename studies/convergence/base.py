@@ -17,9 +17,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from gainrl.files import cache_directory, write_text
 from studies.convergence.families import Family
 from studies.convergence.tokens import encode, make_tokenizer
-from gainrl.files import cache_directory, write_text
 
 VERSION = 2
 """Raise it when pretraining changes in a way that its settings and problems do not show."""

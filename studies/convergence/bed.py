@@ -79,7 +79,10 @@ class Bed:
     def dataset(self) -> Dataset:
         """Rows {prompt, question, answers} in the order of `problems`."""
         return Dataset.from_list(
-            [{"prompt": self.family.prompt(p), "question": p.question, "answers": list(p.answers)} for p in self.problems]
+            [
+                {"prompt": self.family.prompt(p), "question": p.question, "answers": list(p.answers)}
+                for p in self.problems
+            ]
         )
 
     @property

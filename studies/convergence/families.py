@@ -237,6 +237,7 @@ LISTS = Family(
 
 # -- chains: sums, differences and products ------------------------------------------------------------------
 
+
 def chain_of(operators: str, shortest: int, longest: int) -> Draw:
     """`shortest` to `longest` digits joined by `operators`; the answer lists the running values modulo 10."""
 

@@ -1,10 +1,10 @@
-"""The protocol: what all arms share, read from protocol.yaml, which was committed before any arm but uniform ran."""
+"""The protocol: what all runs share, read from protocol.yaml."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -15,30 +15,32 @@ from studies.convergence.held_out import family
 PATH = Path(__file__).with_name("protocol.yaml")
 
 
+class Shape(NamedTuple):
+    """A step: prompts, rollouts of each, and its learning rate."""
+
+    prompts: int
+    rollouts: int
+    rate: float
+
+    def __str__(self) -> str:
+        return f"{self.prompts}x{self.rollouts}@{self.rate:g}"
+
+
 @dataclass(frozen=True)
 class Protocol:
-    """What the arms have in common."""
+    """What the runs have in common; protocol.yaml says what each field is."""
 
     size: Size
     pretraining: dict[str, Pretraining]
     prompts: int
-    """N, prompts of the training dataset."""
     fresh: int
-    """Fresh problems for evaluation."""
-    steps: int
-    """Budget: optimizer steps of uniform, each of `prompts_per_step × rollouts` rollouts."""
+    budget: int
     evaluate_every: int
-    prompts_per_step: int
-    rollouts: int
-    learning_rate: dict[str, float]
-    sigma_fraction: float
-    alpha: float
-    beta: float
-
-    @property
-    def budget(self) -> int:
-        """Rollouts that a run may spend."""
-        return self.steps * self.prompts_per_step * self.rollouts
+    usual: Shape
+    shapes: list[tuple[int, int]]
+    rates: list[float]
+    tuning: list[str]
+    chosen: dict[str, Shape]
 
     def bed(self, name: str, seed: int) -> Bed:
         """The bed of a family and seed."""
@@ -50,4 +52,7 @@ def load(path: Path = PATH) -> Protocol:
     given: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     given["size"] = Size(**given["size"])
     given["pretraining"] = {name: Pretraining(**settings) for name, settings in given["pretraining"].items()}
+    given["usual"] = Shape(*given["usual"])
+    given["shapes"] = [tuple(shape) for shape in given["shapes"]]
+    given["chosen"] = {name: Shape(*shape) for name, shape in given["chosen"].items()}
     return Protocol(**given)

@@ -1,118 +1,138 @@
-"""Which runs there are, which are missing, and where each one lands."""
+"""Which runs there are, which are missing, and where each one lands: a line of studies/results/convergence_2.jsonl."""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.harness import commit, machine
 from studies.convergence.arms import ARMS
 from studies.convergence.held_out import FAMILIES
-from studies.convergence.protocol import Protocol
-from benchmarks.harness import RESULTS, commit, machine
-from gainrl.files import write_text
+from studies.convergence.measures import Run, compared, factor
+from studies.convergence.protocol import Protocol, Shape
 
-RUNS = RESULTS / "convergence"
-FIRST = ("uniform", "oracle", "gainrl", "posterior", "target", "probe")
-"""The arms that come first, for all families and seeds."""
-DEVELOPMENT = tuple(name for name, family in FAMILIES.items() if not family.held_out)
-HELD_OUT = tuple(name for name, family in FAMILIES.items() if family.held_out)
-
-Key = tuple[str, str, int]
-"""Family, arm, seed."""
+RESULTS = Path(__file__).parents[1] / "results" / "convergence_2.jsonl"
+HELD_OUT = [name for name, family in FAMILIES.items() if family.held_out]
+SEEDS = range(5)
 
 
-def result_path(key: Key, runs: Path = RUNS) -> Path:
-    """Where a run's result lies."""
-    family, arm, seed = key
-    return runs / f"{family}.{arm}.{seed}.json"
+class Key(NamedTuple):
+    """What tells one run from another."""
+
+    family: str
+    arm: str
+    seed: int
+    shape: Shape
 
 
-def order(families: Iterable[str], arms: Iterable[str], seeds: Iterable[int]) -> Iterator[Key]:
-    """All runs asked for: the first arms seed by seed over the families, then the others in the same way."""
-    families, arms, seeds = list(families), list(arms), list(seeds)
-    for chosen in ([arm for arm in FIRST if arm in arms], [arm for arm in ARMS if arm in arms and arm not in FIRST]):
-        for seed in seeds:
-            for arm in chosen:
-                for family in families:
-                    yield family, arm, seed
+def key_of(run: Run) -> Key:
+    """The key of a result."""
+    return Key(run["family"], run["arm"], run["seed"], Shape(*run["shape"]))
 
 
-def missing(keys: Iterable[Key], runs: Path = RUNS) -> list[Key]:
-    """The runs that have no result yet."""
-    return [key for key in keys if not result_path(key, runs).is_file()]
+def results(path: Path = RESULTS) -> list[dict[str, Any]]:
+    """All results that exist, in the order in which they landed."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+
+
+def plan(protocol: Protocol, stage: str, arms: Sequence[str], done: Sequence[Run]) -> list[Key]:
+    """The runs of a stage, most telling first.
+
+    shapes    every shape at the usual rate, on one base of each tuning family
+    rates     half and twice the rate at each arm's best shape so far
+    seeds     each arm's best two of all that on two more bases
+    heldout   uniform in the usual shape, and each arm in the one that protocol.yaml has for it, on five bases
+    """
+    if stage == "shapes":
+        cells = [Shape(*shape, protocol.usual.rate) for shape in protocol.shapes]
+        return [Key(f, arm, 0, cell) for cell in cells for arm in arms for f in protocol.tuning]
+    if stage == "heldout":
+        pairs = [("uniform", protocol.usual), *((arm, protocol.chosen[arm]) for arm in arms if arm in protocol.chosen)]
+        return [Key(f, arm, s, shape) for s in SEEDS for arm, shape in dict.fromkeys(pairs) for f in HELD_OUT]
+    best = {arm: [shape for shape, _ in ranked(protocol, arm, done)] for arm in arms}
+    if stage == "rates":
+        return [
+            Key(f, arm, 0, best[arm][0]._replace(rate=rate))
+            for arm in arms if best[arm] for rate in protocol.rates if rate != best[arm][0].rate
+            for f in protocol.tuning
+        ]  # fmt: skip
+    extra = [Key(f, "uniform", s, protocol.usual) for s in (1, 2) for f in protocol.tuning]
+    cells = [(arm, shape) for arm in arms for shape in best[arm][:2]]
+    return list(
+        dict.fromkeys([*extra, *(Key(f, arm, s, c) for arm, c in cells for s in (1, 2) for f in protocol.tuning)])
+    )
+
+
+def ranked(protocol: Protocol, arm: str, runs: Sequence[Run]) -> list[tuple[Shape, float]]:
+    """The arm's shapes on the tuning families, best first, with their factors over uniform in the usual shape.
+
+    A shape that lacks a tuning family on the first base is left out.
+    """
+    found: dict[Shape, list[tuple[int, float, bool]]] = {}
+    families: dict[Shape, set[str]] = {}
+    for run in runs:
+        if run["arm"] == arm and run["family"] in protocol.tuning:
+            usual = next((one for one in runs if one["usual"] and one["family"] == run["family"]
+                          and one["base"] == run["base"]), None)  # fmt: skip
+            pair = None if usual is None else compared(runs, usual, run)
+            if pair is not None:
+                shape = Shape(*run["shape"])
+                found.setdefault(shape, []).append((run["seed"], *pair))
+                families.setdefault(shape, set()).add(run["family"])
+    whole = {
+        shape: factor(pairs).mean for shape, pairs in found.items() if len(families[shape]) == len(protocol.tuning)
+    }
+    return sorted(whole.items(), key=lambda item: -item[1])
 
 
 @cache
-def loaded() -> dict[str, Any]:
+def loaded() -> Mapping[str, Any]:
     """The commit of the code in this process, which may be older than the checkout by the time of a later run."""
     return commit()
 
 
-def land(protocol: Protocol, key: Key, runs: Path = RUNS) -> dict[str, Any]:
-    """Train one arm and write its result, whole or not at all."""
-    family, arm, seed = key
+def land(protocol: Protocol, key: Key, path: Path = RESULTS) -> dict[str, Any]:
+    """Train one arm and append its result."""
     made = loaded()  # before the trainer is imported
-    from studies.convergence.digests import code_of
-
-    code = code_of(protocol, family, arm)
     from studies.convergence.training import run
 
     result = {
-        "command": f"python -m studies.convergence run --family {family} --arm {arm} --seed {seed}",
-        **made,
-        "machine": {**machine(), "load_before": round(os.getloadavg()[0], 2)},
-        "code": code,
-        **run(protocol, family, arm, seed),
-    }
-    runs.mkdir(parents=True, exist_ok=True)
-    write_text(result_path(key, runs), compact(result))
+        "command": "python -m studies.convergence run "
+        f"--family {key.family} --arm {key.arm} --seed {key.seed} --shape {key.shape}",
+        **made, "machine": {**machine(), "load": round(os.getloadavg()[0], 2)},
+        **run(protocol, key.family, key.arm, key.seed, key.shape),
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(json.dumps(result) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
     return result
 
 
 def walk(
-    protocol: Protocol, keys: Sequence[Key], runs: Path, deadline: float, workers: int
-) -> Iterator[tuple[Key, dict[str, Any], float]]:
-    """Land these runs, so many at a time: (key, result, seconds with all else) as they end.
-
-    None is begun after `deadline` (as time.time()).  More than one worker: processes that are kept from run to run.
-    """
-    if workers == 1:
-        yield from (done for key in keys if (done := _timed(protocol, key, runs, deadline)) is not None)
-        return
+    protocol: Protocol, keys: Sequence[Key], path: Path, deadline: float, workers: int
+) -> Iterator[tuple[Key, dict[str, Any]]]:
+    """Land these runs, so many at a time, as they end; none is begun after `deadline` (as time.time())."""
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for done in as_completed([pool.submit(_timed, protocol, key, runs, deadline) for key in keys]):
+        for done in as_completed([pool.submit(_in_time, protocol, key, path, deadline) for key in keys]):
             if (result := done.result()) is not None:
                 yield result
 
 
-def _timed(protocol: Protocol, key: Key, runs: Path, deadline: float) -> tuple[Key, dict[str, Any], float] | None:
-    if time.time() >= deadline:
-        return None
-    started = time.perf_counter()
-    result = land(protocol, key, runs)
-    return key, result, time.perf_counter() - started
+def _in_time(protocol: Protocol, key: Key, path: Path, deadline: float) -> tuple[Key, dict[str, Any]] | None:
+    return None if time.time() >= deadline else (key, land(protocol, key, path))
 
 
-def compact(result: dict[str, Any]) -> str:
-    """JSON with one line for each field, and one for each point of the curve."""
-    lines = []
-    for name, value in result.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            inside = ",\n  ".join(json.dumps(point) for point in value)
-            lines.append(f"{json.dumps(name)}: [\n  {inside}\n ]")
-        else:
-            lines.append(f"{json.dumps(name)}: {json.dumps(value, ensure_ascii=False)}")
-    return "{\n " + ",\n ".join(lines) + "\n}\n"
-
-
-def results(runs: Path = RUNS) -> dict[Key, dict[str, Any]]:
-    """All results that exist."""
-    found = (json.loads(path.read_text(encoding="utf-8")) for path in sorted(runs.glob("*.json")))
-    return {(one["family"], one["arm"], one["seed"]): one for one in found}
+__all__ = ["ARMS", "HELD_OUT", "RESULTS", "Key", "key_of", "land", "plan", "ranked", "results", "walk"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 import tempfile
 import time
 import warnings
@@ -14,132 +14,116 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
-from studies.convergence import oracle
+from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
+from gainrl.scoring import AngleScorer, ScoringPrompt, score_dataset
+from gainrl.table import ScoreTable
 from studies.convergence.arms import arm
 from studies.convergence.bed import Bed, right_answers
-from studies.convergence.protocol import Protocol
-from studies.convergence.rankings import ranked_by, score_table
-from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
-
-SUMS_OF_EPOCHS = ("rollouts", "tokens", "groups", "zero_variance", "backfilled")
-OF_EPOCHS = ("accuracy", "mean", "zero_variance", "groups")
+from studies.convergence.navigators import Told, register
+from studies.convergence.protocol import Protocol, Shape
 
 
 class Progress(TrainerCallback):
-    """Evaluates every few steps, keeps the training's own clock, and stops when the rollouts are spent."""
+    """Evaluates every so many rollouts, and stops when the budget is spent."""
 
-    def __init__(self, bed: Bed, every: int, budget: int) -> None:
+    def __init__(self, bed: Bed, every: int, budget: int, per_step: int) -> None:
         self.trainer: Any = None
         self.curve: list[dict[str, Any]] = []
-        self.elsewhere = 0.0
-        """Seconds of evaluation, and of whatever else is not the arm's own work."""
-        self._bed, self._every, self._budget = bed, every, budget
-        self._rollouts = self._tokens = 0
-        self._started = self._cpu = 0.0
+        self.seconds_elsewhere = 0.0
+        self._bed, self._every, self._budget, self._per_step = bed, every, budget, per_step
+        self._evaluated = 0
         self._levels = np.array([problem.level for problem in bed.held_out])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started, self._cpu = time.perf_counter(), time.process_time()
-        self._evaluate(0)
+        self._evaluate(0, 0)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        totals = self.trainer.navigator.totals  # of the epoch, which is this step
-        self._rollouts += totals.rollouts
-        self._tokens += totals.tokens
-        spent = self._rollouts >= self._budget
-        if spent or state.global_step % self._every == 0:
-            self._evaluate(state.global_step)
+        rollouts = state.global_step * self._per_step + getattr(self.trainer.navigator, "extra", 0)
+        spent = rollouts >= self._budget
+        if spent or rollouts >= self._evaluated + self._every:
+            self._evaluate(state.global_step, rollouts)
+            self._evaluated = rollouts - rollouts % self._every
         control.should_training_stop |= spent
 
-    def _evaluate(self, step: int) -> None:
+    def _evaluate(self, step: int, rollouts: int) -> None:
         started = time.perf_counter()
         passes = self._bed.pass_rates(self.trainer.model, self._bed.held_out)
-        seconds = started - self._started - self.elsewhere
         by_level = [round(float(passes[self._levels == level].mean()), 4) for level in np.unique(self._levels)]
-        self.curve.append({
-            "step": step, "rollouts": self._rollouts, "tokens": self._tokens, "seconds": round(seconds, 3),
-            "accuracy": round(float(passes.mean()), 5), "by_level": by_level,
-        })  # fmt: skip
-        self.elsewhere += time.perf_counter() - started
-
-    @property
-    def cpu_seconds(self) -> float:
-        """Processor time since training began, evaluation included."""
-        return time.process_time() - self._cpu
+        accuracy = round(float(passes.mean()), 5)
+        self.curve.append({"step": step, "rollouts": rollouts, "accuracy": accuracy, "by_level": by_level})
+        self.seconds_elsewhere += time.perf_counter() - started
 
 
-def settings_for(protocol: Protocol, name: str, bed: Bed, directory: str) -> GainRLConfig:
-    """The trainer's settings: TRL's defaults for GRPO, generation by transformers, one step for each draw."""
-    rollouts = protocol.prompts_per_step * protocol.rollouts
-    # back-filling takes more rollouts a step, uniform exactly `steps` steps: the budget ends every run
-    given: dict[str, Any] = {
-        "output_dir": directory, "num_train_epochs": protocol.steps, "seed": bed.seed,
-        "prompts_per_epoch": protocol.prompts_per_step, "num_generations": protocol.rollouts,
-        "per_device_train_batch_size": rollouts, "gradient_accumulation_steps": 1,
-        "learning_rate": protocol.learning_rate[bed.family.name], "lr_scheduler_type": "constant_with_warmup",
-        "warmup_steps": 4,
-        "max_completion_length": bed.longest_answer, "temperature": 1.0,
-        "curriculum_sigma_fraction": protocol.sigma_fraction, "curriculum_alpha": protocol.alpha,
-        "curriculum_beta": protocol.beta, "curriculum_order": "draw", "use_cpu": True, "bf16": False,
-        "gradient_checkpointing": False, "save_strategy": "no", "logging_strategy": "no", "report_to": [],
-        "disable_tqdm": True, "dataloader_pin_memory": False, "dataloader_num_workers": 0,
-    }  # fmt: skip
-    return GainRLConfig(**(given | dict(arm(name).settings)))
-
-
-def run(protocol: Protocol, family: str, name: str, seed: int) -> dict[str, Any]:
-    """Train one arm; what it came to, as JSON types (without provenance)."""
-    oracle.register()
+def run(protocol: Protocol, family: str, name: str, seed: int, shape: Shape) -> dict[str, Any]:
+    """Train one arm; what came of it, as JSON types (without provenance)."""
+    register()
     bed = protocol.bed(family, seed)
-    table, ranking_seconds = score_table(bed)
-    model = bed.model()
-    progress = Progress(bed, protocol.evaluate_every, protocol.budget)
+    per_step = shape.prompts * shape.rollouts
+    screening = {"screen": min(4, shape.rollouts), "group": shape.rollouts}
+    progress = Progress(bed, protocol.evaluate_every, protocol.budget, per_step)
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        settings = GainRLConfig(
+            output_dir=directory, navigator=arm(name).navigator,
+            navigator_args=screening if name in ("speed", "greso") else _window(name, shape),
+            max_steps=protocol.budget // per_step, seed=seed, num_generations=shape.rollouts,
+            per_device_train_batch_size=per_step, gradient_accumulation_steps=1, learning_rate=shape.rate,
+            lr_scheduler_type="constant_with_warmup", warmup_steps=4, max_completion_length=bed.longest_answer,
+            temperature=1.0, use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
+            logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        )  # fmt: skip
         trainer = GainRLTrainer(
-            model,
-            reward_funcs=right_answers,
-            args=settings_for(protocol, name, bed, directory),
-            train_dataset=bed.dataset,
-            processing_class=bed.tokenizer,
-            callbacks=[progress],
-            scores=ranked_by(table, arm(name).ranking, own_directions=arm(name).own_directions),
-        )
+            bed.model(), reward_funcs=right_answers, args=settings, train_dataset=bed.dataset,
+            processing_class=bed.tokenizer, callbacks=[progress], scores=score_table(bed),
+        )  # fmt: skip
         progress.trainer = trainer
         navigator: Any = trainer.navigator
-        if isinstance(navigator, oracle.OracleNavigator):
-            _tell(navigator, bed, trainer, progress)
+        if isinstance(navigator, Told):
+            navigator.pass_rates = lambda: _timed(progress, bed, trainer)[navigator.prompts.rows]
+        started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
-        epochs = [json.loads(line) for line in Path(directory, "epochs.jsonl").read_text().splitlines()]
-    ranked = arm(name).ranked
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        draws = [json.loads(line) for line in Path(directory, "draws.jsonl").read_text().splitlines()]
     return {
-        "family": family, "arm": name, "seed": seed, "ranking": arm(name).ranking if ranked else None,
-        "budget_rollouts": protocol.budget, "steps": len(epochs),
-        **{key: sum(epoch.get(key) or 0 for epoch in epochs) for key in SUMS_OF_EPOCHS},
-        "seconds": progress.curve[-1]["seconds"], "cpu_seconds": round(progress.cpu_seconds, 2),
-        "evaluation_seconds": round(progress.elsewhere, 2),
-        "ranking_seconds": round(ranking_seconds, 3) if ranked else 0.0,
-        "threads": torch.get_num_threads(), "load": round(os.getloadavg()[0], 2),
-        "levels": [level.name for level in bed.family.levels],
-        "curve": progress.curve,
-        "epochs": [{key: _short(epoch.get(key)) for key in OF_EPOCHS} for epoch in epochs],
+        "family": family, "arm": name, "seed": seed, "shape": list(shape), "usual": _usual(protocol, name, shape),
+        "base": weights_hash(bed), "steps": len(draws), "rollouts": progress.curve[-1]["rollouts"],
+        "tokens": sum(draw["tokens"] for draw in draws), "groups": sum(len(draw["rows"]) for draw in draws),
+        "mixed": sum(outcome[2] for draw in draws for outcome in draw["outcome"]),
+        "all_right": round(sum(draw["all_right"] * len(draw["rows"]) for draw in draws)),
+        "all_wrong": round(sum(draw["all_wrong"] * len(draw["rows"]) for draw in draws)),
+        "seconds": round(seconds, 1), "cpu_seconds": round(cpu, 1),
+        "evaluation_seconds": round(progress.seconds_elsewhere, 1), "threads": torch.get_num_threads(),
+        "levels": [level.name for level in bed.family.levels], "curve": progress.curve,
     }  # fmt: skip
 
 
-def _tell(navigator: oracle.OracleNavigator, bed: Bed, trainer: Any, progress: Progress) -> None:
-    """Give the oracle the pass rates of the policy as it is when it asks, on nobody's clock."""
-    ids = trainer._data.ids
-    row_of = {name: row for row, name in enumerate(ids)}
-
-    def pass_rates(names: Any) -> Any:
-        started = time.perf_counter()
-        found = bed.pass_rates(trainer.model, bed.problems)[[row_of[name] for name in names]]
-        if progress.curve:
-            progress.elsewhere += time.perf_counter() - started
-        return found
-
-    navigator.pass_rates = pass_rates
+def _usual(protocol: Protocol, name: str, shape: Shape) -> bool:
+    return name == "uniform" and shape == protocol.usual
 
 
-def _short(value: Any) -> Any:
-    return round(value, 4) if isinstance(value, float) else value
+def _window(name: str, shape: Shape) -> dict[str, Any] | None:
+    """GAIN-RL moves its window with every draw here: an epoch of the paper's 1,024 prompts would be a run of ours."""
+    return {"prompts_per_move": shape.prompts} if name == "gainrl" else None
+
+
+def _timed(progress: Progress, bed: Bed, trainer: Any) -> Any:
+    started = time.perf_counter()
+    found = bed.pass_rates(trainer.model, bed.problems)
+    progress.seconds_elsewhere += time.perf_counter() - started
+    return found
+
+
+def weights_hash(bed: Bed) -> str:
+    """Of the base's weights: a run belongs to them."""
+    return hashlib.sha256((bed.directory / "model.safetensors").read_bytes()).hexdigest()[:12]
+
+
+def score_table(bed: Bed) -> ScoreTable:
+    """The bed's score table, made by gainrl's scorer with the base; kept beside it."""
+    problems = "\n".join(bed.dataset["prompt"])
+    path = bed.directory / f"scores-{hashlib.sha256(problems.encode()).hexdigest()[:12]}.parquet"
+    if not path.is_file():
+        prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
+        scorer = AngleScorer(bed.model().eval(), bed.tokenizer, directions=True)
+        score_dataset(scorer, prompts, path, f"{bed.family.name}/{bed.seed}", overwrite=True)
+    return ScoreTable.read(path)
