@@ -15,7 +15,7 @@ import torch
 from transformers import TrainerCallback
 
 from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
-from gainrl.scoring import AngleScorer, ScoringPrompt, score_dataset
+from gainrl.scoring import AngleScorer, ScoringPrompt, Source, score_dataset
 from gainrl.table import ScoreTable
 from studies.convergence.arms import arm
 from studies.convergence.bed import Bed, right_answers
@@ -125,5 +125,5 @@ def score_table(bed: Bed) -> ScoreTable:
     if not path.is_file():
         prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
         scorer = AngleScorer(bed.model().eval(), bed.tokenizer, directions=True)
-        score_dataset(scorer, prompts, path, f"{bed.family.name}/{bed.seed}", overwrite=True)
+        score_dataset(scorer, prompts, path, Source(f"{bed.family.name}/{bed.seed}"), overwrite=True)
     return ScoreTable.read(path)
