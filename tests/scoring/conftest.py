@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-sys.path.insert(0, str(Path(__file__).parent))  # for the helper module scoring_runs
+sys.path.insert(0, str(Path(__file__).parents[1]))  # for the helper modules tiny_models
+sys.path.insert(0, str(Path(__file__).parent))  # and scoring_runs
 
 from scoring_runs import gainrl_score
+from tiny_models import make_family
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] | trim }}<|end|>\n{% endfor %}"
@@ -52,71 +53,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return made
 
 
-_SMALL: dict[str, Any] = {
-    "vocab_size": 320,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 256,
-    "pad_token_id": 1,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-}
-FAMILIES: dict[str, dict[str, Any]] = {
-    "Qwen2": {},
-    "Qwen3": {"head_dim": 8},
-    "Llama": {},
-    "Gemma": {"head_dim": 8},
-    "Gemma2": {"head_dim": 8, "sliding_window": 12},
-    "Phi": {},
-    "Mistral": {"sliding_window": 12},
-    "GPTNeoX": {},
-    "Mixtral": {"num_local_experts": 4},
-    "Qwen2Moe": {"num_experts": 4, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 16},
-    "Phi3": {},
-    "Cohere": {"logit_scale": 0.25},
-    "Cohere2": {"logit_scale": 0.25, "sliding_window": 12, "sliding_window_pattern": 2},
-    "Gemma3": {"head_dim": 8, "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
-    "Olmo": {},
-    "Olmo2": {},
-    "Olmo3": {"sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]},
-    "Qwen3Moe": {"head_dim": 8, "num_experts": 4, "moe_intermediate_size": 16, "num_experts_per_tok": 2},
-    "Granite": {"logits_scaling": 3.0},
-    "GptOss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 12},
-    "Qwen3Next": {
-        "head_dim": 8,
-        "linear_num_value_heads": 4,
-        "linear_num_key_heads": 2,
-        "linear_key_head_dim": 8,
-        "linear_value_head_dim": 8,
-        "num_experts": 4,
-        "num_experts_per_tok": 2,
-        "moe_intermediate_size": 16,
-        "shared_expert_intermediate_size": 16,
-        "layer_types": ["linear_attention", "full_attention"],
-    },
-    "Bloom": {"n_layer": 2, "n_head": 4},
-}
-
-
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., Any]:
-    """`make_model("Qwen2")` is a tiny random model of that family; weights large enough that tokens really mix."""
+    """`make_model("Qwen2")` is a tiny random model of that family (`tiny_models.make_family`)."""
 
     def make(family: str = "Llama", dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
-        torch.manual_seed(7)
-        kind = f"{family}TextConfig" if family == "Gemma3" else f"{family}Config"
-        config = getattr(transformers, kind)(**{**_SMALL, **FAMILIES[family], **changes})
-        model = getattr(transformers, f"{family}ForCausalLM")(config).eval()
-        with torch.no_grad():
-            for parameter in model.parameters():
-                if parameter.ndim > 1:
-                    parameter.normal_(0, 0.3)
-                else:
-                    parameter.add_(0.1 * torch.randn_like(parameter))  # norm weights and biases that matter
-        return model.to(dtype)
+        return make_family(family, dtype, **{"max_position_embeddings": 256, **changes})
 
     return make
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import copy
 import datetime
-import pickle
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from gainrl.errors import UserError
+from gainrl.scoring import ScoringSettings
 from gainrl.scoring.prompts import PromptRenderer, ScoringPrompt, tokenizer_hash
 
 
@@ -92,7 +94,7 @@ def test_a_token_that_overlaps_the_question_is_question(tokenizer):
         (ScoringPrompt("abc", "xyz"), "failed", "does not occur"),
         (ScoringPrompt([{"role": "user", "content": " \n"}]), "undefined", "empty question"),
         (ScoringPrompt([{"role": "system", "content": "hi"}]), "failed", "no user message"),
-        (ScoringPrompt([{"role": "user"}]), "failed", "role"),
+        (ScoringPrompt([{"role": "user"}]), "failed", "without content"),
         (ScoringPrompt([{"role": "user", "content": [{"type": "image"}]}]), "failed", "not text"),
         (ScoringPrompt(7), "failed", "not text or a list"),  # type: ignore[arg-type]
         (ScoringPrompt(None), "failed", "not text or a list"),  # type: ignore[arg-type]
@@ -152,71 +154,77 @@ def test_the_tokenizers_hash_does_not_follow_how_it_was_last_called(tokenizer):
     assert tokenizer_hash(tokenizer) == before
 
 
-def rows_of_many_lengths() -> list[ScoringPrompt]:
-    return [ScoringPrompt("How many apples? " * (n % 5 + 1) + str(n)) for n in range(20)]
+PARTS = (  # a template of a processor: contents are lists of parts
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{% for part in m['content'] %}{% if part['type'] == 'text' %}"
+    "{{ part['text'] }}{% endif %}{% endfor %}<|end|>\n{% endfor %}"
+)
+THINKING = "{% if enable_thinking is defined and not enable_thinking %}<|system|>\nbe quick<|end|>\n{% endif %}"
 
 
-def tokens(rendered) -> list[tuple[list[int], int, str]]:
-    return [(prompt.tokens.tolist(), prompt.prefix, prompt.status) for prompt in rendered]
-
-
-def test_a_thread_that_pads_with_the_same_tokenizer_pads_no_prompt(tokenizer, monkeypatch):
-    rows = [*rows_of_many_lengths(), *(ScoringPrompt(chat(f"How many? {'apples ' * n}")) for n in range(9))]
-    renderer = PromptRenderer(tokenizer)
-    wanted = tokens(renderer(rows))
-    real, calls = type(tokenizer).set_truncation_and_padding, []
-
-    def amid(self, **options):
-        """What a trainer's own call does when its turn comes between the renderer's settings and its encoding."""
-        real(self, **options)
-        calls.append(self)
-        tokenizer.backend_tokenizer.enable_padding(direction="left", pad_id=1, pad_token="<|end|>")
-        tokenizer.backend_tokenizer.enable_truncation(4)
-
-    monkeypatch.setattr(type(tokenizer), "set_truncation_and_padding", amid)
-    assert tokens(renderer(rows)) == wanted
-    assert tokens(PromptRenderer(tokenizer)(rows)) == wanted, "made when the tokenizer pads"
-    assert len(calls) == 4
-
-
-def test_what_is_added_to_the_tokenizer_later_is_followed(tokenizer):
-    changing = copy.deepcopy(tokenizer)
-    renderer, row = PromptRenderer(changing), ScoringPrompt("<mark>How many<|user|> apples?")
-
-    def alike() -> int:
-        [rendered] = renderer([row])
-        assert rendered.tokens.tolist() == changing(row.prompt)["input_ids"]
-        return len(rendered.tokens)
-
-    counts = [alike()]
-    changing.add_tokens(["<mark>"])
-    counts.append(alike())
-    changing.backend_tokenizer.post_processor = None  # no BOS token
-    counts.append(alike())
-    changing.split_special_tokens = True
-    counts.append(alike())
-    assert counts[0] > counts[1] > counts[2] < counts[3]
-
-
-def test_a_renderer_is_pickled_without_its_copy_of_the_tokenizer(tokenizer):
-    renderer, rows = PromptRenderer(tokenizer), rows_of_many_lengths()
-    before = len(pickle.dumps(renderer))
-    wanted = tokens(renderer(rows))
-    stored = pickle.dumps(renderer)
-    assert len(stored) < 1.1 * before
-    assert tokens(pickle.loads(stored)(rows)) == wanted
-
-
-def test_a_tokenizer_that_cannot_be_copied_is_used_as_it_is(tokenizer):
-    from tokenizers.pre_tokenizers import PreTokenizer
-
-    class Halves:
-        def pre_tokenize(self, text):
-            text.split(lambda _, piece: [piece[:4], piece[4:]])
-
+def with_template(tokenizer, template):
     made = copy.deepcopy(tokenizer)
-    made.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(Halves())
-    with pytest.raises(Exception, match="cannot be serialized"):
-        copy.deepcopy(made.backend_tokenizer)
-    [rendered] = PromptRenderer(made)([ScoringPrompt("Howmanyapples")])
-    assert rendered.tokens.tolist() == made("Howmanyapples")["input_ids"]
+    made.chat_template = template
+    return made
+
+
+def text(words):
+    return [{"type": "text", "text": words}]
+
+
+@pytest.mark.parametrize("template", ["own", PARTS])
+@pytest.mark.parametrize("content", ["How many apples?", text("How many apples?"), text("How many ") + text("apples?")])
+def test_text_parts_are_the_same_question_as_their_text(tokenizer, template, content):
+    made = tokenizer if template == "own" else with_template(tokenizer, template)
+    system = {"role": "system", "content": text("Be brief.")}
+    renderer = PromptRenderer(made)
+    plain, parts = renderer([ScoringPrompt(chat("How many apples?", ("system", "Be brief."))),
+                             ScoringPrompt([system, {"role": "user", "content": content}])])  # fmt: skip
+    assert plain.tokens.tolist() == parts.tokens.tolist()
+    assert question_text(tokenizer, parts) == "How many apples?"
+
+
+def test_images_are_refused_by_name(tokenizer):
+    content = [{"type": "image", "image": "a.png"}, *text("what is this")]
+    [rendered] = PromptRenderer(tokenizer)([ScoringPrompt([{"role": "user", "content": content}])])
+    assert (rendered.status, "not text" in rendered.reason) == ("failed", True)
+
+
+def test_the_templates_arguments_are_passed_on(tokenizer):
+    made = with_template(tokenizer, THINKING + tokenizer.chat_template)
+    plain, quick = (
+        PromptRenderer(made, chat_template_kwargs=given)([ScoringPrompt(chat("How many?"))])[0]
+        for given in (None, {"enable_thinking": False})
+    )
+    assert question_text(made, quick) == question_text(made, plain) == "How many?"
+    assert "be quick" in made.decode(quick.tokens[: quick.prefix])
+    assert quick.prefix > plain.prefix
+
+
+@pytest.mark.parametrize("given", [{"tokenize": True}, {"add_generation_prompt": False}, ["a"], {"f": print}])
+def test_template_arguments_that_can_never_do_are_refused(given):
+    with pytest.raises(UserError, match="chat_template_kwargs"):
+        ScoringSettings(model="m", chat_template_kwargs=given)
+
+
+def test_a_processors_template_serves_where_its_tokenizer_has_none(tokenizer):
+    processor = SimpleNamespace(tokenizer=with_template(tokenizer, None), chat_template=PARTS)
+    renderer = PromptRenderer.of(ScoringSettings(model="m"), processor, None)
+    renderer.require_usable(chat("How many?"))
+    [rendered] = renderer([ScoringPrompt(chat("How many?"))])
+    assert question_text(tokenizer, rendered) == "How many?"
+    assert len(renderer.template_hash) == 16
+
+
+def test_nulls_and_arrays_of_arrow_and_numpy_are_no_content(tokenizer):
+    template = tokenizer.chat_template.replace("<|end|>", "{% if 'tool_calls' in m %}CALLS{% endif %}<|end|>")
+    renderer = PromptRenderer(with_template(tokenizer, template))
+    padded = [{"role": "user", "content": "How many?", "tool_calls": None, "name": None}]
+    written, read, array = renderer([ScoringPrompt(chat("How many?")), ScoringPrompt(padded),
+                                     ScoringPrompt(np.array(padded, dtype=object))])  # type: ignore[arg-type]  # fmt: skip
+    assert written.tokens.tolist() == read.tokens.tolist() == array.tokens.tolist()
+
+
+def test_another_date_is_another_prompt_and_a_bad_one_is_refused():
+    assert ScoringSettings(model="m", date="2024-07-26").date == datetime.date(2024, 7, 26)
+    with pytest.raises(UserError, match="2026-01-31"):
+        ScoringSettings(model="m", date="yesterday")

@@ -8,14 +8,8 @@ import torch
 
 from gainrl.errors import UserError
 from gainrl.scoring import AngleScorer, ScoringPrompt
-from gainrl.scoring.forward import PackedForward, PaddedForward, choose_forward
 
 WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon", "or", "sixty")
-PACKED = (
-    "Qwen2", "Qwen3", "Llama", "Gemma", "Gemma2", "Gemma3", "Phi", "Mistral", "GPTNeoX", "Mixtral", "Qwen3Moe",
-    "Olmo", "Olmo2", "Olmo3", "Cohere", "Cohere2", "Granite",
-)  # fmt: skip
-PADDED = ("Bloom", "GptOss", "Qwen3Next")
 
 
 def prompts(count: int, *, chats: bool = True, seed: int = 0) -> list[ScoringPrompt]:
@@ -35,15 +29,6 @@ def assert_matches_oracle(model, tokenizer, scorer, rows, oracle, tolerance=5e-6
         assert scores.intra[i] == pytest.approx(intra, abs=tolerance)
         assert scores.inter[i] == pytest.approx(inter, abs=tolerance)
         assert scores.score[i] == pytest.approx(intra + inter, abs=2 * tolerance)
-
-
-@pytest.mark.parametrize("family", [*PACKED, *PADDED])
-@pytest.mark.parametrize("count", [1, 13])
-def test_fp32_scores_are_the_definition_for_every_family(make_model, tokenizer, oracle, family, count):
-    model = make_model(family)
-    scorer = AngleScorer(model, tokenizer, tokens_per_batch=64)
-    assert isinstance(scorer.forward, PaddedForward if family in PADDED else PackedForward)
-    assert_matches_oracle(model, tokenizer, scorer, prompts(count), oracle)
 
 
 @pytest.mark.parametrize("backend", ["native", "torch", "reference"])
@@ -66,15 +51,6 @@ def test_scores_do_not_depend_on_the_batches(make_model, tokenizer):
     apart = np.abs(np.subtract.outer(one.score, one.score)) > 1e-5
     same_order = np.sign(np.subtract.outer(one.score, one.score)) == np.sign(np.subtract.outer(many.score, many.score))
     assert same_order[apart].all()
-
-
-def test_bf16_scores_stay_near_fp32(make_model, tokenizer):
-    rows = prompts(30)
-    full = AngleScorer(make_model(), tokenizer).score(rows).score
-    half = AngleScorer(make_model(dtype=torch.bfloat16), tokenizer).score(rows).score
-    difference = np.abs(full - half)
-    assert difference.max() < 1e-2
-    assert difference.mean() < 3e-3
 
 
 @pytest.fixture
@@ -172,11 +148,6 @@ def test_a_peft_adapter_is_scored_with_its_adapter(make_model, tokenizer, oracle
     assert_matches_oracle(adapted, tokenizer, AngleScorer(adapted, tokenizer), prompts(6), oracle)
 
 
-def test_the_packed_form_is_chosen_by_measurement_not_by_name(make_model):
-    assert isinstance(choose_forward(make_model("Llama")), PackedForward)
-    assert isinstance(choose_forward(make_model("Bloom")), PaddedForward)
-
-
 def test_a_loaded_model_needs_its_tokenizer(make_model):
     with pytest.raises(UserError, match="tokenizer"):
         AngleScorer(make_model())
@@ -210,47 +181,133 @@ def test_a_scorer_follows_a_model_in_training(make_model, tokenizer):
     assert np.abs(after - before).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("family", "changes"),
-    [
-        # its window is in the mask alone, which the packed form makes itself
-        ("Qwen2Moe", {"sliding_window": 12, "use_sliding_window": True, "max_window_layers": 0}),
-        # one long prompt switches the rotary factors of its whole batch
-        (
-            "Phi3",
-            {
-                "max_position_embeddings": 256,
-                "original_max_position_embeddings": 40,
-                "rope_parameters": {
-                    "rope_type": "longrope",
-                    "rope_theta": 10000.0,
-                    "short_factor": [1.0] * 4,
-                    "long_factor": [4.0] * 4,
-                    "original_max_position_embeddings": 40,
-                },
-            },
-        ),
-    ],
-)
-def test_models_whose_positions_or_windows_look_at_the_batch_are_right_too(
-    make_model, tokenizer, oracle, family, changes
-):
-    model = make_model(family, **changes)
-    rows = prompts(6, seed=4) + [ScoringPrompt(f"{'word ' * n} why?", "why?") for n in (4, 9, 15, 20)]
-    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer), rows, oracle)
-
-
-def test_equal_lengths_behind_a_long_prefix_are_attended_to_in_slices(make_model, tokenizer, oracle, monkeypatch):
-    monkeypatch.setattr("gainrl.scoring.packed._COPIED_ROWS", 64)
-    monkeypatch.setattr("gainrl.scoring.kernels._serve", lambda *tensors: None)  # in torch, as on a GPU
-    model = make_model("Mistral")
-    rows = [ScoringPrompt(f"{'a b c d e f g h ' * 3}{n}{n}?", f"{n}{n}?") for n in range(9)]
-    assert_matches_oracle(model, tokenizer, AngleScorer(model, tokenizer), rows, oracle)
-
-
 def test_no_logits_are_ever_computed(make_model, tokenizer):
     model = make_model()
     calls = []
     model.get_output_embeddings().register_forward_hook(lambda *_: calls.append(1))
     AngleScorer(model, tokenizer).score(prompts(3))
     assert not calls
+
+
+QUESTION = [{"role": "user", "content": "how many apples"}]
+
+
+def test_one_prompt_many_rows_a_dataset_and_a_frame_are_all_scored(make_model, tokenizer):
+    import pandas as pd
+    from datasets import Dataset
+
+    scorer = AngleScorer(make_model(), tokenizer)
+    chats = [QUESTION, [{"role": "user", "content": "when does the train leave"}]]
+    wanted = scorer.score(chats).score
+    rows = [{"prompt": chat, "other": 1} for chat in chats]
+    data = Dataset.from_list(rows)
+    given = [
+        rows,
+        data,
+        data["prompt"],
+        data.with_format("numpy"),
+        data.to_pandas(),
+        data.to_pandas()["prompt"],
+        pd.Series(chats),
+    ]
+    for prompts_given in given:
+        np.testing.assert_allclose(scorer.score(prompts_given).score, wanted, atol=5e-6)
+    for one in (QUESTION, rows[0], ScoringPrompt(QUESTION)):  # type: ignore[arg-type]
+        np.testing.assert_allclose(scorer.score(one).score, wanted[:1], atol=5e-6)
+    assert len(scorer.score("how many apples")) == 1
+    assert len(scorer.score([])) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"train": [], "test": []}, "choose one"),
+        (QUESTION[0], "give a list"),
+        (7, "not a int"),
+        ([{"text": "a"}], "'text'"),
+    ],
+)
+def test_what_is_no_prompt_is_refused_in_one_sentence(make_model, tokenizer, given, words):
+    with pytest.raises(UserError, match=words):
+        AngleScorer(make_model(), tokenizer).score(given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "fp32"}, "fp32"),
+        ({"tokens_per_batch": 0}, "at least 1"),
+        ({"too_long": "cut"}, "skip"),
+        ({"definition": "inter"}, "intra"),
+        ({"direction_dtype": "int8"}, "float16"),
+        ({"backend": "cuda"}, "backend"),
+        ({"temperature": 1}, "temperature"),
+    ],
+)
+def test_settings_that_can_never_do_are_refused_before_a_model_is_loaded(settings, words):
+    with pytest.raises(UserError, match=words):
+        AngleScorer("no/such-model", **settings)
+
+
+def test_batches_give_every_index_once_with_the_scores_of_score(make_model, tokenizer):
+    rows = [*prompts(20), ScoringPrompt(""), ScoringPrompt([{"role": "system", "content": "x"}])]
+    scorer = AngleScorer(make_model(), tokenizer, tokens_per_batch=40, directions=True, nll=True)
+    whole, seen = scorer.score(rows), []
+    for indices, scores in scorer.batches(rows):
+        assert len(indices) == len(scores) == len(scores.directions) == len(scores.nll)
+        assert scores.status == [whole.status[i] for i in indices]
+        np.testing.assert_allclose(scores.score, whole.score[indices], atol=5e-6)
+        seen += indices
+    assert sorted(seen) == list(range(len(rows)))
+
+
+def test_the_identity_names_what_decides_the_scores(make_model, tokenizer):
+    scorer = AngleScorer(make_model(), tokenizer, chat_template_kwargs={"enable_thinking": False}, date="2024-07-26")
+    identity = scorer.identity()
+    assert identity["chat_template_kwargs"] == {"enable_thinking": False}
+    assert identity["template_date"] == "2024-07-26"
+    assert (identity["dtype"], identity["tap"], identity["definition"]) == ("float32", "final", "intra+inter")
+    other = AngleScorer(make_model(), tokenizer, definition="intra+0.5*inter,no-diagonal").identity()
+    assert {key for key in identity if identity[key] != other[key]} >= {
+        "definition",
+        "diagonal",
+        "chat_template_kwargs",
+    }
+
+
+def test_other_definitions_weigh_their_parts(make_model, tokenizer):
+    rows, model = prompts(6), make_model()
+    plain = AngleScorer(model, tokenizer).score(rows)
+    half = AngleScorer(model, tokenizer, definition="intra+0.5*inter").score(rows)
+    intra = AngleScorer(model, tokenizer, definition="intra,no-diagonal").score(rows)
+    np.testing.assert_allclose(half.score, plain.intra + 0.5 * plain.inter, atol=5e-6)
+    q = plain.question_tokens
+    with np.errstate(divide="ignore", invalid="ignore"):
+        np.testing.assert_allclose(intra.intra, (plain.intra * q**2 - q) / (q * (q - 1)), atol=5e-6)
+    assert intra.status == ["ok" if tokens > 1 else "undefined" for tokens in q]
+
+
+def test_a_batch_that_does_not_fit_is_split_and_a_row_that_never_fits_is_named(make_model, tokenizer, caplog):
+    model, rows = make_model(), prompts(12)
+    wanted = AngleScorer(model, tokenizer).score(rows).score
+    scorer = AngleScorer(model, tokenizer)
+    real, most = scorer.forward.__call__, 40
+
+    class Small:
+        """A device that holds `most` tokens."""
+
+        def __getattr__(self, name):
+            return getattr(scorer_forward, name)
+
+        def __call__(self, sequences, shared):
+            if sum(map(len, sequences)) > most:
+                raise torch.OutOfMemoryError("out of memory")
+            return real(sequences, shared)
+
+    scorer_forward, scorer.forward = scorer.forward, Small()  # type: ignore[assignment]
+    np.testing.assert_allclose(scorer.score(rows).score, wanted, atol=5e-6)
+    assert sum("out of memory with" in record.getMessage() for record in caplog.records) < 5
+    most = 5
+    scores = scorer.score(rows)
+    assert set(scores.status) == {"ok", "failed"}
+    assert all("out of memory" in why for why in scores.reasons if why)
