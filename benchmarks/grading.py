@@ -26,7 +26,7 @@ from gainrl.tasks.sandbox import GraderPool, Limits, jail, require_isolation
 from gainrl.tasks.sandbox.pool import packed
 
 CODE = "def f(x):\n    return x + 1\n"
-CALLS = {"kind": "calls", "code": CODE, "entry": "f", "tests": packed([([1], {}, 2)])}
+CALLS = {"kind": "calls", "code": CODE, "entry": "f", "tests": packed([((1,), {}, 2)])}
 STDIN = {"kind": "stdin", "code": "print(int(input()) + 1)", "tests": [["1\n", "2\n"]]}
 CHECK = {"kind": "check", "code": CODE, "entry": "f", "prompt": CODE, "test": "def check(c):\n    assert c(1) == 2\n"}
 
@@ -41,7 +41,7 @@ def cost(programs: int) -> dict[str, float]:
     """Milliseconds of one grading beyond a bare interpreter's run of the same program, by kind."""
     pool = GraderPool(1)
     bare = [str(jail.interpreter()), "-I", "-S", "-B", "-c", CODE]
-    boxed = jail.command(jail.interpreter())
+    boxed = jail.command()
     boxed = [*boxed[: boxed.index("-c")], "-c", CODE]
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
     times: dict[str, list[float]] = {"bare": [], "bubblewrap": [], "calls": [], "stdin": [], "check": []}
@@ -67,7 +67,7 @@ def throughput(programs: int) -> dict[str, float]:
         pool = GraderPool(workers)
         pool.grade([CALLS] * 2 * workers, Limits())
         idle, began = _idle(), time.perf_counter()
-        pool.grade([{**CALLS, "tests": packed([([n], {}, n + 1)])} for n in range(programs)], Limits())
+        pool.grade([{**CALLS, "tests": packed([((n,), {}, n + 1)])} for n in range(programs)], Limits())
         took = time.perf_counter() - began
         out[f"programs_per_second_{workers}_graders"] = round(programs / took, 1)
         out[f"machine_busy_{workers}_graders"] = round(1 - (_idle() - idle) / (took * (os.cpu_count() or 1)), 3)

@@ -207,7 +207,7 @@ def evaluate(
     engine = engine or TransformersEngine(model, tokenizer)
     guard = UnscorableGuard(task.name, max_unscorable_share)
     began = time.monotonic()
-    done = store.load() if store else []
+    done = list(store.kept) if store else []
     before = store.seconds if store else 0.0
     have = {(one.row, one.sample) for one in done}
     lengths = [len(engine.encode(row["prompt"]) or ()) for row in rows]

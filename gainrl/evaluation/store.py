@@ -1,6 +1,6 @@
 """Generations on disk, so that an evaluation can be read again and taken up where it stopped.
 
-A folder with `settings.json` (what is evaluated), `batches.jsonl` (one line a finished batch) and, at the end,
+A folder with `batches.jsonl` (a line that says what is evaluated, then one for each finished batch) and, at the end,
 `generations.parquet` with the columns of `Generation`.
 """
 
@@ -30,7 +30,7 @@ def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 class Store:
-    """The folder of one evaluation.
+    """The folder of one evaluation; `kept` holds the generations that are there, `seconds` the time they took.
 
     `settings` says what is evaluated (task, model, rows, samples, sampling ...).  With `resume`, a folder of equal
     settings goes on; any other folder that holds generations is refused, unless `overwrite`.
@@ -44,52 +44,43 @@ class Store:
         resume: bool = False,
         overwrite: bool = False,
     ):
-        self.folder, self.seconds = Path(folder), 0.0
-        self._lines, self._table = self.folder / "batches.jsonl", self.folder / "generations.parquet"
-        described, settings = self.folder / "settings.json", json.loads(json.dumps(dict(settings)))
-        held = [path for path in (described, self._lines, self._table) if path.exists()]
+        self._lines, self._table = Path(folder) / "batches.jsonl", Path(folder) / "generations.parquet"
+        self.kept: list[Generation] = []
+        self.seconds = 0.0
+        wanted = json.loads(json.dumps(dict(settings)))
+        held = [path for path in (self._lines, self._table) if path.exists()]
         if held and not overwrite:
             if not resume:
                 raise UserError(f"{os.fspath(folder)!r} holds generations already; give resume to go on, or overwrite")
-            self._check(described, settings)
+            before = self._read()
+            differ = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
+            if differ:
+                changes = "; ".join(f"{key}: {before.get(key)!r} there, {wanted.get(key)!r} now" for key in differ)
+                raise UserError(f"{os.fspath(folder)!r} holds another evaluation ({changes}); choose another folder")
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        Path(folder).mkdir(parents=True, exist_ok=True)
         for old in held:
             old.unlink()
-        write_text(described, json.dumps(settings, indent=1) + "\n")
+        write_text(self._lines, json.dumps(wanted) + "\n")
 
-    def _check(self, described: Path, settings: Mapping[str, Any]) -> None:
-        try:
-            before = dict(json.loads(described.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"{os.fspath(described)!r} does not say what was evaluated ({error}); choose another folder, or give "
-                "overwrite to start anew"
-            ) from error
-        differ = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
-        if differ:
-            changes = "; ".join(f"{key}: {before.get(key)!r} there, {settings.get(key)!r} now" for key in differ)
-            raise UserError(f"{os.fspath(self.folder)!r} holds another evaluation ({changes}); choose another folder")
-
-    def load(self) -> list[Generation]:
-        """Every generation that was kept; a last line that was cut short is dropped."""
+    def _read(self) -> dict[str, Any]:
+        """The settings of the folder; a last line that was cut short is dropped."""
         from gainrl.evaluation.evaluate import Generation
 
-        kept: list[Generation] = []
-        lines = self._lines.read_bytes().split(b"\n") if self._lines.exists() else [b""]
         try:
-            for line in lines[:-1]:
+            first, *batches, last = self._lines.read_text(encoding="utf-8").split("\n")
+            settings = dict(json.loads(first))
+            for line in batches:
                 batch = json.loads(line)
                 self.seconds = float(batch["seconds"])
-                kept += [Generation(**row) for row in batch["generations"]]
-            for one in kept:
-                if type(one.row) is not int or type(one.sample) is not int or type(one.tokens) is not int:
-                    raise ValueError("numbers are missing")
-        except (ValueError, TypeError, KeyError) as error:
+                self.kept += [Generation(**row) for row in batch["generations"]]
+            if any(type(number) is not int for one in self.kept for number in (one.row, one.sample, one.tokens)):
+                raise ValueError("a number is missing")
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise UserError(f"{os.fspath(self._lines)!r} is damaged ({error}); give overwrite to start anew") from error
-        if lines[-1]:
-            write_text(self._lines, b"\n".join([*lines[:-1], b""]).decode())
-        return kept
+        if last:
+            write_text(self._lines, "\n".join([first, *batches, ""]))
+        return settings
 
     def add(self, finished: Sequence[Generation], seconds: float) -> None:
         """Keep one batch; `seconds` is the time the evaluation has taken so far."""
@@ -109,10 +100,7 @@ class Store:
         schema = pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Generation)])
         # lone surrogates, which Parquet's UTF-8 cannot hold, become question marks
         rows = [
-            {
-                name: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v
-                for name, v in asdict(one).items()
-            }
+            {name: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for name, v in vars(one).items()}
             for one in generations
         ]
         with atomic_path(self._table) as temporary:

@@ -208,6 +208,92 @@ CALLS: dict[str, str] = {
     "no such function": "def other(x): return 1",
 }
 
+_LIBC = """
+import ctypes, os, threading, time
+libc = ctypes.CDLL(None, use_errno=True)
+def call(*arguments): return libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
+"""
+_STARVE = (
+    _LIBC
+    + "def burn():\n    while True: pass\ndef all_cores():\n    for _ in range(30): threading.Thread(target=burn).start()\n    burn()\n"
+)
+
+CALLS |= {
+    # scheduling, and surviving the kill
+    "a starved init on one core": _STARVE
+    + "def solve(x):\n    for pid in (1, os.getppid(), 0):\n        try: os.sched_setscheduler(pid, os.SCHED_IDLE, os.sched_param(0)); os.sched_setaffinity(pid, {0})\n        except OSError: pass\n    all_cores()",
+    "a starved init by number": _STARVE
+    + "def solve(x):\n    for pid in (1, os.getppid(), 0):\n        call(144, pid, 5, ctypes.byref(ctypes.c_int(0))); call(203, pid, 8, ctypes.byref(ctypes.c_long(1)))\n    all_cores()",
+    "sched_setattr": _STARVE
+    + "def solve(x):\n    a = ctypes.create_string_buffer((48).to_bytes(4, 'little') + (5).to_bytes(4, 'little') + bytes(40))\n    call(314, 1, a, 0)\n    if call(314, 0, a, 0) == 0: return 'secret'\n    all_cores()",
+    "niceness of the harness": _STARVE
+    + "def solve(x):\n    for pid in (1, 0):\n        try: os.setpriority(os.PRIO_PROCESS, pid, 19)\n        except OSError: pass\n    try: os.nice(19)\n    except OSError: pass\n    all_cores()",
+    "priorities of disks": _LIBC
+    + "def solve(x): return 'secret' if call(251, 1, 1, 3 << 13) == 0 or call(251, 1, 0, 3 << 13) == 0 else 'no'",
+    "a niceness for the whole session": _STARVE
+    + "def solve(x):\n    for p in ('self', '1'):\n        for f, v in (('autogroup', '19'), ('oom_score_adj', '1000'), ('timerslack_ns', '4000000000'), ('coredump_filter', '127'), ('comm', 'x')):\n            try: open(f'/proc/{p}/{f}', 'w').write(v); return 'secret'\n            except OSError: pass\n    all_cores()",
+    "core scheduling": _LIBC + "def solve(x): return 'secret' if libc.prctl(62, 1, 0, 1, 0) == 0 else 'no'",
+    "threads that burn all cores": _STARVE + "def solve(x): all_cores()",
+    "vfork in a thread's clothes": _LIBC
+    + "def solve(x): return 'secret' if call(56, 0x4000 | 0x10000 | 0x900, 0, 0, 0, 0) > 0 else 'no'",
+    "a stopped group": _LIBC
+    + "def solve(x):\n    call(234, os.getpid(), threading.get_native_id(), 19)\n    call(234, 1, 1, 19); call(234, 1, 1, 9)\n    time.sleep(60)",
+    "signals to the harness by thread": _LIBC
+    + "def solve(x):\n    for s in range(1, 65): call(234, 1, 1, s)\n    return 'no'",
+    "interval timers and masks": "import signal, time\nsignal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\nsignal.setitimer(signal.ITIMER_REAL, 1e-6, 1e-6)\ndef solve(x):\n    while True: time.sleep(0.001)",
+    # memory past the limit
+    "unix sockets that nobody accepts": "import socket\ndef solve(x):\n    held = []\n    s = socket.socket(socket.AF_UNIX); s.bind('\\0here'); s.listen(10 ** 6)\n    while True:\n        c = socket.socket(socket.AF_UNIX); c.setblocking(False); c.connect('\\0here'); c.send(b'x' * 200000); held.append(c)",
+    "TCP sockets that nobody accepts": "import socket\ndef solve(x):\n    s = socket.create_server(('127.0.0.1', 0)); s.listen(10 ** 6)\n    while True:\n        c = socket.create_connection(s.getsockname(), 1); c.setblocking(False); c.send(b'x' * (1 << 22)); c.detach()",
+    "huge pages held through a pipe": _LIBC
+    + "import mmap\ndef solve(x):\n    made = 0\n    while True:\n        r, w = os.pipe()\n        for _ in range(16):\n            m = mmap.mmap(-1, 4 << 20); m.madvise(14)\n            at = (ctypes.addressof(ctypes.c_char.from_buffer(m)) + (2 << 20) - 1) & -(2 << 20)\n            ctypes.memset(at, 1, 2 << 20)\n            v = (ctypes.c_ulong * 2)(at, 1)\n            if libc.vmsplice(w, v, 1, 0) == 1: made += 1\n        if made > 400: return 'secret'\n        if not made: return 'no'",
+    "socket pairs full of messages": "import socket\ndef solve(x):\n    held = []\n    while True:\n        a, b = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)\n        try: a.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 30)\n        except OSError: pass\n        a.setblocking(False)\n        try:\n            while True: a.send(b'x')\n        except OSError: pass\n        held.append((a, b))",
+    "pages spliced from files": _LIBC
+    + "def solve(x):\n    f = os.open('/usr/bin/env', os.O_RDONLY)\n    made = []\n    while True:\n        r, w = os.pipe()\n        if libc.splice(f, ctypes.byref(ctypes.c_long(0)), w, None, 4096, 0) <= 0: return 'no'\n        made.append((r, w))",
+    "memory that is secret, sealed or shared": _LIBC
+    + "def solve(x):\n    got = [call(319, b'x', 0), call(447, 0), call(29, 0, 1 << 28, 0o1600), call(323, 1), call(425, 8, ctypes.create_string_buffer(200))]\n    return 'secret' if max(got) >= 0 else 'no'",
+    "writing to its own input": "import os, fcntl\ndef solve(x):\n    for path in ('/dev/stdin', '/proc/self/fd/0', '/dev/shm/x', '/run/x', '/var/tmp/x'):\n        try:\n            f = os.open(path, os.O_RDWR | os.O_CREAT)\n            while os.write(f, b'x' * (1 << 20)) and path != '/proc/self/fd/0' and path != '/dev/stdin': pass\n        except OSError: pass\n    return 'no'",
+    "messages in queues": _LIBC
+    + "def solve(x): return 'secret' if max(call(68, 0, 0o1600), call(64, 0, 250, 0o1600), call(240, b'x', 0o102, 0o600, 0)) >= 0 else 'no'",
+    # tables of the machine
+    "all asynchronous I/O of the machine": _LIBC
+    + "def solve(x):\n    n = 0\n    while call(206, 1024, ctypes.byref(ctypes.c_ulong(0))) == 0: n += 1\n    return 'secret' if n else 'no'",
+    "leases on files": "import fcntl, os\ndef solve(x):\n    got = 0\n    for name in os.listdir('/usr/bin')[:50]:\n        try: f = os.open('/usr/bin/' + name, os.O_RDONLY); fcntl.fcntl(f, 1024, fcntl.F_RDLCK); got += 1\n        except OSError: pass\n    return 'secret' if got else 'no'",
+    "notices of directories": "import fcntl, os\ndef solve(x):\n    f = os.open('/usr', os.O_RDONLY)\n    fcntl.fcntl(f, 1026, 0x8000003f)\n    return 'secret'",
+    "signals queued without end": _LIBC
+    + "import signal\ndef solve(x):\n    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))\n    info = ctypes.create_string_buffer((34).to_bytes(4, 'little') + bytes(4) + (0xffffffff).to_bytes(4, 'little') + bytes(116))\n    n = sum(call(129, os.getpid(), 34, info) == 0 for _ in range(10 ** 4))\n    n += sum(call(297, os.getpid(), threading.get_native_id(), 34, info) == 0 for _ in range(10 ** 4))\n    for _ in range(10 ** 5): call(234, os.getpid(), threading.get_native_id(), 34 + _ % 30)\n    return 'secret' if n > 100 or 'SigQ:\\t0/' not in open('/proc/self/status').read() and int(open('/proc/self/status').read().split('SigQ:')[1].split('/')[0]) > 100 else 'no'",
+    "timers without end": _LIBC
+    + "def solve(x):\n    n = 0\n    while call(222, 0, 0, ctypes.byref(ctypes.c_int(0))) == 0: n += 1\n    return 'secret' if n or call(283, 1, 0) >= 0 else 'no'",
+    "watches, keys and events": _LIBC
+    + "def solve(x):\n    got = [call(253), call(294, 0), call(300, 0, 0), call(248, b'user', b'x', b'y', 1, -3), call(250, 1, 0), call(298, ctypes.create_string_buffer(128), 0, -1, -1, 0), call(444, 0, 0, 1), call(321, 0, 0, 0)]\n    return 'secret' if max(got) >= 0 else 'no'",
+    "locks of every kind": "import fcntl, os\ndef solve(x):\n    f = os.open('/usr/bin/env', os.O_RDONLY)\n    got = 0\n    for lock in (lambda: fcntl.flock(f, fcntl.LOCK_SH), lambda: fcntl.lockf(f, fcntl.LOCK_SH), lambda: fcntl.fcntl(f, 37, bytes(32))):\n        try: lock(); got += 1\n        except OSError: pass\n    return 'secret' if got else 'no'",
+    "pipes and pairs without end": "import os, socket\ndef solve(x):\n    held = []\n    try:\n        while True: held += [*os.pipe(), *socket.socketpair()]\n    except OSError: pass\n    return 'secret' if len(held) > 64 else 'no'",
+    # the decoder in the grader
+    "a frame of seven million numbers": _SEND + "def solve(x): send(b'V', b'[' + b'1,' * 7000000 + b'1]')",
+    "a frame of a million empty lists": _SEND + "def solve(x): send(b'V', b'[' + b'[],' * 15000 + b'[]]')",
+    "a frame of one deep list": _SEND + "def solve(x): send(b'V', b'[' * 30000 + b']' * 30000)",
+    "a frame of tagged lists in lists": _SEND + "def solve(x): send(b'V', b'{\"t\":[' * 5000 + b']}' * 5000)",
+    "a frame of keys of one hash": _SEND
+    + "def solve(x): send(b'V', b'{\"e\":[' + b','.join(b'%d' % (k * (2 ** 61 - 1)) for k in range(3000)) + b']}')",
+    "a frame of a long integer": _SEND
+    + "def solve(x): send(b'V', b'9' * 60000); send(b'V', b'{\"i\":\"' + b'f' * 60000 + b'\"}')",
+    "a frame of a fraction that explodes": _SEND
+    + "def solve(x): send(b'V', b'{\"q\":[1e308,0]}'); send(b'V', b'{\"m\":\"1e999999999999\"}')",
+    "a frame with two tags": _SEND
+    + "def solve(x): send(b'V', b'{\"t\":[],\"e\":[]}'); send(b'V', b'{}'); send(b'V', b'{\"x\":{\"t\":[]}}')",
+    "a decimal of a billion digits": "from decimal import Decimal\ndef solve(x): return Decimal('1e999999')",
+    "a class that calls itself a fraction": "class Fraction:\n    numerator, denominator = 1, 0\nFraction.__module__ = 'fractions'\ndef solve(x): return Fraction()",
+    # around the two stages of the filter
+    "programs by number": _LIBC
+    + "def solve(x):\n    a = (ctypes.c_char_p * 2)(b'true', None)\n    return 'secret' if call(59, b'/usr/bin/true', a, None) == 0 or call(322, -100, b'/usr/bin/true', a, None, 0) == 0 else 'no'",
+    "namespaces by number": _LIBC
+    + "def solve(x): return 'secret' if max(call(272, 0x10000000), call(272, 0x40000000), call(308, 0, 0), call(435, ctypes.create_string_buffer(88), 88), call(428, -100, b'/usr', 1), call(430, b'tmpfs', 0)) >= 0 else 'no'",
+    "a filter with a listener": _LIBC
+    + "def solve(x):\n    p = (ctypes.c_ulong * 1)(0x7fff000000000006)\n    f = (ctypes.c_ulong * 2)(1, ctypes.addressof(p))\n    return 'secret' if max(call(317, 1, 8, f), call(317, 1, 0, f), libc.prctl(22, 2, f)) >= 0 else 'no'",
+    "limits of others": _LIBC
+    + "def solve(x): return 'secret' if call(302, 1, 7, (ctypes.c_ulong * 2)(0, 0), None) == 0 else 'no'",
+    "futures of the harness": "def twice(y: undefined_name) -> nowhere: return y\ndef solve(x): return 'no'",
+}
+
 PROGRAMS: dict[str, str] = {
     "sys.exit(0)": "import sys\nsys.exit(0)",
     "os._exit(0)": "import os\nos._exit(0)",
@@ -231,4 +317,11 @@ PROGRAMS: dict[str, str] = {
     "exit functions without end": "import atexit\ndef again():\n    while True: atexit.register(again)\natexit.register(again)",
     "a poisoned end": "import atexit, sys, threading\natexit._run_exitfuncs = sys.exit\nthreading._shutdown = lambda: sys.modules.clear()",
     "devices that lead to descriptors": "for name in ('stdin', 'stdout', 'stderr'):\n    try: open(f'/dev/{name}', 'wb').write(b'V0000000000000009t2:i0;b0:')\n    except OSError: pass",
+}
+
+PROGRAMS |= {
+    "a program that writes to its input": "import os\nos.lseek(0, 0, 0)\nfor _ in range(100): os.write(0, b'x' * (1 << 20))",
+    "an input that grows": "import os\nos.ftruncate(0, 1 << 30)",
+    "temporary files": "import tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'x' * (1 << 30))",
+    "starved in every test": "import os\ntry: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))\nexcept OSError: pass\nwhile True: pass",
 }

@@ -49,9 +49,10 @@ def filters(machine: str = "") -> tuple[bytes, bytes]:
     import pyseccomp as seccomp
 
     kinds = {"x86_64": seccomp.Arch.X86_64, "aarch64": seccomp.Arch.AARCH64}
-    kind = kinds.get(machine or platform.machine())
+    machine = machine or platform.machine()
+    kind = kinds.get(machine)
     if kind is None:
-        raise OSError(f"the sandbox's system calls are not known for {platform.machine()} (x86_64 and aarch64 are)")
+        raise OSError(f"the sandbox's system calls are not known for {machine} (x86_64 and aarch64 are)")
     whole = (1 << 32) - 1  # the kernel reads the low half of these arguments, whatever the high half holds
 
     def compiled(harness: bool) -> bytes:

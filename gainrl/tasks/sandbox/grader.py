@@ -218,14 +218,17 @@ def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:
                 args, kwargs = codec.decode(payload)
                 try:
                     answer = call(session, args, kwargs)
-                    codec.decode(answer, _READING)
+                    value = codec.decode(answer, _READING)
                 except Raised as error:  # an exception, which the tests may expect
                     letter, payload = tests.ask("E", str(error).encode(errors="replace"))
                     continue
                 except ValueError as error:
                     wrong = str(error)
                     break
-                letter, payload = tests.ask("V", answer)
+                try:
+                    letter, payload = tests.ask("V", marshal.dumps(value))
+                except ValueError:  # a fraction, a decimal, an Opaque
+                    letter, payload = tests.ask("W", answer)
             reason = wrong or ("" if letter == "V" else explain(letter, payload))
         except Ended as error:
             reason = str(error)

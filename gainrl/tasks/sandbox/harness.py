@@ -6,7 +6,7 @@ over its process, or this one, gains nothing but the right to answer, which it h
 
 A frame is a letter, 8 hex digits of ms, 8 hex digits of length, the payload.
 To here, with the CPU time that the answer may take: J (a job), I (the input of one stdin test), any other letter for
-the process to go on with (C a call, V or E the answer to one).
+the process to go on with (C a call, V, W or E the answer to one).
 From here, with the CPU time that it took: what the process sent (R ready, V value, E exception, C call) or T (time),
 D (died), O (too much output).
 """
@@ -352,8 +352,8 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
     def candidate(*args: Any, **kwargs: Any) -> Any:
         write(back, frame("C", encode((args, kwargs))), FOREVER)
         letter, _, payload = read_frame(there, FOREVER)
-        if letter == "V":
-            return decode(payload)
+        if letter in "VW":
+            return marshal.loads(payload) if letter == "V" else decode(payload)
         name, _, message = payload.decode().partition(": ")
         kind = getattr(builtins, name, None)
         raise kind(message) if isinstance(kind, type) and issubclass(kind, Exception) else Exception(payload.decode())
