@@ -6,18 +6,6 @@ from gainrl.evaluation.metrics import majority_at_k, mean_interval, pass_at_k, r
 from gainrl.evaluation.store import Store, rows_digest
 
 __all__ = [
-    "Completed",
-    "Engine",
-    "Evaluation",
-    "Generation",
-    "Sampling",
-    "Store",
-    "TransformersEngine",
-    "append_record",
-    "evaluate",
-    "majority_at_k",
-    "mean_interval",
-    "pass_at_k",
-    "row_accuracy",
-    "rows_digest",
-]
+    "Completed", "Engine", "Evaluation", "Generation", "Sampling", "Store", "TransformersEngine", "append_record",
+    "evaluate", "majority_at_k", "mean_interval", "pass_at_k", "row_accuracy", "rows_digest",
+]  # fmt: skip

@@ -157,7 +157,7 @@ class WorkerPool:
     def __init__(self, module: str, workers: int | None = None):
         if workers is not None and workers < 1:
             raise UserError(f"a pool needs at least 1 worker, but was given {workers}")
-        self.module = module
+        self.module, self._answered = module, False
         self.workers = workers or graders()
         self._lock = threading.Lock()
         self._reset()
@@ -170,7 +170,10 @@ class WorkerPool:
             self._idle.put(None)
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        """The reply of a free worker.  Raises `WorkerFailed`, or `UserError` if workers do not start."""
+        """The reply of a free worker.  Raises `WorkerFailed`, or `UserError` if workers do not start.
+
+        If one has answered before, a worker that does not start (no memory, no user namespace left) is a failure too.
+        """
         with self._lock:
             if self._owner != os.getpid():  # a fork has the parent's pipes, but must not speak into them
                 self._reset()
@@ -183,11 +186,15 @@ class WorkerPool:
         worker = self._idle.get()
         try:
             worker = worker or _Worker(self.module)
-            return worker.ask(request, seconds)
-        except BaseException:
+            reply = worker.ask(request, seconds)
+            self._answered = True
+            return reply
+        except BaseException as error:
             if worker is not None:
                 worker.kill()
             worker = None
+            if isinstance(error, UserError | OSError) and self._answered:
+                raise WorkerFailed(f"it does not start any more: {error}") from error
             raise
         finally:
             self._idle.put(worker)

@@ -74,24 +74,21 @@ def drop_root(prefix: Path) -> None:
     if closed is not None:
         libc = ctypes.CDLL(None, use_errno=True)
 
-        def mount(source: str, target: str, kind: str | None, flags: int, data: str | None = None) -> None:
-            texts = [text.encode() if text is not None else None for text in (source, target, kind, data)]
-            if libc.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]):
+        def need(status: int) -> None:
+            if status:
                 raise NoIsolation(
                     f"the interpreter's folder {prefix} is closed to unprivileged users and cannot be bound "
                     f"elsewhere ({os.strerror(ctypes.get_errno())}); set GAINRL_SANDBOX_PYTHON=/usr/bin/python3"
                 )
 
-        if libc.unshare(_CLONE_NEWNS):
-            raise NoIsolation(
-                f"the interpreter's folder {prefix} is closed to unprivileged users; "
-                "set GAINRL_SANDBOX_PYTHON=/usr/bin/python3"
-            )
-        mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+        need(libc.unshare(_CLONE_NEWNS))
+        need(libc.mount(b"none", b"/", None, ctypes.c_ulong(_MS_REC | _MS_PRIVATE), None))
         held = os.open(prefix, os.O_PATH | os.O_DIRECTORY)
-        mount("tmpfs", str(closed), "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
+        here, there = f"/proc/self/fd/{held}".encode(), os.fsencode(prefix)
+        hidden = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV)
+        need(libc.mount(b"tmpfs", os.fsencode(closed), b"tmpfs", hidden, b"size=1m,mode=755"))
         prefix.mkdir(parents=True, exist_ok=True)
-        mount(f"/proc/self/fd/{held}", str(prefix), None, _MS_BIND | _MS_REC)
+        need(libc.mount(here, there, None, ctypes.c_ulong(_MS_BIND | _MS_REC), None))
         os.close(held)
     os.setgroups([])
     os.setresgid(uid, uid, uid)

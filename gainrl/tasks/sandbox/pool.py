@@ -56,27 +56,11 @@ def packed(tests: Sequence[tuple[Any, Any, Any]]) -> str:
     return json.dumps([[codec.encode((a, k)).decode(), codec.encode(e).decode()] for a, k, e in tests])
 
 
-class _Graders(WorkerPool):
-    """Graders; once one has answered, one that does not start (no memory, no user namespace left) ends nothing."""
-
-    answered = False
-
-    def ask(self, request: Request, seconds: float) -> Reply:
-        try:
-            reply = super().ask(request, seconds)
-        except (UserError, OSError) as error:
-            if not self.answered:
-                raise
-            return {"verdict": "unscorable", "reason": f"a grader does not start any more: {error}"}
-        self.answered = True
-        return reply
-
-
 class GraderPool:
     """Grades programs in up to `workers` processes (default: the cores this process may use)."""
 
     def __init__(self, workers: int | None = None):
-        self.pool = _Graders("gainrl.tasks.sandbox.grader", workers)
+        self.pool = WorkerPool("gainrl.tasks.sandbox.grader", workers)
 
     def grade(self, requests: Sequence[Request], limits: Limits) -> list[Verdict]:
         """One verdict a request (see `grader.py`), in order.  Raises `UserError` where programs cannot be isolated.
