@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -74,7 +76,7 @@ def train(context: typer.Context) -> None:
         return
     try:
         given, made = read(parser, words)
-        trainer = script.train(*made, given)
+        trainer = script.train(*made, given, [_live_report(made[1].output_dir)] if made[0].report else None)
     except UserError:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of each machine has the same to say
             raise typer.Exit(2) from None
@@ -85,6 +87,36 @@ def train(context: typer.Context) -> None:
         raise typer.Exit(130) from None
     if trainer.accelerator.is_main_process:
         print(f"trained {trainer.state.global_step} steps; run directory {trainer.args.output_dir}")
+
+
+def _live_report(directory: str) -> Any:
+    """A callback that writes the run's report in a process of its own: at most once a minute, and at the end."""
+    from transformers import TrainerCallback
+
+    command = [sys.executable, "-m", "gainrl", "report", str(Path(directory).expanduser().resolve())]
+
+    class LiveReport(TrainerCallback):
+        def __init__(self) -> None:
+            self.writer: subprocess.Popen[bytes] | None = None
+            self.since = time.monotonic()
+
+        def begin(self) -> subprocess.Popen[bytes]:
+            self.since, null = time.monotonic(), subprocess.DEVNULL
+            return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            idle = self.writer is None or self.writer.poll() is not None
+            if state.is_world_process_zero and idle and time.monotonic() - self.since > 60:
+                self.writer = self.begin()
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero:
+                if self.writer is not None:
+                    self.writer.wait()
+                if self.begin().wait():  # a report that fails ends no run
+                    print(f"no report: `gainrl report {directory}` says why", file=sys.stderr)
+
+    return LiveReport()
 
 
 def run_parser() -> Any:
@@ -181,7 +213,8 @@ def _converted(action: Any, value: Any, hint: str) -> Any:
 
 def _converted_one(action: Any, value: Any) -> Any:
     kind = action.type or str
-    text = ("no" if kind is str else "false") if value is False else "true" if value is True else value  # YAML's `no`
+    no = "no" if kind is str or "no" in (action.choices or ()) else "false"  # YAML reads a plain `no` as false
+    text = no if value is False else "true" if value is True else value
     try:
         if isinstance(value, dict | list):
             raise TypeError

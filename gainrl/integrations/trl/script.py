@@ -9,12 +9,11 @@ from __future__ import annotations
 import errno
 import importlib
 import importlib.util
+import json
 import logging
 import os
 import shutil
-import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +32,18 @@ from gainrl.errors import UserError
 from gainrl.files import write_text
 from gainrl.integrations.trl.callbacks import newest_checkpoint
 from gainrl.integrations.trl.trainer import GainRLTrainer, agreed
-from gainrl.scoring import AngleScorer, ScoringPrompt, Source, load_tokenizer, open_rows, resolve_model, score_dataset
+from gainrl.scoring import (
+    AngleScorer,
+    ScoringPrompt,
+    Source,
+    load_tokenizer,
+    model_identity,
+    open_rows,
+    resolve_model,
+    score_dataset,
+)
+from gainrl.scoring.prompts import template_hash, tokenizer_hash
+from gainrl.table import ScoreTable
 from gainrl.tasks import load_task
 
 logger = logging.getLogger(__name__)
@@ -68,7 +78,13 @@ class RunArguments:
     report: bool = field(default=True, metadata={"help": "Keep report.html in the run directory up to date."})
 
 
-def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]) -> GainRLTrainer:
+def train(
+    run: RunArguments,
+    settings: Any,
+    model: Any,
+    given: Mapping[str, Any],
+    callbacks: list[TrainerCallback] | None = None,
+) -> GainRLTrainer:
     """Train as the settings say: a `GainRLConfig` and TRL's `ModelConfig`; `given` is what `config.yaml` records.
 
     Raises UserError for what the user can mend.
@@ -90,6 +106,8 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
             f"first with `gainrl score --output {table}`, then train with scores: {table}"
         )
     tokenizer, network = load(model, settings)
+    if scored:
+        check_table(table, tokenizer, settings, model.model_name_or_path)
     _say(settings, f"building the trainer ({len(dataset):,} prompts)")
     with refused("these settings"), stopping(network, tokenizer, stop):
         trainer = GainRLTrainer(
@@ -99,7 +117,8 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
             train_dataset=dataset,
             processing_class=tokenizer,
             peft_config=get_peft_config(model),
-            scores=table if scored else lambda built: rank(built, rows, run, table, model.model_name_or_path),
+            callbacks=callbacks,
+            scores=table if scored else lambda built: rank(built, rows, run, table),
         )
     checkpoint = agreed(lambda: _newest(trainer, directory)) if run.resume else None
     if trainer.accelerator.is_main_process:
@@ -107,10 +126,10 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
             clear(directory)
         directory.mkdir(parents=True, exist_ok=True)
         write_text(directory / "config.yaml", yaml.safe_dump({**given, "scores": str(table)}, sort_keys=False))
-        if run.report:
-            trainer.add_callback(LiveReport(directory))
         if run.resume:
             _say(settings, f"continuing from {checkpoint or 'the beginning: there is no whole checkpoint yet'}")
+    if checkpoint and Path(checkpoint).name == f"checkpoint-{settings.max_steps}":
+        return trainer  # transformers would train one step more
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, RuntimeError) as error:  # safetensors and torch wrap what the system says
@@ -131,8 +150,8 @@ def check_output(directory: Path, run: RunArguments) -> None:
         raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
     if there and not (run.resume or run.overwrite):
         raise UserError(
-            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with --overwrite, "
-            "or name another directory"
+            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with "
+            "--overwrite, or name another directory"
         )
 
 
@@ -208,7 +227,7 @@ def load(model: Any, settings: Any) -> tuple[Any, Any]:
     return tokenizer, network
 
 
-def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Path, name: str) -> Path:
+def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Path) -> Path:
     """Score the dataset with the model that is about to be trained, on its device; every process takes its share."""
     arguments: dict[str, Any] = {"directions": trainer.args.navigator == "probe", "question_after": run.question_after}
     if getattr(trainer.args, "chat_template_kwargs", None):
@@ -219,10 +238,28 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
     with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
-        score_dataset(
-            scorer, prompts, output, source, resume=True, progress=lambda done, tokens: bar.update(done) and None
-        )
+
+        def advance(finished: int, tokens: int) -> None:
+            bar.update(finished)
+
+        score_dataset(scorer, prompts, output, source, resume=True, progress=advance)
     return output
+
+
+def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
+    """UserError for a table of prompts that were rendered otherwise; the log says if another model made it."""
+    made = ScoreTable.describe(path)[0]
+    if made.tokenizer_hash != tokenizer_hash(tokenizer) or made.chat_template_hash not in (
+        "",
+        template_hash(tokenizer),
+    ):
+        raise UserError(f"{path} was made with another tokenizer or chat template (of {made.model!r}): score again")
+    theirs: Any = made.chat_template_kwargs
+    theirs, ours = json.loads(theirs) if isinstance(theirs, str) else theirs, settings.chat_template_kwargs or {}
+    if made.chat_template_hash and theirs != ours:
+        raise UserError(f"{path} was made with chat_template_kwargs {theirs}, not {ours}: score again")
+    if Path(resolve_model(name)).is_dir() and made.model_hash != model_identity(name):
+        logger.warning("%s was made with another model, %s", path, made.model)
 
 
 @contextmanager
@@ -259,34 +296,6 @@ def stopping(model: Any, tokenizer: Any, stop: list[str]) -> Iterator[None]:
         generation.eos_token_id = declared
 
 
-class LiveReport(TrainerCallback):
-    """Writes the run's report in a process of its own, at most once a minute, and at the end of the run."""
-
-    def __init__(self, directory: Path) -> None:
-        self._command = [sys.executable, "-m", "gainrl", "report", str(directory.resolve())]
-        self._writer: subprocess.Popen[bytes] | None = None
-        self._since = time.monotonic()
-
-    def _begin(self) -> subprocess.Popen[bytes]:
-        self._since = time.monotonic()
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.Popen(
-            self._command, env={**os.environ, "OMP_NUM_THREADS": "1"}, start_new_session=True, **quiet
-        )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Never waits."""
-        if time.monotonic() - self._since > 60 and (self._writer is None or self._writer.poll() is not None):
-            self._writer = self._begin()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Waits for the report of the whole run; a report that fails ends no run."""
-        if self._writer is not None:
-            self._writer.wait()
-        if self._begin().wait():
-            logger.warning("no report: `%s` says why", " ".join(self._command[1:]))
-
-
 def clear(directory: Path) -> None:
     """Remove a run's own files, and nothing else."""
     for name in RECORDS:
@@ -296,6 +305,7 @@ def clear(directory: Path) -> None:
 
 
 def _newest(trainer: GainRLTrainer, directory: Path) -> str | None:
+    assert trainer.navigator is not None
     found = newest_checkpoint(directory, trainer.navigator.prompts.fingerprint)
     return None if found is None else str(found)
 

@@ -81,10 +81,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         """What decides the draws, on rank 0; None on the others."""
         self.drawn: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
         """(n,) dataset indices of the prompts drawn last, in the order of the groups; on every rank."""
-        self.draws = 0
-        """Draws of the run so far."""
-        self.curriculum_seconds = 0.0
-        """Seconds that this process spent drawing and observing so far."""
+        self.draws, self.curriculum_seconds = 0, 0.0
+        """Draws of the run so far, and the seconds that this process spent drawing and observing."""
         self._open: dict[str, Any] | None = None  # the line of draws.jsonl of the draw that is not observed yet
         self._passes = self._micro_batches = 0  # since the last generation, since the last optimizer step
         self._since_log: dict[str, list[float]] = {}
@@ -94,7 +92,10 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
         super().__init__(*args, **kwargs)
 
-        self._accuracy_columns = _columns(self.reward_func_names, config.accuracy_rewards)
+        names, chosen = list(self.reward_func_names), config.accuracy_rewards or []
+        if (len(names) > 1 and not chosen) or set(chosen) - set(names):
+            raise UserError(f"accuracy_rewards={chosen}: choose those of the rewards {names} that tell what is correct")
+        self._accuracy_columns = [names.index(name) for name in chosen or names]
         angles = config.log_angle or NAVIGATORS[config.navigator].needs_angle
         self._tap = AngleTap(self.model, self.accelerator.device) if angles else None
         self._bar = None
@@ -406,22 +407,11 @@ def _arguments(trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     return dict(takes.bind(trainer, *args, **kwargs).arguments)
 
 
-def _columns(names: list[str], chosen: list[str] | None) -> list[int]:
-    """Columns of the rewards that tell what is correct.  UserError for a name that is none of the rewards."""
-    if chosen is None and len(names) > 1:
-        raise UserError(f"there are {len(names)} rewards {names}: name in accuracy_rewards which tell what is correct")
-    for name in chosen or ():
-        if name not in names:
-            raise UserError(f"accuracy_rewards={chosen}: {name!r} is none of the rewards {names}")
-    return [names.index(name) for name in chosen or names]
-
-
 def _differ(rewards: Floats) -> npt.NDArray[np.bool_]:
     """(G,) whether the scored rewards of a group differ, in any column, from (G, size, columns) with NaN for none."""
-    missing = np.isnan(rewards)
-    high = np.where(missing, -np.inf, rewards).max(axis=1)
-    low = np.where(missing, np.inf, rewards).min(axis=1)
-    scale = np.maximum(np.abs(np.where(missing, 0, rewards)).max(axis=1), 1)
+    high = np.where(np.isnan(rewards), -np.inf, rewards).max(axis=1)
+    low = np.where(np.isnan(rewards), np.inf, rewards).min(axis=1)
+    scale = np.maximum(np.abs(np.nan_to_num(rewards)).max(axis=1), 1)
     differ: npt.NDArray[np.bool_] = (high - low > NOISE * scale).any(axis=1)
     return differ
 

@@ -145,7 +145,7 @@ def test_accuracy_comes_from_the_named_rewards_and_their_range(model: str, tmp_p
     assert draws(tmp_path)[0]["reward"] == 8.0
     with pytest.raises(UserError, match="accuracy_rewards"):
         make_trainer(model, tmp_path, **settings)
-    with pytest.raises(UserError, match="'wrong' is none of the rewards"):
+    with pytest.raises(UserError, match=r"accuracy_rewards=\['wrong'\]"):
         make_trainer(model, tmp_path, accuracy_rewards=["wrong"], **settings)
     with pytest.raises(UserError, match="outside accuracy_range"):
         make_trainer(model, tmp_path, accuracy_rewards=["right"], **settings).train()

@@ -1,0 +1,223 @@
+"""`gainrl train`: the run file, what it refuses, and whole runs from ranking to resume."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+pytest.importorskip("trl", reason="trl is not installed")
+
+from gainrl.cli.train import HELP, read, run_parser
+from gainrl.errors import UserError
+from gainrl.integrations.trl.script import RunArguments, as_dataset, import_reward
+from gainrl.table import ScoreTable
+from tests.tiny_models import make_model
+
+Cli = Callable[..., tuple[int, str, str]]
+REWARD = "def even(completions, **columns):\n    return [float(len(str(c)) % 2) for c in completions]\n\nLIMIT = 3\n"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return make_model(tmp_path_factory.mktemp("model"), texts=[f"how many {i} are left" for i in range(9)])
+
+
+@pytest.fixture
+def home(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a reward, a dataset, and a run file of two steps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rw.py").write_text(REWARD)
+    rows = [{"prompt": [{"role": "user", "content": f"how many {i} are left"}]} for i in range(8)]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run = {
+        "model_name_or_path": model, "dataset": "p.jsonl", "rewards": "rw.py:even", "output_dir": "run",
+        "max_steps": 2, "num_generations": 2, "per_device_train_batch_size": 4, "gradient_accumulation_steps": 1,
+        "max_completion_length": 4, "learning_rate": "1e-5", "save_steps": 1, "report_to": "none", "report": False,
+        "gradient_checkpointing": False, "bf16": False,
+    }  # fmt: skip
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    return tmp_path
+
+
+def layer(home: Path, **values: Any) -> str:
+    """A second run file that goes on top."""
+    (home / "more.yaml").write_text(yaml.safe_dump(values))
+    return "more.yaml"
+
+
+def lines(home: Path, run: str = "run") -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (home / run / "draws.jsonl").read_text().splitlines()]
+
+
+# -- the run file ------------------------------------------------------------------------------------------------------
+
+
+def test_help_is_short_and_names_what_there_is(run_cli: Cli) -> None:
+    status, out, _ = run_cli(["train", "--help"])
+    assert status == 0
+    assert out == HELP
+    assert len(out.splitlines()) <= 40
+    assert max(map(len, out.splitlines())) <= 120
+    known = run_parser().known
+    first = [line.split("  ")[1] for line in out.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+    named = {name.strip() for part in first for name in part.split(",")} - {
+        "--help-all shows every name with its default."
+    }
+    assert named <= set(known)
+    assert set(RunArguments.__dataclass_fields__) | {"navigator", "scores", "quota", "log_angle"} <= named
+    _, everything, _ = run_cli(["train", "--help-all"])
+    assert all(f"--{name}" in everything for name in known)
+
+
+def test_files_are_layered_and_flags_win(home: Path) -> None:
+    more = layer(home, max_steps=3, navigator_args={"explore": 0.2}, save_strategy=False, beta=None, lora_r=4)
+    words = ["--config", "run.yaml", "--config", more, "--limit", "5", "--accuracy_range", "0", "2", "--beta=0.5"]
+    given, (run, settings, network) = read(run_parser(), words)
+    assert (settings.max_steps, settings.num_generations, settings.learning_rate) == (3, 2, 1e-5)
+    assert (settings.navigator_args, settings.save_strategy.value) == ({"explore": 0.2}, "no")
+    assert (run.limit, run.rewards, settings.accuracy_range, settings.beta) == (5, ["rw.py:even"], [0.0, 2.0], 0.5)
+    assert network.lora_r == 4
+    assert given["max_steps"] == 3
+    assert "temperature" not in given
+    _, (_, settings, _) = read(run_parser(), ["--output_dir", "o", "--quota", '{"a": 0.5}', "--group-by", "source"])
+    assert (settings.quota, settings.group_by) == ({"a": 0.5}, "source")
+
+
+MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
+    "key": ([], {"navigatr": "probe"}, "no setting navigatr: the nearest name is navigator"),
+    "flag": (["--learning-rat", "1"], {}, "--learning_rat: the nearest name is --learning_rate"),
+    "number": ([], {"max_steps": "ten"}, "max_steps: 'ten' is not of the type int"),
+    "number as flag": (["--max_steps", "ten"], {}, "invalid int value: 'ten'"),
+    "list": ([], {"limit": [3]}, r"limit: \[3\] is not"),
+    "dictionary": ([], {"output_dir": {"a": 1}}, "output_dir: {'a': 1} is not"),
+    "boolean": ([], {"log_angle": "maybe"}, "log_angle: 'maybe' is not of the type bool"),
+    "choice": ([], {"dtype": "int8"}, "dtype: 'int8' is none of auto"),
+    "loss": ([], {"loss_type": "best"}, "loss_type: 'best' is none of TRL's"),
+    "batches": ([], {"num_generations": 3}, "divisible"),
+    "save_only_model": ([], {"save_only_model": True}, "save_only_model"),
+    "json": (["--navigator_args", "{a"], {}, "not JSON"),
+    "no file": (["--config", "none.yaml"], {}, "cannot read the config 'none.yaml'"),
+    "no output": ([], {"output_dir": None}, "output_dir is missing"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_one_sentence(what: str, home: Path) -> None:
+    words, values, message = MISTAKES[what]
+    with pytest.raises(UserError, match=message) as caught:
+        read(run_parser(), ["--config", "run.yaml", "--config", layer(home, **values), *words])
+    assert "\n" not in str(caught.value)
+
+
+def test_rewards_are_found_by_module_and_by_file(home: Path) -> None:
+    assert import_reward("rw.py:even")([[1], [1, 2]]) == [1.0, 0.0]
+    assert import_reward("rw.even")([[1]]) == import_reward("./rw.py:even")([[1]])
+    wrong = {
+        "./rw.py": r"\./rw\.py:function", "even": "package.module.function", "1": "names no function",
+        "rw.py:odd": "no function 'odd', only even", "rw.LIMIT": "no function 'LIMIT'", "no.such": "cannot import 'no'",
+    }  # fmt: skip
+    for path, message in wrong.items():
+        with pytest.raises(UserError, match=message):
+            import_reward(path)
+
+
+def test_rows_reach_the_trainer_as_they_were() -> None:
+    calls = [{"city": "Rome"}, {"x": 1, "y": 2}]
+    rows = [{"prompt": [{"role": "assistant", "content": "", "arguments": call}]} for call in calls]
+    assert [row["prompt"][0]["arguments"] for row in as_dataset(rows)] == calls
+    with pytest.raises(UserError, match="cannot be one dataset"):
+        as_dataset([{"prompt": "cut \ud83d"}])
+
+
+# -- runs --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_ranks_trains_stops_and_resumes(home: Path, run_cli: Cli) -> None:
+    status, out, err = run_cli(["train", "--config", "run.yaml"])
+    assert status == 0, err
+    assert "trained 2 steps" in out
+    table = ScoreTable.read("run/scores.parquet")
+    assert len(table) == 8
+    assert table.directions() is not None, "probe learns from directions"
+    assert [line["draw"] for line in lines(home)] == [0, 1]
+    kept = yaml.safe_load((home / "run" / "config.yaml").read_text())
+    assert (kept["max_steps"], kept["rewards"], kept["scores"]) == (2, ["rw.py:even"], "run/scores.parquet")
+
+    status, _, err = run_cli(["train", "--config", "run.yaml"])
+    assert (status, "--resume" in err, "--overwrite" in err) == (2, True, True)
+    (home / "run" / "checkpoint-2" / "trainer_state.json").write_text("{torn")
+    status, out, err = run_cli(["train", "--config", "run.yaml", "--max_steps", "3", "--resume"])
+    assert status == 0, err
+    assert "checkpoint-1" in err
+    assert [line["draw"] for line in lines(home)] == [0, 1, 2]
+    status, out, _ = run_cli(["train", "--config", "run.yaml", "--max_steps", "3", "--resume"])
+    assert "trained 3 steps" in out
+    assert len(lines(home)) == 3, "a finished run is left alone"
+
+
+def test_a_task_brings_prompts_reward_and_stops(home: Path, run_cli: Cli) -> None:
+    more = layer(home, task="arithmetic:size=16", dataset=None, rewards=None, stop=["1"], use_peft=True, lora_r=2,
+                 lora_target_modules=["q_proj", "v_proj"], max_steps=1, navigator="posterior")  # fmt: skip
+    status, _, err = run_cli(["train", "--config", "run.yaml", "--config", more])
+    assert status == 0, err
+    assert lines(home)[0]["rollouts"] == 4
+    assert (home / "run" / "checkpoint-1" / "adapter_config.json").exists()
+
+
+def test_a_table_that_does_not_fit_is_refused(home: Path, run_cli: Cli, model: str) -> None:
+    status, _, err = run_cli(
+        ["score", "--model", model, "--dataset", "p.jsonl", "--limit", "6", "--output", "s.parquet"]
+    )
+    assert status == 0, err
+    status, _, err = run_cli(["train", "--config", "run.yaml", "--scores", "s.parquet"])
+    assert (status, "another dataset" in err) == (2, True)
+    kwargs = '{"enable_thinking": false}'
+    words = ["--scores", "s.parquet", "--limit", "6"]
+    status, _, err = run_cli(["train", "--config", "run.yaml", *words, "--chat_template_kwargs", kwargs])
+    assert (status, "chat_template_kwargs" in err) == (2, True)
+    status, _, err = run_cli(["train", "--config", "run.yaml", *words, "--max_steps", "1"])
+    assert status == 0, err
+
+
+REFUSED = {
+    "eval_strategy": {"eval_strategy": "steps", "eval_steps": 1},
+    "reward_weights": {"reward_weights": [1.0, 2.0]},
+    "model": {"model_name_or_path": "./nothing-here"},
+    "stop": {"stop": ["no such token"]},
+    "rewards": {"rewards": None},
+    "resume": {"resume": True},
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_scored(what: str, home: Path, run_cli: Cli) -> None:
+    status, _, err = run_cli(["train", "--config", "run.yaml", "--config", layer(home, **REFUSED[what])])
+    said = [line for line in err.splitlines() if line.startswith("gainrl: ")]
+    assert (status, len(said)) == (2, 1), err
+    assert what.partition("_")[0] in said[0].lower()
+    assert not (home / "run" / "scores.parquet").exists()
+
+
+def test_the_example_of_grpo_trains(home: Path, model: str, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    import runpy
+
+    rows = [{**json.loads(line), "answer": "4"} for line in (home / "p.jsonl").read_text().splitlines()]
+    (home / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    status, _, err = run_cli(
+        ["score", "--model", model, "--dataset", "p.jsonl", "--directions", "--output", "s.parquet"]
+    )
+    assert status == 0, err
+    example = Path(__file__).parents[2] / "examples" / "grpo.py"
+    assert len(example.read_text().splitlines()) <= 25
+    monkeypatch.setattr(sys, "argv", ["grpo.py", model, "p.jsonl", "s.parquet"])
+    runpy.run_path(str(example))
+    assert lines(home)[0]["navigator"] == "probe"
+    assert (home / "run" / "model.safetensors").exists()
