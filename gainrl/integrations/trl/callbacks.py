@@ -91,7 +91,8 @@ class StageBar(ProgressCallback):
 
     def tell(self, stage: str, detail: str = "") -> None:
         """Show the stage; a new detail of the same stage at most once a second."""
+        bar: Any = self.training_bar
         now = time.monotonic()
-        if self.training_bar is not None and (stage != self._stage or now - self._shown > 1):
-            self.training_bar.set_postfix_str(f"{stage} {detail}".strip())
+        if bar is not None and (stage != self._stage or now - self._shown > 1):
+            bar.set_postfix_str(f"{stage} {detail}".strip())
             self._stage, self._shown = stage, now

@@ -129,7 +129,8 @@ def train(
         if run.resume:
             _say(settings, f"continuing from {checkpoint or 'the beginning: there is no whole checkpoint yet'}")
     if checkpoint and Path(checkpoint).name == f"checkpoint-{settings.max_steps}":
-        return trainer  # transformers would train one step more
+        trainer.state.global_step = settings.max_steps  # nothing is left to do, and transformers would train a step
+        return trainer
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
     except (OSError, RuntimeError) as error:  # safetensors and torch wrap what the system says
