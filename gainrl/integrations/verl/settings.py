@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gainrl.curriculum import DEFAULT
@@ -37,7 +37,7 @@ class Settings:
     scores: str
     run: Run
     navigator: str = DEFAULT
-    navigator_args: Mapping[str, Any] = field(default_factory=dict)
+    navigator_args: Mapping[str, Any] | None = None
     seed: int | None = None
     accuracy: str | None = None
     accuracy_range: tuple[float, float] | None = None

@@ -1,19 +1,13 @@
-"""The helper modules of this folder, and the navigator `learner`."""
+"""The navigator `learner` for the tests of this folder."""
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from gainrl.curriculum import NAVIGATORS
+from tests.learners import Learner
 
 
 @pytest.fixture(autouse=True)
 def learner(monkeypatch):
-    from worlds import Learner
-
-    from gainrl.curriculum import NAVIGATORS
-
     monkeypatch.setitem(NAVIGATORS, "learner", Learner)

@@ -18,10 +18,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from torch.utils.data import DataLoader
-from worlds import learnt, table_of
 
-from gainrl.integrations.torch_data import CurriculumSampler, load_curriculum
+from gainrl.integrations.torch_data import load_curriculum
+from tests.learners import table_of
 
 ROOT = Path(__file__).parents[3]
 ROWS, BATCH, SAMPLES, EPOCHS = 60, 4, 2, 6
@@ -197,11 +196,3 @@ def test_the_verl_script_turns_the_curriculum_on_with_the_three_lines():
     script = (ROOT / "examples" / "verl" / "gsm8k.sh").read_text(encoding="utf-8")
     for line in ("searchpath=[pkg://gainrl.integrations.verl.config]", "+curriculum=gainrl", "data.gainrl.scores="):
         assert line in script
-
-
-def test_a_navigator_learns_from_what_a_sampler_observes():
-    curriculum = load_curriculum(table_of(PROMPTS), PROMPTS, 8, navigator="learner")
-    sampler = CurriculumSampler(curriculum)
-    for batch in DataLoader(range(ROWS), batch_size=4, sampler=sampler, collate_fn=list):
-        sampler.observe([row for row in batch for _ in range(2)], [1.0, 0.0] * 4)
-    assert learnt(curriculum.navigator).sum() == 8 * 1.5

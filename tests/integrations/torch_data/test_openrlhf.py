@@ -19,10 +19,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from worlds import Learner, learnt, table_of
 
 from gainrl.curriculum import Outcomes
 from gainrl.integrations.torch_data import load_curriculum
+from tests.learners import Learner, learnt, table_of
 
 if find_spec("openrlhf") is None or find_spec("vllm") is None:
     pytest.skip("openrlhf: not installed here (scripts/vllm_environment.sh)", allow_module_level=True)

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 from torch.utils.data import DataLoader
-from worlds import learnt, table_of
 
 from gainrl.errors import UserError
 from gainrl.integrations.shared import DrawLog
 from gainrl.integrations.torch_data import CurriculumBatchSampler, CurriculumSampler, load_curriculum
+from tests.learners import learnt, table_of
 
 PROMPTS = [f"question {row}" for row in range(40)]
 KINDS = pytest.mark.parametrize("kind", [CurriculumSampler, CurriculumBatchSampler])
@@ -251,9 +251,8 @@ def test_several_processes_need_torch_distributed():
 
 
 def _two_processes(rank, address, folder):
-    from worlds import Learner
-
     from gainrl.curriculum import NAVIGATORS
+    from tests.learners import Learner
 
     NAVIGATORS["learner"] = Learner
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)

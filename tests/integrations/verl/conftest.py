@@ -9,9 +9,12 @@ from typing import Any
 
 import pytest
 
+from gainrl.curriculum import NAVIGATORS
+from tests.learners import AngleLearner, Learner
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray announces a change of its own otherwise
-sys.path[:0] = [str(Path(__file__).parents[up]) for up in range(3)]  # verl_world, worlds, tiny_models
+sys.path[:0] = [str(Path(__file__).parents[up]) for up in (0, 2)]  # verl_world, tiny_models
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -23,10 +26,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def learners(monkeypatch: pytest.MonkeyPatch) -> None:
-    from worlds import AngleLearner, Learner
-
-    from gainrl.curriculum import NAVIGATORS
-
     for kind in (Learner, AngleLearner):
         monkeypatch.setitem(NAVIGATORS, kind.name, kind)
 

@@ -15,15 +15,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-import verl_world  # skips this module without verl
+
+from verl_world import THREE_LINES  # isort: skip  (skips this module without verl)
+from hydra import compose, initialize_config_module
 from torchdata.stateful_dataloader import StatefulDataLoader
-from worlds import table_of
 
 from gainrl.angle import angle_concentration
 from gainrl.errors import UserError
+from tests.learners import table_of
 
 Configure = Callable[..., Any]
-FSDP = "verl.workers.engine.fsdp.transformer_impl"
 
 
 def made(config: Any, files: str = "train_files") -> Any:
@@ -112,6 +113,13 @@ def test_a_table_of_another_dataset_is_refused_and_one_of_more_prompts_is_not(
     table_of(prompts[1:]).write(tmp_path / "other.parquet")
     with pytest.raises(UserError, match="made for another dataset"):
         made(configure(f"data.gainrl.scores={tmp_path / 'other.parquet'}"))
+
+
+def test_settings_are_given_on_the_command_line_as_hydra_takes_them() -> None:
+    lines = ["data.gainrl.navigator_args={explore: 0.2}", "data.gainrl.quota={sums: 0.5}", "data.gainrl.group_by=topic"]
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        section = compose(config_name="ppo_trainer", overrides=[*THREE_LINES, *lines]).data.gainrl
+    assert (section.navigator_args, section.quota, section.group_by) == ({"explore": 0.2}, {"sums": 0.5}, "topic")
 
 
 @pytest.mark.parametrize(("mode", "base"), [("sync", "ReplayBuffer"), ("colocate_async", "ReplayBufferAsync")])
@@ -278,11 +286,3 @@ def test_packed_rows_with_verls_padding_at_the_end_are_measured_alike() -> None:
     assert measure(hidden, offsets).tolist() == pytest.approx([alone(hidden[0, :5]), alone(hidden[0, 5:12])], abs=1e-5)
     with pytest.raises(RuntimeError, match="packs its batches in another way"):
         measure(hidden[:, :11], offsets)
-
-
-def test_the_packaged_group_sets_only_keys_that_verls_configuration_knows(configure: Configure) -> None:
-    config = configure()
-    assert config.trainer.v1.sampler.custom_sampler.name == "replay_buffer"
-    assert config.data.custom_cls.name == "CurriculumDataset"
-    assert config.actor_rollout_ref.model.external_lib is None
-    assert verl_world.THREE_LINES[1] == "+curriculum=gainrl"

@@ -7,12 +7,12 @@ import json
 
 import numpy as np
 import pytest
-from worlds import learnt, table_of
 
 from gainrl.errors import UserError
 from gainrl.integrations.shared import DrawLog
 from gainrl.integrations.verl.curriculum import Curriculum, Rollouts
 from gainrl.integrations.verl.settings import HOOK, Run, Settings
+from tests.learners import learnt, table_of
 
 PROMPTS = [f"question {row}" for row in range(30)]
 KEPT = np.array([row for row in range(30) if row % 5], np.int64)  # verl left the others out

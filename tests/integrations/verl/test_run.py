@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 from verl_world import REPLACED, Agents, angle_of, reward_of, run_v1
-from worlds import AngleLearner, Learner, learnt
 
 from gainrl.curriculum import Outcomes
 from gainrl.integrations.shared import DrawLog, load_navigator
 from gainrl.table import ScoreTable
+from tests.learners import AngleLearner, Learner, learnt
 
 pytestmark = pytest.mark.full
 Configure = Callable[..., Any]

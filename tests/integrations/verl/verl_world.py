@@ -30,7 +30,8 @@ if find_spec("verl") is None:  # skips the test module that imports this one
 import torch
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
-from worlds import table_of
+
+from tests.learners import table_of
 
 THREE_LINES = ("hydra.searchpath=[pkg://gainrl.integrations.verl.config]", "+curriculum=gainrl", "data.gainrl.scores=S")
 REPLACED = {
