@@ -188,7 +188,7 @@ class Task(ABC):
         """Raise `UserError` where this machine lacks what grading needs; called before a run generates anything."""
 
     def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
-        """Grade one completion, given as text or as a list of messages (their contents are joined).
+        """Grade one completion, given as text or as a list of messages, of which the assistant's last counts.
 
         Never raises for what a completion or a row holds: a grader that fails on its own account gives unscorable.
         """
@@ -308,7 +308,12 @@ def rows_of(columns: Mapping[str, Any], count: int) -> list[Row]:
 
 
 def text_of(completion: Completion) -> str:
-    """The text of a completion, which TRL gives as a list of messages for chats and as a string otherwise."""
+    """The text of a completion; of a list of messages, that of the last one if the assistant wrote it, else none."""
     if isinstance(completion, str):
         return completion
-    return "\n".join(str(message.get("content") or "") for message in completion)
+    if not completion or completion[-1].get("role", "assistant") != "assistant":
+        return ""
+    content: Any = completion[-1].get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))

@@ -1,25 +1,39 @@
-r"""Finding the final answer in a completion, and reading plain numbers exactly.
+r"""Finding the final answer in a completion.
 
-The answer is what the last `\boxed{...}` (or `\fbox`) holds, braces counted; without one, what follows the last
-`####`; without that, what follows the last "answer is" or "answer:" on its line.  There is no fallback to "the last
-number in the text": it grades an echo of the prompt right whenever the question ends with the answer.
+What stands in thoughts is no answer: the text after the last `</think>`, and before a `<think>` that stays open, counts.
+In it the answer is what the last `\boxed{...}` (or `\fbox`) or pair of `<answer>` tags holds, whichever comes later; boxes
+that only commas, "and", "or" or names part (`$x=\boxed{1}$ or $x=\boxed{2}$`) are one list.  Without either it is what
+follows the last `####`, else the last "answer is", "answer:" or heading "Answer".  There is no fallback to the last
+number of the text: it grades an echo of the prompt right whenever the question ends with the answer.
 """
 
 from __future__ import annotations
 
 import re
-from decimal import Decimal
-from fractions import Fraction
 
 # These read whatever a model wrote, in the process that trains: each takes time linear in the text.
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*+")
-_BARE = re.compile(r"[^\s$.,;{}]+")
+_BARE = re.compile(r"[^\s$.,;{}\\]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is a character of the answer, not a brace
-_PHRASE = re.compile(r"answer\s*+(?:is|would\s++be|will\s++be|:|=)", re.IGNORECASE)
+_THOUGHTS = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_BETWEEN = re.compile(
+    r"(?:\$|\\[()\[\]]|\\text\s*\{\s*(?:and|or|,)\s*\}|\\(?:quad|qquad|[,;: ])|[,;&*.]|\b(?:and|or|also)\b|"
+    r"[A-Za-z](?:_\{?\w\}?)?\s*(?:=|\\in\b)|\n\s*(?:[-*•]|\d\.)|[^\S\n])*+",
+    re.IGNORECASE,
+)
+_PHRASE = re.compile(
+    r"\b(?:answer|ans)\b[\s*_`\]]*+(?:(?:is|are|would\s++be|will\s++be|should\s++be|must\s++be|equals|comes\s++out\s++to\s++be)\b"
+    r"(?:\s++(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s++to)\b)*+|[:=：→]|->|\\(?:to|rightarrow)\b|=>)"
+    r"|(?:^|\n)[\s#*_>\\\[-]*+(?:the\s++)?(?:final\s++|correct\s++)?(?:answer|solution)[^\S\n]*+[*_:.]*+[^\S\n]*+(?=\n)",
+    re.IGNORECASE,
+)
 _HEADING = re.compile(r"[\s*_]*+(?:step|part|solution|(?:the\s++)?(?:final\s++)?answer)\b", re.IGNORECASE)
 _STARS = re.compile(r"\*\*(?!\d)")  # and no power: 2**3
-_CLAUSE = re.compile(r"(?<=, )(?:as|so|where|given)\b|(?<=[\s,])(?:since|because|which)\b")
-_BEFORE = re.compile(r"\s*+:?\s*+\**+\s*+")
+_CLAUSE = re.compile(r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b")
+_SENTENCE = re.compile(r"(?<=[\w$)}%\]])[.!]+[$*_]*\s++(?=[A-Z\[<])(?!(?:[A-Z]\b))")
+_BEFORE = re.compile(r"\s*+:?\s*+(?:\*\*(?!\d)|[*_`](?=\S)|\\\[|\\\(|\$\$)*+\s*+")
+_MATHS = re.compile(r"\$\$?([^$]++)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 
 
 def after_question(completion: str, question: str) -> str:
@@ -29,23 +43,38 @@ def after_question(completion: str, question: str) -> str:
     return completion if position < 0 else completion[position + len(question) :]
 
 
+def after_thoughts(completion: str) -> str:
+    """What follows the last thoughts; what stands before them where they never end."""
+    start, end = 0, len(completion)
+    for match in _THOUGHTS.finditer(completion):
+        if match[1]:
+            start, end = match.end(), len(completion)
+        elif end == len(completion):
+            end = match.start()
+    return completion[start:end]
+
+
 def boxes(text: str) -> list[str]:
-    """The contents of every complete box, in order; an inner box follows the one that holds it."""
-    return [text[start:end] for start, end in _boxes(text)]
+    """The contents of every complete box that lies in no other, in order."""
+    return [text[start:end] for start, end, _ in _boxes(text)]
 
 
-def _boxes(text: str) -> list[tuple[int, int]]:
-    """Where the contents of every complete box start and end."""
-    found = []
+def _boxes(text: str) -> list[tuple[int, int, int]]:
+    """Where the contents of every complete outermost box start and end, and where the box starts."""
+    found: list[tuple[int, int, int]] = []
     ends = _closing(text)
+    covered = 0
     for match in _BOX.finditer(text):
         start = match.end()
+        if match.start() < covered:
+            continue
         if start in ends:
-            found.append((start + 1, ends[start]))
+            found.append((start + 1, ends[start], match.start()))
+            covered = ends[start]
         elif match.group().endswith(("d", "x")) or text[start : start + 1] == "{":
             continue
         elif bare := _BARE.match(text, start):  # `\boxed 5`
-            found.append(bare.span())
+            found.append((*bare.span(), match.start()))
     return found
 
 
@@ -63,165 +92,73 @@ def _closing(text: str) -> dict[int, int]:
 
 def final_answer(completion: str, question: str = "") -> str | None:
     """The final answer of a completion, or None where it gives none (see the module's docstring)."""
-    text = after_question(completion, question)
-    for start, end in reversed(_boxes(text)):  # an inner box comes after the one that holds it
-        if content := text[start:end].strip():
-            return content
+    text = after_thoughts(after_question(completion, question))
+    held = [(a, b, c) for a, b, c in _boxes(text) if text[a:b].strip()]
+    tagged = _tagged(text)
+    if tagged and (not held or tagged[0] > held[-1][2]):
+        inside = text[tagged[0] : tagged[1]]
+        return final_answer(inside) or _bare(inside) or None
+    if held:
+        last, rest = held[-1], held[:-1]
+        answers = [text[last[0] : last[1]].strip()]
+        while rest and rest[-1][1] <= last[2]:
+            between = text[rest[-1][1] + (text[rest[-1][1] : rest[-1][1] + 1] == "}") : last[2]]
+            if not _BETWEEN.fullmatch(between) or ("\n" in between and not re.search(r"\S", between.replace("$", ""))):
+                break
+            last = rest.pop()
+            answers.insert(0, text[last[0] : last[1]].strip())
+        return ", ".join(dict.fromkeys(answers))
     if "####" in text:
         text = text.rsplit("####", 1)[1].strip()
-        first, _, rest = text.partition("\n")
+        first, _, rest_of_text = text.partition("\n")
         if not _HEADING.match(first):
             return _bare(first) or None
         # "#### Final Answer" or "#### Step 2: ..." is a heading, and the answer stands below it
-        return _phrased(text) or _bare((rest.strip() or first).split("\n", 1)[0]) or None
+        return _phrased(text) or _bare((rest_of_text.strip() or first).split("\n", 1)[0]) or None
     return _phrased(text)
 
 
+def _tagged(text: str) -> tuple[int, int] | None:
+    """Where the contents of the last <answer> tags that hold something start and end; the last may stay open."""
+    found, opened = None, -1
+    for match in _TAG.finditer(text):
+        if not match[1]:
+            opened = match.end()
+        elif opened >= 0:
+            if text[opened : match.start()].strip():
+                found = (opened, match.start())
+            opened = -1
+    if opened >= 0 and text[opened:].strip():
+        found = (opened, len(text))
+    return found
+
+
 def _phrased(text: str) -> str | None:
-    """What follows the last "answer is" that something follows."""
+    """What follows the last "answer is" (or heading) that something follows."""
     for match in reversed(list(_PHRASE.finditer(text))):
         before = _BEFORE.match(text, match.end())
-        line = text[before.end() if before else match.end() :].split("\n", 1)[0]
-        if line:
+        start = before.end() if before else match.end()
+        rest = text[start:]
+        opener = before.group() if before else ""
+        for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)")):
+            if opener.rstrip().endswith(opening) and closing in rest:
+                rest = rest.split(closing, 1)[0].replace("\n", " ")
+        line = rest.split("\n", 1)[0]
+        if line.strip():
             line = _STARS.sub("", line, count=1)  # those that open before the number close here
             if clause := _CLAUSE.search(line):
                 line = line[: clause.start()].rstrip(" ,")
+            line = _SENTENCE.split(line, maxsplit=1)[0]
+            whole = _MATHS.match(line)
+            if whole and re.match(r"[\s.,*_`]*$|\.\s", line[whole.end() :]):
+                return _bare(next(part for part in whole.groups() if part is not None)) or None
             return _bare(line) or None
     return None
 
 
 def _bare(line: str) -> str:
-    """A line without the stars and backquotes around it."""
-    line = line.strip()
-    if line.endswith(("*.", "`.")):
+    """A line without the decoration around it."""
+    line = re.sub(r"\\[\])]\s*\.?$", "", line.strip()).strip()
+    if line.endswith(("*.", "`.", "_.", "$.")):
         line = line[:-1]
-    return line.strip("*`").strip()
-
-
-_UNIT = re.compile(r"\\(?:text|mbox|mathrm|textbf|textit)\s*\{([^{}]*)\}(\^\{?[23]\}?)?")
-_DROP = re.compile(r"\\[,;:! ]|\\(?:left|right)|\\?\$|\^?\\circ|\^\{\\circ\}|~|\{,\}|[€£¥°]")
-_GAP = re.compile(r"\d(?:\\[,;:! ]|~|\s)+(?!\d{3}(?!\d))\d")  # 1\,000 is a number, 1\,2 is two
-_LEAD = re.compile(r"(?:the\s++)?(?:final\s++)?answer\s*+(?:is|:|=)\s*+", re.IGNORECASE)
-_NUMBER = re.compile(r"([+-]?)\s*(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)")
-_WORDS = re.compile(r"\s+\(?([A-Za-z][A-Za-z0-9 .²³/^{}]*)\)?")
-_WORD = re.compile(r"([A-Za-z]+)(\^[23]|\^\{[23]\}|[²³])?")
-_MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-# words after a number that make it another number, or a statement, so that they are no unit
-_NO_UNIT = _words(
-    "pi sqrt inf oo infinity half halves third thirds quarter quarters plus minus times over or and to by squared "
-    "cubed factorial choose mod pair pairs dozens hundreds thousands millions billions root roots base less more "
-    "if than squares cubes when unless where fewer greater power zero one two three four five six seven eight "
-    "nine ten eleven twelve sin cos tan cot csc sinh cosh tanh coth arcsin arccos arctan log ln lg exp gcd lcm "
-    "max det arg lim"
-)
-_ORDINAL = re.compile(r"\w+ths?", re.IGNORECASE)
-_LETTERS = frozenset("mgshlLAVWJNKCF")
-# two or three letters after a number are a product of variables, unless they are one of these
-_SHORT = _words(
-    "mm cm dm km mg kg ml mL dl cl ft in yd yds mi oz lb lbs gal qt pt pts hr hrs min mins sec ms mph kph kWh kw "
-    "kW hp Hz mol Pa cal deg rad of per sq cu the no old day cup men egg box bag can car cow cat dog pig hen bee "
-    "ant kid boy man jar pen pie bus row set way job toy hat cap bed tea ice age air all new red big his her its "
-    "gum ads fan tip"
-)
-
-
-def _is_unit(words: str, *, text: bool) -> bool:
-    """Whether words after a number leave it the number that it is; `text` says that a text command held them."""
-    for number, word in enumerate(words.replace("/", " / ").split()):
-        name = _WORD.fullmatch(word)
-        if word == "/":
-            if number == 0 or words.rstrip().endswith("/"):
-                return False
-            continue
-        if name is None or name[1].lower() in _NO_UNIT or _ORDINAL.fullmatch(name[1]):
-            return False
-        if len(name[1]) == 1 and (text or "/" in words or name[2]) and name[1] in _LETTERS:
-            continue
-        if name[1] == "a" and number:
-            continue
-        if len(name[1]) < 4 and name[1] not in _SHORT and name[1].lower() not in _SHORT:
-            return False
-        if name[2] and len(name[1]) > 3 and not text and not name[1].endswith("s") and name[1] not in ("feet", "inch"):
-            return False
-    return True
-
-
-def plain_number(text: str) -> Fraction | None:
-    """`text` as an exact number, if it is one number with at most a currency sign, a unit or a percent sign.
-
-    `1,234`, `$-3.50`, `12 dollars`, `10 m/s`, `2 million`, `40\\%`, `(18)`, `+7.`: yes.  A percent sign is dropped, not
-    divided by (datasets write "40" and "40%" for the same answer).  Anything else, fractions and `2x` included: None.
-    """
-    read = _read(text)
-    return read[0] if read and read[1] else None
-
-
-def other_than(text: str) -> Fraction | None:
-    """The number that `text` begins with where words follow that are no unit (`5 xy`, `3 cos x`); else None."""
-    read = _read(text)
-    return read[0] if read and not read[1] else None
-
-
-def _read(text: str) -> tuple[Fraction, bool] | None:
-    """The number that `text` is or begins with, and whether what follows leaves it that number; None for the rest."""
-    if _GAP.search(text):
-        return None
-    inside = _UNIT.search(text) is not None
-    text = _UNIT.sub(r" \1\2", text)
-    text = _DROP.sub(lambda match: "," if match.group() == "{,}" else "", text).strip()
-    if lead := _LEAD.match(text):
-        text = text[lead.end() :]
-    if text.startswith("(") and text.rstrip(". ").endswith(")") and text.count("(") == 1:
-        text = text.rstrip(". ")[1:-1].strip()
-    match = _NUMBER.match(text)
-    if match is None:
-        return None
-    number = Fraction(Decimal(match[1] + match[2].replace(",", "")))
-    rest = text[match.end() :]
-    if rest.strip() in ("", ".", "%", "\\%", "%.", "\\%."):
-        return number, True
-    words = _WORDS.fullmatch(rest)
-    if words is None:
-        return None
-    names = words[1].strip(" .")
-    first, *others = names.split()
-    if first.lower() in _MAGNITUDES:
-        return number * _MAGNITUDES[first.lower()], _is_unit(" ".join(others), text=inside)
-    return number, _is_unit(names, text=inside)
-
-
-def spell(number: Fraction) -> str:
-    """One spelling for equal numbers: an integer, or numerator/denominator."""
-    return str(number)
-
-
-_POWERS = re.compile(r"(?:(?:\^|\*\*)[({]?[-+]?\d++)+")
-_FACTORIAL = re.compile(r"(?<!\d)(\d++)[)}]?!")
-_LARGE = 10**9
-
-
-def effort(text: str) -> int:
-    """The largest exponent (a tower of them multiplied out) or factorial written in `text`, at most 10**9.
-
-    What a computer algebra system may have to carry out before it can compare anything: `2^{10}` 10, `9^{9^9}` 9**9,
-    `100!` 100, `2x` 0.
-    """
-    text = "".join(text.split())
-    largest = max((_bounded(match[1]) for match in _FACTORIAL.finditer(text)), default=0)
-    for match in _POWERS.finditer(text):
-        exponent = 1
-        for base in reversed([_bounded(digits) for digits in re.findall(r"\d+", match.group())]):
-            # 2**30 is past the bound already, and nothing larger is ever computed
-            exponent = 1 if base < 2 or not exponent else _LARGE if exponent > 30 else min(_LARGE, base**exponent)
-        largest = max(largest, exponent)
-    return largest
-
-
-def _bounded(digits: str) -> int:
-    return int(digits) if len(digits) < 10 else _LARGE
+    return line.strip("*`_").strip()
