@@ -8,11 +8,12 @@ results go between.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import indent
 from typing import Any
 
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
-from gainrl.tasks.programs.extract import defines, imports_for, lifted, program
+from gainrl.tasks.programs.extract import defines, imports_for, lifted, program, trimmed
 from gainrl.tasks.programs.task import CodeTask
 
 
@@ -55,4 +56,6 @@ def whole(completion: str, prompt: str, entry: str) -> str:
     code = program(completion, entry)
     if defines(code, entry):
         return lifted(f"{imports_for(code)}{prompt}\n    pass\n\n{code}")
-    return prompt + code
+    if code.strip() and not code.lstrip("\n")[0].isspace():
+        code = indent(code, "    ")
+    return trimmed(prompt + code)

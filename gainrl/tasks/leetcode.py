@@ -25,6 +25,7 @@ from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source, is_path, stream_rows
 from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, lifted, program
+from gainrl.tasks.programs.statement import stated
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.sandbox.pool import packed
 
@@ -91,13 +92,13 @@ class LeetCode(CodeTask):
         about = row["metadata"]
         if about["why"]:
             raise Unscorable(about["why"])
-        code = program(completion, about["entry"].partition(".")[0])
+        code = program(completion, about["entry"].partition(":")[0])
         # the dataset's own imports hold names like inf that programs take for granted
         code = lifted(f"{about['before']}\n{imports_for(code)}{code}")
-        if nodes.ENTRY in about["entry"]:
-            entry = about["entry"].removesuffix(f":{nodes.ENTRY}")
-            return {"kind": "calls", "code": nodes.adapted(code, entry), "entry": nodes.ENTRY, "tests": about["tests"]}
-        return {"kind": "calls", "code": code, "entry": about["entry"], "tests": about["tests"]}
+        entry = about["entry"]
+        if nodes.ENTRY in entry:
+            code, entry = nodes.adapted(code, entry.removesuffix(f":{nodes.ENTRY}")), nodes.ENTRY
+        return {"kind": "calls", "code": code, "entry": entry, "tests": about["tests"], **stated(str(row["question"]))}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return f"```python\n{row['answer']}\n```" if row["answer"] else None

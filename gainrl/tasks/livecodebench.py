@@ -32,6 +32,7 @@ from gainrl.errors import UserError
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.extract import contest_preamble, defines, lifted, program
+from gainrl.tasks.programs.statement import stated
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
@@ -101,7 +102,7 @@ class LiveCodeBench(CodeTask):
             raise Unscorable(about["why"])
         entry = about["entry"]
         owner, _, method = entry.partition(".")
-        code = program(completion, owner)
+        code = program(completion, entry)
         if owner and not defines(code, owner):  # a bare function will do
             entry, code = method, program(completion, method)
         try:
@@ -109,7 +110,7 @@ class LiveCodeBench(CodeTask):
         except _UNREADABLE as error:
             raise Unscorable(f"the row's tests cannot be read: {error}") from error
         code = lifted(contest_preamble(code) + code)
-        return {"kind": about["kind"], "code": code, "entry": entry, "tests": tests, "tuple_as_list": True}
+        return {"kind": about["kind"], "code": code, "entry": entry, "tests": tests, **stated(str(row["question"]))}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None

@@ -406,10 +406,12 @@ class Asked:
                 continue
         return found
 
-    def shows(self, answer: str, node: Node | None) -> bool:
-        """Whether the answer stands in the question as a formula, or as a part of one."""
-        if node is not None and form(node) in self.formulas:
-            return True
+    def shows(self, answer: Node) -> bool:
+        """Whether the answer stands in the question as a formula or as a side of one."""
+        return form(answer) in self.formulas
+
+    def spells(self, answer: str) -> bool:
+        """Whether the answer's text stands in the question's."""
         text = pieces(answer)
         return bool(text) and f" {text} " in f" {pieces(self.question)} "
 

@@ -1,59 +1,42 @@
-# ruff: noqa: E501  (tables of names)
 """The program in a completion, and the imports that judges of the kind take for granted.  Text only, nothing is run."""
 
 from __future__ import annotations
 
+import ast
 import builtins
 import functools
 import importlib
 import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from gainrl.tasks.maths.extract import after_thoughts
 
 # possessive: read in the process that trains, so in time linear in whatever a model wrote
-_FENCE = re.compile(
-    r"^[ \t]*+```[ \t]*+([A-Za-z0-9_+-]*+)[ \t]*+\r?\n(.*?)(?:^[ \t]*+```|\Z)", re.DOTALL | re.MULTILINE
-)
-_AFTER = re.compile(r"\n(?=[ \t]*+```|<\|)")
-_AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert |[ \t]*+```|<\|)")
+_FENCE = re.compile(r"(?P<before>^[ \t]*+(?:[-*>+][ \t]++|\d+[.)][ \t]++)?)?(?P<marks>`{3,}+|~{3,}+)(?P<info>[^\r\n`]*+)", re.MULTILINE)
+_PYTHON = re.compile(r"[{\s.]*(?:i?python|py|c?pypy|cpython|sage)[\d.]*(?![A-Za-z])", re.IGNORECASE)
+_PLAIN = re.compile(r"[\s{}]*(?:code|solution|answer|program|tool_code)?[\s{}]*", re.IGNORECASE)
+_INFO = re.compile(r"[ \t]*(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:[ \t]+[\w.\"'{]+[=:][^\r\n]*|[ \t]+\S+\.\w+|[ \t]+\d[\d.]*)?[ \t]*")
+_SPECIAL = re.compile(r"<[|｜][\w▁ -]{2,40}+[|｜]>|</s>(?=\s|$)")
+_AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert )")
+_START = re.compile(r"^(?:import |from \w+ import|def |class |@|async def |if __name__)", re.MULTILINE)
+_READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
+_SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _FUTURE = re.compile(
     r"^from[ \t]++__future__[ \t]++import[ \t]*+(\([^()]*+\)|(?<=[ \t])[^\r\n;#()]++)(?:;[ \t]*+)?", re.MULTILINE
 )
 
-_MODULES = [
-    "array",
-    "bisect",
-    "calendar",
-    "cmath",
-    "collections",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "fractions",
-    "functools",
-    "heapq",
-    "io",
-    "itertools",
-    "json",
-    "math",
-    "numbers",
-    "operator",
-    "os",
-    "queue",
-    "random",
-    "re",
-    "statistics",
-    "string",
-    "sys",
-    "time",
-    "typing",
-]
+_MODULES = (
+    "array bisect calendar cmath collections copy dataclasses datetime decimal fractions functools heapq io itertools json "
+    "math numbers operator os queue random re statistics string sys time typing"
+).split()
 _NAMES = {
     "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Literal Mapping "
     "NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
     "collections": "ChainMap Counter OrderedDict defaultdict deque namedtuple",
     "functools": "cache cmp_to_key lru_cache partial reduce total_ordering wraps",
-    "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile groupby islice "
-    "pairwise permutations product repeat starmap takewhile tee zip_longest",
+    "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile groupby "
+    "islice pairwise permutations product repeat starmap takewhile tee zip_longest",
     "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
     "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
     "math": "ceil comb cos dist exp factorial floor gcd hypot inf isqrt lcm log log10 log2 nan perm pi prod sin sqrt tan",
@@ -81,6 +64,14 @@ _BOUND = re.compile(r"\b(?:def|class|for)[ \t]+(\w+)|(?<![\w.])(\w+)[ \t]*+=(?!=
 _DEPTH = 50_000  # LiveCodeBench's recursion limit
 
 
+class _Block(NamedTuple):
+    """A stretch of a completion that may be its program; `marked` as Python, `fenced` by its author."""
+
+    code: str
+    marked: bool
+    fenced: bool
+
+
 @functools.cache
 def _starred() -> dict[str, str]:
     """The names of those imports, but for what `from builtins import *` and the modules' own names hide again."""
@@ -93,19 +84,133 @@ def _starred() -> dict[str, str]:
 
 
 def program(completion: str, entry: str = "") -> str:
-    """The program of a completion: its last fenced block, else all of it.
+    """The program that a completion means: `entry` is the function, class or `Class.method` that will be called.
 
-    Blocks that define `entry` come before others, and blocks marked as Python before unmarked ones, which may show
-    what a program prints.  A fence opens at the start of a line; an unclosed one runs to the end.  Text without a fence
-    ends where a fence closes or, where only `entry` will be called, where a model commonly goes on with tests.
+    Of its fenced blocks (a fence may stand in mid-line, be `~~~`, or stay open) it is the last that defines `entry`, or
+    without an entry the last that reads input; blocks marked as Python go before unmarked ones, what parses before what
+    does not.  Where a fence was opened by the prompt, or none is there, it is the text up to where a fence closes or
+    prose follows.  Thoughts hold no program.
     """
-    blocks = [(language.lower(), body) for language, body in _FENCE.findall(completion) if body.strip()]
-    marked = [body for language, body in blocks if language in ("python", "py", "python3")]
-    either = [body for language, body in blocks if language in ("", "python", "py", "python3")]
-    if not either:
-        return str((_AFTER_ENTRY if entry else _AFTER).split(completion, maxsplit=1)[0])
-    defining = [body for body in either if entry and defines(body, entry)]
-    return str((defining or marked or either)[-1])
+    text = after_thoughts(completion)
+    text = next((part for part in _SPECIAL.split(text) if part.strip()), "").replace("\r\n", "\n").lstrip("\ufeff")
+    blocks = list(_blocks(text))
+    wanted = [block for block in blocks if _serves(block.code, entry)]
+    for group in (
+        [b for b in wanted if b.fenced and b.marked and _parses(b.code)], [b for b in wanted if b.fenced and _parses(b.code)],
+        [b for b in wanted if not b.fenced and _parses(b.code)], [b for b in wanted if b.fenced],
+        [b for b in blocks if b.fenced and b.marked], [b for b in blocks if b.fenced and (entry or _parses(b.code))],
+    ):  # fmt: skip
+        if group:
+            return group[-1].code
+    loose = re.split(r"\n[ \t]*(?:```|~~~)", text, maxsplit=1)[0]
+    if entry:
+        loose = _AFTER_ENTRY.split(loose, maxsplit=1)[0]
+    start = _START.search(loose)
+    for tried in (loose, loose[start.start() :] if start else ""):
+        if _serves(kept := trimmed(_spaced(tried)), entry):
+            return kept
+    return _spaced(loose)
+
+
+def _blocks(text: str) -> Iterator[_Block]:
+    """Fenced blocks in order and, as not fenced, the stretches between them."""
+    fences = [match for match in _FENCE.finditer(text) if match["before"] is not None or _opens(match) or _tight(text, match)]
+    number, last = 0, 0
+    while number < len(fences):
+        fence = fences[number]
+        info, number = fence["info"], number + 1
+        if not _opens(fence) and not _INFO.fullmatch(info):
+            yield from _loose(text[last : fence.start()])  # it closes what the prompt opened
+            last = fence.end() - len(info)
+            continue
+        yield from _loose(text[last : fence.start()])
+        start = min(fence.end() + 1, len(text))
+        indent = len((fence["before"] or "").expandtabs())
+        closers = [other for other in fences[number:] if other["marks"][0] == fence["marks"][0]][:8]
+        ends = [other.start() for other in closers]
+        body, used = _outdented(text[start : ends[0]] if ends else text[start:], indent), 1
+        if not _parses(body):
+            for count, end in enumerate(ends[1:], 2):  # a fence inside a text of the program
+                if _PYTHON.match(closers[count - 2]["info"]):
+                    break
+                if _parses(longer := _outdented(text[start:end], indent)):
+                    body, used = longer, count
+                    break
+        if body.strip() and (_PYTHON.match(info) or _PLAIN.fullmatch(info)):
+            yield _Block(_spaced(body), _PYTHON.match(info) is not None, True)
+        if not closers:
+            return
+        closer = closers[used - 1]
+        number = fences.index(closer)
+        last = closer.start()
+        if not _PYTHON.match(closer["info"]):
+            number, last = number + 1, closer.end() - len(closer["info"])
+    yield from _loose(text[last:])
+
+
+def _opens(fence: re.Match[str]) -> bool:
+    return _PYTHON.match(fence["info"]) is not None and _INFO.fullmatch(fence["info"]) is not None
+
+
+def _tight(text: str, fence: re.Match[str]) -> bool:
+    """Whether it closes a block at the end of a line of code."""
+    return _INFO.fullmatch(fence["info"]) is not None or fence["info"].lstrip().startswith("<")
+
+
+def _loose(stretch: str) -> Iterator[_Block]:
+    if stretch.strip():
+        yield _Block(_spaced(stretch.strip("\n")), False, False)
+
+
+def _outdented(body: str, indent: int) -> str:
+    """The body of an indented fence without the indentation of its fence."""
+    return re.sub(rf"^[ \t]{{1,{indent}}}", "", body, flags=re.MULTILINE) if indent else body
+
+
+def _spaced(code: str) -> str:
+    """`code` with plain blanks for the odd ones that keep it from parsing."""
+    if _SPACES.search(code) and not _parses(code):
+        return re.sub(r"^\s+", lambda m: _SPACES.sub(" ", m.group()), code, flags=re.MULTILINE) if _parses(
+            re.sub(r"^\s+", lambda m: _SPACES.sub(" ", m.group()), code, flags=re.MULTILINE)
+        ) else _SPACES.sub(" ", code)  # fmt: skip
+    return code
+
+
+@functools.lru_cache(256)
+def _parses(code: str) -> bool:
+    return _mistake(code) is None
+
+
+def _mistake(code: str) -> int | None:
+    """The line of the first mistake of syntax; None where there is none, 0 where it cannot be told."""
+    try:
+        ast.parse(code)
+    except SyntaxError as error:
+        return error.lineno or 0
+    except (ValueError, MemoryError, RecursionError):
+        return 0
+    return None
+
+
+def trimmed(code: str) -> str:
+    """`code` without the prose behind it: up to the last line that leaves it free of mistakes."""
+    lines = code.split("\n")
+    for _ in range(20):
+        mistake = _mistake("\n".join(lines))
+        if mistake is None:
+            return "\n".join(lines)
+        lines = lines[: min(max(mistake - 1, 0), len(lines) - 1)]
+        if not any(line.strip() for line in lines):
+            break
+    return code
+
+
+def _serves(code: str, entry: str) -> bool:
+    """Whether a block defines what will be called or, without an entry, reads input."""
+    owner, _, method = entry.partition(".")
+    if not entry:
+        return _READS.search(code) is not None
+    return defines(code, owner) and (not method or re.search(rf"\bdef[ \t]+{re.escape(method)}\b", code) is not None)
 
 
 def lifted(code: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gainrl.tasks.base import Completion, Grade, Status, Task, text_of
+from gainrl.tasks.programs.statement import several
 from gainrl.tasks.sandbox import Limits, require_isolation, shared_graders
+
+_OTHER = re.compile(r"\b(?:prints|gives) .*, not ", re.DOTALL)  # the grader's words for another output than expected
 
 
 class Unscorable(Exception):
@@ -56,9 +60,11 @@ class CodeTask(Task):
             except Exception as error:
                 grades.append(Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}"))
         verdicts = iter(shared_graders().grade(requests, self.limits))
-        return [grade or self._grade(next(verdicts)) for grade in grades]
+        return [grade or self._grade(next(verdicts), row) for grade, row in zip(grades, rows, strict=True)]
 
     @staticmethod
-    def _grade(verdict: Any) -> Grade:
+    def _grade(verdict: Any, row: Mapping[str, Any]) -> Grade:
         share = verdict.passed / verdict.total if verdict.total else None
+        if verdict.verdict == "wrong" and _OTHER.search(verdict.reason) and several(str(row.get("question") or "")):
+            return Grade(Status.UNSCORABLE, f"several outputs are right, and only one is known: {verdict.reason}", share=share)
         return Grade(Status(verdict.verdict), verdict.reason, share=share)
