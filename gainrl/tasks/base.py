@@ -31,6 +31,9 @@ Message = Mapping[str, str]
 Completion = str | Sequence[Message]
 
 
+PROBED = 40  # rows on which the self-check tries each probe
+
+
 class Status(StrEnum):
     """What grading one completion came to."""
 
@@ -64,20 +67,29 @@ class Grade:
 
 @dataclass
 class SelfCheck:
-    """What a task's grader says of its own gold answers: `failures` holds (row number, grade) of those not right."""
+    """What a task's grader says of its own gold answers, and of constants that answer nothing.
+
+    `failures` holds (row number, grade) of the gold answers that are not right; `commonest` the commonest gold answer
+    and its share; `constants` the answers that are right too often, each with its share of the rows tried.
+    """
 
     task: str
     rows: int
     failures: list[tuple[int, Grade]] = field(default_factory=list)
+    commonest: tuple[str, float] = ("", 0.0)
+    constants: list[tuple[str, float]] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
-        return self.rows > 0 and not self.failures
+        return self.rows > 0 and not self.failures and not self.constants
 
     def __str__(self) -> str:
         right = self.rows - len(self.failures)
         lines = [f"{self.task}: {right} of {self.rows} gold answers graded right"]
+        if self.rows:
+            lines.append(f"  the commonest gold answer, {self.commonest[0][:40]!r}, is that of {self.commonest[1]:.1%} of the rows")
         lines += [f"  row {row}: {grade.status} ({grade.reason})" for row, grade in self.failures]
+        lines += [f"  {answer[:60]!r} is right in {share:.1%} of the rows" for answer, share in self.constants]
         return "\n".join(lines)
 
 
@@ -102,6 +114,9 @@ class Task(ABC):
     """Name of the packaged prompt template (`gainrl/tasks/prompts/<template>.json`)."""
     stop: tuple[str, ...] = ()
     """Strings that end a completion, besides the tokenizer's end token."""
+    probes: tuple[str, ...] = ()
+    """Completions that the self-check tries on every row ("{question}" stands for the question): answers that a policy
+    could give without reading."""
     max_new_tokens: int = 1024
     """Tokens that a completion may have, unless the caller says otherwise."""
 
@@ -204,11 +219,24 @@ class Task(ABC):
         return [self.grade(completion, row) for completion, row in zip(completions, rows, strict=True)]
 
     def self_check(self, rows: Iterable[Mapping[str, Any]]) -> SelfCheck:
-        """Grade every gold answer that `rows` have; all of them ought to be right."""
+        """Grade every gold answer that `rows` have, all of which ought to be right, and the task's `probes`.
+
+        A probe may be right as often as its answer is the gold one, plus 5 points of luck; `PROBED` rows are tried.
+        """
+        rows = list(rows)
         numbered = [(index, row, gold) for index, row in enumerate(rows) if (gold := self.gold(row)) is not None]
         grades = self.grade_many([gold for _, _, gold in numbered], [row for _, row, _ in numbered])
         failures = [(index, grade) for (index, _, _), grade in zip(numbered, grades, strict=True) if not grade.correct]
-        return SelfCheck(self.name, len(numbered), failures)
+        counts = Counter(gold for _, _, gold in numbered)
+        common, count = Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0] if numbered else ("", 0)
+        constants = []
+        tried = rows[:PROBED]
+        for probe in self.probes:
+            texts = [probe.replace("{question}", str(row.get("question"))) for row in tried]
+            share = sum(grade.correct for grade in self.grade_many(texts, tried)) / max(1, len(tried))
+            if share > counts[probe] / max(1, len(numbered)) + 0.05:
+                constants.append((probe, share))
+        return SelfCheck(self.name, len(numbered), failures, (common, count / max(1, len(numbered))), constants)
 
     def reward_function(
         self, *, partial: bool = False, max_unscorable_share: float = 0.1

@@ -26,7 +26,7 @@ from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
-from gainrl.tasks.maths.extract import after_question
+from gainrl.tasks.maths.extract import after_question, after_thoughts
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.workers import shared_pool
@@ -35,12 +35,21 @@ _HELD_OUT = 1 / 5
 _WORKER = "gainrl.tasks.reasoning_worker"
 _TIMEOUT = 10.0  # seconds for one answer, making the dataset anew included
 
+_REFUSED = {
+    "composite": "it has no problems of its own; name the dataset that it would draw from",
+    "propositional_logic": "its scorer takes any consequence of the premises, and '(P ∨ Q)' is one in 48 of 60 problems",
+}
+_PROBES = (
+    "nan inf 0 1 2 10 0.5 1/2 -1 True False yes no None x A (P∨Q) [] {} [0] 6*4*1*1 24 north up R 1,2,3 0=0 ()() heads".split()
+)
+
 
 class ReasoningGym(Task):
     """See the module's docstring."""
 
     name = "reasoning-gym"
     template = "reasoning_gym"
+    probes = tuple(f"<answer>{probe}</answer>" for probe in (*_PROBES, "I do not know.", "{question}"))
 
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
         super().__init__(prompt=prompt)
@@ -56,6 +65,8 @@ class ReasoningGym(Task):
                 f"reasoning-gym has no dataset {dataset!r}; the nearest is {near[0]!r} "
                 f"(write reasoning-gym:{near[0]}[:key=value,...])"
             )
+        if dataset in _REFUSED:
+            raise UserError(f"reasoning-gym's dataset {dataset!r} is refused as a task: {_REFUSED[dataset]}")
         fields = {
             field.name: None if field.default in (None, dataclasses.MISSING) else field.default
             for field in dataclasses.fields(DATASETS[dataset][1])
@@ -123,7 +134,7 @@ class ReasoningGym(Task):
 
     def _request(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
         """What the scoring process is asked, or the grade where that needs no scorer."""
-        answer = _answer(after_question(completion, str(row["question"])))
+        answer = _answer(after_thoughts(after_question(completion, str(row["question"]))))
         if not answer:
             return Grade(Status.WRONG, "no text between <answer> tags", share=0.0)
         try:

@@ -20,14 +20,20 @@ import ast
 import base64
 import inspect
 import json
+import operator
 import pickle
 import re
 import sys
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 MEMORY = 4 << 30  # bytes of address space
 _EVALUATES = re.compile(r"(?<![\w.])(?:eval|exec)\s*\(")
 _PARSES = re.compile(r"\b(?:parse_expr|sympify|S)\s*\(")
+_NO_NUMBER = re.compile(r"(?<![A-Za-z])s?(?:nan|inf|infinity)[ij]?(?![A-Za-z])", re.IGNORECASE)
+_ECHO = 12  # characters from which a piece of the question is an echo, if it is not the gold answer
+_LARGEST = 1000  # exponent that a formula may hold
 _LONGEST = 2000  # characters of an answer that is evaluated
 _FORMULA = (
     ast.Expression, ast.BinOp, ast.UnaryOp, ast.Constant, ast.Name, ast.Load, ast.Call, ast.Add, ast.Sub, ast.Mult,
@@ -71,9 +77,20 @@ def _is_formula(text: str) -> bool:
             False  # sympy rewrites the tokens before it evaluates them; what Python ignores goes no further than here
         )
     try:
-        return all(map(_allowed, ast.walk(ast.parse(text, mode="eval"))))
+        nodes = list(ast.walk(ast.parse(text.replace("^", "**"), mode="eval")))
+        powers = [node.right for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
+        return all(map(_allowed, nodes)) and not any(map(_is_large, powers))
     except (SyntaxError, ValueError, MemoryError, RecursionError):
         return False
+
+
+def _is_large(exponent: ast.AST) -> bool:
+    """Whether carrying out a power may take for ever: 9**9**9, x**100000."""
+    return any(
+        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
+        or isinstance(node, ast.Constant) and abs(node.value) > _LARGEST
+        for node in ast.walk(exponent)
+    )  # fmt: skip
 
 
 def _allowed(node: ast.AST) -> bool:
@@ -87,10 +104,95 @@ def _allowed(node: ast.AST) -> bool:
 
 
 def score(data: Any, entry: dict[str, Any], answer: str) -> float:
-    """The share in [0, 1] of one answer, by the dataset's own scorer."""
-    if answer != entry["answer"] and not harmless(answer, way(sys.modules[type(data).__module__])):
+    """The share in [0, 1] of one answer, by the dataset's own scorer and the checks of this module.
+
+    0 for what is no answer, and for an answer that the scorer cannot take where it can take the gold answer.
+    """
+    gold = entry.get("answer")
+    if answer != gold and (_is_none(answer, entry) or not harmless(answer, way(sys.modules[type(data).__module__]))):
         return 0.0
-    return max(0.0, min(1.0, float(data.score_answer(answer, entry))))
+    try:
+        share = float(data.score_answer(answer, entry))
+    except Exception:
+        if answer == gold:
+            raise
+        if isinstance(gold, str):
+            data.score_answer(gold, entry)  # raises where the fault is the dataset's
+        return 0.0
+    if answer != gold and share >= 1.0 and not _believed(data, entry, answer):
+        return 0.0
+    return max(0.0, min(share, 1.0)) if share == share else 0.0
+
+
+def _is_none(answer: str, entry: dict[str, Any]) -> bool:
+    """Whether a text is no answer: no number where numbers are meant, or the question over again."""
+    if _NO_NUMBER.search(answer) and not _NO_NUMBER.search(str(entry.get("answer"))):
+        return True
+    question, text = _plain(str(entry.get("question"))), _plain(answer)
+    return len(text) > _ECHO and (text in question or question in text)
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def _believed(data: Any, entry: dict[str, Any], answer: str) -> bool:
+    """Whether a full score means a right answer: the dataset's own check here, and no decoy that scores as much."""
+    name = (entry.get("metadata") or {}).get("source_dataset")
+    if name in _CHECKS and not _CHECKS[name](entry, answer):
+        return False
+    for decoy in _DECOYS:
+        try:
+            taken = float(data.score_answer(decoy, entry)) >= 1.0
+        except Exception:
+            continue
+        if taken:
+            return _plain(answer) == _plain(str(entry.get("answer")))
+    return True
+
+
+def _literal(entry: dict[str, Any], answer: str) -> bool:
+    return answer.strip() == str(entry["answer"]).strip()
+
+
+def _relative(entry: dict[str, Any], answer: str) -> bool:
+    gold = Fraction(str(entry["answer"]).replace(",", ""))
+    return abs(Fraction(answer.replace(",", "")) - gold) <= abs(gold) / 100
+
+
+def _target(entry: dict[str, Any], answer: str) -> bool:
+    """Whether whole numbers and + - * / give the target exactly, with each of the numbers used once."""
+    about = entry["metadata"]
+    if re.fullmatch(r"[\d+\-*/() \t]+", answer) is None or "**" in answer or "//" in answer:
+        return False
+    try:
+        tree = ast.parse(answer.strip(), mode="eval").body
+        numbers = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        return sorted(numbers) == sorted(about["numbers"]) and _exact(tree) == about.get("target", 24)
+    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return False
+
+
+def _exact(node: ast.AST) -> Fraction:
+    if isinstance(node, ast.Constant) and type(node.value) is int:
+        return Fraction(node.value)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+        return -_exact(node.operand) if isinstance(node.op, ast.USub) else _exact(node.operand)
+    if isinstance(node, ast.BinOp) and type(node.op) in _STEPS:
+        return _STEPS[type(node.op)](_exact(node.left), _exact(node.right))
+    raise ValueError("another operation")
+
+
+_STEPS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
+}  # fmt: skip
+_CHECKS: dict[str, Callable[[dict[str, Any], str], bool]] = {
+    "coin_flip": _relative,  # its own takes 0 for what is small, and 15 for 1
+    "countdown": _target,  # its own scorer counts 5e2 as none of the numbers, and takes what is nearly right
+    "game_of_life_halting": _literal,  # its own takes any text for True
+    "puzzle24": _target,  # its own takes any four numbers
+}
+_DECOYS = ("qzv no answer", "-98765.4321")
 
 
 def prepare() -> str:
