@@ -11,7 +11,7 @@ import functools
 import hashlib
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -23,26 +23,20 @@ Value = Any  # Fraction, mpf or mpc
 
 _BITS = 200_000  # of an exact result
 _PLACES = 6  # decimals, and digits, from which a rounded value stands for an exact one
-_TEXTS = {
-    "no solution": ("set", ()), "no solutions": ("set", ()), "empty set": ("set", ()), "no real solutions": ("set", ()),
-    "all real numbers": ("reals",), "all reals": ("reals",), "real numbers": ("reals",), "all real x": ("reals",),
-    "all real values": ("reals",), "set of all real numbers": ("reals",), "set of real numbers": ("reals",),
-}  # fmt: skip
-Interval = tuple[Value, bool, Value, bool]
+_MINUS: Node = ("num", Fraction(-1), "-1")
+_TEXTS: dict[str, Node] = {
+    **dict.fromkeys(("no solution", "no solutions", "empty set", "no real solutions"), ("set", ())),
+    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x", "all real values"), ("reals",)),
+    **dict.fromkeys(("set of all real numbers", "set of real numbers"), ("reals",)),
+}
 
 
 class Undefined(ArithmeticError):
-    """The expression has no value."""
-
-
-class TooLarge(ArithmeticError):
-    """Its value would take too long to compute."""
+    """The expression has no value, or none that could be computed in a moment."""
 
 
 def _mp(value: Value) -> Any:
-    if isinstance(value, Fraction):
-        return mpmath.mpf(value.numerator) / value.denominator
-    return value
+    return mpmath.mpf(value.numerator) / value.denominator if isinstance(value, Fraction) else value
 
 
 def evaluate(node: Node, point: dict[str, Value], real: bool = False) -> Value:
@@ -51,19 +45,18 @@ def evaluate(node: Node, point: dict[str, Value], real: bool = False) -> Value:
     if kind == "num":
         return node[1]
     if kind == "sym":
-        if node[1] in point:
-            return point[node[1]]
-        if node[1] in ("i", "e"):
-            return mpmath.mpc(0, 1) if node[1] == "i" else mpmath.e + 0
-        raise Unreadable(f"no value for {node[1]}")
-    if kind in ("paren", "unit"):
+        constant = {"i": mpmath.mpc(0, 1), "e": mpmath.e + 0}
+        if node[1] not in point and node[1] not in constant:
+            raise Unreadable(f"no value for {node[1]}")
+        return point.get(node[1], constant.get(node[1]))
+    if kind in ("paren", "unit", "letter"):
         return evaluate(node[1], point, real)
     if kind == "percent":
         return evaluate(node[1], point, real) / 100
     if kind == "inf":
         return mpmath.inf
-    if kind in ("aside", "letter"):
-        return evaluate(plain(node) if kind == "aside" else node[1], point, real)
+    if kind == "aside":
+        return evaluate(plain(node), point, real)
     if kind in ("add", "mul"):
         total = evaluate(node[1], point, real)
         for part in node[2:]:
@@ -71,83 +64,67 @@ def evaluate(node: Node, point: dict[str, Value], real: bool = False) -> Value:
             if not (isinstance(total, Fraction) and isinstance(other, Fraction)):
                 total, other = _mp(total), _mp(other)
             total = total + other if kind == "add" else total * other
-            if isinstance(total, Fraction) and total.numerator.bit_length() + total.denominator.bit_length() > _BITS:
-                raise TooLarge("a number of too many digits")
-        return _finite(total)
+        return _settled(total)
     if kind == "pow":
         return _power(evaluate(node[1], point, real), evaluate(node[2], point, real), real)
     if kind == "call":
-        return _finite(_call(node[1], [evaluate(part, point, real) for part in node[2:]], real))
+        try:
+            return _settled(_call(node[1], [evaluate(part, point, real) for part in node[2:]], real))
+        except (ValueError, ZeroDivisionError, OverflowError) as error:
+            raise Undefined(str(error)) from error
     raise Unreadable(f"a {kind} has no value")
 
 
-def _finite(value: Value) -> Value:
-    if not isinstance(value, Fraction) and mpmath.isnan(value):
+def _settled(value: Value) -> Value:
+    if isinstance(value, Fraction):
+        if value.numerator.bit_length() + value.denominator.bit_length() > _BITS:
+            raise Undefined("a number of too many digits")
+    elif mpmath.isnan(value):
         raise Undefined("no number")
     return value
 
 
+def _negative(value: Value) -> bool:
+    return not isinstance(value, mpmath.mpc) and bool(value < 0)
+
+
 def _power(base: Value, exponent: Value, real: bool) -> Value:
-    if isinstance(exponent, Fraction) and isinstance(base, Fraction):
-        if base == 0 and exponent < 0:
+    if base == 0 and (isinstance(exponent, mpmath.mpc) or exponent <= 0):
+        if exponent != 0:
             raise Undefined("a division by zero")
-        if exponent.denominator == 1:
-            size = max(abs(base.numerator).bit_length(), base.denominator.bit_length()) - (abs(base) == 1)
-            if size * abs(exponent) > _BITS:
-                raise TooLarge("too large a power")
-            return base ** int(exponent)
-        if exponent.denominator > 1000:
-            if base < 0 and real:
-                raise Undefined("a power of a negative number")
-            return _mp(base) ** _mp(exponent)
-        return _root(_power(base, Fraction(exponent.numerator), real), exponent.denominator, real)
-    x, y = _mp(base), _mp(exponent)
-    if mpmath.isinf(x) or mpmath.isinf(y):
+        return Fraction(1)
+    if mpmath.isinf(_mp(base)) or mpmath.isinf(_mp(exponent)):
         raise Undefined("a power of infinity")
-    if x == 0:
-        if mpmath.re(y) <= 0:
-            raise Undefined("a division by zero")
-        return mpmath.mpf(0)
-    if abs(y) * (abs(mpmath.log(abs(x))) + 4) > 10**6:
-        raise TooLarge("too large a power")
-    if isinstance(exponent, Fraction) and isinstance(x, mpmath.mpf) and x < 0:
-        if exponent.denominator == 1:
-            return x ** int(exponent)
-        return _root(x**exponent.numerator, exponent.denominator, real)
-    if real and isinstance(x, mpmath.mpf) and x < 0:
+    if base != 0 and abs(_mp(exponent)) * (abs(mpmath.log(abs(_mp(base)))) + (0 if abs(base) == 1 else 1)) > _BITS:
+        raise Undefined("too large a power")
+    if isinstance(exponent, Fraction) and exponent.denominator < 1000:
+        power = base ** exponent.numerator if isinstance(base, Fraction) else _mp(base) ** exponent.numerator
+        return _root(power, exponent.denominator, real)
+    if real and _negative(base):
         raise Undefined("a power of a negative number")
-    return x**y
+    return _mp(base) ** _mp(exponent)
 
 
 def _root(value: Value, index: int, real: bool) -> Value:
     """The real root where there is one, exact where it is rational."""
-    if index > 1000:
-        raise TooLarge("too high a root")
-    negative = not isinstance(value, mpmath.mpc) and value < 0
-    if negative and index % 2:
+    if index == 1:
+        return value
+    if _negative(value) and index % 2:
         return -_root(-value, index, real)
-    if negative and real:
+    if _negative(value) and real:
         raise Undefined("a root of a negative number")
-    if isinstance(value, Fraction) and not negative:
-        top, bottom = (_whole_root(part, index) for part in (value.numerator, value.denominator))
-        if top**index == value.numerator and bottom**index == value.denominator:
-            return Fraction(top, bottom)
-    return mpmath.root(_mp(value), index) if not negative else mpmath.mpc(_mp(value)) ** (mpmath.mpf(1) / index)
-
-
-def _whole_root(number: int, index: int) -> int:
-    if index == 2:
-        return math.isqrt(number)
-    low, high = 0, 1 << (number.bit_length() // index + 1)
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if middle**index <= number else (low, middle - 1)
-    return low
+    if isinstance(value, Fraction) and value >= 0 and index < 100:
+        with mpmath.workdps(value.numerator.bit_length() // 3 + value.denominator.bit_length() // 3 + 20):
+            parts = (value.numerator, value.denominator)
+            exact = Fraction(*(int(mpmath.nint(mpmath.root(part, index))) for part in parts))
+        if exact**index == value:
+            return exact
+    return mpmath.root(mpmath.mpmathify(_mp(value)), index)
 
 
 def _whole(value: Value) -> int:
-    if not isinstance(value, Fraction) or value.denominator != 1:
-        raise Undefined("no integer")
+    if not isinstance(value, Fraction) or value.denominator != 1 or abs(value) > 10**6:
+        raise Undefined("no integer of a moderate size")
     return int(value)
 
 
@@ -155,70 +132,46 @@ def _call(name: str, values: list[Value], real: bool) -> Value:
     if name == "pi":
         return mpmath.pi + 0
     first = values[0]
+    exact = all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values)
     if name == "degree":
         return _mp(first) * mpmath.pi / 180
     if name == "abs":
         return abs(first)
     if name == "root":
-        index = _whole(values[1])
-        if index < 2:
+        if (index := _whole(values[1])) < 2:
             raise Undefined("no root")
         return _root(first, index, real)
     if name in ("floor", "ceil"):
         if isinstance(first, Fraction):
-            return Fraction(math.floor(first) if name == "floor" else math.ceil(first))
-        if isinstance(first, mpmath.mpc) or mpmath.isinf(first):
-            raise Undefined("no real number")
-        return Fraction(int(mpmath.floor(first) if name == "floor" else mpmath.ceil(first)))
+            return Fraction(getattr(math, name)(first))
+        return Fraction(int(getattr(mpmath, name)(first)))
     if name in ("gcd", "lcm"):
         return Fraction(getattr(math, name)(*map(_whole, values)))
     if name in ("max", "min"):
         return (max if name == "max" else min)(values, key=_mp)
-    if name == "factorial":
-        if isinstance(first, Fraction) and first.denominator == 1 and first >= 0:
-            if first > 10_000:
-                raise TooLarge("too large a factorial")
-            return Fraction(math.factorial(int(first)))
-        return _special(mpmath.factorial, first)
-    if name == "binom":
-        if all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values):
-            if min(int(values[1]), int(values[0] - values[1])) > 5000 or values[0] > 10**9:
-                raise TooLarge("too large a binomial coefficient")
-            return Fraction(math.comb(*map(int, values)))
-        return _special(mpmath.binomial, *values)
+    if name in ("factorial", "binom"):
+        if max(abs(_mp(value)) for value in values) > (10**4 if name == "factorial" or not exact else 10**5):
+            raise Undefined("too large a factorial")
+        if exact:
+            return Fraction(math.factorial(int(first)) if name == "factorial" else math.comb(*map(int, values)))
+        return getattr(mpmath, name if name == "factorial" else "binomial")(*map(_mp, values))
     if name in ("ln", "log", "lg"):
-        base = Fraction(10) if len(values) == 1 else values[1]
-        if any(value == 0 or (real and not isinstance(value, mpmath.mpc) and value < 0) for value in (first, base)):
-            raise Undefined("a logarithm of no positive number")
-        return mpmath.log(_mp(first)) if name == "ln" else _logarithm(first, base)
+        return _logarithm(first, mpmath.e + 0 if name == "ln" else Fraction(10) if len(values) == 1 else values[1], real)
     if name == "exp":
         return _power(mpmath.e + 0, first, real)
-    x = _mp(first)
-    if abs(x) > 10**9 or mpmath.isinf(x):
-        raise TooLarge(f"too large an argument of {name}")
-    if name in ("arcsin", "arccos", "arctan"):
-        result = getattr(mpmath, name.replace("arc", "a"))(x)
-        if real and isinstance(result, mpmath.mpc):
-            raise Undefined(f"{name} outside its domain")
-        return result
-    result = getattr(mpmath, name)(x)
-    if abs(result) > mpmath.mpf(10) ** (mpmath.mp.dps // 2) and name in ("tan", "cot", "sec", "csc"):
-        raise Undefined(f"a pole of {name}")
+    if abs(x := _mp(first)) > 10**9:
+        raise Undefined(f"too large an argument of {name}")
+    result = getattr(mpmath, name.replace("arc", "a"))(x)
+    if (real and isinstance(result, mpmath.mpc) and not isinstance(x, mpmath.mpc)) or (
+        name in ("tan", "cot", "sec", "csc") and abs(result) > mpmath.mpf(10) ** (mpmath.mp.dps // 2)
+    ):
+        raise Undefined(f"{name} has no value there")
     return result
 
 
-def _special(function: Any, *values: Value) -> Value:
-    try:
-        if any(abs(_mp(value)) > 10**4 for value in values):
-            raise TooLarge("too large an argument")
-        return function(*map(_mp, values))
-    except (ValueError, ZeroDivisionError) as error:
-        raise Undefined(str(error)) from error
-
-
-def _logarithm(value: Value, base: Value) -> Value:
-    if base == 1:
-        raise Undefined("a logarithm to the base 1")
+def _logarithm(value: Value, base: Value, real: bool) -> Value:
+    if value == 0 or base in (0, 1) or (real and (_negative(value) or _negative(base))):
+        raise Undefined("a logarithm of no positive number")
     result = mpmath.log(_mp(value)) / mpmath.log(_mp(base))
     if isinstance(value, Fraction) and isinstance(base, Fraction) and isinstance(result, mpmath.mpf):
         near = Fraction(int(mpmath.nint(result * 6)), 6)  # log_4 8 is 3/2
@@ -230,15 +183,18 @@ def _logarithm(value: Value, base: Value) -> Value:
 # expressions
 
 
+def _any(node: Any, test: Callable[[Node], bool]) -> bool:
+    """Whether a part of the tree passes the test."""
+    return isinstance(node, tuple) and (test(node) or any(_any(part, test) for part in node))
+
+
 def symbols(node: Any) -> set[str]:
     """The names that need values."""
     if not isinstance(node, tuple) or not node:
         return set()
     if node[0] == "sym":
-        return set() if node[1] in ("i", "e") else {node[1]}
-    if node[0] == "letter":
-        return symbols(node[1])
-    return set().union(*(symbols(part) for part in node[1:])) if isinstance(node[0], str) else set().union(*map(symbols, node))
+        return {node[1]} - {"i", "e"}
+    return set().union(*map(symbols, node[1:2] if node[0] == "letter" else node))
 
 
 def _points(names: set[str]) -> Iterator[dict[str, Value]]:
@@ -248,24 +204,22 @@ def _points(names: set[str]) -> Iterator[dict[str, Value]]:
         for name in names:
             digest = hashlib.sha256(f"{number}:{name}".encode()).digest()
             size = Fraction(int.from_bytes(digest[:4]) % 9973 + 311, 3019)
-            if number >= 8:
-                point[name] = Fraction(digest[0] % 7 + 2 + 7 * (number - 8))
-            else:
-                point[name] = -size if number >= 3 and digest[5] % 2 else size
+            sign = -1 if number >= 3 and digest[5] % 2 else 1
+            point[name] = sign * size if number < 8 else Fraction(digest[0] % 7 + 2 + 7 * (number - 8))
         yield point
 
 
-def zero(difference: Any, top: int = 400) -> bool:
-    """Whether `difference()`, computed at growing precisions, is nothing but rounding."""
+def _zero(difference: Callable[[], Value], most: int) -> bool:
+    """Whether a difference, computed at growing precisions, is nothing but rounding."""
     sizes = []
-    for digits in (50, 120, top):
+    for digits in (50, 120, most):
         with mpmath.workdps(digits):
             value = difference()
             if isinstance(value, Fraction):
                 return value == 0
             sizes.append(abs(value))
-    least = mpmath.mpf(10)
-    return bool(sizes[2] <= max(sizes[:2]) * least**-60 or (not any(sizes[:2]) and sizes[2] < least ** (20 - top)))
+    ten = mpmath.mpf(10)
+    return bool(sizes[2] <= max(sizes[:2]) * ten**-60 or (not any(sizes[:2]) and sizes[2] < ten ** (20 - most)))
 
 
 def _gap(a: Node, b: Node, point: dict[str, Value], real: bool) -> Value:
@@ -273,21 +227,17 @@ def _gap(a: Node, b: Node, point: dict[str, Value], real: bool) -> Value:
     if isinstance(x, Fraction) and isinstance(y, Fraction):
         return x - y
     x, y = _mp(x), _mp(y)
-    if mpmath.isinf(x) or mpmath.isinf(y):
-        return Fraction(int(x != y))
-    return x - y
+    return Fraction(int(x != y)) if mpmath.isinf(x) or mpmath.isinf(y) else x - y
 
 
 def equal(a: Node, b: Node) -> bool:
     """Whether two expressions have the same value wherever both have one."""
-    names = symbols(a) | symbols(b)
-    if not names:
-        return zero(lambda: _gap(a, b, {}, False))
-    complexes = _mentions(a, "i") or _mentions(b, "i")
-    held = 0
+    if not (names := symbols(a) | symbols(b)):
+        return _zero(lambda: _gap(a, b, {}, False), 400)
+    real, held = not _any((a, b), lambda node: node[:2] == ("sym", "i")), 0
     for point in _points(names):
         try:
-            if not zero(functools.partial(_gap, a, b, point, not complexes), 220):
+            if not _zero(functools.partial(_gap, a, b, point, real), 220):
                 return False
             held += 1
         except Undefined:
@@ -297,59 +247,35 @@ def equal(a: Node, b: Node) -> bool:
     return True
 
 
-def _mentions(node: Any, name: str) -> bool:
-    return isinstance(node, tuple) and (node[:2] == ("sym", name) or any(_mentions(part, name) for part in node))
-
-
-def close(exact: Node, rounded: Node) -> bool:
-    """Whether a decimal is the rounded or cut value of a constant (or equal to it), with six digits at least."""
+def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
+    """Whether a decimal is the rounded or cut value of a constant; `strict` asks for six digits and a decimal point."""
     rounded = _bare(rounded)
-    written = rounded[2] if rounded[0] == "num" else ""
-    match = re.fullmatch(r"-?0*(\d*)\.(\d+)", written)
-    value = evaluate(exact, {})
-    if isinstance(value, Fraction) and (value.denominator == 1 or match is None):
-        return False
-    if match is None or isinstance(value, mpmath.mpc):
+    match = re.fullmatch(r"-?0*(\d*)\.?(\d*)", rounded[2]) if rounded[0] == "num" else None
+    if match is None or symbols(exact):
         return False
     places, digits = len(match[2]), len((match[1] + match[2]).lstrip("0"))
-    if digits < _PLACES or (places < _PLACES and digits < _PLACES + 2):
-        return False
     with mpmath.workdps(80):
-        found = _mp(rounded[1])
-        error = abs(_mp(evaluate(exact, {})) - found)
-        unit = mpmath.mpf(10) ** -places
-        cut = error < unit and abs(found) <= abs(_mp(value))
-        return bool(error <= unit / 2 * (1 + mpmath.mpf(10) ** -20) or cut or error <= abs(found) * mpmath.mpf(10) ** -13)
-
-
-def near(exact: Node, rounded: Node) -> bool:
-    """Whether a decimal beside an exact value, as in `sqrt(2) ≈ 1.41`, is what it rounds to at all."""
-    rounded = _bare(rounded)
-    if rounded[0] != "num" or symbols(exact):
-        return False
-    with mpmath.workdps(60):
-        value = _mp(evaluate(exact, {}))
-        places = len(rounded[2].partition(".")[2])
-        return not isinstance(value, mpmath.mpc) and bool(abs(value - _mp(rounded[1])) < mpmath.mpf(10) ** -places)
+        value = evaluate(exact, {})
+        if isinstance(value, mpmath.mpc) or (strict and isinstance(value, Fraction) and value.denominator == 1):
+            return False
+        if strict and (not places or digits < _PLACES or (places < _PLACES and digits < _PLACES + 2)):
+            return False
+        found, ten = _mp(rounded[1]), mpmath.mpf(10)
+        error, unit = abs(_mp(value) - found), ten**-places
+        cut = error < unit and (abs(found) <= abs(_mp(value)) or not strict)
+        return bool(error <= unit / 2 * (1 + ten**-20) or cut or error <= abs(found) * ten**-13)
 
 
 def plain(node: Node) -> Node:
     """`3/4 (0.75)` without its aside; a product where the two differ."""
     _, before, inside = node
-    if not symbols(before) and not symbols(inside) and before != inside and (equal(before, inside) or near(before, inside)):
+    if before != inside and not symbols((before, inside)) and (equal(before, inside) or close(before, inside, False)):
         return before
     return ("mul", before, inside)
 
 
-def choices(node: Node) -> list[Node]:
-    """What plus-or-minus stands for: one expression, or two."""
-    if not _has_sign(node):
-        return [node]
-    return [_signed(node, upper) for upper in (True, False)]
-
-
 def _has_sign(node: Any) -> bool:
-    return isinstance(node, tuple) and (node[:1] == ("pm",) or any(_has_sign(part) for part in node))
+    return _any(node, lambda part: part[:1] == ("pm",))
 
 
 def _signed(node: Any, upper: bool) -> Any:
@@ -357,54 +283,23 @@ def _signed(node: Any, upper: bool) -> Any:
         return node
     if node[:1] == ("pm",):
         inside = _signed(node[2], upper)
-        return inside if (node[1] == "pm") == upper else ("mul", ("num", Fraction(-1), "-1"), inside)
+        return inside if (node[1] == "pm") == upper else ("mul", _MINUS, inside)
     return tuple(_signed(part, upper) for part in node)
 
 
-# answers
-
-
-def _bare(node: Node) -> Node:
-    while node[0] == "paren" or (node[0] == "aside" and plain(node) is node[1]):
-        node = node[1]
-    if node[0] == "text":
-        words = re.sub(r"^(?:the|an?) ", "", node[1].lower())
-        return _TEXTS.get(words, ("text", words))
-    return node
+# the question
 
 
 class Asked:
     """What the question lets an answer say: percentages, a base, values of its own formulas."""
 
     def __init__(self, question: str):
-        self.question = question
+        self.question = pieces(question)
         self.percent = re.search(r"percent|%", question, re.IGNORECASE) is not None
         self.base = re.search(r"\b(?:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question, re.IGNORECASE) is not None
-
-    @functools.cached_property
-    def formulas(self) -> set[Any]:
-        """The formulas of the question and their sides, each as `form`."""
-        found = set()
-        for match in _FORMULA.finditer(self.question):
-            text = next(part for part in match.groups() if part is not None)
-            for part in {text, *re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(",")}:
-                try:
-                    found.add(form(read(part)))
-                except (Unreadable, ArithmeticError, RecursionError):
-                    continue
-        return found
-
-    @functools.cached_property
-    def whole(self) -> set[Any]:
-        """The formulas that stand alone, which the question may ask to be worked out."""
-        found = set()
-        for match in _FORMULA.finditer(self.question):
-            text = next(part for part in match.groups() if part is not None)
-            try:
-                found.add(form(read(text)))
-            except (Unreadable, ArithmeticError, RecursionError):
-                continue
-        return found
+        found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
+        sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
+        self.whole, self.formulas = _forms(found), _forms([*found, *sides])
 
     def shows(self, answer: Node) -> bool:
         """Whether the answer stands in the question as a formula or as a side of one."""
@@ -413,14 +308,25 @@ class Asked:
     def spells(self, answer: str) -> bool:
         """Whether the answer's text stands in the question's."""
         text = pieces(answer)
-        return bool(text) and f" {text} " in f" {pieces(self.question)} "
+        return bool(text) and f" {text} " in f" {self.question} "
 
 
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
+def _forms(texts: list[str]) -> set[Any]:
+    found = set()
+    for text in texts:
+        try:
+            found.add(form(read(text)))
+        except (Unreadable, ArithmeticError, RecursionError):
+            continue
+    return found
+
+
 @functools.lru_cache(64)
 def asked(question: str) -> Asked:
+    """What a question asks, remembered."""
     return Asked(question)
 
 
@@ -446,12 +352,19 @@ def form(node: Any) -> Any:
         return (node[0], *sorted(parts[1:], key=repr))
     if node[0] in ("list", "set"):
         return ("list", tuple(sorted(parts[1], key=repr)))
-    if node[0] == "tuple":
-        return ("tuple", parts[3])
-    return tuple(parts)
+    return ("tuple", parts[3]) if node[0] == "tuple" else tuple(parts)
 
 
-_UNIT_ALIKE = {"sq": "", "": ""}
+# answers
+
+
+def _bare(node: Node) -> Node:
+    while node[0] == "paren" or (node[0] == "aside" and plain(node) is node[1]):
+        node = node[1]
+    if node[0] == "text":
+        words = re.sub(r"^(?:the|an?) ", "", node[1].lower())
+        return _TEXTS.get(words, ("text", words))
+    return node
 
 
 def _without_unit(node: Node) -> tuple[Node, str]:
@@ -459,106 +372,92 @@ def _without_unit(node: Node) -> tuple[Node, str]:
     if node[0] == "unit":
         inner, unit = _without_unit(node[1])
         return inner, node[2] or unit
-    if node[:2] == ("call", "degree"):
-        return _bare(node[2]), "deg"
-    return node, ""
+    return (_bare(node[2]), "deg") if node[:2] == ("call", "degree") else (node, "")
 
 
 def same(gold: Node, answer: Node, ask: Asked) -> bool:
-    """Whether two answers mean the same.  Raises `Unreadable`, `Undefined` or `TooLarge` where that cannot be found."""
+    """Whether two answers mean the same.  Raises `Unreadable` or `Undefined` where that cannot be found."""
     gold, answer = _bare(gold), _bare(answer)
     if "letter" in (gold[0], answer[0]):  # a letter after a number is a unit, unless the other side knows it as a symbol
         known = symbols(answer if gold[0] == "letter" else gold)
         gold, answer = (node if node[0] != "letter" else node[1 if symbols(node) & known else 2] for node in (gold, answer))
-    if "chain" in (gold[0], answer[0]) and not _relational(gold) and not _relational(answer):
+    if "chain" in (gold[0], answer[0]) and not _is_inequality(gold) and not _is_inequality(answer):
         return _same_chains(gold, answer, ask)
     (gold, unit), (answer, other) = _without_unit(gold), _without_unit(answer)
+    kinds = {gold[0], answer[0]}
     if unit and other and unit != other:
         return False
-    if gold[0] == "percent" or answer[0] == "percent":
-        return _same_percent(gold, answer, ask)
-    for kind, compare in (("based", _same_based), ("colon", _same_colons), ("matrix", _same_matrices)):
-        if kind in (gold[0], answer[0]):
-            return bool(compare(gold, answer, ask))
-    if "text" in (gold[0], answer[0]) or "name" in (gold[0], answer[0]):
+    for kind, compare in _KINDS.items():
+        if kind in kinds:
+            return compare(gold, answer, ask)
+    if kinds & {"text", "name"}:
         return gold == answer
     if _is_region(gold) or _is_region(answer):
         return _same_regions(gold, answer)
-    lists = _items(gold), _items(answer)
-    if lists[0] is not None or lists[1] is not None:
-        return _same_lists(gold, answer, lists, ask)
-    if "sym" in (gold[0], answer[0]) and gold[0] == answer[0]:
-        return bool(gold == answer)
-    return equal(gold, answer) or (not symbols(gold) and not symbols(answer) and (close(gold, answer) or close(answer, gold)))
+    if _items(gold) is not None or _items(answer) is not None:
+        return _same_lists(gold, answer, ask)
+    return gold == answer or equal(gold, answer) or close(gold, answer) or close(answer, gold)
 
 
-def _relational(node: Node) -> bool:
-    """Whether it holds an inequality."""
-    return node[0] == "chain" and any(sign not in ("=", "~") for sign in node[2])
+def _safe(gold: Node, answer: Node, ask: Asked) -> bool:
+    try:
+        return same(gold, answer, ask)
+    except Unreadable:
+        return False
 
 
 def _same_percent(gold: Node, answer: Node, ask: Asked) -> bool:
     numbers = [node[1] if node[0] == "percent" else node for node in (gold, answer)]
-    if any(_items(number) is not None for number in numbers):
-        return False
-    if gold[0] == answer[0]:
-        return same(*numbers, ask)  # type: ignore[arg-type]
     if same(numbers[0], numbers[1], ask):
         return True
-    if gold[0] == "percent" or ask.percent:
-        hundredth = ("num", Fraction(1, 100), "")
-        pair = [("mul", n, hundredth) if node[0] == "percent" else n for n, node in zip(numbers, (gold, answer), strict=True)]
-        return equal(pair[0], pair[1])
-    return False
+    if gold[0] == answer[0] or not (gold[0] == "percent" or ask.percent) or any(_items(n) is not None for n in numbers):
+        return False
+    return equal(gold, answer)
 
 
 def _same_based(gold: Node, answer: Node, ask: Asked) -> bool:
     if gold[0] == answer[0]:
         return bool(gold == answer)
     based, other = (gold, answer) if gold[0] == "based" else (answer, gold)
-    digits = other[2] if other[0] == "num" else "".join(map(str, _letters(other))).upper()
-    if based is answer and not ask.base and based[2] != 10:
-        return False
-    return bool(digits.upper() == based[1])
+    digits = other[2] if other[0] == "num" else "".join(_letters(other))
+    return bool(digits.upper() == based[1]) and (based is gold or ask.base or based[2] == 10)
 
 
 def _letters(node: Any) -> list[str]:
-    if isinstance(node, tuple):
-        return [node[2]] if node[0] == "num" else [node[1]] if node[0] == "sym" else [x for p in node[1:] for x in _letters(p)]
-    return []
+    if not isinstance(node, tuple):
+        return []
+    return [node[2]] if node[0] == "num" else [node[1]] if node[0] == "sym" else [x for part in node for x in _letters(part)]
 
 
 def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
     """Clock times by their hours and minutes, ratios by proportion."""
-    if gold[0] == answer[0] == "colon":
+    if gold[0] == answer[0]:
         one, other = (_clock(node) for node in (gold, answer))
         if one and other:
-            if one[0] == other[0]:
-                return not (one[1] and other[1] and one[1] != other[1])
-            return bool(one[1]) != bool(other[1]) and _day(one) == _day(other)
+            if bool(one[1]) != bool(other[1]) and one[0] != other[0]:
+                return _day(one) == _day(other)
+            return one[0] == other[0] and not (one[1] and other[1] and one[1] != other[1])
         if one or other or len(gold[1]) != len(answer[1]):
             return False
         first, second = gold[1], answer[1]
         return all(equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in zip(first[1:], second[1:], strict=True))
     ratio, value = (gold, answer) if gold[0] == "colon" else (answer, gold)
-    if len(ratio) > 2 or len(ratio[1]) != 2 or _is_region(value) or _items(value) is not None or _padded(ratio) or symbols(value):
+    if len(ratio) > 2 or len(ratio[1]) != 2 or value[0] not in ("mul", "num", "add") or symbols(value):
         return False
-    if value[0] == "num" and value[1].denominator == 1:
+    if (value[0] == "num" and value[1].denominator == 1) or re.fullmatch(r"0\d", str(ratio[1][1][-1])):
         return False
-    return equal(("mul", ratio[1][0], ("pow", ratio[1][1], ("num", Fraction(-1), "-1"))), value)
-
-
-def _padded(node: Node) -> bool:
-    return any(part[0] == "num" and re.fullmatch(r"0\d", part[2]) for part in node[1][1:])
+    return equal(("mul", ratio[1][0], ("pow", ratio[1][1], _MINUS)), value)
 
 
 def _clock(node: Node) -> tuple[tuple[Fraction, ...], str] | None:
-    """(hours, minutes, ...) and am or pm, if it is a time of the day."""
-    values = [part for part in node[1] if part[0] == "num"]
-    if len(values) != len(node[1]) or not (len(node) > 2 or all(re.fullmatch(r"\d\d", part[2]) for part in values[1:])):
+    """(hours, minutes, ...) and a or p for am or pm, if it is a time of the day."""
+    named = node[2] if len(node) > 2 else ""
+    if any(part[0] != "num" for part in node[1]):
         return None
-    numbers = tuple(part[1] for part in values)
-    return (numbers, node[2] if len(node) > 2 else "") if all(n < 60 for n in numbers) and numbers[0] <= 24 else None
+    if not named and not all(re.fullmatch(r"\d\d", part[2]) for part in node[1][1:]):
+        return None
+    numbers = tuple(part[1] for part in node[1])
+    return (numbers, named) if all(n < 60 for n in numbers) and numbers[0] <= 24 else None
 
 
 def _day(clock: tuple[tuple[Fraction, ...], str]) -> tuple[Fraction, ...]:
@@ -572,35 +471,36 @@ def _same_matrices(gold: Node, answer: Node, ask: Asked) -> bool:
     return all(same(a, b, ask) for one, other in zip(gold[1], answer[1], strict=True) for a, b in zip(one, other, strict=True))
 
 
+_KINDS: dict[str, Callable[[Node, Node, Asked], bool]] = {
+    "percent": _same_percent, "based": _same_based, "colon": _same_colons, "matrix": _same_matrices
+}  # fmt: skip
+
+
 def _items(node: Node) -> list[Node] | None:
     """The entries of a list, a set, a tuple or a plus-or-minus; None for a single value."""
-    if node[0] in ("list", "set"):
-        return [choice for item in node[1] for choice in choices(item)]
     if node[0] == "tuple":
         return list(node[3])
-    return choices(node) if _has_sign(node) else None
+    if node[0] in ("list", "set"):
+        return [choice for item in node[1] for choice in _items(item) or [item]] if _has_sign(node) else list(node[1])
+    return [_signed(node, True), _signed(node, False)] if _has_sign(node) else None
 
 
-def _same_lists(gold: Node, answer: Node, lists: tuple[list[Node] | None, list[Node] | None], ask: Asked) -> bool:
-    one, other = lists
+def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
+    one, other, kinds = _items(gold), _items(answer), {gold[0], answer[0]}
     if one is None or other is None:
-        single, many = (gold, answer) if one is None else (answer, gold)
-        entries = other if one is None else one
-        if many is gold or many[0] == "tuple" or not entries:
-            return many[0] == "set" and bool(entries) and len(entries or ()) == 1 and same(single, entries[0], ask)  # type: ignore[index]
-        return all(_safe(single, entry, ask) for entry in entries)  # the same in several spellings
-    if gold[0] == "set" or answer[0] == "set":
-        one, other = ([item for k, item in enumerate(part) if not any(_safe(item, x, ask) for x in part[:k])] for part in (one, other))
-    if len(one) != len(other):
+        entries, many = (other, answer) if one is None else (one, gold)
+        single = gold if one is None else answer
+        if not entries or many[0] == "tuple" or ((many is gold or many[0] == "set") and len(entries) > 1):
+            return False
+        # a set of one, or the same in several spellings
+        return (many[0] in ("set", "list")) and all(_safe(single, entry, ask) for entry in entries)
+    if "set" in kinds:
+        one, other = ([x for k, x in enumerate(part) if not any(_safe(x, y, ask) for y in part[:k])] for part in (one, other))
+    if len(one) != len(other) or {"tuple", "set"} <= kinds:
         return False
-    kinds = {gold[0], answer[0]}
     if "tuple" in kinds:
-        if "set" in kinds or any(_has_sign(node) for node in (gold, answer)):
-            return False
-        brackets = [node[1:3] for node in (gold, answer) if node[0] == "tuple"]
-        if len(brackets) == 2 and brackets[0] != brackets[1]:
-            return False
-        if len(brackets) == 1 and brackets[0] != ("(", ")"):
+        brackets = {node[1:3] for node in (gold, answer) if node[0] == "tuple"}
+        if len(brackets) > 1 or (len(kinds) > 1 and (brackets != {("(", ")")} or _has_sign((gold, answer)))):
             return False
         return all(same(a, b, ask) for a, b in zip(one, other, strict=True))
     left = list(other)
@@ -612,13 +512,6 @@ def _same_lists(gold: Node, answer: Node, lists: tuple[list[Node] | None, list[N
     return True
 
 
-def _safe(gold: Node, answer: Node, ask: Asked) -> bool:
-    try:
-        return same(gold, answer, ask)
-    except Unreadable:
-        return False
-
-
 # equations
 
 
@@ -628,29 +521,26 @@ def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
         return node[1], node[2]
     if node[0] != "chain":
         return None, node
-    sides, signs = list(node[1]), list(node[2])
+    sides, signs = list(node[1]), ["=", *node[2]]
     name: Node | None = None
-    if sides[0][0] in ("sym", "name") and sides[0][1] not in ("i", "e"):
-        name = sides.pop(0)
-    elif sides[-1][0] in ("sym", "name") and sides[-1][1] not in ("i", "e"):
-        name = sides.pop()
-    elif symbols(sides[0]) and form(sides[0]) in ask.whole:
-        name = ("name", repr(form(sides.pop(0))))
+    for place in (0, -1):
+        if sides[place][0] in ("sym", "name") and sides[place][1] not in ("i", "e"):
+            name = sides.pop(place)
+            break
     else:
-        signs.insert(0, "")
-    if len(sides) == 1:
-        return name, sides[0]
+        if symbols(sides[0]) and form(sides[0]) in ask.whole:
+            name = ("name", repr(form(sides.pop(0))))
+    signs = signs[-len(sides) :]
     for before, after, sign in zip(sides, sides[1:], signs[1:], strict=False):
         if _items(before) is not None or _items(after) is not None:
             return None
-        rounded = not symbols(before) and not symbols(after) and (near(before, after) or near(after, before))
-        if not equal(*(_without_unit(side)[0] for side in (before, after))) and not (rounded and sign == "~") and not (
-            rounded and (close(before, after) or close(after, before))
-        ):
+        pair = [_without_unit(side)[0] for side in (before, after)]
+        strict = sign != "~"
+        if not equal(*pair) and not close(*pair, strict) and not close(*pair[::-1], strict):  # type: ignore[misc]
             return None
     if name is None and any(symbols(side) for side in sides):
         return None
-    exact = [side for side, sign in zip(sides, ["=", *signs[1:]], strict=False) if sign != "~"]
+    exact = [side for number, side in enumerate(sides) if number == 0 or signs[number] != "~"]
     units = [side for side in sides if _without_unit(side)[1]]
     return name, (units or exact)[-1]
 
@@ -658,30 +548,19 @@ def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
 def _same_chains(gold: Node, answer: Node, ask: Asked) -> bool:
     one, other = _named(gold, ask), _named(answer, ask)
     if one is not None and other is not None:
-        names = [name for name, _ in (one, other) if name is not None and name[0] == "sym"]
-        if len(names) == 2 and names[0] != names[1]:
-            return gold[0] == answer[0] and _same_equations(gold, answer)
-        return _safe(one[1], other[1], ask)
-    if gold[0] == answer[0] == "chain" and len(gold[1]) == len(answer[1]) == 2:
-        return _same_equations(gold, answer)
-    return False
-
-
-def _same_equations(gold: Node, answer: Node) -> bool:
-    """Whether the differences of the sides are each other's multiple."""
-    if len(gold[1]) != 2 or len(answer[1]) != 2 or gold[2] != ("=",) or answer[2] != ("=",):
+        names = {name for name, _ in (one, other) if name is not None and name[0] == "sym"}
+        if len(names) < 2:
+            return _safe(one[1], other[1], ask)
+    if gold[0] != answer[0] or not gold[2] == answer[2] == ("=",):
         return False
-    minus = ("num", Fraction(-1), "-1")
-    one, other = (("add", node[1][0], ("mul", minus, node[1][1])) for node in (gold, answer))
-    if symbols(one) != symbols(other) or not symbols(one):
-        return False
-    return _proportional(one, other) is not None
+    return _multiple(*(("add", node[1][0], ("mul", _MINUS, node[1][1])) for node in (gold, answer))) is not None
 
 
-def _proportional(one: Node, other: Node) -> Any:
+def _multiple(one: Node, other: Node) -> Any:
     """The constant that `one` is of `other`, if it is one."""
-    first: Any = None
-    held = 0
+    first, held = None, 0
+    if symbols(one) != symbols(other):
+        return None
     for point in _points(symbols(one)):
         try:
             with mpmath.workdps(80):
@@ -702,14 +581,14 @@ def _proportional(one: Node, other: Node) -> Any:
 # regions of the real line
 
 
+def _is_inequality(node: Node) -> bool:
+    return node[0] == "chain" and any(sign not in ("=", "~") for sign in node[2])
+
+
 def _is_region(node: Node) -> bool:
-    if node[0] in ("union", "cap", "minus", "element", "builder", "reals", "or", "and") or _relational(node):
+    if node[0] in ("union", "cap", "minus", "element", "builder", "reals", "or", "and") or _is_inequality(node):
         return True
-    return node[0] == "tuple" and len(node[3]) == 2 and any(_mentions_infinity(item) for item in node[3])
-
-
-def _mentions_infinity(node: Any) -> bool:
-    return isinstance(node, tuple) and (node[:1] == ("inf",) or any(_mentions_infinity(part) for part in node))
+    return node[0] == "tuple" and len(node[3]) == 2 and _any(node, lambda part: part[:1] == ("inf",))
 
 
 def _same_regions(gold: Node, answer: Node) -> bool:
@@ -718,192 +597,92 @@ def _same_regions(gold: Node, answer: Node) -> bool:
         return False
     if max(map(len, names)) > 1:
         return _same_inequalities(gold, answer)
-    with mpmath.workdps(60):
-        return _alike(region(gold), region(answer))
-
-
-def _alike(one: list[Interval], other: list[Interval]) -> bool:
-    return len(one) == len(other) and all(
-        a[1] == b[1] and a[3] == b[3] and _matches(a[0], b[0]) and _matches(a[2], b[2])
-        for a, b in zip(one, other, strict=True)
-    )
-
-
-def _matches(a: Value, b: Value) -> bool:
-    if isinstance(a, Fraction) and isinstance(b, Fraction):
-        return a == b
-    a, b = _mp(a), _mp(b)
-    return bool(a == b or abs(a - b) < abs(a) * mpmath.mpf(10) ** -45)
+    one, other = region(gold), region(answer)
+    return bool(one == other or one.symmetric_difference(other).is_empty)
 
 
 def _variables(node: Node) -> set[str]:
-    if node[0] == "element":
-        return symbols(node[1])
-    if node[0] == "builder":
-        return symbols(node[2])
     if node[0] in ("or", "and"):
         return set().union(*map(_variables, node[1]))
-    return symbols(node) if node[0] == "chain" else set()
+    return symbols(node[{"element": 1, "builder": 2}[node[0]]] if node[0] in ("element", "builder") else node) if (
+        node[0] in ("element", "builder", "chain")
+    ) else set()  # fmt: skip
 
 
 def _same_inequalities(gold: Node, answer: Node) -> bool:
     """Of several variables: the same difference of sides up to a positive factor."""
-    if gold[0] != "chain" or answer[0] != "chain" or len(gold[1]) != 2 or len(answer[1]) != 2:
-        return False
-    minus = ("num", Fraction(-1), "-1")
     found = []
     for node in (gold, answer):
+        if node[0] != "chain" or len(node[1]) != 2 or node[2][0] not in ("<", "<=", ">", ">="):
+            return False
         low, high = node[1] if node[2][0][0] == "<" else node[1][::-1]
-        found.append((("add", low, ("mul", minus, high)), node[2][0].strip("<>")))
-    ratio = _proportional(found[0][0], found[1][0])
-    return ratio is not None and ratio > 0 and found[0][1] == found[1][1] and "!" not in found[0][1]
+        found.append((("add", low, ("mul", _MINUS, high)), len(node[2][0])))
+    ratio = _multiple(found[0][0], found[1][0])
+    return ratio is not None and ratio > 0 and found[0][1] == found[1][1]
 
 
-def region(node: Node) -> list[Interval]:
-    """The intervals, in order, of a set of real numbers."""
-    node = _bare(node)
-    if node[0] == "reals":
-        return [(-mpmath.inf, False, mpmath.inf, False)]
-    if node[0] == "set":
-        return _merged([(value, True, value, True) for item in node[1] for value in [_endpoint(item)]])
-    if node[0] == "tuple" and len(node[3]) == 2:
-        low, high = map(_endpoint, node[3])
-        if _mp(low) > _mp(high):
+def region(node: Node) -> Any:
+    """The set of real numbers that a node describes, as sympy's."""
+    import sympy
+
+    node, reals = _bare(node), sympy.S.Reals
+    kind = node[0]
+    if kind == "reals":
+        return reals
+    if kind in ("set", "list") and all(item[0] != "chain" for item in node[1]):
+        return sympy.FiniteSet(*(_exact(item) for item in node[1]))
+    if kind == "tuple" and len(node[3]) == 2:
+        low, high = map(_exact, node[3])
+        if (low > high) == sympy.true:
             raise Unreadable("an interval that ends before it begins")
-        return _merged([(low, node[1] == "[" and not mpmath.isinf(_mp(low)), high, node[2] == "]" and not mpmath.isinf(_mp(high)))])
-    if node[0] == "union":
-        return _merged([*region(node[1]), *region(node[2])])
-    if node[0] == "cap":
-        return _complement(_merged([*_complement(region(node[1])), *_complement(region(node[2]))]))
-    if node[0] == "minus":
-        return _complement(_merged([*_complement(region(node[1])), *region(node[2])]))
-    if node[0] == "element":
+        return sympy.Interval(low, high, node[1] == "(", node[2] == ")")
+    if kind in ("union", "cap", "minus"):
+        one, other = region(node[1]), region(node[2])
+        return one + other if kind == "union" else one & other if kind == "cap" else one - other
+    if kind == "element":
         return region(node[2])
-    if node[0] == "builder":
-        if node[1][0] == "element":
-            if node[1][2] != ("reals",):
-                raise Unreadable("a set of other numbers than real ones")
-        elif node[1][0] != "sym":
+    if kind == "builder":
+        if node[1][0] != "sym" and not (node[1][0] == "element" and node[1][2] == ("reals",)):
             raise Unreadable("a set of expressions")
         return region(node[2])
-    if node[0] == "or":
-        return _merged([interval for part in node[1] for interval in region(part)])
-    if node[0] == "and":
-        parts = [_complement(region(part)) for part in node[1]]
-        return _complement(_merged([interval for part in parts for interval in part]))
-    if node[0] == "list":
-        return region(("and", node[1])) if all(item[0] == "chain" for item in node[1]) else region(("set", node[1]))
-    if node[0] != "chain":
-        return region(("set", (node,)))
-    steps = [_solved(a, sign, b) for a, sign, b in zip(node[1], node[2], node[1][1:], strict=False)]
-    if len(steps) == 1:
-        return steps[0]
-    return _complement(_merged([interval for step in steps for interval in _complement(step)]))
+    if kind in ("or", "and", "list"):
+        parts = [region(part) for part in node[1]]
+        return functools.reduce(lambda a, b: a + b if kind == "or" else a & b, parts)
+    if kind != "chain":
+        return sympy.FiniteSet(_exact(node))
+    return functools.reduce(
+        lambda a, b: a & b, [_solved(a, s, b) for a, s, b in zip(node[1], node[2], node[1][1:], strict=False)]
+    )
 
 
-def _endpoint(node: Node) -> Value:
-    if symbols(node):
-        raise Unreadable("an endpoint that is no number")
-    value = evaluate(node, {})
-    if isinstance(value, mpmath.mpc):
+def _exact(node: Node) -> Any:
+    value = _to_sympy(node, "", None)
+    if not value.is_extended_real:
         raise Unreadable("an endpoint that is not real")
     return value
 
 
-def _merged(found: list[Interval]) -> list[Interval]:
-    result: list[Interval] = []
-    for low, closed, high, shut in sorted(found, key=lambda part: (_mp(part[0]), not part[1])):
-        if low == high and not (closed and shut):
-            continue
-        if result:
-            before = result[-1]
-            if _mp(low) < _mp(before[2]) or (_matches(low, before[2]) and (closed or before[3])):
-                if _mp(high) > _mp(before[2]) or (high == before[2] and shut):
-                    result[-1] = (before[0], before[1], high, shut or (high == before[2] and before[3]))
-                continue
-        result.append((low, closed, high, shut))
-    return result
-
-
-def _complement(found: list[Interval]) -> list[Interval]:
-    result: list[Interval] = []
-    low: Value = -mpmath.inf
-    closed = False
-    for interval in found:
-        if _mp(interval[0]) > _mp(low) or (closed and not interval[1]):
-            result.append((low, closed, interval[0], not interval[1] and not mpmath.isinf(_mp(interval[0]))))
-        low, closed = interval[2], not interval[3]
-    if not mpmath.isinf(_mp(low)) or low < 0:
-        result.append((low, closed and not mpmath.isinf(_mp(low)), mpmath.inf, False))
-    return [part for part in result if part[0] != part[2] or (part[1] and part[3])]
-
-
-def _solved(left: Node, sign: str, right: Node) -> list[Interval]:
+def _solved(left: Node, sign: str, right: Node) -> Any:
     """Where a relation of one variable holds."""
-    if sign not in ("=", "<", ">", "<=", ">=", "!="):
-        raise Unreadable("a relation of another kind")
-    minus = ("num", Fraction(-1), "-1")
-    left, right = (_without_unit(side)[0] for side in (left, right))
-    if _mentions_infinity(left) or _mentions_infinity(right):
-        if {left[0], right[0]} <= {"sym", "inf", "mul"} and sign in ("<", ">", "<=", ">="):
-            return [(-mpmath.inf, False, mpmath.inf, False)]  # x < infinity
-        raise Unreadable("an infinity")
-    difference = ("add", left, ("mul", minus, right))
-    names = symbols(difference)
-    if len(names) != 1:
-        raise Unreadable("a relation without a variable")
-    name = names.pop()
-
-    def at(x: int) -> Value:
-        return evaluate(difference, {name: Fraction(x)}, True)
-
-    try:
-        values = [at(x) for x in (-41, -2, 0, 1, 3, 57)]
-    except Undefined:
-        return _by_sympy(difference, sign, name)
-    slope, base = _mp(values[3]) - _mp(values[2]), values[2]
-    if slope == 0 or any(
-        abs(_mp(value) - _mp(base) - x * slope) > mpmath.mpf(10) ** -45 * (1 + abs(_mp(value)))
-        for x, value in zip((-41, -2, 0, 1, 3, 57), values, strict=True)
-    ):
-        return _by_sympy(difference, sign, name)
-    root = -(base / (values[3] - base)) if isinstance(base, Fraction) and isinstance(values[3], Fraction) else -_mp(base) / slope
-    if sign == "=":
-        return [(root, True, root, True)]
-    if sign == "!=":
-        return [(-mpmath.inf, False, root, False), (root, False, mpmath.inf, False)]
-    closed = sign.endswith("=")
-    below = (sign[0] == "<") == (slope > 0)
-    return [(-mpmath.inf, False, root, closed)] if below else [(root, closed, mpmath.inf, False)]
-
-
-def _by_sympy(difference: Node, sign: str, name: str) -> list[Interval]:
     import sympy
 
-    x = sympy.Symbol("x", real=True)
-    expression = _to_sympy(difference, name, x)
-    relations: dict[str, Any] = {"=": sympy.Eq, "!=": sympy.Ne, "<": sympy.Lt, ">": sympy.Gt, "<=": sympy.Le, ">=": sympy.Ge}
+    relations: dict[str, Any] = {
+        "=": sympy.Eq, "!=": sympy.Ne, "<": sympy.Lt, ">": sympy.Gt, "<=": sympy.Le, ">=": sympy.Ge
+    }  # fmt: skip
+    names = symbols((left, right))
+    if len(names) != 1 or sign not in relations:
+        raise Unreadable("a relation of another kind")
+    x, name = sympy.Symbol("x", real=True), names.pop()
+    one, other = _to_sympy(left, name, x), _to_sympy(right, name, x)
+    if {one, other} & {sympy.oo, -sympy.oo}:
+        return sympy.S.Reals  # x < infinity
     try:
-        if sign == "!=":
-            return _complement(_by_sympy(difference, "=", name))
-        solved = (
-            sympy.solveset(expression, x, sympy.S.Reals)
-            if sign == "="
-            else sympy.solve_univariate_inequality(relations[sign](expression, 0), x, relational=False)
-        )
+        if sign in ("=", "!="):
+            found = sympy.solveset(one - other, x, sympy.S.Reals)
+            return found if sign == "=" else sympy.S.Reals - found
+        return sympy.solve_univariate_inequality(relations[sign](one - other, 0), x, relational=False)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise Unreadable(f"an inequality that is not solved: {error}") from error
-    parts = solved.args if isinstance(solved, sympy.Union) else [solved]
-    found: list[Interval] = []
-    for part in parts:
-        if isinstance(part, sympy.FiniteSet):
-            found += [(value, True, value, True) for value in map(_from_sympy, part.args)]
-        elif isinstance(part, sympy.Interval):
-            low, high = _from_sympy(part.start), _from_sympy(part.end)
-            found.append((low, not part.left_open, high, not part.right_open))
-        elif part is not sympy.S.EmptySet:
-            raise Unreadable("a set that is no union of intervals")
-    return _merged(found)
 
 
 def _to_sympy(node: Node, name: str, x: Any) -> Any:
@@ -912,25 +691,21 @@ def _to_sympy(node: Node, name: str, x: Any) -> Any:
     kind = node[0]
     if kind == "num":
         return sympy.Rational(node[1].numerator, node[1].denominator)
-    if kind == "sym" and node[1] == name:
-        return x
-    if kind in ("paren", "unit"):
+    if kind == "sym" and node[1] in (name, "e"):
+        return x if node[1] == name else sympy.E
+    if kind == "inf":
+        return sympy.oo
+    if kind in ("paren", "unit", "letter"):
         return _to_sympy(node[1], name, x)
     parts = [_to_sympy(part, name, x) for part in node[2 if kind == "call" else 1 :]]
-    if kind == "add":
-        return sympy.Add(*parts)
-    if kind == "mul":
-        return sympy.Mul(*parts)
-    if kind == "pow":
-        return sympy.Pow(*parts)
-    if kind == "call" and node[1] in ("abs", "root", "pi"):
-        return {"abs": sympy.Abs, "root": sympy.root, "pi": lambda: sympy.pi}[node[1]](*parts)
-    raise Unreadable("an inequality of functions")
-
-
-def _from_sympy(value: Any) -> Value:
-    import sympy
-
-    if value in (sympy.oo, -sympy.oo):
-        return mpmath.inf if value == sympy.oo else -mpmath.inf
-    return Fraction(int(value.p), int(value.q)) if value.is_Rational else mpmath.mpf(str(value.evalf(60)))
+    made = {"add": sympy.Add, "mul": sympy.Mul, "pow": sympy.Pow}.get(kind)
+    if kind == "pow" and parts[1].is_number and abs(parts[1]) > 100:
+        raise Unreadable("too large a power")
+    if kind == "call":
+        made = {
+            "abs": sympy.Abs, "root": sympy.root, "pi": lambda: sympy.pi, "ln": sympy.log, "exp": sympy.exp,
+            "degree": lambda a: a * sympy.pi / 180, "log": lambda a, b=10: sympy.log(a, b),
+        }.get(node[1])  # fmt: skip
+    if made is None:
+        raise Unreadable("an inequality of other functions")
+    return made(*parts)

@@ -118,7 +118,7 @@ def _alone(gold: str) -> tuple[str, str, str]:
 
 def prepare() -> str:
     """Load what comparing needs."""
-    judged("2x", "x+x", "")
+    judged("(0,\\infty)", "x>0", "")  # loads sympy too
     return ""
 
 
