@@ -262,7 +262,7 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
             return False
         found, ten = _mp(rounded[1]), mpmath.mpf(10)
         error, unit = abs(_mp(value) - found), ten**-places
-        cut = error < unit and (abs(found) <= abs(_mp(value)) or not strict)
+        cut = error < unit and abs(found) <= abs(_mp(value))
         return bool(error <= unit / 2 * (1 + ten**-20) or cut or error <= abs(found) * ten**-13)
 
 
@@ -333,6 +333,7 @@ def asked(question: str) -> Asked:
 def pieces(text: str) -> str:
     """The signs of a text, one spelling each, with blanks between."""
     text = re.sub(r"\\[dtc]frac", r"\\frac", clean(text.replace("$", " ")))
+    text = re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", text)
     text = re.sub(r"\\frac\s*(\d)\s*(\d)(?!\d)", r"\\frac{\1}{\2}", text)
     return re.sub(r"\{ (\S+) \}", r"\1", " ".join(re.findall(r"\\[A-Za-z]+|\\.|\d+(?:\.\d+)?|\S", text)))
 
@@ -515,6 +516,17 @@ def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
 # equations
 
 
+def _is_name(side: Node, other: Node) -> bool:
+    """Whether a side of an equation names something: a symbol, f(x), a segment AB or |AB|, (x, y) before a tuple."""
+    if side[:2] == ("call", "abs"):
+        return side[2][0] == "mul" and _is_name(side[2], other)
+    if side[0] == "tuple":
+        return other[0] == "tuple" and all(item[0] == "sym" for item in side[3])
+    if side[0] == "mul":
+        return len(side) < 5 and all(part[0] == "sym" and part[1].isupper() for part in side[1:])
+    return side[0] in ("sym", "name") and side[1] not in ("i", "e")
+
+
 def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
     """(name, value) of an equation that says what something is; None where its sides do not agree or name nothing."""
     if node[0] == "element" and node[1][0] == "sym":
@@ -524,7 +536,7 @@ def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
     sides, signs = list(node[1]), ["=", *node[2]]
     name: Node | None = None
     for place in (0, -1):
-        if sides[place][0] in ("sym", "name") and sides[place][1] not in ("i", "e"):
+        if _is_name(sides[place], sides[-1 - place]):
             name = sides.pop(place)
             break
     else:
@@ -542,14 +554,14 @@ def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
         return None
     exact = [side for number, side in enumerate(sides) if number == 0 or signs[number] != "~"]
     units = [side for side in sides if _without_unit(side)[1]]
-    return name, (units or exact)[-1]
+    return name, (units or exact)[0]
 
 
 def _same_chains(gold: Node, answer: Node, ask: Asked) -> bool:
     one, other = _named(gold, ask), _named(answer, ask)
     if one is not None and other is not None:
         names = {name for name, _ in (one, other) if name is not None and name[0] == "sym"}
-        if len(names) < 2:
+        if len(names) < 2 and not (len(names) == 1 and one[1][0] == "sym" and gold[0] != answer[0]):
             return _safe(one[1], other[1], ask)
     if gold[0] != answer[0] or not gold[2] == answer[2] == ("=",):
         return False

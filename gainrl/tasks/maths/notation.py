@@ -43,7 +43,7 @@ _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "012345678
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
 _INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
 _SIZES = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldmath|rm|bf|it|!)"
+    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldmath|rm|bf|it|[lL]arge|LARGE|[hH]uge|small|!)"
     r"(?![A-Za-z])\.?(?<!\d\.)|\\!"
 )
 _BLANKS = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[^{}]*\}|par\b|allowbreak\b)|~|\s+")
@@ -51,7 +51,7 @@ _STYLES = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal
 _HIDDEN = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))")
 _COLORED = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
-_TEXTS = "text|mbox|textbf|textit|textrm|textnormal|mathrm|operatorname\\*?|rm|textsc|hbox|texttt|textsf|emph"
+_TEXTS = "text|mbox|textbf|textit|textrm|textnormal|mathrm|textsc|hbox|texttt|textsf|emph"
 _TEXT = re.compile(rf"\\(?:{_TEXTS})\s*\{{([^{{}}]*)\}}")
 _ALIASES = {
     "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac", "dbinom": "binom",
@@ -72,7 +72,9 @@ _NUMBERS = {word: number for number, word in enumerate(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
     "eighteen nineteen".split())}  # fmt: skip
 _NUMBERS |= {word: 10 * ten for ten, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
-_NUMBERS |= {"octal": 8, "binary": 2, "hundred": 100}
+_NUMBERS |= {word: number for number, word in enumerate(
+    "first 2nd third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1)}  # fmt: skip
+_NUMBERS["hundred"] = 100
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_UNIT = frozenset(
     "pi sqrt inf oo infinity half halves third thirds quarter quarters plus minus times over or and to by squared cubed "
@@ -104,7 +106,7 @@ _SHORT_WORDS = frozenset(
 )
 _LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\d|\S", re.DOTALL)
 _REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
-_DOTTED = re.compile(r"(\d*)\.(\d+?)\s*(?:\\ldots|\.\.\.+)")
+_DOTTED = re.compile(r"(\d*)\.(\d+?)\s*(?:\\[lc]?dots\b|\.\.\.+)")
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
 _GROUPED = re.compile(r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?")
 _EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\d.A-Za-z])")
@@ -122,6 +124,7 @@ def clean(text: str) -> str:
     text = re.sub("[¼-¾⅐-⅞]", lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text)
     text = unicodedata.normalize("NFKC", text)
     text = _BOX.sub("", _HIDDEN.sub("", _COLORED.sub("", _STYLES.sub("", _SIZES.sub("", text)))))
+    text = re.sub(r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 ", re.sub(r"\bUS\s*(?=\\?\$)", "", re.sub(r"\bRs\.?(?=\s*\d)", "₹", text)))
     text = text.replace("\\%", "%").replace("\\$", "$").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
     text = re.sub(r"\\[()\[\]]", " ", text)
     text = _BLANKS.sub(" ", re.sub(r"(?<=\d),\\!\s*(?=\d)", ",", text)).strip()
@@ -229,9 +232,29 @@ def _repeating(whole: str, fixed: str, repeated: str) -> Fraction:
     return Fraction(int(whole + fixed + repeated) - int(whole + fixed), (10 ** len(repeated) - 1) * 10 ** len(fixed))
 
 
+_BASED = re.compile(r"(-?)(?=[A-Z\d.]*\d)([A-Z\d]+(?:\.[A-Z\d]+)?)(?:_(?:base)?|base)(\d+|[a-z]+)", re.IGNORECASE)
+
+
+def _based(text: str) -> Node | None:
+    """A number with its base written below it or behind it; None for anything else."""
+    match = _BASED.fullmatch(re.sub(rf"\\(?:{_TEXTS})|[{{}}()\s]", "", text))
+    if match is None or match[2][0].islower():
+        return None
+    named = _NUMBERS.get(match[3].lower(), match[3])
+    if not str(named).isdigit() or not 2 <= (base := int(named)) <= 36:
+        return None
+    if any(int(digit, 36) >= base for digit in match[2].replace(".", "")):
+        raise Unreadable(f"digits that base {base} does not have")
+    return ("based", match[1] + match[2].upper(), base)
+
+
 def read(text: str) -> Node:
     """The tree of an answer.  Raises `Unreadable`."""
     text = clean(text)
+    if based := _based(text):
+        return based
+    if re.fullmatch(r"\{[^{}\\]*,[^{}]*\}", text):
+        text = f"\\{text[:-1]}\\}}"
     clock = _AM_PM.search(text) if re.search(r"\d", text) else None
     if clock:
         rest = (text[: clock.start()] + text[clock.end() :]).replace("\\text{}", "")
@@ -309,15 +332,12 @@ class _Reader:
 
     def item(self) -> Node:
         """One entry of a list: a chain of relations between expressions, with the name before it left as it is."""
-        start = self.at
-        if self.peek("approx"):
-            self.at += 1
-        if text := self._words():
-            return text
-        self.at = max(self.at, start)
-        if self.take("forall"):
-            raise Unreadable("a quantifier")
-        first = self._side()
+        self.take("approx")
+        self.take("=")
+        first = self._words()
+        if first and first[0] != "name":
+            return first
+        first = first or self._side()
         sides, signs = [first], []
         while self.token[0] in "sc" and self.token[1] in _RELATIONS:
             signs.append(_RELATIONS[self.token[1]])
@@ -325,11 +345,7 @@ class _Reader:
             sides.append(self._side())
         if self.take("in"):
             return ("element", first, self._side()) if not signs else self._fail("a membership in a chain")
-        if not signs:
-            return first
-        if len({"~" if s == "=" else s for s in signs} & {"~"}) and all(s in "=~" for s in signs):
-            return ("chain", tuple(sides), tuple(signs))
-        return ("chain", tuple(sides), tuple(signs))
+        return ("chain", tuple(sides), tuple(signs)) if signs else first
 
     def _fail(self, why: str) -> Node:
         raise Unreadable(why)
@@ -363,7 +379,7 @@ class _Reader:
             kind, text, _ = self.token
             if words and text.lower() in ("and", "or") and len(self.found) > self.at + 1:
                 break
-            if kind == "r" and not words and not _wordlike(text):
+            if kind == "r" and not words and not _wordlike(text) and text.lower() not in ("no", "an"):
                 break
             words += [text]
             self.at += 1
@@ -406,11 +422,6 @@ class _Reader:
             return node
         start = self.at
         opened = self.take("(")
-        if self._word("base"):
-            base = self.sum()
-            if opened:
-                self.need(")")
-            return _based(node, base)
         if opened and self.token[0] in "wra":
             words = []
             while self.token[0] in "wra":
@@ -587,6 +598,9 @@ class _Reader:
         if kind == "w":
             return False
         if kind == "c":
+            after = self.found[self.at + 1 : self.at + 3]
+            if text == "frac" and len(after) == 2 and after[1][0] == "w":
+                return False
             return text in FUNCTIONS or text in _ATOMS
         if text == "|":
             return not self.bars
@@ -602,7 +616,7 @@ class _Reader:
         signs = {text for kind, text, _ in rest if kind in "sn"}
         names = [text for kind, text, _ in rest if kind in "arw"]
         return (
-            bool(signs & {"/", "^"}) and signs <= {"/", "^", "*", "-", "{", "}", "1", "2", "3"}
+            bool(signs & {"/", "^", "*"}) and signs <= {"/", "^", "*", "-", "{", "}", "1", "2", "3"}
             and all(name in _UNITS and name not in _AMBIGUOUS for name in names)
         )  # fmt: skip
 
@@ -674,22 +688,10 @@ class _Reader:
         return node
 
     def _subscript(self, node: Node) -> Node:
-        """What stands below a number is its base, below a letter part of its name."""
-        if node[0] in ("sym", "text") and not (node[0] == "text"):
-            below = "".join(_flat(self._script()))
-            return ("sym", f"{node[1]}_{below}")
-        if self.take("{"):
-            self._word("base", "b")
-            value = _number_word([self.token[1]]) if self.token[0] in "wr" else None
-            if value is not None:
-                self.at += 1
-                base: Node = _number_of(str(value))
-            else:
-                base = self.sum()
-            self.need("}")
-        else:
-            base = self.atom()
-        return _based(node, base)
+        """What stands below a letter is part of its name."""
+        if node[0] != "sym":
+            return self._fail("a subscript")
+        return ("sym", f"{node[1]}_{''.join(self._script())}")
 
     def _script(self) -> list[str]:
         if not self.take("{"):
@@ -710,7 +712,7 @@ class _Reader:
         kind, text, _ = self.token
         self.at += 1
         if kind == "n":
-            return self._digits(text)
+            return _number_of(text)
         if kind == "q":
             return ("num", Fraction(text), "")
         if kind == "a":
@@ -728,8 +730,7 @@ class _Reader:
         if text in ("(", "["):
             return self._group(text)
         if text == "{":
-            node = self._braced()
-            return node
+            return self._braced()
         if text == "|":
             self.bars += 1
             node = self.sum()
@@ -740,9 +741,6 @@ class _Reader:
             sign = self._sign()
             return ("unit", _signed(sign, self.atom()), _UNITS.get(text, text)) if self.token[0] in "nq" else self._fail("$")
         raise Unreadable(f"{text!r}" if self.at <= len(self.found) else "something is missing at the end")
-
-    def _digits(self, text: str) -> Node:
-        return _number_of(text)
 
     def _name(self, letter: str) -> Node:
         """A symbol, or a function of the asker applied to something, `f(x)`, which is a name and has no value."""
@@ -791,7 +789,7 @@ class _Reader:
         if self.depth > _DEEPEST:
             raise Unreadable("nested too deeply")
         bars, self.bars = self.bars, 0
-        items = [self.item() if opened == "(" or True else self.sum()]
+        items = [self.item()]
         while self.take(",", ";"):
             items.append(self.item())
         closed = self.token[1]
@@ -803,7 +801,7 @@ class _Reader:
             return ("tuple", opened, closed, tuple(items))
         if (opened, closed) not in (("(", ")"), ("[", "]")):
             raise Unreadable("brackets that do not match")
-        return ("paren", items[0]) if items[0][0] in ("num", "text", "based") else items[0]
+        return ("paren", items[0]) if items[0][0] in ("num", "text") else items[0]
 
     def _command(self, name: str) -> Node:
         if name == "frac":
@@ -963,25 +961,7 @@ def _signed(sign: str, node: Node) -> Node:
         return ("num", -node[1], f"-{node[2]}" if node[2] else "")
     if node[0] == "unit":
         return ("unit", _signed("-", node[1]), node[2])
-    if node[0] == "based":
-        return ("based", f"-{node[1]}", node[2])
-    if node[0] == "inf":
-        return ("mul", _NUM[-1], node)
     return ("mul", _NUM[-1], node)
-
-
-def _based(node: Node, base: Node) -> Node:
-    while node[0] == "paren":
-        node = node[1]
-    sign = ""
-    if node[0] == "num" and node[2].startswith("-"):
-        sign, node = "-", ("num", -node[1], node[2][1:])
-    digits = node[2] if node[0] == "num" else "".join(_flat(node)) if node[0] in ("mul", "sym") else ""
-    if base[0] != "num" or base[1].denominator != 1 or not 2 <= base[1] <= 36 or not re.fullmatch(r"[0-9A-Za-z]+(\.\w+)?", digits):
-        raise Unreadable("a base")
-    if any(int(digit, 36) >= base[1] for digit in digits.replace(".", "")):
-        raise Unreadable(f"digits that base {base[1]} does not have")
-    return ("based", sign + digits.upper(), int(base[1]))
 
 
 def _flat(node: Any) -> list[str]:

@@ -13,7 +13,7 @@ from gainrl.tasks.maths.extract import boxes, final_answer
 from gainrl.tasks.workers import shared_pool
 
 _WORKER = "gainrl.tasks.maths.worker"
-_SECONDS = 5.0  # for one comparison
+_SECONDS = 10.0  # for one comparison
 _LONGEST = 1000  # characters; the longest gold answer of MATH has 159
 _NUMBER = re.compile(r"[+-]?(?:\d{1,30}(?:\.\d{1,30})?|\d{1,3}(?:,\d{3}){1,9}(?:\.\d{1,30})?)\.?")
 

@@ -14,6 +14,7 @@ from gainrl.tasks.maths.equality import Undefined, asked, evaluate, form, pieces
 from gainrl.tasks.maths.notation import Node, Unreadable, clean, read
 
 MEMORY = 2 << 30  # bytes of address space
+_LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s+is:?\s*\}?\s*", re.IGNORECASE)
 _CHOICE = re.compile(
     r"(?:\\text(?:bf|it|rm)?\s*\{|\\mathrm\s*\{|\\mathbf\s*\{)?\s*(?:(?:option|choice|answer)\s+)?"
     r"(?:\(\s*(?:\\(?:text|mathrm|textbf)\s*\{\s*)?([A-Z])\s*\}?\s*\)|([A-Z])(?=\s*(?:[).:]|\}?\s*$)))\s*[).:]*\s*\}?[).:]*\s*(.*)",
@@ -23,6 +24,7 @@ _CHOICE = re.compile(
 
 def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     """(verdict, reason, canonical answer) of two answers, both without their box."""
+    answer = _LEAD.sub("", answer, count=1)
     expected, found = pieces(gold), pieces(answer)
     if expected and expected == found:
         return "right", "", canonical(answer)
@@ -118,7 +120,7 @@ def _alone(gold: str) -> tuple[str, str, str]:
 
 def prepare() -> str:
     """Load what comparing needs."""
-    judged("(0,\\infty)", "x>0", "")  # loads sympy too
+    judged("(-\\infty,0)\\cup(1,\\infty)", "x<0 \\text{ or } x^2>x", "")  # and sympy's solvers, which load late
     return ""
 
 
