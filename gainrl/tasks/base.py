@@ -87,7 +87,8 @@ class SelfCheck:
         right = self.rows - len(self.failures)
         lines = [f"{self.task}: {right} of {self.rows} gold answers graded right"]
         if self.rows:
-            lines.append(f"  the commonest gold answer, {self.commonest[0][:40]!r}, is that of {self.commonest[1]:.1%} of the rows")
+            answer, share = self.commonest
+            lines.append(f"  the commonest gold answer, {answer[:40]!r}, is that of {share:.1%} of the rows")
         lines += [f"  row {row}: {grade.status} ({grade.reason})" for row, grade in self.failures]
         lines += [f"  {answer[:60]!r} is right in {share:.1%} of the rows" for answer, share in self.constants]
         return "\n".join(lines)
@@ -227,14 +228,15 @@ class Task(ABC):
         numbered = [(index, row, gold) for index, row in enumerate(rows) if (gold := self.gold(row)) is not None]
         grades = self.grade_many([gold for _, _, gold in numbered], [row for _, row, _ in numbered])
         failures = [(index, grade) for (index, _, _), grade in zip(numbered, grades, strict=True) if not grade.correct]
-        counts = Counter(gold for _, _, gold in numbered)
-        common, count = Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0] if numbered else ("", 0)
+        common, count = (
+            Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0] if numbered else ("", 0)
+        )
         constants = []
         tried = rows[:PROBED]
         for probe in self.probes:
             texts = [probe.replace("{question}", str(row.get("question"))) for row in tried]
             share = sum(grade.correct for grade in self.grade_many(texts, tried)) / max(1, len(tried))
-            if share > counts[probe] / max(1, len(numbered)) + 0.05:
+            if share > sum(self.gold(row) == probe for row in tried) / max(1, len(tried)) + 0.05:
                 constants.append((probe, share))
         return SelfCheck(self.name, len(numbered), failures, (common, count / max(1, len(numbered))), constants)
 

@@ -6,7 +6,6 @@ a hub id and needs `datasets`.  Nothing here unpickles or runs a dataset's own c
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -82,19 +81,6 @@ def is_path(source: str | os.PathLike[str]) -> bool:
 
 def _local(path: Path) -> Iterator[dict[str, Any]]:
     return (dict(row) for row in open_file(path)[1]())
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{where}: not JSON: {error}") from error
-
-
-def _object(item: Any, where: str) -> dict[str, Any]:
-    if not isinstance(item, dict):
-        raise UserError(f"{where}: expected a JSON object, got {type(item).__name__}")
-    return item
 
 
 def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[str, Any]]:

@@ -37,11 +37,13 @@ _TIMEOUT = 10.0  # seconds for one answer, making the dataset anew included
 
 _REFUSED = {
     "composite": "it has no problems of its own; name the dataset that it would draw from",
-    "propositional_logic": "its scorer takes any consequence of the premises, and '(P ∨ Q)' is one in 48 of 60 problems",
+    "propositional_logic": "its scorer takes any consequence of the premises, and '(P ∨ Q)' is one in 48 of 60",
 }
-_PROBES = (
-    "nan inf 0 1 2 10 0.5 1/2 -1 True False yes no None x A (P∨Q) [] {} [0] 6*4*1*1 24 north up R 1,2,3 0=0 ()() heads".split()
-)
+_PROBES = (  # answers that need no reading
+    *("nan", "inf", "0", "1", "2", "10", "0.5", "1/2", "-1", "True", "False", "yes", "no", "None", "x", "A", "(P∨Q)"),
+    *("[]", "{}", "[0]", "6*4*1*1", "24", "north", "up", "R", "1,2,3", "0=0", "()()", "heads",),
+    *("I do not know.", "{question}"),
+)  # fmt: skip
 
 
 class ReasoningGym(Task):
@@ -49,7 +51,7 @@ class ReasoningGym(Task):
 
     name = "reasoning-gym"
     template = "reasoning_gym"
-    probes = tuple(f"<answer>{probe}</answer>" for probe in (*_PROBES, "I do not know.", "{question}"))
+    probes = tuple(f"<answer>{probe}</answer>" for probe in _PROBES)
 
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
         super().__init__(prompt=prompt)

@@ -87,8 +87,8 @@ def _is_formula(text: str) -> bool:
 def _is_large(exponent: ast.AST) -> bool:
     """Whether carrying out a power may take for ever: 9**9**9, x**100000."""
     return any(
-        isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)
-        or isinstance(node, ast.Constant) and abs(node.value) > _LARGEST
+        (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow))
+        or (isinstance(node, ast.Constant) and isinstance(node.value, int | float) and abs(node.value) > _LARGEST)
         for node in ast.walk(exponent)
     )  # fmt: skip
 
@@ -167,7 +167,7 @@ def _target(entry: dict[str, Any], answer: str) -> bool:
         return False
     try:
         tree = ast.parse(answer.strip(), mode="eval").body
-        numbers = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+        numbers = [int(digits) for digits in re.findall(r"\d+", answer)]
         return sorted(numbers) == sorted(about["numbers"]) and _exact(tree) == about.get("target", 24)
     except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return False

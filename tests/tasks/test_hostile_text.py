@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from gainrl.errors import UserError
 from gainrl.tasks import Status, load_task
-from gainrl.tasks.maths.extract import boxes, final_answer, plain_number
+from gainrl.tasks.maths.extract import final_answer
 from gainrl.tasks.programs.extract import defines, imports_for, program
 from gainrl.tasks.reasoning_worker import harmless
 from gainrl.tasks.sandbox.compare import same_text
@@ -50,36 +51,6 @@ def test_the_program_is_found_in_linear_time(name: str) -> None:
     imports_for(text)
     defines(text, "f")
     assert time.thread_time() - began < 1
-
-
-def test_plain_numbers_are_read_in_linear_time() -> None:
-    began = time.thread_time()
-    for text in ("1 " + "ths" * 330, "1" + ",000" * 250, "1 " + "a." * 500, "\\text" * 200 + "{" * 10, "9" * 1000):
-        plain_number(text)
-    assert time.thread_time() - began < 1
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("The answer is 4. Wait, the answer is 5.", "5."),
-        ("answer:\n\n **12**", "12"),
-        ("Answer = x\nanswer is", "x"),
-        (r"\boxed{1} then \boxed{}", "1"),
-        (r"\boxed{\boxed{2}}", "2"),
-        (r"\boxed{a\}b}", r"a\}b"),
-        (r"\boxed{3} and \boxed{4", "3"),
-        (r"\boxed 5.", "5"),
-        (r"\boxed{1}}}} {{", "1"),
-        ("nothing", None),
-    ],
-)
-def test_the_last_answer_counts(text: str, expected: str | None) -> None:
-    assert final_answer(text) == expected
-
-
-def test_boxes_are_listed_outside_in() -> None:
-    assert boxes(r"\boxed{a\boxed{b}} \fbox{c}") == [r"a\boxed{b}", "b", "c"]
 
 
 @pytest.mark.parametrize("line", ["1e999999999999999999", "sNaN", "NaN", "1_0x", "9" * 10_000, "Infinity"])
@@ -172,15 +143,34 @@ def test_formulas_and_literals_still_reach_those_scorers() -> None:
     assert matrix.grade(f"<answer>{listed}</answer>", row).share == 0.1
 
 
-def test_a_scorer_that_hangs_is_unscorable(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = pytest.importorskip("gainrl.tasks.reasoning_gym")
+def test_what_an_answer_does_to_its_scorer_is_wrong_and_no_fault_of_the_row() -> None:
     pytest.importorskip("reasoning_gym")
-    task = load_task("reasoning-gym:countdown:size=8")
-    row = task.load("train")[0]
-    task.grade("<answer>1</answer>", row)  # the process is up
-    monkeypatch.setattr(module, "_TIMEOUT", 1.0)
-    grade = task.grade("<answer>9**9**9**9</answer>", row)
-    assert (grade.status, "more than 1 s" in grade.reason) == (Status.UNSCORABLE, True)
+    for dataset, answers in {
+        "prime_factorization": ["none", "3^5"], "coin_flip": ["1e999", "0"], "game_of_life": ['{"a":1}'],
+        "puzzle24": ["9**9**9**9", "6*4*1*1"], "countdown": ["9**9**9**9", "5e2"], "complex_arithmetic": ["nan"],
+        "polynomial_multiplication": ["9**9**9**9"], "game_of_life_halting": ["maybe", "nan"],
+    }.items():  # fmt: skip
+        task = load_task(f"reasoning-gym:{dataset}:size=8")
+        rows = task.load("train")
+        began = time.monotonic()
+        for answer in answers:
+            grades = task.grade_many([f"<answer>{answer}</answer>"] * len(rows), rows)
+            assert {grade.status for grade in grades} == {Status.WRONG}, (dataset, answer)
+        assert time.monotonic() - began < 30
+
+
+def test_the_self_check_names_constants_that_a_scorer_rewards() -> None:
+    pytest.importorskip("reasoning_gym")
+    task = load_task("reasoning-gym:game_of_life_halting:size=12")
+    check = task.self_check(task.load("train"))
+    assert check.ok
+    assert "the commonest gold answer, 'False'" in str(check) or "'True'" in str(check)
+    with pytest.raises(UserError, match="takes any consequence"):
+        load_task("reasoning-gym:propositional_logic")
+    task.probes = ("<answer>False</answer>", "<answer>True</answer>")
+    rows = [{**row, "answer": "x"} for row in task.load("train")]
+    task.gold = lambda row: "<answer>x</answer>"  # type: ignore[method-assign]
+    assert task.self_check(rows).constants
 
 
 def test_datasets_without_a_gold_answer_are_left_out_of_the_self_check() -> None:

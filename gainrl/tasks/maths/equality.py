@@ -98,7 +98,7 @@ def _power(base: Value, exponent: Value, real: bool) -> Value:
     if base != 0 and abs(_mp(exponent)) * (abs(mpmath.log(abs(_mp(base)))) + (0 if abs(base) == 1 else 1)) > _BITS:
         raise Undefined("too large a power")
     if isinstance(exponent, Fraction) and exponent.denominator < 1000:
-        power = base ** exponent.numerator if isinstance(base, Fraction) else _mp(base) ** exponent.numerator
+        power = base**exponent.numerator if isinstance(base, Fraction) else _mp(base) ** exponent.numerator
         return _root(power, exponent.denominator, real)
     if real and _negative(base):
         raise Undefined("a power of a negative number")
@@ -156,7 +156,9 @@ def _call(name: str, values: list[Value], real: bool) -> Value:
             return Fraction(math.factorial(int(first)) if name == "factorial" else math.comb(*map(int, values)))
         return getattr(mpmath, name if name == "factorial" else "binomial")(*map(_mp, values))
     if name in ("ln", "log", "lg"):
-        return _logarithm(first, mpmath.e + 0 if name == "ln" else Fraction(10) if len(values) == 1 else values[1], real)
+        return _logarithm(
+            first, mpmath.e + 0 if name == "ln" else Fraction(10) if len(values) == 1 else values[1], real
+        )
     if name == "exp":
         return _power(mpmath.e + 0, first, real)
     if abs(x := _mp(first)) > 10**9:
@@ -268,7 +270,8 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
 
 def plain(node: Node) -> Node:
     """`3/4 (0.75)` without its aside; a product where the two differ."""
-    _, before, inside = node
+    before: Node = node[1]
+    inside: Node = node[2]
     if before != inside and not symbols((before, inside)) and (equal(before, inside) or close(before, inside, False)):
         return before
     return ("mul", before, inside)
@@ -296,7 +299,9 @@ class Asked:
     def __init__(self, question: str):
         self.question = pieces(question)
         self.percent = re.search(r"percent|%", question, re.IGNORECASE) is not None
-        self.base = re.search(r"\b(?:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question, re.IGNORECASE) is not None
+        self.base = (
+            re.search(r"\b(?:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question, re.IGNORECASE) is not None
+        )
         found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
         sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
         self.whole, self.formulas = _forms(found), _forms([*found, *sides])
@@ -379,9 +384,14 @@ def _without_unit(node: Node) -> tuple[Node, str]:
 def same(gold: Node, answer: Node, ask: Asked) -> bool:
     """Whether two answers mean the same.  Raises `Unreadable` or `Undefined` where that cannot be found."""
     gold, answer = _bare(gold), _bare(answer)
-    if "letter" in (gold[0], answer[0]):  # a letter after a number is a unit, unless the other side knows it as a symbol
+    if "letter" in (
+        gold[0],
+        answer[0],
+    ):  # a letter after a number is a unit, unless the other side knows it as a symbol
         known = symbols(answer if gold[0] == "letter" else gold)
-        gold, answer = (node if node[0] != "letter" else node[1 if symbols(node) & known else 2] for node in (gold, answer))
+        gold, answer = (
+            node if node[0] != "letter" else node[1 if symbols(node) & known else 2] for node in (gold, answer)
+        )
     if "chain" in (gold[0], answer[0]) and not _is_inequality(gold) and not _is_inequality(answer):
         return _same_chains(gold, answer, ask)
     (gold, unit), (answer, other) = _without_unit(gold), _without_unit(answer)
@@ -427,7 +437,13 @@ def _same_based(gold: Node, answer: Node, ask: Asked) -> bool:
 def _letters(node: Any) -> list[str]:
     if not isinstance(node, tuple):
         return []
-    return [node[2]] if node[0] == "num" else [node[1]] if node[0] == "sym" else [x for part in node for x in _letters(part)]
+    return (
+        [node[2]]
+        if node[0] == "num"
+        else [node[1]]
+        if node[0] == "sym"
+        else [x for part in node for x in _letters(part)]
+    )
 
 
 def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
@@ -441,7 +457,9 @@ def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
         if one or other or len(gold[1]) != len(answer[1]):
             return False
         first, second = gold[1], answer[1]
-        return all(equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in zip(first[1:], second[1:], strict=True))
+        return all(
+            equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in zip(first[1:], second[1:], strict=True)
+        )
     ratio, value = (gold, answer) if gold[0] == "colon" else (answer, gold)
     if len(ratio) > 2 or len(ratio[1]) != 2 or value[0] not in ("mul", "num", "add") or symbols(value):
         return False
@@ -469,7 +487,9 @@ def _day(clock: tuple[tuple[Fraction, ...], str]) -> tuple[Fraction, ...]:
 def _same_matrices(gold: Node, answer: Node, ask: Asked) -> bool:
     if gold[0] != answer[0] or [len(row) for row in gold[1]] != [len(row) for row in answer[1]]:
         return False
-    return all(same(a, b, ask) for one, other in zip(gold[1], answer[1], strict=True) for a, b in zip(one, other, strict=True))
+    return all(
+        same(a, b, ask) for one, other in zip(gold[1], answer[1], strict=True) for a, b in zip(one, other, strict=True)
+    )
 
 
 _KINDS: dict[str, Callable[[Node, Node, Asked], bool]] = {
@@ -496,7 +516,9 @@ def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
         # a set of one, or the same in several spellings
         return (many[0] in ("set", "list")) and all(_safe(single, entry, ask) for entry in entries)
     if "set" in kinds:
-        one, other = ([x for k, x in enumerate(part) if not any(_safe(x, y, ask) for y in part[:k])] for part in (one, other))
+        one, other = (
+            [x for k, x in enumerate(part) if not any(_safe(x, y, ask) for y in part[:k])] for part in (one, other)
+        )
     if len(one) != len(other) or {"tuple", "set"} <= kinds:
         return False
     if "tuple" in kinds:
@@ -546,9 +568,8 @@ def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
     for before, after, sign in zip(sides, sides[1:], signs[1:], strict=False):
         if _items(before) is not None or _items(after) is not None:
             return None
-        pair = [_without_unit(side)[0] for side in (before, after)]
-        strict = sign != "~"
-        if not equal(*pair) and not close(*pair, strict) and not close(*pair[::-1], strict):  # type: ignore[misc]
+        one, other, strict = _without_unit(before)[0], _without_unit(after)[0], sign != "~"
+        if not (equal(one, other) or close(one, other, strict) or close(other, one, strict)):
             return None
     if name is None and any(symbols(side) for side in sides):
         return None

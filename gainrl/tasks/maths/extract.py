@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (patterns and tables read better without breaks)
 r"""Finding the final answer in a completion.
 
 What stands in thoughts is no answer: the text after the last `</think>`, and before a `<think>` that stays open, counts.
@@ -25,12 +26,14 @@ _BETWEEN = re.compile(
 _PHRASE = re.compile(
     r"\b(?:answer|ans)\b[\s*_`\]]*+(?:(?:is|are|would\s++be|will\s++be|should\s++be|must\s++be|equals|comes\s++out\s++to\s++be)\b"
     r"(?:\s++(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s++to)\b)*+|[:=：→]|->|\\(?:to|rightarrow)\b|=>)"
-    r"|(?:^|\n)[\s#*_>\\\[-]*+(?:the\s++)?(?:final\s++|correct\s++)?(?:answer|solution)[^\S\n]*+[*_:.]*+[^\S\n]*+(?=\n)",
+    r"|(?:^|\n)[ \t#*_>\\\[-]*+(?:the\s++)?(?:final\s++|correct\s++)?(?:answer|solution)[^\S\n]*+[*_:.]*+[^\S\n]*+(?=\n)",
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\s*_]*+(?:step|part|solution|(?:the\s++)?(?:final\s++)?answer)\b", re.IGNORECASE)
 _STARS = re.compile(r"\*\*(?!\d)")  # and no power: 2**3
-_CLAUSE = re.compile(r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b")
+_CLAUSE = re.compile(
+    r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b"
+)
 _SENTENCE = re.compile(r"(?<=[\w$)}%\]])[.!]+[$*_]*\s++(?=[A-Z\[<])(?!(?:[A-Z]\b))")
 _BEFORE = re.compile(r"\s*+:?\s*+(?:\*\*(?!\d)|[*_`](?=\S)|\\\[|\\\(|\$\$)*+\s*+")
 _MATHS = re.compile(r"\$\$?([^$]++)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")

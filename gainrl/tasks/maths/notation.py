@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables and patterns read better without breaks)
 r"""Mathematical answers as trees: a strict reader of LaTeX and of the plain text that models write.
 
 math-verify 0.9 and latex2sympy2_extended 1.11 were tried and left: they drop commands, relation signs and subscripts that
@@ -26,7 +27,28 @@ class Unreadable(ValueError):
     """The text is no answer in this notation."""
 
 
-_GREEK = "alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega".split()
+_GREEK = [
+    "alpha",
+    "beta",
+    "gamma",
+    "delta",
+    "epsilon",
+    "zeta",
+    "eta",
+    "theta",
+    "kappa",
+    "lambda",
+    "mu",
+    "nu",
+    "xi",
+    "rho",
+    "sigma",
+    "tau",
+    "phi",
+    "chi",
+    "psi",
+    "omega",
+]
 _CHARACTERS = {
     "−": "-", "–": "-", "—": "-", "‒": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ",
     "∙": r"\cdot ", "⋅": r"\cdot ", "•": r"\cdot ", "∗": "*", "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ",
@@ -34,7 +56,7 @@ _CHARACTERS = {
     "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "ℝ": r"\mathbb{R}",
     "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "…": r"\ldots ", "′": "'",
     "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∖": r"\setminus ", "→": r"\to ",
-    "∶": ":", "“": '"', "”": '"', "’": "'", "‘": "'", "µ": "μ", "−": "-", "⇒": r"\implies ", "℃": r"^\circ C",
+    "∶": ":", "“": '"', "”": '"', "’": "'", "‘": "'", "µ": "μ", "⇒": r"\implies ", "℃": r"^\circ C",
     "∨": r"\text{ or }", "∧": r"\text{ and }", "∣": "|", "½": "\\frac{1}{2}",
     **{chr(code): f"\\{name} " for name, code in zip(_GREEK, [*range(945, 953), *range(954, 959), 961, *range(963, 965),
                                                              *range(966, 970)], strict=True)},
@@ -46,8 +68,12 @@ _SIZES = re.compile(
     r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldmath|rm|bf|it|[lL]arge|LARGE|[hH]uge|small|!)"
     r"(?![A-Za-z])\.?(?<!\d\.)|\\!"
 )
-_BLANKS = re.compile(r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[^{}]*\}|par\b|allowbreak\b)|~|\s+")
-_STYLES = re.compile(r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|ensuremath|mathcal|underline|bold)\b\s*")
+_BLANKS = re.compile(
+    r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[^{}]*\}|par\b|allowbreak\b)|~|\s+"
+)
+_STYLES = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|ensuremath|mathcal|underline|bold)\b\s*"
+)
 _HIDDEN = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))")
 _COLORED = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
 _BOX = re.compile(r"\\(?:boxed|fbox)\b")
@@ -64,22 +90,102 @@ _ALIASES = {
     "backslash": "setminus", "thickapprox": "approx", "prime": "'", "euro": "€", "pounds": "£", "textdollar": "$",
 }  # fmt: skip
 FUNCTIONS = frozenset(
-    "sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp gcd lcm max min asin acos atan".split()
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "sinh",
+        "cosh",
+        "tanh",
+        "ln",
+        "log",
+        "lg",
+        "exp",
+        "gcd",
+        "lcm",
+        "max",
+        "min",
+        "asin",
+        "acos",
+        "atan",
+    ]
 )
 _BARE = FUNCTIONS | {"sqrt", "pi", "infty", "infinity", "inf", "oo", "and", "or", "theta", "alpha", "beta", "binom"}
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "equiv": "equiv"}
 _NUMBERS = {word: number for number, word in enumerate(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen".split())}  # fmt: skip
-_NUMBERS |= {word: 10 * ten for ten, word in enumerate("twenty thirty forty fifty sixty seventy eighty ninety".split(), 2)}
+    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"])}  # fmt: skip
+_NUMBERS |= {
+    word: 10 * ten
+    for ten, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
+}
 _NUMBERS |= {word: number for number, word in enumerate(
-    "first 2nd third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split(), 1)}  # fmt: skip
+    ["first", "2nd", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"], 1)}  # fmt: skip
 _NUMBERS["hundred"] = 100
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_UNIT = frozenset(
-    "pi sqrt inf oo infinity half halves third thirds quarter quarters plus minus times over or and to by squared cubed "
-    "factorial choose mod pair pairs dozens hundreds thousands millions billions root roots base less more if than "
-    "squares cubes when unless where fewer greater power not no out is are i e but either".split()
+    [
+        "pi",
+        "sqrt",
+        "inf",
+        "oo",
+        "infinity",
+        "half",
+        "halves",
+        "third",
+        "thirds",
+        "quarter",
+        "quarters",
+        "plus",
+        "minus",
+        "times",
+        "over",
+        "or",
+        "and",
+        "to",
+        "by",
+        "squared",
+        "cubed",
+        "factorial",
+        "choose",
+        "mod",
+        "pair",
+        "pairs",
+        "dozens",
+        "hundreds",
+        "thousands",
+        "millions",
+        "billions",
+        "root",
+        "roots",
+        "base",
+        "less",
+        "more",
+        "if",
+        "than",
+        "squares",
+        "cubes",
+        "when",
+        "unless",
+        "where",
+        "fewer",
+        "greater",
+        "power",
+        "not",
+        "no",
+        "out",
+        "is",
+        "are",
+        "i",
+        "e",
+        "but",
+        "either",
+    ]
 ) | _NUMBERS.keys() - {"one"}
 _UNITS = {
     name: canonical
@@ -99,16 +205,68 @@ _UNITS = {
     }.items()
     for name in names.split()
 }  # fmt: skip
-_AMBIGUOUS = frozenset("A C F K V".split())
+_AMBIGUOUS = frozenset(["A", "C", "F", "K", "V"])
 _SHORT_WORDS = frozenset(
-    "old cup men egg box bag can car cow cat dog pig hen bee ant kid boy man jar pen pie bus row set way job toy hat cap "
-    "bed tea ice age air all new red big his her its gum ads fan tip a the no pm am".split()
+    [
+        "old",
+        "cup",
+        "men",
+        "egg",
+        "box",
+        "bag",
+        "can",
+        "car",
+        "cow",
+        "cat",
+        "dog",
+        "pig",
+        "hen",
+        "bee",
+        "ant",
+        "kid",
+        "boy",
+        "man",
+        "jar",
+        "pen",
+        "pie",
+        "bus",
+        "row",
+        "set",
+        "way",
+        "job",
+        "toy",
+        "hat",
+        "cap",
+        "bed",
+        "tea",
+        "ice",
+        "age",
+        "air",
+        "all",
+        "new",
+        "red",
+        "big",
+        "his",
+        "her",
+        "its",
+        "gum",
+        "ads",
+        "fan",
+        "tip",
+        "a",
+        "the",
+        "no",
+        "pm",
+        "am",
+    ]
 )
 _LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\d|\S", re.DOTALL)
 _REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
 _DOTTED = re.compile(r"(\d*)\.(\d+?)\s*(?:\\[lc]?dots\b|\.\.\.+)")
 _NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
-_GROUPED = re.compile(r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?")
+_GROUPED = re.compile(
+    r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
+)
 _EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\d.A-Za-z])")
 _DEEPEST = 40
 _AM_PM = re.compile(r"(?<!\\)\b([ap])\.?\s?m\b\.?", re.IGNORECASE)
@@ -121,16 +279,26 @@ def clean(text: str) -> str:
     text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
     text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
     text = "".join(_CHARACTERS.get(character, character) for character in text)
-    text = re.sub("[¼-¾⅐-⅞]", lambda m: "\\frac{%s}{%s}" % tuple(unicodedata.normalize("NFKC", m.group()).split("⁄")), text)
+    text = re.sub(
+        "[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m.group()).replace("⁄", "}{") + "}", text
+    )
     text = unicodedata.normalize("NFKC", text)
     text = _BOX.sub("", _HIDDEN.sub("", _COLORED.sub("", _STYLES.sub("", _SIZES.sub("", text)))))
-    text = re.sub(r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 ", re.sub(r"\bUS\s*(?=\\?\$)", "", re.sub(r"\bRs\.?(?=\s*\d)", "₹", text)))
+    text = re.sub(
+        r"\\operatorname\*?\s*\{(\w+)\}",
+        r"\\\1 ",
+        re.sub(r"\bUS\s*(?=\\?\$)", "", re.sub(r"\bRs\.?(?=\s*\d)", "₹", text)),
+    )
     text = text.replace("\\%", "%").replace("\\$", "$").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
     text = re.sub(r"\\[()\[\]]", " ", text)
     text = _BLANKS.sub(" ", re.sub(r"(?<=\d),\\!\s*(?=\d)", ",", text)).strip()
     while len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
-    text = re.sub(r"^\$(?=[^$]*[^\d.,\s$][^$]*\$)|(?<=[^\s])\$(?=[\s.,]*$)", " ", text).strip() if text.count("$") == 2 else text
+    text = (
+        re.sub(r"^\$(?=[^$]*[^\d.,\s$][^$]*\$)|(?<=[^\s])\$(?=[\s.,]*$)", " ", text).strip()
+        if text.count("$") == 2
+        else text
+    )
     while text.endswith((".", ",", ";")) and not text.endswith(("...", "\\.")):
         text = text[:-1].rstrip()
     return text
@@ -184,12 +352,14 @@ def tokens(text: str) -> list[Token]:
         else:
             token, position = ("s", character), position + 1
             if text.startswith(("**", "<=", ">=", "!=", "==", "->", "=>"), start):
-                token = ("s", "^") if character == "*" else ("c", {"<": "le", ">": "ge", "!": "ne"}.get(character, "to"))
+                token = (
+                    ("s", "^") if character == "*" else ("c", {"<": "le", ">": "ge", "!": "ne"}.get(character, "to"))
+                )
                 token = ("s", "=") if text.startswith("==", start) else token
                 position = start + 2
-        if token[1] in ("(", "[", "{") and token[0] in "sc" and not (token == ("s", "{")):
+        if token[1] in ("(", "[", "{") and token[0] in "sc" and token != ("s", "{"):
             depth += 1
-        elif token[1] in (")", "]", "}") and not (token == ("s", "}")):
+        elif token[1] in (")", "]", "}") and token != ("s", "}"):
             depth = max(0, depth - 1)
         found.append((*token, spaced))
         spaced = False
@@ -218,7 +388,10 @@ def _number(text: str, position: int, depth: int) -> tuple[tuple[str, str], int]
         for period in range(1, len(digits) // 2 + 1):
             for copies in range(len(digits) // period, 1, -1):
                 if digits[-period:] * copies == digits[len(digits) - period * copies :]:
-                    return ("q", str(_repeating(whole, digits[: len(digits) - period * copies], digits[-period:]))), match.end()
+                    return (
+                        "q",
+                        str(_repeating(whole, digits[: len(digits) - period * copies], digits[-period:])),
+                    ), match.end()
         return ("n", f"{whole}.{digits}"), match.end()
     match = (_GROUPED.match(text, position) if not depth else None) or _NUMBER.match(text, position)
     assert match is not None
@@ -321,7 +494,7 @@ class _Reader:
                 joined = "and" if joined != "or" else joined
             else:
                 break
-            if not self.rest:
+            if self.token[0] == "end":
                 break  # a comma at the end
             items.append(self.item())
         if len(items) == 1:
@@ -383,7 +556,9 @@ class _Reader:
                 break
             words += [text]
             self.at += 1
-            while self.token[1] in ("'", "-", ".") and self.found[self.at : self.at + 1] and self.at + 1 < len(self.found):
+            while (
+                self.token[1] in ("'", "-", ".") and self.found[self.at : self.at + 1] and self.at + 1 < len(self.found)
+            ):
                 if self.found[self.at + 1][0] not in "wra" or self.token[1] == ".":
                     break
                 words[-1] += self.token[1] + self.found[self.at + 1][1]
@@ -439,7 +614,7 @@ class _Reader:
         return self._unit(node)
 
     def _unit(self, node: Node) -> Node:
-        start, parts = self.at, []
+        start, parts = self.at, list[str]()
         number = node
         while self.rest and not self.peek(",", ";", "=", ")", "]", "approx"):
             kind, text, _ = self.token
@@ -553,7 +728,12 @@ class _Reader:
     def _times_ten(self) -> bool:
         """`2 x 10^3`"""
         here = self.found[self.at : self.at + 3]
-        if len(here) == 3 and here[0][:2] in (("a", "x"), ("a", "X")) and here[1][:2] == ("n", "10") and here[2][1] == "^":
+        if (
+            len(here) == 3
+            and here[0][:2] in (("a", "x"), ("a", "X"))
+            and here[1][:2] == ("n", "10")
+            and here[2][1] == "^"
+        ):
             self.at += 1
             return True
         return False
@@ -561,11 +741,11 @@ class _Reader:
     def _mixed(self, factors: list[Node]) -> list[Node]:
         """`3 3/4` after its integer; two numbers side by side are nothing else."""
         here = self.found[self.at : self.at + 3]
-        if len(factors) == 1 and _is_integer(factors[0]) and len(here) == 3 and here[1][1] == "/" and here[2][0] == "n":
-            if here[0][1].isdigit() and here[2][1].isdigit() and 0 < int(here[0][1]) < int(here[2][1]):
-                self.at += 3
-                fraction = ("mul", _number_of(here[0][1]), ("pow", _number_of(here[2][1]), _NUM[-1]))
-                return [("add", factors[0], fraction)]
+        whole = len(factors) == 1 and _is_integer(factors[0]) and len(here) == 3 and here[1][1] == "/"
+        if whole and here[0][1].isdigit() and here[2][1].isdigit() and 0 < int(here[0][1]) < int(here[2][1]):
+            self.at += 3
+            fraction = ("mul", _number_of(here[0][1]), ("pow", _number_of(here[2][1]), _NUM[-1]))
+            return [("add", factors[0], fraction)]
         raise Unreadable("numbers side by side")
 
     def _aside(self, factors: list[Node]) -> bool:
@@ -588,13 +768,15 @@ class _Reader:
 
     def _continues(self) -> bool:
         """Whether an operand stands here, to be multiplied with the one before."""
-        kind, text, spaced = self.token
+        kind, text, _ = self.token
         if kind in "nq":
             return True
         if kind == "a":
             return True
         if kind == "r":
-            return not (_wordlike(text) or (text in _UNITS or text in _SHORT_WORDS or text.lower() in _NO_UNIT - {"i", "e"}))
+            return not (
+                _wordlike(text) or (text in _UNITS or text in _SHORT_WORDS or text.lower() in _NO_UNIT - {"i", "e"})
+            )
         if kind == "w":
             return False
         if kind == "c":
@@ -642,14 +824,21 @@ class _Reader:
                 continue
             node = ("pow", node, self._exponent())
             node = self.postfix(node)
-        if node[0] == "num" and self.token[0] in "rw" and not self.token[2] and self.token[1] in ("st", "nd", "rd", "th"):
-            self.at += 1
-        elif node[0] == "num" and self.token[0] == "w" and self.token[1] in ("st", "nd", "rd", "th"):
+        if (
+            node[0] == "num"
+            and self.token[0] in "rw"
+            and not self.token[2]
+            and self.token[1] in ("st", "nd", "rd", "th")
+        ) or (node[0] == "num" and self.token[0] == "w" and self.token[1] in ("st", "nd", "rd", "th")):
             self.at += 1
         return node
 
     def _degree(self) -> bool:
-        if self.found[self.at : self.at + 3] and [t[1] for t in self.found[self.at : self.at + 3]] == ["{", "circ", "}"]:
+        if self.found[self.at : self.at + 3] and [t[1] for t in self.found[self.at : self.at + 3]] == [
+            "{",
+            "circ",
+            "}",
+        ]:
             self.at += 3
             return True
         return False
@@ -739,7 +928,11 @@ class _Reader:
             return ("call", "abs", node)
         if text in ("$", "€", "£", "¥", "₹"):
             sign = self._sign()
-            return ("unit", _signed(sign, self.atom()), _UNITS.get(text, text)) if self.token[0] in "nq" else self._fail("$")
+            return (
+                ("unit", _signed(sign, self.atom()), _UNITS.get(text, text))
+                if self.token[0] in "nq"
+                else self._fail("$")
+            )
         raise Unreadable(f"{text!r}" if self.at <= len(self.found) else "something is missing at the end")
 
     def _name(self, letter: str) -> Node:
@@ -936,7 +1129,7 @@ class _Reader:
         return ("matrix", tuple(tuple(row) for row in rows if row))
 
 
-_MATRICES = frozenset("pmatrix bmatrix matrix psmallmatrix bsmallmatrix smallmatrix array".split())
+_MATRICES = frozenset(["pmatrix", "bmatrix", "matrix", "psmallmatrix", "bsmallmatrix", "smallmatrix", "array"])
 _ATOMS = frozenset(
     ["frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "theta", "mathbb", "{", "langle", "ell", *_GREEK]
 ) - {"{"}  # fmt: skip
@@ -991,7 +1184,11 @@ def _wordlike(run: str) -> bool:
     if len(run) > 2 and run.isupper():
         return len(run) > 3 or run in ("USD", "EUR", "GBP", "INR", "CNY", "JPY", "CAD", "AUD", "DNE")
     lowered = run.lower()
-    return len(run) > 2 and any(v in lowered for v in ("eiou" if len(run) == 3 else "aeiouy")) and lowered != "".join(sorted(set(lowered)))
+    return (
+        len(run) > 2
+        and any(v in lowered for v in ("eiou" if len(run) == 3 else "aeiouy"))
+        and lowered != "".join(sorted(set(lowered)))
+    )
 
 
 def _number_word(words: list[str]) -> int | None:
@@ -1012,14 +1209,14 @@ def _unit_words(parts: list[str]) -> str | None:
         if not part[0].isalpha():
             unit.append(part)
             continue
-        if part.lower() in _NO_UNIT or re.fullmatch(r"\w+ths?", part) and part.lower() not in ("months", "month"):
+        if part.lower() in _NO_UNIT or (re.fullmatch(r"\w+ths?", part) and part.lower() not in ("months", "month")):
             return None
         if part in _UNITS:
             known = True
             unit.append(_UNITS[part])
-        elif len(part) == 1 and part.lower() not in "a":
-            return None
-        elif len(part) < 4 and part.lower() not in _SHORT_WORDS and not _wordlike(part):
+        elif (len(part) == 1 and part.lower() not in "a") or (
+            len(part) < 4 and part.lower() not in _SHORT_WORDS and not _wordlike(part)
+        ):
             return None
         single = single and len(part) > 3
     if parts[-1] in ("/", "*", "-") or parts[0] in ("/", "*", "-", ".", "^"):
@@ -1029,8 +1226,7 @@ def _unit_words(parts: list[str]) -> str | None:
 
 def _values(items: tuple[Node, ...]) -> tuple[Node, ...]:
     """`n = 3, 5, 7` and `x = 3, x = 5` as a list of values under one name."""
-    named = [item for item in items if item[0] == "chain" and len(item[1]) == 2 and item[2] == ("=",)]
-    if len(named) == 1 and items[0][0] == "chain" and named[0] is items[0] and items[0][1][0][0] in ("sym", "name"):
-        if all(item[0] not in ("chain", "text") for item in items[1:]):
-            return tuple([("chain", (items[0][1][0], item), ("=",)) if item is not items[0] else item for item in items])
-    return items
+    first, *others = items
+    if first[0] != "chain" or first[2] != ("=",) or any(item[0] in ("chain", "text") for item in others):
+        return items
+    return (first, *(("chain", (first[1][0], item), ("=",)) for item in others))

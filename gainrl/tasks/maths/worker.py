@@ -68,7 +68,9 @@ def _choice(text: str) -> tuple[str, str] | None:
     letter, rest = match[1] or match[2], match[3].strip().strip("}")
     if re.search(r"(?<![A-Za-z\\])\(?[A-H][.)]", rest):  # several of them
         return None
-    if not letter.isupper() or re.match(r"(?:or|and)\b|[-+=^*/_!,]|\\(?:cdot|times|cup|cap|text\s*\{\s*(?:or|and))", rest, re.IGNORECASE):
+    if not letter.isupper() or re.match(
+        r"(?:or|and)\b|[-+=^*/_!,]|\\(?:cdot|times|cup|cap|text\s*\{\s*(?:or|and))", rest, re.IGNORECASE
+    ):
         return None
     return letter, rest
 

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (patterns and tables read better without breaks)
 """The program in a completion, and the imports that judges of the kind take for granted.  Text only, nothing is run."""
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import NamedTuple
 from gainrl.tasks.maths.extract import after_thoughts
 
 # possessive: read in the process that trains, so in time linear in whatever a model wrote
-_FENCE = re.compile(r"(?P<before>^[ \t]*+(?:[-*>+][ \t]++|\d+[.)][ \t]++)?)?(?P<marks>`{3,}+|~{3,}+)(?P<info>[^\r\n`]*+)", re.MULTILINE)
+_FENCE = re.compile(
+    r"(?P<before>^[ \t]*+(?:[-*>+][ \t]++|\d+[.)][ \t]++)?)?(?P<marks>`{3,}+|~{3,}+)(?P<info>[^\r\n`]*+)", re.MULTILINE
+)
 _PYTHON = re.compile(r"[{\s.]*(?:i?python|py|c?pypy|cpython|sage)[\d.]*(?![A-Za-z])", re.IGNORECASE)
-_PLAIN = re.compile(r"[\s{}]*(?:code|solution|answer|program|tool_code)?[\s{}]*", re.IGNORECASE)
-_INFO = re.compile(r"[ \t]*(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:[ \t]+[\w.\"'{]+[=:][^\r\n]*|[ \t]+\S+\.\w+|[ \t]+\d[\d.]*)?[ \t]*")
+_PLAIN = re.compile(r"(?:code|solution|answer|program|tool_code|\{\})?", re.IGNORECASE)
+_INFO = re.compile(r"(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:\s[\w.\"'{]+[=:].*|\s\S+\.\w+|\s\d[\d.]*)?")
 _SPECIAL = re.compile(r"<[|｜][\w▁ -]{2,40}+[|｜]>|</s>(?=\s|$)")
 _AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert )")
 _START = re.compile(r"^(?:import |from \w+ import|def |class |@|async def |if __name__)", re.MULTILINE)
@@ -26,10 +29,35 @@ _FUTURE = re.compile(
     r"^from[ \t]++__future__[ \t]++import[ \t]*+(\([^()]*+\)|(?<=[ \t])[^\r\n;#()]++)(?:;[ \t]*+)?", re.MULTILINE
 )
 
-_MODULES = (
-    "array bisect calendar cmath collections copy dataclasses datetime decimal fractions functools heapq io itertools json "
-    "math numbers operator os queue random re statistics string sys time typing"
-).split()
+_MODULES = [
+    "array",
+    "bisect",
+    "calendar",
+    "cmath",
+    "collections",
+    "copy",
+    "dataclasses",
+    "datetime",
+    "decimal",
+    "fractions",
+    "functools",
+    "heapq",
+    "io",
+    "itertools",
+    "json",
+    "math",
+    "numbers",
+    "operator",
+    "os",
+    "queue",
+    "random",
+    "re",
+    "statistics",
+    "string",
+    "sys",
+    "time",
+    "typing",
+]
 _NAMES = {
     "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Literal Mapping "
     "NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
@@ -61,7 +89,8 @@ _SYS = (  # listed, since this process's own may have more
     "setrecursionlimit stderr stdin stdout version version_info"
 )
 _BOUND = re.compile(r"\b(?:def|class|for)[ \t]+(\w+)|(?<![\w.])(\w+)[ \t]*+=(?!=)")
-_DEPTH = 50_000  # LiveCodeBench's recursion limit
+_FENCES = 200  # the last ones of a completion that are looked at
+_DEPTH = 110_000  # LiveCodeBench allows 50 000; a call through functools.cache counts twice
 
 
 class _Block(NamedTuple):
@@ -101,7 +130,8 @@ def program(completion: str, entry: str = "") -> str:
         [b for b in blocks if b.fenced and b.marked], [b for b in blocks if b.fenced and (entry or _parses(b.code))],
     ):  # fmt: skip
         if group:
-            return group[-1].code
+            code = group[-1].code
+            return _AFTER_ENTRY.split(code, maxsplit=1)[0] if entry and not group[-1].fenced else code
     loose = re.split(r"\n[ \t]*(?:```|~~~)", text, maxsplit=1)[0]
     if entry:
         loose = _AFTER_ENTRY.split(loose, maxsplit=1)[0]
@@ -114,12 +144,13 @@ def program(completion: str, entry: str = "") -> str:
 
 def _blocks(text: str) -> Iterator[_Block]:
     """Fenced blocks in order and, as not fenced, the stretches between them."""
-    fences = [match for match in _FENCE.finditer(text) if match["before"] is not None or _opens(match) or _tight(text, match)]
+    fences = [match for match in _FENCE.finditer(text) if match["before"] is not None or _opens(match) or _tight(match)]
+    fences = fences[-_FENCES:]
     number, last = 0, 0
     while number < len(fences):
         fence = fences[number]
         info, number = fence["info"], number + 1
-        if not _opens(fence) and not _INFO.fullmatch(info):
+        if not _opens(fence) and not _is_info(info):
             yield from _loose(text[last : fence.start()])  # it closes what the prompt opened
             last = fence.end() - len(info)
             continue
@@ -136,7 +167,7 @@ def _blocks(text: str) -> Iterator[_Block]:
                 if _parses(longer := _outdented(text[start:end], indent)):
                     body, used = longer, count
                     break
-        if body.strip() and (_PYTHON.match(info) or _PLAIN.fullmatch(info)):
+        if body.strip() and (_PYTHON.match(info) or _PLAIN.fullmatch(info.strip())):
             yield _Block(_spaced(body), _PYTHON.match(info) is not None, True)
         if not closers:
             return
@@ -149,12 +180,17 @@ def _blocks(text: str) -> Iterator[_Block]:
 
 
 def _opens(fence: re.Match[str]) -> bool:
-    return _PYTHON.match(fence["info"]) is not None and _INFO.fullmatch(fence["info"]) is not None
+    return _PYTHON.match(fence["info"]) is not None and _is_info(fence["info"])
 
 
-def _tight(text: str, fence: re.Match[str]) -> bool:
+def _tight(fence: re.Match[str]) -> bool:
     """Whether it closes a block at the end of a line of code."""
-    return _INFO.fullmatch(fence["info"]) is not None or fence["info"].lstrip().startswith("<")
+    return _is_info(fence["info"]) or fence["info"].lstrip().startswith("<")
+
+
+def _is_info(text: str) -> bool:
+    """Whether what follows a fence on its line names a language rather than says something."""
+    return len(text.strip()) < 100 and _INFO.fullmatch(text.strip()) is not None
 
 
 def _loose(stretch: str) -> Iterator[_Block]:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (patterns and tables read better without breaks)
 """What a problem's statement says about how outputs are judged: a tolerance, letters in any case, several right answers."""
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from typing import Any
 
 _SENTENCES = re.compile(r"(?<=[.!?;])\s+|\n\s*\n|\n(?=[A-Z\-*])")
 _JUDGED = re.compile(
-    r"\b(?:errors?|within|tolerances?|differs?|difference|precision|accura\w+|accepted|considered|deviat\w+)\b", re.IGNORECASE
+    r"\b(?:errors?|within|tolerances?|differs?|difference|precision|accura\w+|accepted|considered|deviat\w+)\b",
+    re.IGNORECASE,
 )
 _SMALL = re.compile(
     r"10\s*(?:\^|\*\*)?\s*[{(]*\s*[-−–]\s*[{(]*\s*(\d{1,2})\b|\b1(?:\.0)?[eE][-−–](\d{1,2})\b|(?<![\d.])0?\.(0{0,11}1)\b"
@@ -18,7 +20,9 @@ _CASE = re.compile(
     r"case (?:of \w+ )?(?:does not|doesn't) matter|(?:upper|lower)[- ]?case or (?:upper|lower)[- ]?case|in any register",
     re.IGNORECASE,
 )
-_VERBS = r"\b(?:print|output|return|report|give|accept|answer|choose|find|display|write|construct|provide)(?:s|ed|ing)?\b"
+_VERBS = (
+    r"\b(?:print|output|return|report|give|accept|answer|choose|find|display|write|construct|provide)(?:s|ed|ing)?\b"
+)
 _OUTCOMES = (
     r"\b(?:answers?|solutions?|outputs?|ways|results?|possibilit\w+|permutations?|sequences?|strings?|arrays?|pairs?|"
     r"constructions?|arrangements?|assignments?|paths?|choices|values|sets?|options)\b"
@@ -34,7 +38,9 @@ _SEVERAL = re.compile(
     r"\bspecial (?:judge|checker)\b",
     re.IGNORECASE,
 )
-_INPUT_ORDER = re.compile(r"\b(?:(?:is|are|be) (?:given|provided|listed)|input)\b[^.]{0,40}\bin any order\b", re.IGNORECASE)
+_INPUT_ORDER = re.compile(
+    r"\b(?:(?:is|are|be) (?:given|provided|listed)|input)\b[^.]{0,40}\bin any order\b", re.IGNORECASE
+)
 
 
 @functools.lru_cache(1024)

@@ -66,5 +66,7 @@ class CodeTask(Task):
     def _grade(verdict: Any, row: Mapping[str, Any]) -> Grade:
         share = verdict.passed / verdict.total if verdict.total else None
         if verdict.verdict == "wrong" and _OTHER.search(verdict.reason) and several(str(row.get("question") or "")):
-            return Grade(Status.UNSCORABLE, f"several outputs are right, and only one is known: {verdict.reason}", share=share)
+            return Grade(
+                Status.UNSCORABLE, f"several outputs are right, and only one is known: {verdict.reason}", share=share
+            )
         return Grade(Status(verdict.verdict), verdict.reason, share=share)
