@@ -70,13 +70,13 @@ class SelfCheck:
     """What a task's grader says of its own gold answers, and of constants that answer nothing.
 
     `failures` holds (row number, grade) of the gold answers that are not right; `commonest` the commonest gold answer
-    and its share; `constants` the answers that are right too often, each with its share of the rows tried.
+    and its share (of tasks with probes); `constants` the answers that are right too often, each with its share of the rows tried.
     """
 
     task: str
     rows: int
     failures: list[tuple[int, Grade]] = field(default_factory=list)
-    commonest: tuple[str, float] = ("", 0.0)
+    commonest: tuple[str, float] | None = None
     constants: list[tuple[str, float]] = field(default_factory=list)
 
     @property
@@ -86,7 +86,7 @@ class SelfCheck:
     def __str__(self) -> str:
         right = self.rows - len(self.failures)
         lines = [f"{self.task}: {right} of {self.rows} gold answers graded right"]
-        if self.rows:
+        if self.commonest is not None:
             answer, share = self.commonest
             lines.append(f"  the commonest gold answer, {answer[:40]!r}, is that of {share:.1%} of the rows")
         lines += [f"  row {row}: {grade.status} ({grade.reason})" for row, grade in self.failures]
@@ -228,9 +228,10 @@ class Task(ABC):
         numbered = [(index, row, gold) for index, row in enumerate(rows) if (gold := self.gold(row)) is not None]
         grades = self.grade_many([gold for _, _, gold in numbered], [row for _, row, _ in numbered])
         failures = [(index, grade) for (index, _, _), grade in zip(numbered, grades, strict=True) if not grade.correct]
-        common, count = (
-            Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0] if numbered else ("", 0)
-        )
+        commonest = None
+        if numbered and self.probes:
+            answer, count = Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0]
+            commonest = (answer, count / len(numbered))
         constants = []
         tried = rows[:PROBED]
         for probe in self.probes:
@@ -238,7 +239,7 @@ class Task(ABC):
             share = sum(grade.correct for grade in self.grade_many(texts, tried)) / max(1, len(tried))
             if share > sum(self.gold(row) == probe for row in tried) / max(1, len(tried)) + 0.05:
                 constants.append((probe, share))
-        return SelfCheck(self.name, len(numbered), failures, (common, count / max(1, len(numbered))), constants)
+        return SelfCheck(self.name, len(numbered), failures, commonest, constants)
 
     def reward_function(
         self, *, partial: bool = False, max_unscorable_share: float = 0.1
