@@ -69,8 +69,8 @@ class Grade:
 class SelfCheck:
     """What a task's grader says of its own gold answers, and of constants that answer nothing.
 
-    `failures` holds (row number, grade) of the gold answers that are not right; `commonest` the commonest gold answer
-    and its share (of tasks with probes); `constants` the answers that are right too often, each with its share of the rows tried.
+    `failures` holds (row number, grade) of the gold answers that are not right.  Of tasks with probes, `commonest` is
+    the commonest gold answer and its share, and `constants` are the answers that are right too often, with theirs.
     """
 
     task: str
