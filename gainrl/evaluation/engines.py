@@ -13,6 +13,11 @@ from gainrl.errors import UserError
 from gainrl.evaluation.generation import Completed, Prompt, Sampling, cut, encode
 
 
+def _seed(sampling: Sampling, key: int, number: int) -> int:
+    """The seed of one sequence of a batch."""
+    return (sampling.seed * 1_000_003 + key * 10_007 + number) % 2**31
+
+
 class VLLMEngine:
     """vLLM in this process (tested with 0.32, on a CPU).  Raises `UserError` where it is not installed.
 
@@ -38,14 +43,9 @@ class VLLMEngine:
         return int(self._model.llm_engine.model_config.max_model_len)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, key: int) -> list[Completed]:
+        common = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
         drawn = [
-            self._vllm.SamplingParams(
-                temperature=sampling.temperature,
-                top_p=sampling.top_p,
-                max_tokens=sampling.max_new_tokens,
-                stop=list(sampling.stop) or None,
-                seed=(sampling.seed * 1_000_003 + key * 10_007 + number) % 2**31,
-            )
+            self._vllm.SamplingParams(**common, stop=list(sampling.stop) or None, seed=_seed(sampling, key, number))
             for number in range(len(prompts))
         ]
         inputs = [{"prompt_token_ids": self.encode(prompt)} for prompt in prompts]
@@ -83,7 +83,7 @@ class ServerEngine:
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_new_tokens,
-            "seed": (sampling.seed * 1_000_003 + key * 10_007 + number) % 2**31,
+            "seed": _seed(sampling, key, number),
         }
         if sampling.stop:
             body["stop"] = list(sampling.stop)

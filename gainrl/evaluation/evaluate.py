@@ -64,13 +64,19 @@ class Evaluation:
     generations: list[Generation]
     seconds: float
 
+    def _count(self, *kinds: str) -> list[int]:
+        counts = [0] * self.rows
+        for one in self.generations:
+            counts[one.row] += one.status in kinds
+        return counts
+
     @property
     def right(self) -> list[int]:
         return self._count("right")
 
     @property
     def scored(self) -> list[int]:
-        return [a + b for a, b in zip(self.right, self._count("wrong"), strict=True)]
+        return self._count("right", "wrong")
 
     @property
     def unscorable(self) -> int:
@@ -111,31 +117,19 @@ class Evaluation:
 
     @property
     def tokens(self) -> int:
-        """Tokens generated, all samples."""
         return sum(one.tokens for one in self.generations)
 
     def record(self, stage: str, step: int | None = None, **more: Any) -> dict[str, Any]:
         """One line of evals.jsonl."""
-        low, high = self.interval
-        majority = self.majority
+        (low, high), majority = self.interval, self.majority
         record = {
-            "stage": stage,
-            "task": self.task,
-            "step": step,
-            "accuracy": self.accuracy,
-            "low": low,
-            "high": high,
-            "samples": self.samples,
-            "rows": self.rows,
-            "unscorable": self.unscorable,
-            "truncated": sum(one.finish == "length" for one in self.generations),
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-            "pass_at": {str(k): self.pass_at(k) for k in self._ks()},
+            "stage": stage, "task": self.task, "step": step, "accuracy": self.accuracy, "low": low, "high": high,
+            "samples": self.samples, "rows": self.rows, "unscorable": self.unscorable,
+            "truncated": sum(one.finish == "length" for one in self.generations), "tokens": self.tokens,
+            "seconds": round(self.seconds, 3), "pass_at": {str(k): self.pass_at(k) for k in self._ks()},
             "majority": majority if self.samples > 1 and not math.isnan(majority[0]) else None,
-            "sampling": asdict(self.sampling),
-            **more,
-        }
+            "sampling": asdict(self.sampling), **more,
+        }  # fmt: skip
         return {key: _jsonable(value) for key, value in record.items()}
 
     def summary(self) -> str:
@@ -159,12 +153,6 @@ class Evaluation:
     def _ks(self) -> list[int]:
         """1, 2, 4, ... up to the samples."""
         return [2**power for power in range(self.samples.bit_length())]
-
-    def _count(self, status: str) -> list[int]:
-        counts = [0] * self.rows
-        for one in self.generations:
-            counts[one.row] += one.status == status
-        return counts
 
 
 def evaluate(
@@ -303,10 +291,8 @@ def append_record(run: str | os.PathLike[str], record: Mapping[str, Any]) -> Non
 
 def _jsonable(value: Any) -> Any:
     """`value` with NaN, which JSON lacks, as None."""
-    if isinstance(value, float):
-        return None if math.isnan(value) else value
     if isinstance(value, dict):
         return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_jsonable(item) for item in value]
-    return value
+    return None if isinstance(value, float) and math.isnan(value) else value
