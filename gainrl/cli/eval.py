@@ -83,6 +83,7 @@ def eval(
         "seed": seed,
         "dtype": dtype,
     }
+    step, epoch = _place(checkpoint)
     store = Store(output, settings, resume=resume, overwrite=overwrite) if output else None
     if resume and output is None:
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
@@ -125,7 +126,6 @@ def eval(
     if store is not None:
         typer.echo(f"  generations: {store.merge(evaluation.generations)}")
     if run is not None:
-        step, epoch = _place(checkpoint)
         append_record(run, evaluation.record(stage, step, epoch=epoch, model=model, checkpoint=checkpoint))
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")
 
@@ -169,10 +169,15 @@ def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
 
     if checkpoint is None:
         return load_model(model, device=device, dtype=dtype)
-    if _is_adapter(checkpoint):
-        try:
-            from peft import PeftModel
-        except ImportError as error:
-            raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
+    try:
+        if not _is_adapter(checkpoint):
+            return load_model(checkpoint, device=device, dtype=dtype)
+        from peft import PeftModel
+
         return PeftModel.from_pretrained(load_model(model, device=device, dtype=dtype), checkpoint).eval()
-    return load_model(checkpoint, device=device, dtype=dtype)
+    except UserError:
+        raise
+    except ImportError as error:
+        raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
+    except Exception as error:  # transformers, safetensors and peft raise their own for a damaged file
+        raise UserError(f"the checkpoint {checkpoint!r} cannot be loaded: {type(error).__name__}: {error}") from error

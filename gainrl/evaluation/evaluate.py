@@ -263,14 +263,12 @@ def _run(
 ) -> list[Generation]:
     room = engine.room()
     fits = [(r, s) for r, s in batch if room is None or lengths[r] + sampling.max_new_tokens <= room]
-    out = []
-    for row, sample in batch:
-        if (row, sample) not in fits:
-            why = (
-                f"the prompt has {lengths[row]} tokens; with {sampling.max_new_tokens} new ones the model's context of "
-                f"{room} is exceeded"
-            )
-            out.append(Generation(row, sample, "", 0, "skipped", "unscorable", why, None, None))
+    why = f"the prompt has %d tokens; with {sampling.max_new_tokens} new ones the model's context of {room} is exceeded"
+    out = [
+        Generation(row, sample, "", 0, "skipped", "unscorable", why % lengths[row], None, None)
+        for row, sample in batch
+        if (row, sample) not in fits
+    ]
     texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key) if fits else []
     grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
     for (row, sample), text, grade in zip(fits, texts, grades, strict=True):

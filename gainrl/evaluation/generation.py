@@ -32,12 +32,11 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0:
-            raise UserError(f"temperature must not be negative, but is {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p must lie in (0, 1], but is {self.top_p}")
-        if self.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be at least 1, but is {self.max_new_tokens}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
+            raise UserError(
+                "temperature must not be negative, top_p must lie in (0, 1] and max_new_tokens must be at least 1, but "
+                f"they are {self.temperature}, {self.top_p} and {self.max_new_tokens}"
+            )
 
 
 @dataclass(frozen=True)
@@ -64,8 +63,8 @@ class Engine(Protocol):
 
 def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
     """`text` up to the first stop string, and whether there was one."""
-    ends = [position for position in (text.find(mark) for mark in stop) if position >= 0]
-    return (text[: min(ends)], True) if ends else (text, False)
+    end = min((text.find(mark) for mark in stop if mark in text), default=None)
+    return text[:end], end is not None
 
 
 def encode(tokenizer: Any, prompt: Prompt) -> list[int]:
@@ -177,18 +176,12 @@ class TransformersEngine:
     def _config(self, sampling: Sampling) -> Any:
         from transformers import GenerationConfig
 
-        drawn = sampling.temperature > 0
+        # every knob that a model's own generation_config may turn is set, so that models compare
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        greedy = {"do_sample": False, "temperature": 1.0, "top_p": 1.0, "top_k": 50}
+        ends = {"max_new_tokens": sampling.max_new_tokens, "eos_token_id": self._ends, "pad_token_id": self._pad}
         return GenerationConfig(  # type: ignore[no-untyped-call]
-            max_new_tokens=sampling.max_new_tokens,
-            do_sample=drawn,
-            # every knob that a model's own generation_config may turn is set, so that models compare
-            temperature=sampling.temperature if drawn else 1.0,
-            top_p=sampling.top_p if drawn else 1.0,
-            top_k=0 if drawn else 50,
-            repetition_penalty=1.0,
-            eos_token_id=self._ends,
-            pad_token_id=self._pad,
-            use_cache=True,
+            **(drawn if sampling.temperature else greedy), **ends, repetition_penalty=1.0, use_cache=True
         )
 
     def _completed(self, ids: list[int], sampling: Sampling) -> Completed:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -122,3 +123,23 @@ def test_check_grades_the_gold_answers_without_a_model(
     code, out, _ = run(monkeypatch, capsys, "--model", "none", "--task", "gsm8k", *source, "--check")
     assert code == 0
     assert out == "gsm8k: 1319 of 1319 gold answers graded right\n"
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "trainer_state.json"])
+def test_a_damaged_checkpoint_is_a_clear_error_or_a_correct_read(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(tiny, folder)
+    (folder / "trainer_state.json").write_text('{"global_step": 3, "epoch": 0.5}')
+    whole = (folder / name).read_bytes()
+    arguments = ("--model", tiny, "--task", "arithmetic", "--limit", "1", "--max-new-tokens", "1")
+    for place in (5, len(whole) // 2):
+        (folder / name).write_bytes(
+            whole[:place] + bytes([whole[place] ^ 16 if place < len(whole) else 0]) + whole[place + 1 :]
+        )
+        code, _, err = run(
+            monkeypatch, capsys, *arguments, "--checkpoint", str(folder), "--run", str(tmp_path / "run"),
+        )  # fmt: skip
+        assert code in (0, 2), err
+        assert "Traceback" not in err
