@@ -214,7 +214,6 @@ class CurriculumSampler(DrawSampler[int]):
         return [rows[self.rank]] * self.repeats
 
     def __len__(self) -> int:
-        """Indices of one draw on this process."""
         return self.curriculum.n // self.num_replicas * self.repeats
 
 
@@ -249,7 +248,6 @@ class CurriculumBatchSampler(DrawSampler[list[int]]):
         return [[row for row in mine for _ in range(self.repeats)]]
 
     def __len__(self) -> int:
-        """Batches of one draw."""
         return self.curriculum.n // self._step if self.drop_last else -(-self.curriculum.n // self._step)
 
 
@@ -263,8 +261,7 @@ def _from_rank_0(make: Callable[[], Draw]) -> Draw:
     dist.broadcast_object_list(found, src=0)
     if isinstance(found[0], Exception):
         raise found[0]
-    draw: Draw = found[0]
-    return draw
+    return found[0]  # type: ignore[no-any-return]
 
 
 def _from_all(columns: list[list[Any]]) -> list[list[Any]]:

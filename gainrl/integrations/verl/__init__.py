@@ -1,4 +1,4 @@
-"""GAIN-RL on verl's V1 trainer (verl 0.9.1), without a fork and without Python of the user's: three lines of Hydra.
+"""GAIN-RL on verl's V1 trainer (verl 0.9.1), without Python of the user's: three lines of Hydra.
 
     python -m verl.trainer.main_ppo 'hydra.searchpath=[pkg://gainrl.integrations.verl.config]' \\
         +curriculum=gainrl data.gainrl.scores=scores.parquet ...

@@ -152,11 +152,8 @@ class Curriculum:
 
     def _write_lines(self) -> None:
         """Log the oldest draws, in their order, if all their groups came back or too many draws are open."""
-        while self._open and (len(self._open) > _OPEN or (self._open[0].finished.all() and self._handed_out(0))):
+        while self._open and (len(self._open) > _OPEN or self._open[0].finished.all()):
             self._log.append(self._open.pop(0).record(self._step, self.navigator))
-
-    def _handed_out(self, place: int) -> bool:
-        return place < len(self._open) - 1 or self._handed >= self.batch
 
     def metrics(self) -> dict[str, float]:
         """The navigator's numbers and what came of the groups observed last, as `curriculum/...`."""
@@ -167,8 +164,7 @@ class Curriculum:
             found["unscored"] = int((sums["rollouts"] - sums["scored"]).sum())
             for source, values in (self._seen.by_source(self.navigator) or {}).items():
                 found.update({f"{name}/{source}": value for name, value in values.items()})
-        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
-        return {f"curriculum/{name}": float(value) for name, value in numbers.items()}
+        return {f"curriculum/{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
     def state_dict(self) -> dict[str, Any]:
         """The state as JSON types; what is held is observed first."""
