@@ -146,19 +146,6 @@ def differences(stored: dict[str, Any], settings: dict[str, Any]) -> str:
     return ", ".join(f"{name}: {stored.get(name)!r} there, {settings.get(name)!r} now" for name in names)
 
 
-def missing_rows(parts: Parts, rows: int) -> int | None:
-    """The first of `rows` rows that no part holds; None if all are there.  UserError if a part holds a row beyond."""
-    files = parts.files()
-    for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
-        there = parts.read(files.get(chunk, []), ["row"])["row"].to_numpy()
-        if len(there) and there[-1] >= rows:
-            raise UserError(f"{parts.folder} holds row {there[-1]}, and the dataset has {rows} rows: it is another one")
-        wanted = np.arange(chunk * CHUNK, min((chunk + 1) * CHUNK, rows))
-        if len(there) < len(wanted):
-            return int(np.setdiff1d(wanted, there)[0])
-    return None
-
-
 def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: Definition) -> None:
     """Write the table of `rows` rows in dataset order, a chunk at a time, from parts that hold them all.
 
@@ -166,6 +153,13 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     rows take 10 MB of memory, whatever the columns.
     """
     files = parts.files()
+    for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
+        there, first = parts.read(files.get(chunk, []), ["row"])["row"].to_numpy(), chunk * CHUNK
+        if not np.array_equal(there, np.arange(first, min(first + CHUNK, rows))):
+            raise UserError(
+                f"{parts.folder} lacks rows of chunk {chunk}, or has rows beyond the dataset's {rows}: it is another "
+                "dataset (start anew with --overwrite), or not all machines share the folder (go on with --resume)"
+            )
 
     def chunks(columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
         for chunk in range(-(-rows // CHUNK)):

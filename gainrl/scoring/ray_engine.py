@@ -85,28 +85,21 @@ class RayScorer:
             given = replace(settings, model=str(model.absolute() if model.exists() else settings.model))
             given.device = "cuda" if gpus else "cpu"
             options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": DEATHS, "max_task_retries": DEATHS}
-            kind_of_worker = self._ray.remote(**options)(_Worker)
-            self._workers = [kind_of_worker.remote(given) for _ in range(count)]
+            remote = self._ray.remote(**options)(_Worker)
+            self._workers = [remote.remote(given) for _ in range(count)]
             with self._explained():
-                described = self._workers[0].describe.remote()
-                if not self._ray.wait([described], timeout=60)[0]:
-                    print(f"waiting for {count} {kind} of the Ray cluster, or for the model to load", file=sys.stderr)
-                identity, self.width, self.definition = self._ray.get(described)
+                identity, self.width, self.definition = self._ray.get(self._workers[0].describe.remote())
         except BaseException:
             self.close()
             raise
-        self._identity = {**identity, "model": str(settings.model)}
-
-    def identity(self) -> dict[str, Any]:
-        """As `AngleScorer.identity`."""
-        return self._identity
+        self.identity = lambda: {**identity, "model": str(settings.model)}  # as of `AngleScorer`
 
     def score_chunks(
         self, parts: Parts, chunks: Iterable[tuple[int, list[ScoringPrompt]]], progress: Progress | None, seconds: float
     ) -> Iterator[tuple[int, int, int]]:
         """What `score_chunk` returns of each chunk, as workers finish them."""
         pool: Any = self._ray.util.ActorPool(self._workers)
-        parts = replace(parts, output=parts.output.absolute())
+        shared = replace(parts, output=parts.output.absolute())
 
         def finished() -> tuple[int, int, int]:
             with self._explained():
@@ -118,7 +111,7 @@ class RayScorer:
         for number, prompts in chunks:
             if not pool.has_free():
                 yield finished()
-            pool.submit(lambda worker, given: worker.chunk.remote(*given), (parts, number, prompts, seconds))
+            pool.submit(lambda worker, given: worker.chunk.remote(*given), (shared, number, prompts, seconds))
         while pool.has_next():
             yield finished()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from gainrl import __version__
 from gainrl.errors import UserError
-from gainrl.scoring.parts import CHUNK, SETTINGS_KEY, Parts, differences, missing_rows, write_table
+from gainrl.scoring.parts import CHUNK, SETTINGS_KEY, Parts, differences, write_table
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.settings import ScoringSettings
@@ -140,20 +140,26 @@ def score_dataset(
 
         def mine() -> Iterator[tuple[int, list[ScoringPrompt]]]:
             nonlocal rows
-            for number, chunk in enumerate(_chunks(prompts)):
+            given = iter(prompts)
+            for number in count():
+                if not (chunk := list(islice(given, CHUNK))):
+                    return
                 rows += len(chunk)
                 if number % processes.size == processes.rank:
                     yield number, chunk
 
-        score = getattr(type(scorer), "score_chunks", _here)
-        for scored, tokens, kept in score(scorer, parts, mine(), progress, seconds_per_part):
+        if hasattr(scorer, "score_chunks"):  # an engine that shares them out itself
+            done = scorer.score_chunks(parts, mine(), progress, seconds_per_part)
+        else:
+            done = (score_chunk(scorer, parts, *chunk, progress, seconds_per_part) for chunk in mine())
+        for scored, tokens, kept in done:
             run.scored, run.tokens, run.kept = run.scored + scored, run.tokens + tokens, run.kept + kept
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
         run.scored, run.tokens, run.kept = processes.total(run.scored, run.tokens, run.kept)
         fields = {name: value for name, value in settings.items() if name not in ("directions", "nll", "prompts")}
         metadata = TableMetadata(**fields, fingerprint="", rows=rows, gainrl_version=__version__)
-        processes.lead(lambda: _finish(parts, rows, metadata, scorer.definition))
+        processes.lead(lambda: write_table(parts, rows, metadata, scorer.definition))
     run.seconds = time.perf_counter() - started
     return run
 
@@ -218,23 +224,6 @@ def score_chunk(
     return len(owed), tokens, len(held)
 
 
-def _here(
-    scorer: Any,
-    parts: Parts,
-    chunks: Iterable[tuple[int, list[ScoringPrompt]]],
-    progress: Progress | None,
-    seconds: float,
-) -> Iterator[tuple[int, int, int]]:
-    for number, prompts in chunks:
-        yield score_chunk(scorer, parts, number, prompts, progress, seconds)
-
-
-def _chunks(prompts: Iterable[ScoringPrompt]) -> Iterator[list[ScoringPrompt]]:
-    given = iter(prompts)
-    while chunk := list(islice(given, CHUNK)):
-        yield chunk
-
-
 def _finished(output: Path, settings: dict[str, Any], prompts: Iterable[ScoringPrompt]) -> int:
     """--resume on a table that is already whole: its rows, if it was made the same way of the same dataset."""
     metadata, _ = ScoreTable.describe(output)
@@ -245,18 +234,6 @@ def _finished(output: Path, settings: dict[str, Any], prompts: Iterable[ScoringP
     if differ:
         raise UserError(f"{output} is a finished table of other settings ({differ}): use --overwrite to replace it")
     return metadata.rows
-
-
-def _finish(parts: Parts, rows: int, metadata: TableMetadata, definition: Any) -> None:
-    until = time.monotonic() + 10
-    while (missing := missing_rows(parts, rows)) is not None:
-        if time.monotonic() > until:
-            raise UserError(
-                f"row {missing} is in no part of {parts.folder}: if several machines score, all need the folder of "
-                "--output. Go on with --resume"
-            )
-        time.sleep(0.5)  # network file systems show new files a little later
-    write_table(parts, rows, metadata, definition)
 
 
 @contextmanager

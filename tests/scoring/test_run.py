@@ -167,7 +167,7 @@ def test_parts_of_other_settings_or_rows_are_refused_and_kept(make_model, tokeni
     with pytest.raises(UserError, match="too_long: 'skip' there, 'truncate' now"):
         run(other, ROWS, output, resume=True)
     for rows in ([ROWS[1], *ROWS[1:]], ROWS[:10]):
-        with pytest.raises(UserError, match=r"another dataset|it is another one"):
+        with pytest.raises(UserError, match=r"another dataset"):
             run(scorer, rows, output, resume=True)
     assert set(kept) <= set(os.listdir(f"{output}.parts"))
     assert run(scorer, ROWS, output, overwrite=True).kept == 0
