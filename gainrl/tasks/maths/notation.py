@@ -23,32 +23,15 @@ Node = tuple[Any, ...]
 Token = tuple[str, str, bool]  # kind, text, whether a space stands before it
 
 
+def _split(names: str) -> list[str]:
+    return names.split()
+
+
 class Unreadable(ValueError):
     """The text is no answer in this notation."""
 
 
-_GREEK = [
-    "alpha",
-    "beta",
-    "gamma",
-    "delta",
-    "epsilon",
-    "zeta",
-    "eta",
-    "theta",
-    "kappa",
-    "lambda",
-    "mu",
-    "nu",
-    "xi",
-    "rho",
-    "sigma",
-    "tau",
-    "phi",
-    "chi",
-    "psi",
-    "omega",
-]
+_GREEK = _split("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega")
 _CHARACTERS = {
     "−": "-", "–": "-", "—": "-", "‒": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ",
     "∙": r"\cdot ", "⋅": r"\cdot ", "•": r"\cdot ", "∗": "*", "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ",
@@ -90,102 +73,30 @@ _ALIASES = {
     "backslash": "setminus", "thickapprox": "approx", "prime": "'", "euro": "€", "pounds": "£", "textdollar": "$",
 }  # fmt: skip
 FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "sinh",
-        "cosh",
-        "tanh",
-        "ln",
-        "log",
-        "lg",
-        "exp",
-        "gcd",
-        "lcm",
-        "max",
-        "min",
-        "asin",
-        "acos",
-        "atan",
-    ]
+    _split("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp gcd lcm max min asin acos atan")
 )
 _BARE = FUNCTIONS | {"sqrt", "pi", "infty", "infinity", "inf", "oo", "and", "or", "theta", "alpha", "beta", "binom"}
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "equiv": "equiv"}
 _NUMBERS = {word: number for number, word in enumerate(
-    ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"])}  # fmt: skip
+    _split(
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+    "seventeen eighteen nineteen"
+))}  # fmt: skip
 _NUMBERS |= {
     word: 10 * ten
     for ten, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
 }
 _NUMBERS |= {word: number for number, word in enumerate(
-    ["first", "2nd", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "eleventh", "twelfth"], 1)}  # fmt: skip
+    _split("first 2nd third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), 1)}  # fmt: skip
 _NUMBERS["hundred"] = 100
 _MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 _NO_UNIT = frozenset(
-    [
-        "pi",
-        "sqrt",
-        "inf",
-        "oo",
-        "infinity",
-        "half",
-        "halves",
-        "third",
-        "thirds",
-        "quarter",
-        "quarters",
-        "plus",
-        "minus",
-        "times",
-        "over",
-        "or",
-        "and",
-        "to",
-        "by",
-        "squared",
-        "cubed",
-        "factorial",
-        "choose",
-        "mod",
-        "pair",
-        "pairs",
-        "dozens",
-        "hundreds",
-        "thousands",
-        "millions",
-        "billions",
-        "root",
-        "roots",
-        "base",
-        "less",
-        "more",
-        "if",
-        "than",
-        "squares",
-        "cubes",
-        "when",
-        "unless",
-        "where",
-        "fewer",
-        "greater",
-        "power",
-        "not",
-        "no",
-        "out",
-        "is",
-        "are",
-        "i",
-        "e",
-        "but",
-        "either",
-    ]
+    _split(
+        "pi sqrt inf oo infinity half halves third thirds quarter quarters plus minus times over or and to by "
+        "squared cubed factorial choose mod pair pairs dozens hundreds thousands millions billions root roots "
+        "base less more if than squares cubes when unless where fewer greater power not no out is are i e but "
+        "either"
+    )
 ) | _NUMBERS.keys() - {"one"}
 _UNITS = {
     name: canonical
@@ -207,58 +118,10 @@ _UNITS = {
 }  # fmt: skip
 _AMBIGUOUS = frozenset(["A", "C", "F", "K", "V"])
 _SHORT_WORDS = frozenset(
-    [
-        "old",
-        "cup",
-        "men",
-        "egg",
-        "box",
-        "bag",
-        "can",
-        "car",
-        "cow",
-        "cat",
-        "dog",
-        "pig",
-        "hen",
-        "bee",
-        "ant",
-        "kid",
-        "boy",
-        "man",
-        "jar",
-        "pen",
-        "pie",
-        "bus",
-        "row",
-        "set",
-        "way",
-        "job",
-        "toy",
-        "hat",
-        "cap",
-        "bed",
-        "tea",
-        "ice",
-        "age",
-        "air",
-        "all",
-        "new",
-        "red",
-        "big",
-        "his",
-        "her",
-        "its",
-        "gum",
-        "ads",
-        "fan",
-        "tip",
-        "a",
-        "the",
-        "no",
-        "pm",
-        "am",
-    ]
+    _split(
+        "old cup men egg box bag can car cow cat dog pig hen bee ant kid boy man jar pen pie bus row set way job "
+        "toy hat cap bed tea ice age air all new red big his her its gum ads fan tip a the no pm am"
+    )
 )
 _LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\d|\S", re.DOTALL)
 _REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")

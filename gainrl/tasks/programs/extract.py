@@ -29,35 +29,15 @@ _FUTURE = re.compile(
     r"^from[ \t]++__future__[ \t]++import[ \t]*+(\([^()]*+\)|(?<=[ \t])[^\r\n;#()]++)(?:;[ \t]*+)?", re.MULTILINE
 )
 
-_MODULES = [
-    "array",
-    "bisect",
-    "calendar",
-    "cmath",
-    "collections",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "decimal",
-    "fractions",
-    "functools",
-    "heapq",
-    "io",
-    "itertools",
-    "json",
-    "math",
-    "numbers",
-    "operator",
-    "os",
-    "queue",
-    "random",
-    "re",
-    "statistics",
-    "string",
-    "sys",
-    "time",
-    "typing",
-]
+
+def _split(names: str) -> list[str]:
+    return names.split()
+
+
+_MODULES = _split(
+    "array bisect calendar cmath collections copy dataclasses datetime decimal fractions functools heapq io "
+    "itertools json math numbers operator os queue random re statistics string sys time typing"
+)
 _NAMES = {
     "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Literal Mapping "
     "NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
