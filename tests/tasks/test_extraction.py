@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (tables of completions)
 """The program in a completion, and LiveCodeBench's packed tests."""
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pytest
 from gainrl.tasks import livecodebench
 from gainrl.tasks.livecodebench import unpack
 from gainrl.tasks.programs.extract import imports_for, lifted, program
+from gainrl.tasks.programs.statement import any_case, several, tolerance
 
 FUTURE = "from __future__ import annotations\n"
 BARE = "n = int(input())\nprint(n * 2)\nif __name__ == '__main__':\n    pass\nprint()\n"
@@ -113,3 +115,39 @@ def test_unpacked_tests_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -
         assert cache.held <= cache.limit
     cache.tests("stdin", small, "")
     assert made[-1] == small
+
+
+READING = "n=int(input())\nprint(n*2)"
+WRITTEN = [
+    "{}", "```python\n{}\n```", "````py3\n{}\n````", "```{{.python}}\n{}\n```", "```python  # solution\n{}\n```", "~~~python\n{}\n~~~",
+    "Sure! ```python\n{}\n``` Done.", "<answer>```python\n{}\n```</answer>", "<answer>\n{}\n</answer>", "```python\n{}```",
+    "{}\n```\nThis doubles n.\n```\n4\n```", "{}\n\nThis doubles n.", "Here is the code:\n\n{}", "{}</s>", "{}<|eot_id|>\nmore",
+    "<think>\n```python\nbad(\n```\n</think>\n```python\n{}\n```", "Draft:\n```python\nn = in\n\nFinal:\n```python\n{}\n```",
+    "```python\n{}\n```\nThe key:\n```python\nprint(n*2)\n```", "```python\n{}\n```\nTest:\n```python\nassert 1\n```",
+    "```python\nn=int(input())\nprint(n*3)\n```\nOops:\n```python\n{}\n```", "```python\n{}\n```\n```cpp\nint main(){{}}\n```",
+    "Input:\n```\n4\n```\nOutput:\n```\n8\n```\nCode:\n```\n{}\n```", "```python\nx = '''```'''\n{}\n```", "\ufeff{}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", WRITTEN)
+def test_the_program_that_was_meant_is_found(written: str) -> None:
+    found = program(written.replace("{{", "{").replace("}}", "}").replace("{}", READING))
+    assert found.removeprefix("x = '''```'''\n").strip("\n\ufeff") == READING
+
+
+@pytest.mark.parametrize(
+    ("statement", "atol", "case", "many"),
+    [
+        ("Accepted if its absolute or relative error is at most 10^{-6}.", 1e-6, False, False),
+        ("Answers within 10^-5 of the actual answer will be accepted.", 1e-5, False, False),
+        ("It is right if the error does not exceed 1e-9.", 1e-9, False, False),
+        ("Constraints: -10^5 <= x <= 10^5. Print x.", 0.0, False, False),
+        ("You can print each letter in any case.", 0.0, True, False),
+        ("If there are multiple solutions, print any of them.", 0.0, False, True),
+        ("Return the answer in any order.", 0.0, False, True),
+        ("You can perform the operation any number of times. Print the least.", 0.0, False, False),
+        ("If there are several, print the lexicographically smallest one.", 0.0, False, False),
+    ],
+)
+def test_what_a_statement_says_of_judging_is_read(statement: str, atol: float, case: bool, many: bool) -> None:
+    assert (tolerance(statement), any_case(statement), several(statement)) == (atol, case, many)

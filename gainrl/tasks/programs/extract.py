@@ -19,10 +19,10 @@ _FENCE = re.compile(
 )
 _PYTHON = re.compile(r"[{\s.]*(?:i?python|py|c?pypy|cpython|sage)[\d.]*(?![A-Za-z])", re.IGNORECASE)
 _PLAIN = re.compile(r"(?:code|solution|answer|program|tool_code|\{\})?", re.IGNORECASE)
-_INFO = re.compile(r"(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:\s[\w.\"'{]+[=:].*|\s\S+\.\w+|\s\d[\d.]*)?")
+_INFO = re.compile(r"(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:\s[\w.\"'{]+[=:].*|\s\S+\.\w+|\s\d[\d.]*|\s+#.*)?")
 _SPECIAL = re.compile(r"<[|｜][\w▁ -]{2,40}+[|｜]>|</s>(?=\s|$)")
 _AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert )")
-_START = re.compile(r"^(?:import |from \w+ import|def |class |@|async def |if __name__)", re.MULTILINE)
+_TAGGED = re.compile(r"(<answer>|<code>|\[PYTHON\])(.*?)(?:</answer>|</code>|\[/PYTHON\]|\Z)", re.DOTALL)
 _READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
 _SPACES = re.compile("[\u00a0\u2000-\u200a\u202f\u205f\u3000]")
 _FUTURE = re.compile(
@@ -69,6 +69,7 @@ _SYS = (  # listed, since this process's own may have more
     "setrecursionlimit stderr stdin stdout version version_info"
 )
 _BOUND = re.compile(r"\b(?:def|class|for)[ \t]+(\w+)|(?<![\w.])(\w+)[ \t]*+=(?!=)")
+_PROSE = 12  # lines of prose that may stand before a program without a fence
 _FENCES = 200  # the last ones of a completion that are looked at
 _DEPTH = 110_000  # LiveCodeBench allows 50 000; a call through functools.cache counts twice
 
@@ -102,12 +103,15 @@ def program(completion: str, entry: str = "") -> str:
     """
     text = after_thoughts(completion)
     text = next((part for part in _SPECIAL.split(text) if part.strip()), "").replace("\r\n", "\n").lstrip("\ufeff")
+    if "```" not in text and (tagged := _TAGGED.search(text)):
+        text = tagged[2]
     blocks = list(_blocks(text))
+    continued = bool(entry) and text.lstrip("\n")[:1].isspace()  # the body of the prompt's function
     wanted = [block for block in blocks if _serves(block.code, entry)]
     for group in (
         [b for b in wanted if b.fenced and b.marked and _parses(b.code)], [b for b in wanted if b.fenced and _parses(b.code)],
         [b for b in wanted if not b.fenced and _parses(b.code)], [b for b in wanted if b.fenced],
-        [b for b in blocks if b.fenced and b.marked], [b for b in blocks if b.fenced and (entry or _parses(b.code))],
+        [b for b in blocks if b.fenced and b.marked], [b for b in blocks if b.fenced and not continued and (entry or _parses(b.code))],
     ):  # fmt: skip
         if group:
             code = group[-1].code
@@ -115,9 +119,10 @@ def program(completion: str, entry: str = "") -> str:
     loose = re.split(r"\n[ \t]*(?:```|~~~)", text, maxsplit=1)[0]
     if entry:
         loose = _AFTER_ENTRY.split(loose, maxsplit=1)[0]
-    start = _START.search(loose)
-    for tried in (loose, loose[start.start() :] if start else ""):
-        if _serves(kept := trimmed(_spaced(tried)), entry):
+    lines = loose.split("\n")
+    for start in range(min(len(lines), _PROSE)):
+        kept = trimmed(_spaced("\n".join(lines[start:])))
+        if _serves(kept, entry) and _parses(kept):
             return kept
     return _spaced(loose)
 
@@ -137,6 +142,8 @@ def _blocks(text: str) -> Iterator[_Block]:
         yield from _loose(text[last : fence.start()])
         start = min(fence.end() + 1, len(text))
         indent = len((fence["before"] or "").expandtabs())
+        if ">" in (fence["before"] or ""):
+            text = text[: fence.end()] + re.sub(r"^> ", "  ", text[fence.end() :], flags=re.MULTILINE)
         closers = [other for other in fences[number:] if other["marks"][0] == fence["marks"][0]][:8]
         ends = [other.start() for other in closers]
         body, used = _outdented(text[start : ends[0]] if ends else text[start:], indent), 1
@@ -240,7 +247,9 @@ def lifted(code: str) -> str:
 
 def defines(code: str, name: str) -> bool:
     """Whether the text of `code` defines a function or class of this name at the top."""
-    return re.search(rf"^(?:async[ \t]+)?(?:def|class)[ \t]+{re.escape(name)}\b", code, re.MULTILINE) is not None
+    named = re.escape(name)
+    pattern = rf"^(?:(?:async[ \t]+)?(?:def|class)[ \t]+{named}\b|{named}[ \t]*=(?!=))"
+    return re.search(pattern, code, re.MULTILINE) is not None
 
 
 def imports_for(code: str) -> str:
