@@ -24,8 +24,8 @@ _BETWEEN = re.compile(
     re.IGNORECASE,
 )
 _PHRASE = re.compile(
-    r"\b(?:answer|ans)\b[\s*_`\]]*+(?:(?:is|are|would\s++be|will\s++be|should\s++be|must\s++be|equals|comes\s++out\s++to\s++be)\b"
-    r"(?:\s++(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s++to)\b)*+|[:=：→]|->|\\(?:to|rightarrow)\b|=>)"
+    r"\b(?:answer|ans)\b(?:\s++to\s++(?:this|the)\s++(?:question|problem))?[\s*_`\]]*+(?:(?:is|are|would\s++be|will\s++be|should\s++be|must\s++be|equals|comes\s++out\s++to\s++be)\b"
+    r"(?:\s++(?:therefore|thus|hence|then|simply|just|indeed|exactly|equal\s++to)\b)*+|[:=：→]|->|[-–—]\s|\\(?:to|rightarrow)\b|=>)"
     r"|(?:^|\n)[ \t#*_>\\\[-]*+(?:the\s++)?(?:final\s++|correct\s++)?(?:answer|solution)[^\S\n]*+[*_:.]*+[^\S\n]*+(?=\n)",
     re.IGNORECASE,
 )
@@ -35,7 +35,7 @@ _CLAUSE = re.compile(
     r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b"
 )
 _SENTENCE = re.compile(r"(?<=[\w$)}%\]])[.!]+[$*_]*\s++(?=[A-Z\[<])(?!(?:[A-Z]\b))")
-_BEFORE = re.compile(r"\s*+:?\s*+(?:\*\*(?!\d)|[*_`](?=\S)|\\\[|\\\(|\$\$)*+\s*+")
+_BEFORE = re.compile(r"\s*+:?\s*+\}?\s*+(?:\*\*(?!\d)|[*_`](?=\S)|\\\[|\\\(|\$\$)*+\s*+")
 _MATHS = re.compile(r"\$\$?([^$]++)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]")
 
 
@@ -162,6 +162,8 @@ def _phrased(text: str) -> str | None:
 def _bare(line: str) -> str:
     """A line without the decoration around it."""
     line = re.sub(r"\\[\])]\s*\.?$", "", line.strip()).strip()
-    if line.endswith(("*.", "`.", "_.", "$.")):
+    if line.endswith("$") and not line.startswith("$") and line.rstrip("$").count("$") % 2 == 0:
+        line = line.rstrip("$").strip()
+    if line.endswith(("*.", "`.", "_.", "$.", '".')):
         line = line[:-1]
-    return line.strip("*`_").strip()
+    return line.strip('*`_"').strip()
