@@ -97,7 +97,8 @@ def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
     pytest.importorskip("math_verify")
     script = tmp_path / "script.py"
     script.write_text(
-        "from gainrl.tasks.maths.pool import AnswerPool\nprint(AnswerPool(1).compare('2x', 'x+x').verdict)\n"
+        "from gainrl.tasks import load_task\n"
+        "row = {'question': '?', 'answer': '2x'}\nprint(load_task('math500').grade(r'It is \\boxed{x+x}.', row).status)\n"
     )
     paths = os.pathsep.join([str(Path(workers.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     for command in ([str(script)], ["-c", f"exec(open({str(script)!r}).read())"]):
