@@ -98,7 +98,8 @@ def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(
         "from gainrl.tasks import load_task\n"
-        "row = {'question': '?', 'answer': '2x'}\nprint(load_task('math500').grade(r'It is \\boxed{x+x}.', row).status)\n"
+        "row = {'question': '?', 'answer': '2x'}\n"
+        "print(load_task('math500').grade(r'It is \\boxed{x+x}.', row).status)\n"
     )
     paths = os.pathsep.join([str(Path(workers.__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     for command in ([str(script)], ["-c", f"exec(open({str(script)!r}).read())"]):
