@@ -9,29 +9,20 @@ import typer
 
 from gainrl.errors import UserError
 
+Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or one score table (.parquet).")]
+Output = Annotated[
+    Path | None, typer.Option(help="HTML file to write; default: report.html in RUN, or comparison.html.")
+]
+Prompts = Annotated[int, typer.Option(help="How many of the highest and lowest ranked prompts to print.")]
 
-def report(
-    runs: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Run directories of gainrl train, or one score table (.parquet)."),
-    ],
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            help="HTML file to write (default: report.html in RUN, the table's name with .html, or, for several runs, "
-            "comparison.html)."
-        ),
-    ] = None,
-    prompts: Annotated[
-        int, typer.Option(help="How many of the highest and of the lowest ranked prompts to print in full.")
-    ] = 5,
-) -> None:
-    """Write one self-contained HTML page: scores, curriculum, training, evaluations, prompts.
 
-    With several runs: accuracy over rollouts, tokens and seconds, and what reaching each other's accuracy cost.
+def report(runs: Runs, output: Output = None, prompts: Prompts = 5) -> None:
+    """Write one self-contained HTML page about a run; about several, a comparison.
+
+    Examples: gainrl report runs/a · gainrl report runs/a runs/b --output both.html
     """
     if prompts < 0:
-        raise UserError(f"--prompts must be at least 0, got {prompts}")
+        raise UserError(f"--prompts {prompts}: give at least 0")
     from gainrl.report import write_comparison, write_report
 
     if len(runs) > 1:

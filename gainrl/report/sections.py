@@ -1,0 +1,228 @@
+"""What a report shows of a run, and of several side by side."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+
+from gainrl.report import figures
+from gainrl.report.figures import Line
+from gainrl.report.page import Page, Section, Table, count, percent, span
+from gainrl.report.records import Floats, Run, number, series
+from gainrl.table import ScoreTable
+
+FIFTHS = 5
+PROGRESS = {"accuracy": "accuracy of rollouts", "reward": "reward", "angle": "angle concentration"}
+
+
+def run_page(run: Run, prompts: int) -> Page:
+    """The page of one run."""
+    config, draws = run.config, run.draws
+    table, last = run.table, (draws[-1] if draws else {})
+    facts = {"model": config.get("model_name_or_path"), "dataset": config.get("task") or config.get("dataset"),
+             "navigator": last.get("navigator") or config.get("navigator")}  # fmt: skip
+    details = {"Settings of the run": yaml.safe_dump(dict(config), allow_unicode=True)} if config else {}
+    if table:
+        details["Provenance of the scores"] = json.dumps(json.loads(table.metadata.to_json()), indent=1)
+    tiles = []
+    if draws:
+        recent = draws[-max(1, len(draws) // 4) :]
+        tiles = [
+            (count(len(draws)), "draws"), (count(run.rollouts[-1]), "rollouts"),
+            (percent(_mean(series(recent, "mixed"))), "of the last quarter's groups mixed"),
+            (percent(_mean(series(recent, "accuracy"))), "of the last quarter's rollouts right"),
+            (span(float(np.nansum(series(draws, "seconds")))), "from first draw to last observation"),
+        ]  # fmt: skip
+    sections = [_evaluations([run]), _groups(run), _prediction(run), _drawn(run), _progress([run]), _sources(run),
+                _cost(run), *(_scores(table, prompts) if table else ())]  # fmt: skip
+    shown = {name: value for name, value in facts.items() if value}
+    status = f"{len(draws)} draws" if draws else "scores"
+    return Page(run.name, status, shown, tiles, run.notes, sections, details)
+
+
+def comparison_page(runs: Sequence[Run]) -> Page:
+    """The page of several runs: accuracy and mixed groups over rollouts, and what each run cost."""
+    rows = []
+    for run in runs:
+        rollouts, tokens, seconds = (np.nansum(series(run.draws, name)) for name in ("rollouts", "tokens", "seconds"))
+        accuracy = number(run.evals[-1].get("accuracy")) if run.evals else None
+        navigator = run.draws[-1].get("navigator") if run.draws else "–"
+        mixed = percent(_mean(series(run.draws, "mixed")))
+        rows.append([run.name, navigator, count(rollouts), count(tokens), span(seconds), mixed, percent(accuracy)])
+    header = ["run", "navigator", "rollouts", "tokens", "time", "mixed groups", "last evaluation"]
+    notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
+    sections = [Section("Cost", table=Table(header, rows)), _evaluations(runs), _progress(runs)]
+    return Page("Comparison", f"{len(runs)} runs", {}, (), notes, sections, {})
+
+
+def _evaluations(runs: Sequence[Run]) -> Section:
+    curves, rows = [], []
+    for run in runs:
+        for task in dict.fromkeys(str(one.get("task")) for one in run.evals):
+            of = [one for one in run.evals if str(one.get("task")) == task]
+            spent = [0.0 if one.get("stage") == "before" else run.rollouts_at(number(one.get("step"))) for one in of]
+            accuracy, low, high = (series(of, name) for name in ("accuracy", "low", "high"))
+            name = task if len(runs) == 1 else f"{run.name}, {task}"
+            curves.append(Line(name, np.array(spent), accuracy, low, high, points=True))
+            for one, at, *ends in zip(of, spent, accuracy, low, high, strict=True):
+                shown, low_end, high_end = map(percent, ends)
+                problems, unscorable, seconds = (number(one.get(key)) for key in ("rows", "unscorable", "seconds"))
+                row = [name, one.get("stage") or "–", count(at), shown, f"{low_end} to {high_end}"]
+                rows.append([*row, count(problems), count(unscorable), span(seconds)])
+    plot = figures.lines(curves, "rollouts of training", "accuracy", percent=True)
+    header = ["task", "stage", "rollouts", "accuracy", "95 % interval", "problems", "unscorable", "time"]
+    lead = "Share of sampled completions that are right, with 95 % intervals over problems."
+    plots = [(plot, "Accuracy on held-out problems over the rollouts of training.")]
+    return Section("Evaluations", lead, plots, Table(header, rows))
+
+
+def _groups(run: Run) -> Section:
+    shares = {name.replace("_", " "): _moving(series(run.draws, name)) for name in ("all_right", "mixed", "all_wrong")}
+    rest = np.clip(1 - np.sum(list(shares.values()), axis=0), 0, 1)
+    if _mean(rest) > 0.001:
+        shares["other"] = rest
+    alt = ", ".join(f"{name} {percent(_mean(part))} on average" for name, part in shares.items())
+    plot = figures.stack(run.rollouts, shares, "rollouts", f"Shares of groups: {alt}")
+    lead = "Only mixed groups teach. A group whose rewards are all alike has no advantage."
+    return Section("Groups", lead, [(plot, "Shares of groups, a moving mean over a twentieth of the draws.")])
+
+
+def _prediction(run: Run) -> Section:
+    pairs = np.array([
+        (chance, outcome[2])
+        for draw in run.draws
+        for chance, outcome in zip(draw.get("predicted") or [], draw.get("outcome") or [], strict=False)
+        if number(chance) is not None and outcome[0]
+    ], dtype=np.float64).reshape(-1, 2)  # fmt: skip
+    if not len(pairs):
+        return Section("Predicted and observed")
+    means = np.array([_mean(series([{"p": p} for p in draw.get("predicted") or []], "p")) for draw in run.draws])
+    curves = [
+        Line("predicted", run.rollouts, _moving(means)),
+        Line("observed", run.rollouts, _moving(series(run.draws, "mixed"))),
+    ]
+    over = figures.lines(curves, "rollouts", "mixed groups", percent=True)
+    bins = np.clip((10 * pairs[:, 0]).astype(int), 0, 9)
+    groups = [pairs[bins == at] for at in np.unique(bins)]
+    x, y = (np.array([part[:, column].mean() for part in groups]) for column in (0, 1))
+    size = np.array([len(part) for part in groups])
+    half = 1.96 * np.sqrt((y * (1 - y) * size + 1) / (size + 4) ** 2)  # Agresti and Coull's, about the plain share
+    line = Line("observed", x, y, np.clip(y - half, 0, 1), np.clip(y + half, 0, 1), points=True)
+    calibration = figures.lines([line], "predicted chance", "observed share", percent=True, diagonal=True)
+    plots = [
+        (over, "Means over each draw, a moving mean over a twentieth of the draws."),
+        (calibration, "Calibration: tenths of the predicted chance, with 95 % intervals."),
+    ]
+    return Section("Predicted and observed", "The predicted chance of a mixed group, and what was seen.", plots)
+
+
+def _drawn(run: Run) -> Section:
+    x, draws = run.rollouts, run.draws
+    of = {
+        name: series(draws, "metrics", name)
+        for name in ("position_median", "position_p10", "position_p90", "mean", "sigma")
+    }
+    curves = [Line("drawn: median, 10 to 90 %", x, of["position_median"], of["position_p10"], of["position_p90"])]
+    if np.isfinite(of["mean"]).any():
+        mean, sigma = of["mean"], of["sigma"]
+        curves.append(Line("window: mean ± σ", x, mean, mean - sigma, mean + sigma))
+    plots = [
+        (
+            figures.lines(curves, "rollouts", "position in the ranking"),
+            "Positions of the drawn prompts; 0 is the highest score.",
+        )
+    ]
+    if run.table is not None and draws:
+        fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
+        shares = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
+        names = [f"{100 * at // FIFTHS} to {100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
+        parts = {name: _moving(part) for name, part in zip(names, np.transpose(shares), strict=True)}
+        stack = figures.stack(x, parts, "rollouts", "Share of the draws by fifth of the ranking.")
+        plots.append((stack, "Share of each fifth of the ranking; the first has the highest scores."))
+    return Section("Which prompts are drawn", "", plots)
+
+
+def _progress(runs: Sequence[Run]) -> Section:
+    plots = []
+    shown = {**PROGRESS, "mixed": "mixed groups"} if len(runs) > 1 else PROGRESS
+    for name, label in shown.items():
+        curves = [Line(run.name, run.rollouts, _moving(series(run.draws, name))) for run in runs]
+        plot = figures.lines(curves, "rollouts", label, percent=name in ("accuracy", "mixed"))
+        plots.append((plot, f"{label.capitalize()}, a moving mean over a twentieth of the draws."))
+    return Section(
+        "Training", "Every draw has other prompts: a level curve over harder prompts is progress too.", plots
+    )
+
+
+def _sources(run: Run) -> Section:
+    names = sorted({name for draw in run.draws for name in draw.get("sources") or {}})
+    of = {
+        name: {key: series(run.draws, "sources", name, key) for key in ("groups", "accuracy", "mixed")}
+        for name in names
+    }
+    curves = [Line(name, run.rollouts, _moving(one["accuracy"])) for name, one in list(of.items())[:6]]
+    plot = figures.lines(curves, "rollouts", "accuracy", percent=True)
+    rows = [
+        [name, count(np.nansum(one["groups"])), percent(_mean(one["accuracy"])), percent(_mean(one["mixed"]))]
+        for name, one in of.items()
+    ]
+    header = ["source", "groups", "accuracy", "mixed groups"]
+    return Section("By source", "", [(plot, "Accuracy of the rollouts of each source.")], Table(header, rows))
+
+
+def _cost(run: Run) -> Section:
+    plots = []
+    for name in ("tokens", "seconds"):
+        line = Line(name, run.rollouts, np.nancumsum(series(run.draws, name)))
+        plots.append((figures.lines([line], "rollouts", name), f"{name.capitalize()}, summed over the run."))
+    return Section("Cost", "", plots)
+
+
+def _scores(table: ScoreTable, prompts: int) -> list[Section]:
+    score = table.column("score").astype(np.float64)
+    reasons = Counter(zip(table.column("status"), table.columns["reason"].to_pylist(), strict=True))
+    rows = [
+        [f"{status}: {reason}" if reason else status, count(number)]
+        for (status, reason), number in reasons.most_common(30)
+    ]
+    falling = Line("score", np.arange(len(score), dtype=np.float64), -np.sort(-score))
+    plots = [(figures.lines([falling], "position in the ranking", "score C"), "Scores of the prompts, highest first.")]
+    lead = "Angle concentration of each prompt's final hidden states before training."
+    found = [Section("Scores", lead, plots, Table(["status of the row", "rows"], rows))]
+    if "prompt" in table.columns.column_names:
+        order = np.argsort(table.column("position"))
+        order = order[np.isfinite(score[order])]
+        for title, chosen in (("Highest scores", order[:prompts]), ("Lowest scores", order[prompts:][::-1][:prompts])):
+            found.append(Section(title, prompts=[_prompt(row) for row in table.columns.take(chosen).to_pylist()]))
+    return found
+
+
+def _prompt(row: dict[str, Any]) -> dict[str, Any]:
+    text = row["prompt"] or "(the table does not hold this prompt's text)"
+    try:
+        parts = [(one["role"], one["content"] if len(one) == 2 else json.dumps(one)) for one in json.loads(text)]
+    except (ValueError, TypeError, KeyError):
+        parts = [("", text)]
+    facts = [f"position {row['position']}", f"C {row['score']:.4f}", f"{row['question_tokens']} question tokens"]
+    return {"facts": [*facts, f"row {row['row']}"], "parts": parts}
+
+
+def _moving(values: Floats) -> Floats:
+    """A moving mean over a twentieth of the values, NaN left out."""
+    width = max(1, len(values) // 20)
+    there = np.isfinite(values)
+    sums, counts = (
+        np.convolve(part, np.ones(width), mode="same") if len(values) else part
+        for part in (np.where(there, values, 0), there.astype(float))
+    )
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+
+
+def _mean(values: Floats) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
