@@ -25,8 +25,6 @@ class Inputs:
     offsets: Tensor
     roles: Tensor
     lengths: list[int]
-    weight: Tensor
-    """(D,) in the activations' dtype, for the provider that folds a norm's weight in."""
 
     @property
     def bytes(self) -> int:
@@ -100,9 +98,9 @@ def compiled(inputs: Inputs) -> Call:
     return _linear(inputs, lambda function: torch.compile(function, dynamic=False))
 
 
-def _gainrl(backend: str, weighted: bool = False) -> Callable[[Inputs], Call]:
+def _gainrl(backend: str) -> Callable[[Inputs], Call]:
     def make(inputs: Inputs) -> Call:
-        more = {"backend": backend, "check": False, "norm_weight": inputs.weight if weighted else None}
+        more = {"backend": backend, "check": False}
         return lambda: gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, **more).score
 
     return make
@@ -110,7 +108,6 @@ def _gainrl(backend: str, weighted: bool = False) -> Callable[[Inputs], Call]:
 
 PROVIDERS: dict[str, Callable[[Inputs], Call]] = {
     "native": _gainrl("native"),
-    "native_norm": _gainrl("native", weighted=True),
     "triton": _gainrl("triton"),
     "torch": _gainrl("torch"),
     "compiled": compiled,
@@ -148,13 +145,12 @@ def _triton_read(words: Tensor) -> Call:
     return read_pass(words)
 
 
-def exact_scores(inputs: Inputs, sequences: int, weighted: bool = False) -> Tensor:
+def exact_scores(inputs: Inputs, sequences: int) -> Tensor:
     """(sequences,) float64 scores of the first sequences: the linear form of the definition, piece by piece.
 
     Computed where the activations are, so that a gigabyte takes no longer on a GPU than the providers do.
     """
     device, width = inputs.hidden.device, inputs.hidden.shape[1]
-    weight = inputs.weight.double() if weighted else None
     kinds = torch.tensor([[1], [2]], dtype=inputs.roles.dtype, device=device)
     at_once = max(1, (1 << 23) // width)
     scores = []
@@ -164,8 +160,6 @@ def exact_scores(inputs: Inputs, sequences: int, weighted: bool = False) -> Tens
         for low in range(start, stop, at_once):
             high = min(low + at_once, stop)
             rows = inputs.hidden[low:high].double()
-            if weight is not None:
-                rows *= weight
             rows /= rows.norm(dim=1, keepdim=True)
             chosen = (inputs.roles[low:high] == kinds).double()
             sums += chosen @ rows

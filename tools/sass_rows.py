@@ -4,14 +4,16 @@
     python tools/sass_rows.py angle.cubin [--widths 576 896 ...]
 
 Counted in the disassembly: the shortest way round the kernel's loop that copies, measures and adds one full batch of
-rows (so many LDGSTS, so many fused multiply-adds).  What a row needs besides, finding runs of rows and flushing sums, is
-a few instructions in a hundred.  The rate is that of four schedulers issuing an instruction a cycle each.
+rows (so many LDGSTS, so many fused multiply-adds).  What a row needs besides, finding runs of rows and flushing sums,
+is a few instructions in a hundred.  The rate is that of four schedulers issuing an instruction a cycle each.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import heapq
+import itertools
 import re
 import shutil
 import subprocess
@@ -33,17 +35,15 @@ def cuobjdump() -> str:
 
 def blocks(cubin: Path, kernel: str) -> tuple[dict[int, list[str]], dict[int, list[int]]]:
     """Basic blocks of the kernel by address, and where each may go on."""
-    text = subprocess.run(
-        [cuobjdump(), "-sass", "-fun", kernel, str(cubin)], capture_output=True, text=True, check=True
-    )
+    command = [cuobjdump(), "-sass", "-fun", kernel, str(cubin)]
+    text = subprocess.run(command, capture_output=True, text=True, check=True)
     code = {int(at, 16): what for at, what in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?) ?;", text.stdout)}
     order = sorted(code)
-    after = dict(zip(order, order[1:], strict=False))
+    after = dict(itertools.pairwise(order))
     targets: dict[int, int] = {}
     for at, what in code.items():
-        if (
-            match := re.search(r"\bBRA\S* (?:!?U?P\d, )*(?:UR\d+, )?(?:~?UR\d+, )*`?\(?(0x[0-9a-f]+)", what)
-        ) and "BRA.DIV" not in what:
+        match = re.search(r"\bBRA\S* (?:!?U?P\d, )*(?:~?UR\d+, )*(0x[0-9a-f]+)", what)
+        if match and "BRA.DIV" not in what:
             targets[at] = int(match[1], 16)
     begins = {order[0], *targets.values(), *(after[at] for at in targets if at in after)}
     body: dict[int, list[str]] = {}
@@ -89,26 +89,34 @@ def shortest_round(body: dict[int, list[str]], onward: dict[int, list[int]], cop
     return best
 
 
+@functools.cache
+def of_batch(cubin: Path, vectors: int, batch: int) -> int:
+    """Instructions a warp issues for a batch."""
+    body, onward = blocks(cubin, f"_ZN6gainrl9angle_sumINS_6BFloatELi{vectors}EEEvNS_15KernelArgumentsE")
+    return shortest_round(body, onward, batch * vectors, 2 * 8 * batch * vectors)
+
+
+def counted(cubin: Path, width: int) -> tuple[int, int, float, float]:
+    """Warps per row, vectors per thread, instructions a row, and TB/s of 132 multiprocessors at 1.98 GHz."""
+    units = -(-width // 8)
+    warps = -(-units // 128)
+    vectors = -(-units // (32 * warps))
+    batch = 4 if 3 * 4 * warps * vectors * 512 < 112 << 10 else 2  # cuda_plan.h: two blocks per multiprocessor
+    a_row = of_batch(cubin, vectors, batch) * warps / batch
+    return warps, vectors, a_row, 132 * 4 * 1.98e9 / a_row * width * 2 / 1e12
+
+
 def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cubin", type=Path)
     parser.add_argument("--widths", nargs="*", type=int, default=list(WANTED))
     given = parser.parse_args()
-    print(
-        f"{'D':>5} {'warps':>5} {'vectors':>7} {'SASS a row':>10} {'issue bound':>11} {'of 4.4 TB/s':>11} {'wanted':>6}"
-    )
+    print("    D warps vectors SASS/row  issue bound  of 4.4 TB/s  wanted")
     for width in given.widths:
-        units = -(-width // 8)
-        warps = -(-units // 128)
-        vectors = -(-units // (32 * warps))
-        batch = 4 if 12 * warps * vectors * 512 < 112 << 10 else 2
-        body, onward = blocks(given.cubin, f"_ZN6gainrl9angle_sumINS_6BFloatELi{vectors}EEEvNS_15KernelArgumentsE")
-        a_round = shortest_round(body, onward, batch * vectors, 2 * 8 * batch * vectors)
-        a_row = a_round * warps / batch
-        rate = 132 * 4 * 1.98e9 / a_row * width * 2 / 1e12
+        warps, vectors, a_row, rate = counted(given.cubin, width)
         print(
-            f"{width:5} {warps:5} {vectors:7} {a_row:10.0f} {rate:8.2f} TB/s {rate / GOAL:11.2f} {WANTED.get(width, 0):6}"
+            f"{width:5} {warps:5} {vectors:7} {a_row:8.0f} {rate:7.2f} TB/s {rate / GOAL:12.2f} {WANTED.get(width, 0):7}"
         )
 
 

@@ -84,7 +84,6 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   constexpr int kEntries = 1024;
   static std::atomic<std::uint64_t> cache[kEntries];
   const std::uint64_t key = (static_cast<std::uint64_t>(device) << 32) | (static_cast<std::uint64_t>(p.dtype) << 30) |
-                            (static_cast<std::uint64_t>(plan.vectors) << 29) |
                             (static_cast<std::uint64_t>(plan.per_thread) << 25) |
                             (static_cast<std::uint64_t>(plan.batch) << 16) | static_cast<std::uint64_t>(plan.threads);
   std::atomic<std::uint64_t>& entry = cache[(key ^ (key >> 25)) % kEntries];
@@ -94,7 +93,7 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
   const std::uint64_t found = entry.load(std::memory_order_relaxed);
   int blocks = static_cast<int>(found & 0xffffU);
   if ((found & ~std::uint64_t{0xffff}) != tag) {
-    if (plan.vectors && !allow_shared(kernel, facts)) return false;
+    if (!allow_shared(kernel, facts)) return false;
     if (failed(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, plan.threads, plan.shared_bytes),
                "cudaOccupancyMaxActiveBlocksPerMultiprocessor"))
       return false;
@@ -108,8 +107,11 @@ bool resident_blocks(int device, const AngleParams& p, const DeviceFacts& facts,
 bool make_plan(const AngleParams& p, int device, Plan& plan, Kernel& kernel) {
   DeviceFacts facts;
   if (!device_facts(device, facts)) return false;
-  plan_shape(p, static_cast<std::size_t>(facts.shared_limit), static_cast<std::size_t>(facts.shared_per_processor),
-             plan);
+  if (!plan_shape(p, static_cast<std::size_t>(facts.shared_limit), static_cast<std::size_t>(facts.shared_per_processor),
+                  plan)) {
+    std::snprintf(last_error, sizeof last_error, "rows that do not lie on 16-byte boundaries, or too wide ones");
+    return false;
+  }
   kernel = sum_kernel(p.dtype, plan);
   std::int64_t resident = 0;
   if (!resident_blocks(device, p, facts, plan, kernel, resident)) return false;

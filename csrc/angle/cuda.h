@@ -12,6 +12,8 @@
 
 namespace gainrl {
 
+// Rows start on 16-byte boundaries, have their columns side by side, and hold at most 32 KB.
+//
 // Bytes of device memory that a call with these sizes, strides and pointers' alignments needs, or 0 on an error (see
 // angle_cuda_last_error).  The workspace needs no initialisation and may be reused once the call's work is done.
 std::size_t angle_cuda_workspace(const AngleParams& params, int device) noexcept;

@@ -174,6 +174,7 @@ class Join {
       double total = found;
       if (parts > 1) {
         k.partials[boundary * kJoinThreads + thread] = found;
+        block_barrier();  // the block's writes come before its ticket
         if (!last_of(k.tickets + (first + slice) * 2, parts)) return;
         total = 0.0;
 #pragma unroll 4
@@ -203,9 +204,9 @@ class Join {
     finish(b, block_sum(products, scratch, kJoinThreads));
   }
 
-  // Whether this block is the last of `count` to come here; what the others wrote before can then be read fresh.
+  // Whether this block is the last of `count` to come here; what thread 0 of the others wrote before can then be read
+  // fresh.
   __device__ __forceinline__ bool last_of(std::int32_t* ticket, std::int64_t count) {
-    block_barrier();  // the block's writes come before its ticket
     bool is_last = false;
     if (thread == 0) is_last = last_to_arrive(ticket, static_cast<int>(count));
     return block_any(is_last);

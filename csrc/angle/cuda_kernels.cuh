@@ -2,7 +2,6 @@
 // tests/angle/emulated.
 #pragma once
 
-#include "angle/cuda_any.cuh"
 #include "angle/cuda_join.cuh"
 #include "angle/cuda_plan.h"
 #include "angle/cuda_sequence.cuh"
@@ -15,7 +14,6 @@ using Kernel = void (*)(KernelArguments);
 inline Kernel sum_kernel(DType dtype, const Plan& plan) {
   const auto pick = [&](auto type) -> Kernel {
     using T = decltype(type);
-    if (!plan.vectors) return angle_sum_any<T>;
     constexpr int kUnit = vectors_per_unit<T>;
     if (plan.per_thread == kUnit) return angle_sum<T, kUnit>;
     if (plan.per_thread == 2 * kUnit) return angle_sum<T, 2 * kUnit>;

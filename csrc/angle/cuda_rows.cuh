@@ -1,4 +1,4 @@
-// How the fast kernel gets its rows: which rows of a chunk count, where they lie, and their copies to shared memory
+// How the first kernel gets its rows: which rows of a chunk count, where they lie, and their copies to shared memory
 // ahead of use.
 //
 // Thread i owns the 16-byte vectors i, i + threads, ... of every row.  It reads back only what it copied itself, so no

@@ -1,4 +1,4 @@
-// The fast kernel: rows that start on 16-byte boundaries.
+// The first kernel: sums of unit rows, which start on 16-byte boundaries.
 //
 // A block takes one chunk of rows, which come through shared memory in batches (cuda_rows.cuh).  Per batch there is one
 // barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the workspace (which
@@ -398,15 +398,17 @@ class ChunkSum {
   float sum[kColumns];
 };
 
-// The most warps that plan_shape gives a row of so many units per thread, and blocks per multiprocessor that leave the
-// registers which nothing spills with.  That many blocks keep enough bytes under way: 4.8 TB/s times 700 ns, shared by
-// 132 multiprocessors, is 25 KB each, and two stages of four rows are 9 KB per block at 576 bfloat16 (11 blocks, by
+// The most threads that plan_shape gives a row of so many vectors per thread, and blocks per multiprocessor that leave
+// the registers which nothing spills with.  That many blocks keep enough bytes under way: 4.8 TB/s times 700 ns, shared
+// by 132 multiprocessors, is 25 KB each, and two stages of four rows are 9 KB per block at 576 bfloat16 (11 blocks, by
 // shared memory), 25 KB at 1536 (5), 64 KB at 4096 (2).
-constexpr int most_threads(int units) { return units < 3 ? 32 : units == 3 ? 96 : kMostThreads; }
+template <typename T, int kPerThread>
+constexpr int kBlockThreads = kPerThread == 4 * vectors_per_unit<T> ? most_threads(sizeof(T)) : 96;
+template <typename T, int kPerThread>
+constexpr int kBlocks = kBlockThreads<T, kPerThread> == 96 ? 4 : 512 / kBlockThreads<T, kPerThread>;
 
 template <typename T, int kPerThread>
-__global__ void __launch_bounds__(most_threads(kPerThread / vectors_per_unit<T>),
-                                  kPerThread / vectors_per_unit<T> == kMostUnits ? 1 : 4)
+__global__ void __launch_bounds__(kBlockThreads<T, kPerThread>, kBlocks<T, kPerThread>)
     angle_sum(const __grid_constant__ KernelArguments k) {
   ChunkSum<T, kPerThread> sum(k);
   sum.run();

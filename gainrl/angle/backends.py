@@ -2,8 +2,8 @@
 
 | name | where | needs |
 |---|---|---|
-| native | CPU, NVIDIA GPUs | the compiled module; for GPUs built with nvcc, driver 580 or newer |
-| triton | GPUs, widths up to 16,384 | triton (on the CPU only with TRITON_INTERPRET=1, for tests) |
+| native | CPU; NVIDIA GPUs, rows on 16-byte boundaries | the compiled module; for GPUs built with nvcc, driver 580 |
+| triton | GPUs | triton (on the CPU only with TRITON_INTERPRET=1, for tests) |
 | torch | everywhere | torch |
 | reference | everywhere, float64, quadratic | NumPy |
 
@@ -24,9 +24,8 @@ from gainrl.angle.call import AngleCall, Outputs
 from gainrl.errors import UserError
 
 log = logging.getLogger("gainrl.angle")
-
 TRITON_WIDEST = 16384
-"""Widest row that the triton backend serves: it and two sums must fit one program's registers."""
+"""Widest row that the Triton kernels take: it and its sums must fit one program's registers."""
 
 
 @functools.cache
@@ -49,13 +48,13 @@ def _native_cuda() -> str:
     return str(module.cuda_status()) if module.built_with_cuda else "the compiled module was built without CUDA code"
 
 
-def _native(device: str, width: int) -> str:
+def _native(device: str) -> str:
     if device == "cuda":
         return _native_cuda()
-    if device != "cpu":
-        return f"it serves cpu and cuda tensors, not {device}"
     module = native_module()
-    return module if isinstance(module, str) else "ok"
+    if device == "cpu":
+        return module if isinstance(module, str) else "ok"
+    return f"it serves cpu and cuda tensors, not {device}"
 
 
 @functools.cache
@@ -67,27 +66,27 @@ def _imports(name: str) -> str:
     return "ok"
 
 
-def _triton(device: str, width: int) -> str:
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+def _triton(device: str) -> str:
     for name in ("torch", "triton"):
         if _imports(name) != "ok":
             return _imports(name)
-    if device == "cpu" and not interpreted:
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return "ok"
+    if device == "cpu":
         return "it serves GPU tensors (on the CPU only with TRITON_INTERPRET=1)"
-    if width > TRITON_WIDEST:
-        return f"it serves widths up to {TRITON_WIDEST}, not {width}; use backend 'native' or 'torch'"
+    if not importlib.import_module("torch").cuda.is_available():
+        return "triton needs a GPU that torch can use (or TRITON_INTERPRET=1 to test it on the CPU)"
     return "ok"
 
 
-def _module(name: str) -> Callable[[AngleCall], Outputs]:
+def _run(name: str) -> Callable[[AngleCall], Outputs]:
     """The backend's `run`, whose module is imported by the first call."""
     loaded: list[Callable[[AngleCall], Outputs]] = []
 
     def run(call: AngleCall) -> Outputs:
         if not loaded:
             loaded.append(importlib.import_module(f"{__package__}.{name}").run)
-        outputs: Outputs = loaded[0](call)
-        return outputs
+        return loaded[0](call)
 
     return run
 
@@ -95,46 +94,49 @@ def _module(name: str) -> Callable[[AngleCall], Outputs]:
 class Backend(NamedTuple):
     """One way to serve a call."""
 
-    available: Callable[[str, int], str]
-    """"ok" for tensors on a device type with rows of a width, or why not."""
+    available: Callable[[str], str]
+    """"ok" for tensors on a device type, or why not."""
     run: Callable[[AngleCall], Outputs]
 
 
 BACKENDS = {
-    "native": Backend(_native, _module("native")),
-    "triton": Backend(_triton, _module("triton_backend")),
-    "torch": Backend(lambda device, width: _imports("torch"), _module("torch_backend")),
-    "reference": Backend(lambda device, width: "ok", _module("reference")),
+    "native": Backend(_native, _run("native")),
+    "triton": Backend(_triton, _run("triton_backend")),
+    "torch": Backend(lambda device: _imports("torch"), _run("torch_backend")),
+    "reference": Backend(lambda device: "ok", _run("reference")),
 }
 
 
 def available_backends() -> dict[str, str]:
     """Each backend with "ok" or the reason why it cannot serve a call on this machine."""
-    triton = _triton("cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda", 1)
-    if triton == "ok" and os.environ.get("TRITON_INTERPRET") != "1":
-        torch = importlib.import_module("torch")
-        if not torch.cuda.is_available():
-            triton = "triton needs a GPU that torch can use (or TRITON_INTERPRET=1 to test it on the CPU)"
-    return {
-        "native": _native("cpu", 1),
-        "native-cuda": _native_cuda(),
-        "triton": triton,
-        "torch": _imports("torch"),
-        "reference": "ok",
-    }
+    found = {"native": _native("cpu"), "native-cuda": _native_cuda(), "triton": _triton("cuda")}
+    return found | {"torch": _imports("torch"), "reference": "ok"}
 
 
-def unavailable(name: str, device: str, width: int = 1) -> str:
+def unavailable(name: str, device: str) -> str:
     """Empty if backend `name` can serve tensors on device type `device`, else the reason."""
-    reason = BACKENDS[name].available(device, width)
+    reason = BACKENDS[name].available(device)
     return "" if reason == "ok" else reason
 
 
-def choose(backend: str, device: str, width: int = 1) -> str:
-    """The backend for a call: `backend` itself, or for "auto" the first that serves `device`."""
+def _unfit(name: str, hidden: Any) -> str:
+    """Empty if the kernels of `name` take rows that lie as those of a tensor on a GPU do, else the reason."""
+    width, size = hidden.shape[-1], hidden.itemsize
+    if name == "triton" and width > TRITON_WIDEST:
+        return f"it serves widths up to {TRITON_WIDEST}, not {width}"
+    if name == "native":
+        *strides, column = hidden.stride()
+        if column != 1 or width * size > 32768 or hidden.data_ptr() % 16 or any(s * size % 16 for s in strides):
+            return "it serves rows of up to 32 KB that begin on 16-byte boundaries, with their columns side by side"
+    return ""
+
+
+def choose(backend: str, device: str, hidden: Any = None) -> str:
+    """The backend for a call: `backend` itself, or for "auto" the first that serves `device` and `hidden`."""
+    on_gpu = hidden is not None and device == "cuda"
     if backend == "auto":
-        return _automatic(device, width > TRITON_WIDEST)
-    if reason := unavailable(backend, device, width):
+        return _automatic(device, tuple((name, _unfit(name, hidden)) for name in order(device)) if on_gpu else ())
+    if reason := unavailable(backend, device) or (_unfit(backend, hidden) if on_gpu else ""):
         raise UserError(f"backend {backend!r} cannot serve {device} tensors: {reason}")
     return backend
 
@@ -146,18 +148,16 @@ def order(device: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _automatic(device: str, wide: bool) -> str:
-    passed: list[tuple[str, str]] = []
+def _automatic(device: str, unfit: tuple[tuple[str, str], ...]) -> str:
+    passed: list[str] = []
     for name in order(device):
-        if not (reason := unavailable(name, device, TRITON_WIDEST + 1 if wide else 1)):
-            why = "".join(f"; not {other}: {text}" for other, text in passed)
-            slow = name in ("torch", "reference") and device in ("cpu", "cuda")
-            # CUDA code that is there and cannot run is worth a word, though Triton is as good.
-            refused = device == "cuda" and name != "native" and getattr(native_module(), "built_with_cuda", False)
-            log.log(
-                logging.WARNING if slow or refused else logging.INFO,
-                "angle concentration on %s uses the %s backend%s", device, name, why,
-            )  # fmt: skip
-            return name
-        passed.append((name, reason))
-    raise UserError("no backend can serve the call: " + "; ".join(f"{n}: {r}" for n, r in passed))
+        if reason := unavailable(name, device) or dict(unfit).get(name):
+            passed.append(f"not {name}: {reason}")
+            continue
+        # CUDA code that is there and cannot run is worth a word, though Triton is as good.
+        refused = device == "cuda" and name != "native" and getattr(native_module(), "built_with_cuda", False)
+        slow = name in ("torch", "reference") and device in ("cpu", "cuda")
+        level = logging.WARNING if slow or refused else logging.INFO
+        log.log(level, "angle concentration on %s uses the backend %s", device, "; ".join((name, *passed)))
+        return name
+    raise UserError("no backend can serve the call: " + "; ".join(passed))

@@ -132,7 +132,7 @@ def run(call: AngleCall, backend: str, check: bool) -> Outputs:
 def run_plain(call: AngleCall, backend: str, check: bool) -> Outputs:
     """The chosen backend's outputs."""
     device = "cpu" if isinstance(call.hidden, np.ndarray) else call.hidden.device.type
-    outputs = BACKENDS[choose(backend, device, call.width)].run(call)
+    outputs = BACKENDS[choose(backend, device, call.hidden)].run(call)
     if check:
         raise_on_bad_values(outputs.counts[0], call.token_role)
     return outputs

@@ -159,13 +159,16 @@ def random_keywords(rng: np.random.Generator) -> dict[str, Any]:
     def pick(*choices: Any) -> Any:
         return choices[int(rng.integers(len(choices)))]
 
-    # Widths of one to four units per thread of the fast CUDA kernel, of several warps, and wider than it takes.
-    width = pick(1, 3, 8, 33, 64, 100, 257, 300, 576, 640, 900, 1100, 2056, 5000, 16400)
+    # Widths of one to four units per thread of the fast CUDA kernel and of several warps.
+    width = pick(1, 3, 8, 33, 64, 100, 257, 300, 576, 640, 900, 1100, 2056, 5000, 16384)
+    dtype = pick(*DTYPES)
+    if dtype == "float32":  # rows of at most 32 KB
+        width = min(width, 8192)
     lengths = [int(n) for n in rng.integers(0, pick(2, 6, 60), size=rng.integers(0, 10))]
     return {
         "width": width,
         "lengths": lengths if width <= 1100 else [min(n, 12) for n in lengths[:4]],
-        "dtype": pick(*DTYPES),
+        "dtype": dtype,
         "padded": rng.random() < 0.3,
         "shared": pick(0, 0, 5),
         "diagonal": rng.random() < 0.7,
@@ -181,16 +184,15 @@ def random_keywords(rng: np.random.Generator) -> dict[str, Any]:
     }
 
 
-# Width, lengths, alignment and padding of sequences with many chunks, which many blocks of the joining kernel share.
+# Width, lengths and padding of sequences with many chunks, which many blocks of the joining kernel share.
 LONG = (
-    (40, [560, 3], True, False),  # one slice of the columns, two parts of the chunks
-    (260, [10, 540], True, False),  # three slices, two parts
-    (40, [1200, 3], True, False),  # four parts
-    (1300, [190], True, False),  # as many blocks as slices
-    (2056, [500], True, False),  # one part, of more chunks than a warp adds at once
-    (2056, [150, 2], True, False),  # fewer blocks than slices
-    (33, [9, 700], False, False),  # the kernel for any layout
-    (72, [300, 290, 7], True, True),
+    (40, [560, 3], False),  # one slice of the columns, two parts of the chunks
+    (260, [10, 540], False),  # three slices, two parts
+    (40, [1200, 3], False),  # four parts
+    (1300, [190], False),  # as many blocks as slices
+    (2056, [500], False),  # one part, of more chunks than a warp adds at once
+    (2056, [150, 2], False),  # fewer blocks than slices
+    (72, [300, 290, 7], True),
 )
 
 
@@ -209,13 +211,11 @@ class Params(ctypes.Structure):
     )  # fmt: skip
 
 
-def params_of(
-    case: Case, first: Any, stride: int, column_stride: int, shared: tuple[Any, int], **outputs: Any
-) -> Params:
+def params_of(case: Case, first: Any, stride: int, shared: tuple[Any, int], **outputs: Any) -> Params:
     """The arguments of a call; `first`, `shared` and the outputs are addresses (or None)."""
     p = Params(
         hidden=first, dtype=DTYPES.index(case.dtype), width=case.hidden.shape[-1], stride_row=stride,
-        stride_column=column_stride, sequences=case.sequences, rows=case.roles.size,
+        stride_column=1, sequences=case.sequences, rows=case.roles.size,
         roles=address(case.roles), role_stride_row=1, role_scale=1, shared_sum=shared[0], shared_tokens=shared[1],
         diagonal=case.diagonal, **outputs,
     )  # fmt: skip
@@ -232,18 +232,15 @@ def address(array: np.ndarray | None) -> int | None:
     return None if array is None or array.size == 0 else array.ctypes.data
 
 
-def placed(case: Case, aligned: bool, column_stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows in a buffer of NaN, each row on a 16-byte boundary or (not aligned) off it; (view, owner)."""
+def placed(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """The rows in a buffer of NaN, each on a 16-byte boundary; (view, owner)."""
     rows = case.hidden.reshape(-1, case.hidden.shape[-1])
     size = rows.itemsize
-    stride = rows.shape[1] * column_stride
-    if aligned:
-        stride = -(-stride * size // 16) * 16 // size
-    first = 0 if aligned else 1
+    stride = -(-rows.shape[1] * size // 16) * 16 // size
     # The buffer ends with the last element of the last row, so that the sanitizer sees a read beyond it.
-    count = first + max(0, len(rows) - 1) * stride + (rows.shape[1] - 1) * column_stride + 1
+    count = max(0, len(rows) - 1) * stride + rows.shape[1]
     owner = np.full(count, 0x7FC0 if rows.dtype == np.uint16 else np.nan, dtype=rows.dtype)
     assert owner.ctypes.data % 16 == 0
-    view = np.lib.stride_tricks.as_strided(owner[first:], rows.shape, (stride * size, column_stride * size))
+    view = np.lib.stride_tricks.as_strided(owner, rows.shape, (stride * size, size))
     view[...] = rows
     return view, owner

@@ -130,7 +130,7 @@ def test_auto_says_once_what_it_chose_and_why(hidden, caplog, monkeypatch):
         for _ in range(3):
             result = gainrl.angle_concentration(hidden, OFFSETS, ROLES)
     assert [record.getMessage() for record in caplog.records] == [
-        "angle concentration on cpu uses the torch backend; not native: there is no compiled module"
+        "angle concentration on cpu uses the backend torch; not native: there is no compiled module"
     ]
     assert result.intra.isfinite().all()
     assert gainrl.available_backends()["native"] == "there is no compiled module"

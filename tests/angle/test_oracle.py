@@ -12,7 +12,6 @@ import torch
 from angle_cases import DTYPES, random_case, random_keywords
 
 import gainrl
-from gainrl import UserError
 from gainrl.angle import reference
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -79,15 +78,13 @@ def test_interpreted_triton_joins_a_sequence_of_many_chunks(monkeypatch, agrees)
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="triton: not interpreted here")
-def test_interpreted_triton_reports_offsets_out_of_order_and_says_how_wide_it_goes():
+def test_interpreted_triton_reports_offsets_out_of_order():
     roles = torch.full((40,), 2, dtype=torch.int8)
     result = gainrl.angle_concentration(
         torch.ones(40, 8), torch.tensor([0, 30, 10, 40]), roles, backend="triton", check=False
     )
     assert result.status.tolist() == [32, 32, 32]
     assert result.values.isnan().all()
-    with pytest.raises(UserError, match="serves widths up to 16384, not 16385"):
-        gainrl.angle_concentration(torch.ones(40, 16385), torch.tensor([0, 40]), roles, backend="triton")
 
 
 @pytest.mark.skipif(INTERPRETED, reason="triton: interpreted already")

@@ -6,7 +6,7 @@
 using namespace gainrl;
 
 struct Chosen {
-  std::int64_t vectors, threads, per_thread, batch, chunk_rows, chunks, shared_bytes, workspace_bytes, join_threads,
+  std::int64_t threads, per_thread, batch, chunk_rows, chunks, shared_bytes, workspace_bytes, join_threads,
       join_shared, padded_width;
 };
 
@@ -18,11 +18,10 @@ std::size_t arguments_bytes() { return sizeof(KernelArguments); }
 // -1 for a call that the launcher refuses.  With `out`, also the kernels' arguments.
 int plan(const AngleParams* params, std::size_t shared_limit, std::size_t shared_per_processor, std::int64_t resident,
          Chosen* chosen, void* workspace, void* out) {
-  if (!usable(*params)) return -1;
   Plan plan{};
-  plan_shape(*params, shared_limit, shared_per_processor, plan);
+  if (!usable(*params) || !plan_shape(*params, shared_limit, shared_per_processor, plan)) return -1;
   plan_work(*params, resident, plan);
-  *chosen = {plan.vectors,    plan.threads,
+  *chosen = {plan.threads,
              plan.per_thread, plan.batch,
              plan.chunk_rows, plan.chunks,
              static_cast<std::int64_t>(plan.shared_bytes), static_cast<std::int64_t>(plan.bytes),

@@ -2,7 +2,7 @@
 
     module = Module(Path("kernels.ptx").read_text())
     report = module.kernel("angle_sum").launch(grid=3, threads=96, shared=9000, parameters=bytes(288),
-                                               buffers=[Buffer(hidden), Buffer(workspace, writable=True, written=False)])
+                                               buffers=[Buffer(hidden), Buffer(sums, writable=True, written=False)])
     assert not report.faults, report
 
 Pointers in `parameters` are the addresses of NumPy arrays that `buffers` names; everything else is out of bounds.  What
@@ -27,8 +27,8 @@ SPECIAL = {"%tid.x": -2, "%ctaid.x": -3, "%ntid.x": -4, "%nctaid.x": -5, "%lanei
 ZERO = {"%tid.y", "%tid.z", "%ctaid.y", "%ctaid.z"}
 ONE = {"%ntid.y", "%ntid.z", "%nctaid.y", "%nctaid.z"}
 SAME = {"and": "and_", "or": "or_", "xor": "xor_", "not": "not_"}
-PLAIN = {"add", "sub", "fma", "div", "rem", "min", "max", "neg", "abs", "sqrt", "rcp", "rsqrt", "shl", "shr", "bfi", "bfe",
-         "brev", "popc", "clz", "selp", "mul", "mad", "and_", "or_", "xor_", "not_", "prmt"}  # fmt: skip
+PLAIN = {"add", "sub", "fma", "div", "rem", "min", "max", "neg", "abs", "sqrt", "rcp", "rsqrt", "shl", "shr", "bfi",
+         "bfe", "brev", "popc", "clz", "selp", "mul", "mad", "and_", "or_", "xor_", "not_", "prmt"}  # fmt: skip
 # A brace, a label, or an instruction up to its semicolon, vectors in braces included.
 STATEMENT = re.compile(r"[{}](?![^;{}]*[,}])|[\w$]+:(?!:)|[^;{}]*\{[^}]*\}[^;]*;|[^;]+;")
 
@@ -42,10 +42,11 @@ class _Operand(ctypes.Structure):
 
 
 class _Instruction(ctypes.Structure):
-    _fields_ = tuple(
-        (name, ctypes.c_int32)
-        for name in ("op", "type", "from_", "cmp", "space", "count", "guard", "guard_negated", "target", "line")
-    ) + (("to", ctypes.c_int32 * 4), ("into", _Operand * 5))
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("op", "type", "from_", "cmp", "space", "count", "guard", "guard_negated",
+                                              "target", "line")),
+        ("to", ctypes.c_int32 * 4), ("into", _Operand * 5),
+    )  # fmt: skip
 
 
 class _Buffer(ctypes.Structure):

@@ -10,11 +10,10 @@ extern "C" {
 std::size_t emulated_params_bytes() { return sizeof(AngleParams); }
 
 // Runs the call as a device with `shared_limit` bytes of shared memory per block and `resident` blocks at a time would.
-// Returns 1 for the vector kernel, 0 for the one for any layout, -1 for a call that the launcher would refuse.
+// Returns -1 for a call that the launcher would refuse.
 int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int64_t resident, unsigned order) {
-  if (!usable(*params)) return -1;
   Plan plan{};
-  plan_shape(*params, shared_limit, 2 * shared_limit, plan);
+  if (!usable(*params) || !plan_shape(*params, shared_limit, 2 * shared_limit, plan)) return -1;
   plan_work(*params, resident, plan);
   std::unique_ptr<unsigned char[]> workspace(new unsigned char[plan.bytes]);
   std::memset(workspace.get(), 0xff, plan.bytes);
@@ -23,7 +22,7 @@ int emulated_angle(const AngleParams* params, std::size_t shared_limit, std::int
                     static_cast<unsigned>(plan.threads), plan.shared_bytes, order);
   emulation::launch<KernelArguments>(angle_join, k, {static_cast<unsigned>(plan.chunks), 1}, kJoinThreads,
                                      shared_for_join(), order);
-  return plan.vectors ? 1 : 0;
+  return 0;
 }
 
 }  // extern "C"
