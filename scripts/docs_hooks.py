@@ -114,9 +114,7 @@ def metadata() -> str:
 def _fields(owner: Any, docs: dict[str, str]) -> str:
     def rows() -> Iterator[tuple[str, ...]]:
         for field in dataclasses.fields(owner):
-            if field.name not in docs:
-                raise ValueError(f"{owner.__name__}.{field.name} has no docstring")
-            yield (f"`{field.name}`", _kind(field), _default(field), docs[field.name])
+            yield (f"`{field.name}`", _kind(field), _default(field), docs.get(field.name, ""))
 
     return table(("name", "type", "default", "what"), rows())
 
