@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -122,7 +123,8 @@ def _uri(draw: Callable[[Axes, Theme], None], theme: Theme) -> str:
         "text.parse_math": False, "xtick.color": theme.muted, "ytick.color": theme.muted,
         "xtick.major.size": 0, "ytick.major.size": 0,
     }  # fmt: skip
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
         matplotlib.rcdefaults()  # the user's matplotlibrc does not count
         matplotlib.rcParams.update(style)
         canvas = Canvas(figsize=(9.6, 2.9))
