@@ -4,10 +4,11 @@
 #     benchmarks/gpu_suite.sh OUTPUT_FOLDER [STEP...]
 #
 # Needs what the machine has: Python 3.12 with torch 2.11 and Triton 3.6, nvcc 13, CMake, ninja, pybind11, pytest,
-# hypothesis, compute-sanitizer; pytest-xdist is used where it is installed.  Each step has its own limit, and what the
-# table is made of comes first: build in place for this GPU alone; tests of the native kernels; their benchmarks, and
-# those of torch.compile and of the published procedure; then compute-sanitizer (memcheck, racecheck, initcheck) over a
-# reduced set, Triton's tests, and the other benchmarks.  With STEPs named, only these run, after the build: those that
+# compute-sanitizer; ncu, pytest-xdist and, for the last two steps, transformers and TRL are used where they are.  Each
+# step has its own limit, and what is to be looked at first comes first: build in place for this GPU alone; whether the
+# driver gives the shared memory that D = 2048 asks for; tests of the native kernels; time per row at D = 4096 on both
+# sides of 520 thousand rows; issue slots and DRAM bytes (ncu); the benchmarks of the table; compute-sanitizer over a
+# reduced set, Triton's tests, the other benchmarks; the scoring pass and one short training run.  With STEPs named, only these run, after the build: those that
 # a first run had no time for, say (into another folder: the files are of one run).
 # OUTPUT_FOLDER has three files, complete after every step: gpu_suite.json, summary.txt, logs.tar.gz.  A short table
 # comes last.  Exit status: 0 only if every step passed.
@@ -97,27 +98,66 @@ sanitized() {
     -k "native and (any_input or every_width or equal_bits or out_of_order) or partial_last_vector"
 }
 
+attribute() {  # the first calls that ask for more than 48 KB of shared memory
+  "$python" - << 'END'
+import torch, gainrl
+for width in (2048, 4096, 8192):
+    hidden = torch.randn(4096, width, device="cuda", dtype=torch.bfloat16)
+    roles = torch.full((4096,), 2, dtype=torch.int8, device="cuda")
+    offsets = torch.tensor([0, 4096], device="cuda")
+    print(width, gainrl.angle_concentration(hidden, offsets, roles, backend="native").intra.item())
+END
+}
+
+profiled() {  # share of issue slots, and bytes from and to DRAM, against one read of the activations
+  command -v ncu > /dev/null || { echo "ncu is not installed"; return 0; }
+  for width in 576 1536 4096; do
+    ncu --kernel-name regex:angle_ --launch-count 2 \
+      --metrics sm__inst_issued.avg.pct_of_peak_sustained_active,dram__bytes_read.sum,dram__bytes_write.sum,gpu__time_duration.sum \
+      "$python" -c "import sys; sys.path.insert(0, 'benchmarks'); import torch, angle, gainrl
+i = angle.make_inputs(angle.shape_lengths('prompts', $width, 2, 1 << 30, True), $width, torch.bfloat16, 'cuda')
+print($width, i.bytes); gainrl.angle_concentration(i.hidden, i.offsets, i.roles, backend='native', check=False); torch.cuda.synchronize()"
+  done
+}
+
+scoring() {
+  "$python" -c 'import transformers' 2> /dev/null || { echo "transformers is not installed"; return 0; }
+  "$python" -m gainrl profile --help > /dev/null && "$python" -m gainrl profile --model smollm2-135m
+}
+
+training() {
+  "$python" -c 'import trl' 2> /dev/null || { echo "TRL is not installed"; return 0; }
+  "$python" -m gainrl train --config examples/arithmetic.yaml --output_dir "$work/run"
+}
+
 bench() {  # bench NAME ROUNDS ARGUMENTS...
   "$python" benchmarks/angle.py --device cuda --output "$work/parts/$1.json" --rounds "$2" "${@:3}"
 }
-export -f build tests_native tests_triton sanitized bench
+export -f build attribute profiled scoring training tests_native tests_triton sanitized bench
 
 nvidia-smi --query-gpu=name,driver_version,memory.total --format=csv > "$work/parts/gpu.csv" 2>&1
 large="--dtypes bfloat16 --most-mib 1536 --fill"
-if step build 150 bash -c build; then
-  step tests_native 100 bash -c tests_native
-  step bench_large 75 bash -c "bench large 11 $large --providers native --shapes prompts long"
-  step bench_64mib 50 bash -c 'bench 64mib 25 --providers native --dtypes bfloat16 --shapes prompts long --most-mib 64'
-  step bench_micro 30 bash -c 'bench micro 40 --providers native --dtypes bfloat16 --shapes batch --widths 1536'
-  step bench_published 30 bash -c "bench published 3 $large --providers native published eager --shapes prompts --widths 1536"
-  step bench_compiled 110 bash -c "bench compiled 7 $large --providers native compiled --shapes prompts"
-  step memcheck 60 bash -c 'sanitized memcheck'
-  step racecheck 60 bash -c 'sanitized racecheck'
-  step initcheck 60 bash -c 'sanitized initcheck'
-  step tests_triton 90 bash -c tests_triton
-  step bench_triton 60 bash -c "bench triton 7 $large --providers native triton --shapes prompts long"
-  step bench_others 40 bash -c 'bench others 25 --providers native compiled triton eager published --dtypes bfloat16 --shapes batch --widths 1536'
-  step bench_dtypes 40 bash -c 'bench dtypes 9 --providers native --shapes prompts tokens --widths 576 4096 --most-mib 1024'
+native="--dtypes bfloat16 --providers native"
+if step build 100 bash -c build; then
+  step attribute 20 bash -c attribute
+  step tests_native 80 bash -c tests_native
+  # 520 and 655 thousand rows of 4096: the same time per row, or the waves are not whole.
+  step bench_below 25 bash -c "bench below 5 $native --shapes prompts --widths 4096 --most-mib 4062 --fill"
+  step bench_beyond 25 bash -c "bench beyond 5 $native --shapes prompts --widths 4096 --most-mib 5117 --fill"
+  step ncu 40 bash -c profiled
+  step bench_large 60 bash -c "bench large 9 $large --providers native --shapes prompts long"
+  step bench_64mib 40 bash -c "bench 64mib 25 $native --shapes prompts long --most-mib 64"
+  step bench_micro 25 bash -c "bench micro 40 $native --shapes batch --widths 1536"
+  step bench_published 25 bash -c "bench published 3 $large --providers native published eager --shapes prompts --widths 1536"
+  step bench_compiled 90 bash -c "bench compiled 7 $large --providers native compiled --shapes prompts"
+  step memcheck 40 bash -c 'sanitized memcheck'
+  step racecheck 40 bash -c 'sanitized racecheck'
+  step initcheck 40 bash -c 'sanitized initcheck'
+  step tests_triton 60 bash -c tests_triton
+  step bench_triton 40 bash -c "bench triton 5 $large --providers native triton --shapes prompts long --widths 1536 4096"
+  step bench_tokens 30 bash -c "bench tokens 9 $native --shapes tokens --widths 576 1536 --most-mib 1024"
+  step scoring 45 bash -c scoring
+  step training 60 bash -c training
 fi
 publish
 echo

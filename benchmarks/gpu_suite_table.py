@@ -69,7 +69,15 @@ def main() -> None:
     large, small, micro = rows("large"), rows("64mib"), rows("micro")
     seconds = value(micro[0], "native", "seconds") if micro else None
     host = results["micro"].get("host_s") if micro else None
+    below, beyond = ((rows(name) or [{}])[0] for name in ("below", "beyond"))
+    per_row = [(value(row, "native", "seconds") or 0.0) / row.get("rows", 1) for row in (below, beyond)]
     table = [
+        (
+            "D = 4096: time per row at 655 over that at 520 thousand rows",
+            per_row[1] / per_row[0] if all(per_row) else None,
+            1.03,
+            False,
+        ),
         ("1 GB and more, bf16, every width: share of the read ceiling", worst_share(large), 0.92, True),
         ("the same: times torch.compile", least_gain(rows("compiled"), "compiled"), 1.3, True),
         ("the same, width 1536: times the published procedure", least_gain(rows("published"), "published"), 50.0, True),

@@ -116,7 +116,7 @@ def main() -> None:
     for width in given.widths:
         warps, vectors, a_row, rate = counted(given.cubin, width)
         print(
-            f"{width:5} {warps:5} {vectors:7} {a_row:8.0f} {rate:7.2f} TB/s {rate / GOAL:12.2f} {WANTED.get(width, 0):7}"
+            f"{width:5} {warps:5} {vectors:7} {a_row:8.0f} {rate:7.2f} TB/s {rate / GOAL:12.2f} {WANTED.get(width, 0)}"
         )
 
 
