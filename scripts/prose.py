@@ -1,4 +1,4 @@
-"""Check how README, docs and docstrings are written: `python scripts/prose.py [FILE...]`; exit status 1 if they break a rule.
+"""Check how README, docs and docstrings are written: `python scripts/prose.py [FILE...]`; exit status 1 if not well.
 
 Rules: no sentence over 40 words, nine sentences of ten with at most 28, Markdown lines up to 100 columns, none of the
 phrases in PHRASES; the same phrases in the first lines of docstrings, which are at most 25 words.  Vale would do this,

@@ -31,7 +31,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in (
         "my-model",
         "Qwen/Qwen2.5-1.5B-Instruct",
-        "runs/a/checkpoints/checkpoint-200",
+        "runs/a/checkpoint-200",
         "cache/smollm2-135m-instruct",
     ):
         shutil.copytree(folder / "checkpoint", folder / name)

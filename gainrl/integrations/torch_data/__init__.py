@@ -1,6 +1,6 @@
 """The curriculum as plain PyTorch samplers, for every framework that lets its user choose the dataloader's sampler.
 
-docs/frameworks.md has a loop of one's own, and lists the scripts for OpenRLHF, SkyRL and prime-rl.
+docs/integrations.md has a loop of your own, and the scripts for OpenRLHF, SkyRL and prime-rl.
 """
 
 from gainrl.integrations.torch_data.curriculum import Curriculum, load_curriculum

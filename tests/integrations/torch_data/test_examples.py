@@ -170,8 +170,8 @@ def test_prime_rls_sampler_hands_out_observes_late_and_goes_on_with_what_was_in_
 
 
 def test_the_loop_of_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
-    page = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    page = (ROOT / "docs" / "integrations.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(from torch.*?)```", page, flags=re.DOTALL)
     table_of(PROMPTS).write(tmp_path / "scores.parquet")
     monkeypatch.chdir(tmp_path)
     seen = []
@@ -186,7 +186,7 @@ def test_the_loop_of_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
 
     dataset = Dataset({"prompt": prompt, "row": row} for row, prompt in enumerate(PROMPTS))
     names = {"dataset": dataset, "roll_out_and_train": roll_out_and_train}
-    exec(compile(block, "docs/frameworks.md", "exec"), names)
+    exec(compile(block, "docs/integrations.md", "exec"), names)
     assert len(seen) == 12
     assert all(batch[::2] == batch[1::2] for batch in seen)
     assert names["state"]["version"]
