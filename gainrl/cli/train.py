@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import importlib.util
 import os
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -69,14 +70,18 @@ def train(context: typer.Context) -> None:
     except ImportError:
         raise UserError("gainrl train needs TRL: pip install 'gainrl[trl]'") from None
     from gainrl.integrations.trl import script
+    from gainrl.integrations.trl.trainer import agreed
 
     parser = run_parser()
     if "--help-all" in words:
         parser.print_help()
         return
     try:
-        given, made = read(parser, words)
-        trainer = script.train(*made, given, [_live_report(made[1].output_dir)] if made[0].report else None)
+        given, (run, settings, model) = read(parser, words)
+        agreed(lambda: check_output(Path(settings.output_dir).expanduser(), run))
+        run.rewards = [import_reward(path) for path in run.rewards or []]
+        callbacks = [_live_report(settings.output_dir)] if run.report else None
+        trainer = script.train(run, settings, model, given, callbacks)
     except UserError:
         if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of each machine has the same to say
             raise typer.Exit(2) from None
@@ -117,6 +122,49 @@ def _live_report(directory: str) -> Any:
                     print(f"no report: `gainrl report {directory}` says why", file=sys.stderr)
 
     return LiveReport()
+
+
+def check_output(directory: Path, run: Any) -> None:
+    """UserError if a run is in the way, or is not there to resume."""
+    if run.resume and run.overwrite:
+        raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
+    if directory.exists() and not directory.is_dir():
+        raise UserError(f"output_dir {str(directory)!r} is a file: name a directory")
+    from gainrl.integrations.trl.script import RECORDS
+
+    there = [name for name in RECORDS if (directory / name).exists()] + [p.name for p in directory.glob("checkpoint-*")]
+    if run.resume and not there:
+        raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
+    if there and not (run.resume or run.overwrite):
+        raise UserError(
+            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with "
+            "--overwrite, or name another directory"
+        )
+
+
+def import_reward(path: str) -> Callable[..., Any]:
+    """A reward function by `package.module.function` or `file.py:function`.  Raises UserError if there is none."""
+    home, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
+    if path.endswith(".py") or not home:
+        shown = f"{path}:function" if path.endswith(".py") else "package.module.function or file.py:function"
+        raise UserError(f"reward {path!r} names no function: give {shown}")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    try:
+        if home.endswith(".py"):
+            spec: Any = importlib.util.spec_from_file_location(Path(home).stem, Path(home).expanduser())
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(home)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UserError(f"reward {path!r}: cannot import {home!r}: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not callable(found):
+        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
+        raise UserError(f"reward {path!r}: {home!r} has no function {name!r}, only {', '.join(functions) or 'none'}")
+    made: Callable[..., Any] = found
+    return made
 
 
 def run_parser() -> Any:

@@ -1,4 +1,4 @@
-"""Rollouts summed up by group, the line of a draw, and a state as JSON: what verl and torch_data share."""
+"""Rollouts summed up by group, the line of a draw, and a state as JSON: what the integrations share."""
 
 from __future__ import annotations
 

@@ -15,9 +15,9 @@ import yaml
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 pytest.importorskip("trl", reason="trl is not installed")
 
-from gainrl.cli.train import HELP, read, run_parser
+from gainrl.cli.train import HELP, import_reward, read, run_parser
 from gainrl.errors import UserError
-from gainrl.integrations.trl.script import RunArguments, as_dataset, import_reward
+from gainrl.integrations.trl.script import RunArguments, as_dataset
 from gainrl.table import ScoreTable
 from tests.tiny_models import make_model
 

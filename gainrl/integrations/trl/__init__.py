@@ -10,10 +10,5 @@ from gainrl.integrations.trl.config import CurriculumArguments, GainRLConfig, Ga
 from gainrl.integrations.trl.trainer import GainRLMixin, GainRLRLOOTrainer, GainRLTrainer
 
 __all__ = [
-    "CurriculumArguments",
-    "GainRLConfig",
-    "GainRLMixin",
-    "GainRLRLOOConfig",
-    "GainRLRLOOTrainer",
-    "GainRLTrainer",
-]
+    "CurriculumArguments", "GainRLConfig", "GainRLMixin", "GainRLRLOOConfig", "GainRLRLOOTrainer", "GainRLTrainer",
+]  # fmt: skip

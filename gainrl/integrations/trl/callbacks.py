@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import base64
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
+
+from gainrl.integrations.groups import from_json, to_json
 
 NAME = "CurriculumState"
 """Key of the curriculum in `trainer_state.json`, under `stateful_callbacks`."""
@@ -32,7 +32,7 @@ class CurriculumState(TrainerCallback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What transformers writes into `trainer_state.json`."""
-        return {"args": {}, "attributes": {"curriculum": encoded(self.trainer.curriculum_state())}}
+        return {"args": {}, "attributes": {"curriculum": to_json(self.trainer.curriculum_state())}}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Continue from the checkpoint that transformers has read, if it has."""
@@ -49,39 +49,20 @@ class CurriculumState(TrainerCallback, ExportableState):
 
 def saved_curriculum(callbacks: Mapping[str, Any]) -> dict[str, Any]:
     """The curriculum among a checkpoint's `stateful_callbacks`; empty if there is none."""
-    return dict(decoded(callbacks.get(NAME, {}).get("attributes", {}).get("curriculum", {})))
+    return dict(from_json(callbacks.get(NAME, {}).get("attributes", {}).get("curriculum", {})))
 
 
-def newest_checkpoint(directory: Path, fingerprint: str) -> Path | None:
+def newest_checkpoint(directory: Path, fingerprint: str) -> str | None:
     """The newest checkpoint whose `trainer_state.json`, which is written last, parses and names this score table."""
     found = [(int(p.name.rpartition("-")[2]), p) for p in directory.glob("checkpoint-*") if p.name[11:].isdecimal()]
     for _, path in sorted(found, reverse=True):
         try:
             state = TrainerState.load_from_json(str(path / "trainer_state.json"))
             if saved_curriculum(state.stateful_callbacks)["navigator"]["fingerprint"] == fingerprint:
-                return path
+                return str(path)
         except (OSError, ValueError, TypeError, KeyError):
             continue
     return None
-
-
-def encoded(value: Any) -> Any:
-    """Plain values for JSON; arrays become base64 with dtype and shape."""
-    if isinstance(value, Mapping):
-        return {key: encoded(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.tobytes()).decode()
-        return {"base64": data, "dtype": value.dtype.str, "shape": list(value.shape)}
-    return value.item() if isinstance(value, np.generic) else value
-
-
-def decoded(value: Any) -> Any:
-    """What `encoded` was given."""
-    if not isinstance(value, dict):
-        return value
-    if "base64" in value:
-        return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"]).copy()
-    return {key: decoded(entry) for key, entry in value.items()}
 
 
 class StageBar(ProgressCallback):

@@ -18,6 +18,11 @@ from gainrl.errors import UserError
 from gainrl.precision import mixed_precision
 
 
+def described(help: str, default: Any = None) -> Any:
+    """A dataclass field with a line of help."""
+    return field(default=default, metadata={"help": help})
+
+
 @dataclass
 class CurriculumArguments:
     """Fields of the curriculum, for a class that also inherits from a TRL config.
@@ -26,28 +31,18 @@ class CurriculumArguments:
     work, before anything is loaded.
     """
 
-    scores: str | None = field(default=None, metadata={"help": "Score table of the dataset, made by `gainrl score`."})
-    navigator: str = field(
-        default=DEFAULT, metadata={"help": "What decides the draws: probe, gaussian (the paper), posterior or uniform."}
+    scores: str | None = described("Score table of the dataset, made by `gainrl score`.")
+    navigator: str = described("What decides the draws: probe, gaussian (the paper), posterior or uniform.", DEFAULT)
+    navigator_args: dict[str, Any] | str | None = described("The navigator's settings, on a command line as JSON.")
+    accuracy_rewards: list[str] | None = described(
+        "Names of the rewards that tell what is correct, if there are several."
     )
-    navigator_args: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "The navigator's settings, on a command line as JSON: '{\"explore\": 0.1}'."}
+    accuracy_range: list[float] | None = described(
+        "Those rewards' values for wrong and for correct; 0 and 1 if left out."
     )
-    accuracy_rewards: list[str] | None = field(
-        default=None, metadata={"help": "Names of the rewards that tell what is correct; needed if there are several."}
-    )
-    accuracy_range: list[float] | None = field(
-        default=None, metadata={"help": "Those rewards' values for wrong and for correct; 0 and 1 if left out."}
-    )
-    log_angle: bool = field(
-        default=False, metadata={"help": "Measure angle concentration even if the navigator does not need it."}
-    )
-    group_by: str | None = field(
-        default=None, metadata={"help": "Dataset column that names a prompt's source, for metrics and `quota`."}
-    )
-    quota: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "By source, the largest share of a draw, on a command line as JSON."}
-    )
+    log_angle: bool = described("Measure angle concentration even if the navigator does not need it.", False)
+    group_by: str | None = described("Dataset column that names a prompt's source, for metrics and `quota`.")
+    quota: dict[str, Any] | str | None = described("By source, the largest share of a draw, on a command line as JSON.")
 
     def __post_init__(self) -> None:
         self.navigator_args = _dictionary("navigator_args", self.navigator_args)

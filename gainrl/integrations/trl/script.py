@@ -7,41 +7,30 @@ nothing but the model's loading.
 from __future__ import annotations
 
 import errno
-import importlib
-import importlib.util
 import json
 import logging
-import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 from datasets import Dataset
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
 from trl import get_peft_config, get_quantization_config
 
+from gainrl import scoring
 from gainrl.errors import UserError
 from gainrl.files import write_text
 from gainrl.integrations.trl.callbacks import newest_checkpoint
+from gainrl.integrations.trl.config import described
 from gainrl.integrations.trl.trainer import GainRLTrainer, agreed
-from gainrl.scoring import (
-    AngleScorer,
-    ScoringPrompt,
-    Source,
-    load_tokenizer,
-    model_identity,
-    open_rows,
-    resolve_model,
-    score_dataset,
-)
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
 from gainrl.table import ScoreTable
 from gainrl.tasks import load_task
@@ -56,44 +45,28 @@ RECORDS = ("config.yaml", "draws.jsonl", "evals.jsonl", "report.html")
 class RunArguments:
     """What a run has besides the fields of the trainer's and the model's config."""
 
-    task: str | None = field(
-        default=None, metadata={"help": "Task by name (`gsm8k`, `arithmetic:size=600`): dataset, prompts and reward."}
-    )
-    dataset: str | None = field(
-        default=None, metadata={"help": "Hub id or local file with a column `prompt`; with a task, its rows' source."}
-    )
-    split: str | None = field(default=None, metadata={"help": "Split to train on (the task's first, or train)."})
-    limit: int | None = field(default=None, metadata={"help": "Train on the first rows alone."})
-    question_after: str | None = field(
-        default=None, metadata={"help": "Plain text: the question follows the last occurrence of this text."}
-    )
-    rewards: list[str] = field(
-        default_factory=list, metadata={"help": "Reward functions: package.module.function or file.py:function."}
-    )
-    stop: list[str] | None = field(
-        default=None, metadata={"help": "Texts that end a completion (the task's own if left out)."}
-    )
-    resume: bool = field(default=False, metadata={"help": "Continue from the newest whole checkpoint."})
-    overwrite: bool = field(default=False, metadata={"help": "Replace the run that is there, but not its ranking."})
-    report: bool = field(default=True, metadata={"help": "Keep report.html in the run directory up to date."})
+    task: str | None = described("Task by name (`gsm8k`, `arithmetic:size=600`): dataset, prompts and reward.")
+    dataset: str | None = described("Hub id or local file with a column `prompt`; with a task, its rows' source.")
+    split: str | None = described("Split to train on (the task's first, or train).")
+    limit: int | None = described("Train on the first rows alone.")
+    question_after: str | None = described("Plain text: the question follows the last occurrence of this text.")
+    rewards: list[str] | None = described("Reward functions: package.module.function or file.py:function.")
+    """Or the functions themselves, from Python."""
+    stop: list[str] | None = described("Texts that end a completion (the task's own if left out).")
+    resume: bool = described("Continue from the newest whole checkpoint.", False)
+    overwrite: bool = described("Replace the run that is there, but not its ranking.", False)
+    report: bool = described("Keep report.html in the run directory up to date.", True)
 
 
-def train(
-    run: RunArguments,
-    settings: Any,
-    model: Any,
-    given: Mapping[str, Any],
-    callbacks: list[TrainerCallback] | None = None,
-) -> GainRLTrainer:
+def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any], callbacks: Any = None) -> Any:
     """Train as the settings say: a `GainRLConfig` and TRL's `ModelConfig`; `given` is what `config.yaml` records.
 
-    Raises UserError for what the user can mend.
+    Returns the trainer, a `GainRLTrainer`.  Raises UserError for what the user can mend.
     """
     directory = Path(settings.output_dir).expanduser()
     settings.output_dir = str(directory)
     if not model.model_name_or_path:
         raise UserError("model_name_or_path is missing: give a hub id, a directory, or smollm2-135m")
-    agreed(lambda: check_output(directory, run))
     rows, rewards, stop = load_rows(run)
     if run.task and settings.accuracy_rewards is None:
         settings.accuracy_rewards = [rewards[0].__name__]
@@ -110,17 +83,14 @@ def train(
         check_table(table, tokenizer, settings, model.model_name_or_path)
     _say(settings, f"building the trainer ({len(dataset):,} prompts)")
     with refused("these settings"), stopping(network, tokenizer, stop):
-        trainer = GainRLTrainer(
-            network,
-            reward_funcs=rewards,
-            args=settings,
-            train_dataset=dataset,
-            processing_class=tokenizer,
+        trainer: Any = GainRLTrainer(
+            network, rewards, args=settings, train_dataset=dataset, processing_class=tokenizer, callbacks=callbacks,
             peft_config=get_peft_config(model),
-            callbacks=callbacks,
             scores=table if scored else lambda built: rank(built, rows, run, table),
-        )
-    checkpoint = agreed(lambda: _newest(trainer, directory)) if run.resume else None
+        )  # fmt: skip
+    checkpoint = None
+    if run.resume:
+        checkpoint = agreed(lambda: newest_checkpoint(directory, trainer.navigator.prompts.fingerprint))
     if trainer.accelerator.is_main_process:
         if run.overwrite:
             clear(directory)
@@ -140,25 +110,9 @@ def train(
     return trainer
 
 
-def check_output(directory: Path, run: RunArguments) -> None:
-    """UserError if a run is in the way, or is not there to resume."""
-    if run.resume and run.overwrite:
-        raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
-    if directory.exists() and not directory.is_dir():
-        raise UserError(f"output_dir {str(directory)!r} is a file: name a directory")
-    there = [name for name in RECORDS if (directory / name).exists()] + [p.name for p in directory.glob("checkpoint-*")]
-    if run.resume and not there:
-        raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
-    if there and not (run.resume or run.overwrite):
-        raise UserError(
-            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with "
-            "--overwrite, or name another directory"
-        )
-
-
 def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..., Any]], list[str]]:
     """The training rows, the reward functions, and the texts that end a completion."""
-    rewards = [import_reward(path) for path in run.rewards]
+    rewards: list[Any] = list(run.rewards or [])
     if run.task:
         task = load_task(run.task)
         rows = task.load(run.split or task.splits[0], source=run.dataset, limit=run.limit)
@@ -167,33 +121,11 @@ def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..
         raise UserError("name what to train on: a task, or a dataset with rewards")
     if not rewards:
         raise UserError("a dataset needs reward functions: give rewards: [package.module.function]")
-    return [dict(row) for row in open_rows(run.dataset, split=run.split, limit=run.limit)], rewards, run.stop or []
-
-
-def import_reward(path: str) -> Callable[..., Any]:
-    """A reward function by `package.module.function` or `file.py:function`.  Raises UserError if there is none."""
-    home, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
-    if path.endswith(".py") or not home:
-        shown = f"{path}:function" if path.endswith(".py") else "package.module.function or file.py:function"
-        raise UserError(f"reward {path!r} names no function: give {shown}")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # console scripts do not search the working directory
-    try:
-        if home.endswith(".py"):
-            spec: Any = importlib.util.spec_from_file_location(Path(home).stem, Path(home).expanduser())
-            module = importlib.util.module_from_spec(spec)
-            sys.modules.setdefault(spec.name, module)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(home)
-    except Exception as error:  # whatever the module does when it is imported
-        raise UserError(f"reward {path!r}: cannot import {home!r}: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise UserError(f"reward {path!r}: {home!r} has no function {name!r}, only {', '.join(functions) or 'none'}")
-    made: Callable[..., Any] = found
-    return made
+    return (
+        [dict(row) for row in scoring.open_rows(run.dataset, split=run.split, limit=run.limit)],
+        rewards,
+        run.stop or [],
+    )
 
 
 def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
@@ -212,10 +144,10 @@ def _without_null(value: Any) -> Any:
 
 def load(model: Any, settings: Any) -> tuple[Any, Any]:
     """The tokenizer and the model that TRL's `ModelConfig` names, on the CPU.  UserError if they cannot be loaded."""
-    place, name = resolve_model(model.model_name_or_path), model.model_name_or_path
+    place, name = scoring.resolve_model(model.model_name_or_path), model.model_name_or_path
     trust = bool(getattr(model, "trust_remote_code", False) or getattr(settings, "trust_remote_code", False))
     _say(settings, f"loading {name}")
-    tokenizer: Any = load_tokenizer(name, revision=model.model_revision, trust_remote_code=trust)
+    tokenizer: Any = scoring.load_tokenizer(name, revision=model.model_revision, trust_remote_code=trust)
     tokenizer.padding_side = tokenizer.truncation_side = "left"
     with refused(f"the model {name!r}"):
         options = {
@@ -233,9 +165,9 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
     arguments: dict[str, Any] = {"directions": trainer.args.navigator == "probe", "question_after": run.question_after}
     if getattr(trainer.args, "chat_template_kwargs", None):
         arguments["chat_template_kwargs"] = trainer.args.chat_template_kwargs
-    scorer = AngleScorer(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, **arguments)
-    source = Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
-    prompts = [ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+    scorer = scoring.AngleScorer(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, **arguments)
+    source = scoring.Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
+    prompts = [scoring.ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
     with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
@@ -243,7 +175,7 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
         def advance(finished: int, tokens: int) -> None:
             bar.update(finished)
 
-        score_dataset(scorer, prompts, output, source, resume=True, progress=advance)
+        scoring.score_dataset(scorer, prompts, output, source, resume=True, progress=advance)
     return output
 
 
@@ -259,7 +191,7 @@ def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
     theirs, ours = json.loads(theirs) if isinstance(theirs, str) else theirs, settings.chat_template_kwargs or {}
     if made.chat_template_hash and theirs != ours:
         raise UserError(f"{path} was made with chat_template_kwargs {theirs}, not {ours}: score again")
-    if Path(resolve_model(name)).is_dir() and made.model_hash != model_identity(name):
+    if Path(scoring.resolve_model(name)).is_dir() and made.model_hash != scoring.model_identity(name):
         logger.warning("%s was made with another model, %s", path, made.model)
 
 
@@ -303,12 +235,6 @@ def clear(directory: Path) -> None:
         (directory / name).unlink(missing_ok=True)
     for path in directory.glob("checkpoint-*"):
         shutil.rmtree(path)
-
-
-def _newest(trainer: GainRLTrainer, directory: Path) -> str | None:
-    assert trainer.navigator is not None
-    found = newest_checkpoint(directory, trainer.navigator.prompts.fingerprint)
-    return None if found is None else str(found)
 
 
 def _say(settings: Any, text: str) -> None:

@@ -1,6 +1,6 @@
 """TRL's group-based trainers with the curriculum: a navigator draws the prompts each time TRL generates.
 
-Three methods of TRL's trainers are overridden; their presence and parameters are checked when a trainer is built:
+Three methods of TRL are overridden; their presence and parameters are checked when a trainer is built:
 
     _generate_and_score_completions    rank 0 draws rows and broadcasts them; they replace the loader's examples
     _calculate_rewards                 accuracy, and groups whose rewards differ, from the gathered rewards
@@ -29,8 +29,9 @@ from transformers import ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from gainrl.angle import angle_concentration
-from gainrl.curriculum import NAVIGATORS, Navigator, Outcomes
+from gainrl.curriculum import NAVIGATORS, Navigator
 from gainrl.errors import UserError
+from gainrl.integrations.groups import Draw
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
 from gainrl.integrations.trl.callbacks import CurriculumState, StageBar
 from gainrl.integrations.trl.config import CurriculumArguments
@@ -44,7 +45,6 @@ else:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-Floats = npt.NDArray[np.float64]
 
 DOORS = {
     "_generate_and_score_completions": ["inputs"],
@@ -52,8 +52,6 @@ DOORS = {
     "_compute_loss": ["model", "inputs"],
 }
 """The overridden methods of TRL and their parameters."""
-NOISE = 1e-6
-"""Rewards of a group that differ by less than this share of the largest one (or of 1) are equal: float32 noise."""
 
 
 class GainRLMixin(_Trainer):  # type: ignore[misc]
@@ -83,7 +81,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         """(n,) dataset indices of the prompts drawn last, in the order of the groups; on every rank."""
         self.draws, self.curriculum_seconds = 0, 0.0
         """Draws of the run so far, and the seconds that this process spent drawing and observing."""
-        self._open: dict[str, Any] | None = None  # the line of draws.jsonl of the draw that is not observed yet
+        self._open: Draw | None = None  # the draw that is not observed yet, on rank 0
+        self._unobserved = False  # whether there is one, on every rank
         self._passes = self._micro_batches = 0  # since the last generation, since the last optimizer step
         self._since_log: dict[str, list[float]] = {}
         self._draw_log = DrawLog(config.output_dir)
@@ -113,21 +112,20 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         plain = dataset.with_format(None)
         rows = table.join(plain["prompt"])
         self._index_of = np.argsort(rows)
-        self._sources = None
+        sources = None
         if config.group_by is not None:
             if config.group_by not in dataset.column_names:
                 raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
-            self._sources = np.array([str(source) for source in plain[config.group_by]])
+            sources = [str(source) for source in plain[config.group_by]]
         self.navigator = load_navigator(
-            table, rows, config.navigator, config.navigator_args, quota=config.quota,
+            table, rows, config.navigator, config.navigator_args, sources=sources, quota=config.quota,
             seed=config.seed if config.data_seed is None else config.data_seed,
-            sources=None if self._sources is None else self._sources.tolist(),
         )  # fmt: skip
         needed, there = config.generation_batch_size // config.num_generations, len(self.navigator.prompts)
         if there < needed:
             raise UserError(
-                f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / "
-                f"num_generations {config.num_generations}), but the score table has {there} usable ones"
+                f"one draw needs {needed} prompts (generation_batch_size / num_generations), but the score table has "
+                f"{there} usable ones"
             )
 
     # -- the three methods of TRL --------------------------------------------------------------------------------
@@ -150,8 +148,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._tell("grading")
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
-            count = torch.tensor(sum(map(len, completion_ids_list)), device=self.accelerator.device)
-            self._grade(rewards.cpu().double().numpy(), int(self.accelerator.reduce(count, "sum")))
+            lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=self.accelerator.device)
+            self._grade(rewards.cpu().double().numpy(), self.accelerator.gather(lengths).cpu().numpy())
             if self._tap is None:
                 self._observe()
         return rewards
@@ -175,73 +173,49 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
     def _draw(self, n: int) -> npt.NDArray[np.int64]:
         """(n,) dataset indices, on every rank those that rank 0 drew."""
         started = time.perf_counter()
-        record: dict[str, Any] = {"draw": self.draws, "step": self.state.global_step, "navigator": self.args.navigator}
 
         def draw() -> list[int]:
             assert self.navigator is not None
             rows = self.navigator.draw(n)
-            predicted = self.navigator.predicted(rows)
-            record.update(rows=rows, predicted=[None] * n if predicted is None else predicted, started=started)
+            self._open = Draw.made_by(self.navigator, self.draws, rows)
             return list(self._index_of[rows].tolist())
 
         drawn = np.array(agreed(draw), dtype=np.int64)
-        self.draws, self._open = self.draws + 1, record
+        self.draws, self._drawn_at, self._unobserved = self.draws + 1, self.state.global_step, True
         self.curriculum_seconds += time.perf_counter() - started
         return drawn
 
-    def _grade(self, rewards: Floats, tokens: int) -> None:
-        """Add to the draw under way what came of it: (R, F) rewards of all ranks, NaN where there is none."""
-        size, groups = self.num_generations, len(rewards) // self.num_generations
-        credit = _mean(accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)).reshape(groups, size)
-        weighted = rewards * self.reward_weights.cpu().numpy()
-        total = np.where(np.isnan(rewards).all(axis=1), np.nan, np.nansum(weighted, axis=1))
-        if getattr(self, "multi_objective_aggregation", "") != "normalize_then_sum":
-            weighted = total[:, None]
-        scored, correct = (~np.isnan(credit)).sum(axis=1), np.nansum(credit, axis=1)
-        mixed = _differ(weighted.reshape(groups, size, -1))
-        assert self._open is not None
-        self._open |= {
-            "rollouts": len(rewards),
-            "scored": scored.sum(),
-            **_summary(scored, correct, mixed),
-            "all_right": ((scored > 0) & (correct > scored - NOISE)).mean(),
-            "all_wrong": ((scored > 0) & (correct < NOISE)).mean(),
-            "outcome": [list(group) for group in zip(scored.tolist(), correct.tolist(), mixed.tolist(), strict=True)],
-            "reward": _mean(total[None])[0],
-            "tokens": tokens,
-        }
-        if self.navigator is not None and self._sources is not None:
-            drawn = self._sources[self.drawn]
-            self._open["sources"] = {
-                source: {"groups": int(own.sum()), **_summary(scored[own], correct[own], mixed[own])}
-                for source in np.unique(drawn).tolist()
-                if (own := drawn == source) is not None
-            }
+    def _grade(self, rewards: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> None:
+        """Add to the draw under way (R, F) rewards of all ranks, NaN where there is none, and (R,) generated tokens."""
+        credit = accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)
+        scores = (~np.isnan(credit)).sum(axis=1)
+        credit = np.where(scores > 0, np.nansum(credit, axis=1) / np.maximum(scores, 1), np.nan)
+        total = np.nansum(rewards * self.reward_weights.cpu().numpy(), axis=1)
+        total[np.isnan(rewards).all(axis=1)] = np.nan
+        if self._open is not None:
+            groups = np.arange(len(rewards)) // self.num_generations
+            self._open.add(groups, credit, total, np.full(len(rewards), np.nan), tokens)
 
     def _observe(self) -> None:
         """Hand the draw under way to the navigator and to the log; collective if angles are measured."""
-        record, self._open = self._open, None
-        if record is None:
+        if not self._unobserved:
             return
-        started = time.perf_counter()
-        angle = None
+        started, self._unobserved, angle = time.perf_counter(), False, None
         if self._tap is not None:
             total, count = self.accelerator.reduce(self._tap.take(), "sum").tolist()
             angle = total / count if count else None
-        if self.navigator is None or "outcome" not in record:
+        draw, self._open = self._open, None
+        if self.navigator is None or draw is None:
             return
-        scored, correct, mixed = map(np.array, zip(*record["outcome"], strict=True))
-        rollouts = np.full(len(scored), self.num_generations)
-        self.navigator.observe(Outcomes(record["rows"], rollouts, scored, correct, mixed), angle=angle)
-        metrics = self.navigator.metrics()
-        seconds = started - record.pop("started")
-        self._draw_log.append({**record, "angle": angle, "seconds": seconds, "metrics": metrics})
-        shown = {name: record[name] for name in ("accuracy", "mixed", "all_right", "all_wrong")}
-        shown |= {"angle": angle, "unscored": record["rollouts"] - record["scored"], **metrics}
+        self.navigator.observe(draw.outcomes(np.ones(len(draw.rows), dtype=np.bool_)), angle=angle)
+        record = {**draw.record(self._drawn_at, self.navigator), "angle": angle}
+        self._draw_log.append(record)
+        shown = {name: record[name] for name in ("accuracy", "mixed", "all_right", "all_wrong", "angle")}
+        shown |= {"unscored": record["rollouts"] - record["scored"], **record["metrics"]}
         for source, numbers in record.get("sources", {}).items():
             shown |= {f"{name}/{source}": value for name, value in numbers.items()}
         for name, value in shown.items():
-            if isinstance(value, int | float | np.number) and np.isfinite(value):
+            if isinstance(value, int | float) and np.isfinite(value):
                 self._since_log.setdefault(f"curriculum/{name}", []).append(float(value))
         self.curriculum_seconds += time.perf_counter() - started
 
@@ -269,7 +243,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if self.navigator is None:
             return {}
         whole = self._passes % (self.args.steps_per_generation * self.num_iterations) == 0
-        draws = self.draws - (self._open is not None)
+        draws = self.draws - self._unobserved
         return {"draws": draws, "whole": whole, "navigator": self.navigator.state_dict()}
 
     def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
@@ -277,25 +251,25 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
         Raises UserError, on every rank, for the state of another navigator or table, and for none.
         """
+        self._open, self._unobserved = None, False
+        self.draws = agreed(lambda: self._restore(saved))
 
-        def restore() -> int:
+    def _restore(self, saved: dict[str, Any] | None) -> int:
+        draws = self.draws
+        if saved is not None:
+            if not saved:
+                raise UserError("the checkpoint holds no curriculum: it was saved by a run without gainrl")
             assert self.navigator is not None
-            if saved is not None:
-                if not saved:
-                    raise UserError("the checkpoint holds no curriculum: it was saved by a run without gainrl")
-                self.navigator.load_state_dict(saved["navigator"])
-                if not saved["whole"]:
-                    logger.warning(
-                        "the checkpoint lies within a generation batch: TRL generates anew, so that the next draw is a "
-                        "new one (for an exact resume, save_steps x gradient_accumulation_steps must be a multiple of "
-                        "steps_per_generation x num_iterations)"
-                    )
-            draws = self.draws if saved is None else int(saved["draws"])
-            self._draw_log.keep(draws)
-            return draws
-
-        self._open = None
-        self.draws = agreed(restore)
+            self.navigator.load_state_dict(saved["navigator"])
+            draws = int(saved["draws"])
+            if not saved["whole"]:
+                logger.warning(
+                    "the checkpoint lies within a generation batch: TRL generates anew, so the next draw is a new one "
+                    "(for an exact resume, save_steps x gradient_accumulation_steps must be a multiple of "
+                    "steps_per_generation x num_iterations)"
+                )
+        self._draw_log.keep(draws)
+        return draws
 
 
 class GainRLTrainer(GainRLMixin, GRPOTrainer):  # type: ignore[misc]
@@ -405,23 +379,3 @@ def _arguments(trainer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     inits = [inspect.signature(vars(base)["__init__"]) for base in behind if "__init__" in vars(base)]
     takes = next(init for init in inits if "train_dataset" in init.parameters)
     return dict(takes.bind(trainer, *args, **kwargs).arguments)
-
-
-def _differ(rewards: Floats) -> npt.NDArray[np.bool_]:
-    """(G,) whether the scored rewards of a group differ, in any column, from (G, size, columns) with NaN for none."""
-    high = np.where(np.isnan(rewards), -np.inf, rewards).max(axis=1)
-    low = np.where(np.isnan(rewards), np.inf, rewards).min(axis=1)
-    scale = np.maximum(np.abs(np.nan_to_num(rewards)).max(axis=1), 1)
-    differ: npt.NDArray[np.bool_] = (high - low > NOISE * scale).any(axis=1)
-    return differ
-
-
-def _mean(values: Floats) -> Floats:
-    """(n,) means over the numbers of each row of (n, m); NaN for a row without any."""
-    count = (~np.isnan(values)).sum(axis=1)
-    return np.where(count > 0, np.nansum(values, axis=1) / np.maximum(count, 1), np.nan)
-
-
-def _summary(scored: Any, correct: Any, mixed: Any) -> dict[str, float | None]:
-    """Accuracy (None if no rollout was scored) and the share of mixed groups."""
-    return {"accuracy": correct.sum() / scored.sum() if scored.any() else None, "mixed": mixed.mean()}

@@ -29,9 +29,9 @@ from gainrl.integrations.trl.callbacks import newest_checkpoint
 def train(directory: Path, settings: dict[str, Any], resume: bool) -> None:
     trainer = make_trainer(str(directory.parent / "model"), directory, **settings)
     found = newest_checkpoint(directory, make_table(problems()).metadata.fingerprint) if resume else None
-    if found is not None and found.name == f"checkpoint-{trainer.args.max_steps}":
+    if found is not None and found.endswith(f"checkpoint-{trainer.args.max_steps}"):
         return  # killed when it was done; transformers would train a step more
-    trainer.train(resume_from_checkpoint=None if found is None else str(found))
+    trainer.train(resume_from_checkpoint=found)
     rank = os.environ.get("RANK", "0")
     (directory / f"seen-{rank}.json").write_text(json.dumps(trainer.seen))
 

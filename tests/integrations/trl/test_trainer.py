@@ -117,7 +117,9 @@ def test_a_reward_that_is_none_or_nan_is_unscored_and_never_wrong(model: str, tm
     assert calls == [8], "a reward is called once per batch"
     assert line["outcome"] == [[1, 1.0, False], [0, 0.0, False], [2, 1.0, True], [2, 0.0, False]]
     assert (line["rollouts"], line["scored"], line["accuracy"]) == (8, 5, 2 / 5)
-    assert (line["all_right"], line["all_wrong"], line["mixed"]) == (0.25, 0.25, 0.25)
+    assert (line["all_right"], line["all_wrong"], line["mixed"]) == (1 / 3, 1 / 3, 1 / 3), (
+        "of the groups that are scored"
+    )
 
 
 def test_a_reward_that_raises_ends_the_run_with_its_error(model: str, tmp_path: Path) -> None:
