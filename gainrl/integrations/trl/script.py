@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
+from transformers.utils import is_liger_kernel_available
 from trl import get_peft_config, get_quantization_config
 
 from gainrl import scoring
@@ -51,7 +52,6 @@ class RunArguments:
     limit: int | None = described("Train on the first rows alone.")
     question_after: str | None = described("Plain text: the question follows the last occurrence of this text.")
     rewards: list[str] | None = described("Reward functions: package.module.function or file.py:function.")
-    """Or the functions themselves, from Python."""
     stop: list[str] | None = described("Texts that end a completion (the task's own if left out).")
     resume: bool = described("Continue from the newest whole checkpoint.", False)
     overwrite: bool = described("Replace the run that is there, but not its ranking.", False)
@@ -61,12 +61,14 @@ class RunArguments:
 def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any], callbacks: Any = None) -> Any:
     """Train as the settings say: a `GainRLConfig` and TRL's `ModelConfig`; `given` is what `config.yaml` records.
 
-    Returns the trainer, a `GainRLTrainer`.  Raises UserError for what the user can mend.
+    `run.rewards` holds functions here, where on the command line it has their names.  Returns the trainer, a `GainRLTrainer`.  Raises UserError for what the user can mend.
     """
     directory = Path(settings.output_dir).expanduser()
     settings.output_dir = str(directory)
     if not model.model_name_or_path:
         raise UserError("model_name_or_path is missing: give a hub id, a directory, or smollm2-135m")
+    if settings.use_liger_kernel and not is_liger_kernel_available():  # transformers looks for it only once it trains
+        raise UserError("use_liger_kernel needs a package that is not installed: pip install liger-kernel")
     rows, rewards, stop = load_rows(run)
     if run.task and settings.accuracy_rewards is None:
         settings.accuracy_rewards = [rewards[0].__name__]
