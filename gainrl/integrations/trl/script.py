@@ -61,7 +61,7 @@ class RunArguments:
 def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any], callbacks: Any = None) -> Any:
     """Train as the settings say: a `GainRLConfig` and TRL's `ModelConfig`; `given` is what `config.yaml` records.
 
-    `run.rewards` holds functions here, where on the command line it has their names.  Returns the trainer, a `GainRLTrainer`.  Raises UserError for what the user can mend.
+    `run.rewards` holds functions.  Returns the `GainRLTrainer`.  Raises UserError for what the user can mend.
     """
     directory = Path(settings.output_dir).expanduser()
     settings.output_dir = str(directory)
