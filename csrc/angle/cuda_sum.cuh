@@ -147,7 +147,7 @@ class ChunkSum {
 #pragma unroll
     for (int j = 0; j < kPerThread; ++j) {
 #pragma unroll
-      for (int r = 0; r < kMostBatch; ++r) {
+      for (int r = 0; r < kMostRows<kFull>; ++r) {
         if (kFull || r < in_batch) {
           const uint4 v = mine[(r * kPerThread + j) * threads];
 #pragma unroll
@@ -176,7 +176,7 @@ class ChunkSum {
   template <bool kFull>
   __device__ __forceinline__ void add_rows(int first, int count) {
 #pragma unroll
-    for (int r = 0; r < kMostBatch; ++r) {
+    for (int r = 0; r < kMostRows<kFull>; ++r) {
       if (kFull || r < count) {
         const float by = from_lane(scale, first + r);
 #pragma unroll
@@ -375,6 +375,8 @@ class ChunkSum {
 
   // The widest rows of float32, which have work enough between two tests, have no registers to spare.
   static constexpr bool kFullBatches = sizeof(T) == 2 || kPerThread < 8;
+  template <bool kFull>
+  static constexpr int kMostRows = kFullBatches && !kFull ? kMostBatch - 1 : kMostBatch;
 
   const KernelArguments& k;
   const AngleParams& p;
