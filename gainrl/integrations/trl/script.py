@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
 from transformers.integrations.fsdp import is_fsdp_enabled
-from transformers.utils import is_liger_kernel_available
 from trl import get_peft_config, get_quantization_config
 
 from gainrl import scoring
@@ -67,7 +67,7 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
     settings.output_dir = str(directory)
     if not model.model_name_or_path:
         raise UserError("model_name_or_path is missing: give a hub id, a directory, or smollm2-135m")
-    if settings.use_liger_kernel and not is_liger_kernel_available():  # transformers looks for it only once it trains
+    if settings.use_liger_kernel and find_spec("liger_kernel") is None:  # transformers looks for it only once it trains
         raise UserError("use_liger_kernel needs a package that is not installed: pip install liger-kernel")
     rows, rewards, stop = load_rows(run)
     if run.task and settings.accuracy_rewards is None:
