@@ -36,11 +36,10 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     shutil.rmtree(ROOT / RUN, ignore_errors=True)
     (ROOT / RUN).mkdir(parents=True)
-    scoring = ["--dtype", "float32", "--directions", "--output", f"{RUN}/scores.parquet"]
-    gainrl("score", "--model", MODEL, "--task", TASK, *scoring)
+    gainrl("score", "--model", MODEL, "--task", TASK, "--directions", "--output", f"{RUN}/scores.parquet")
     gainrl("eval", "--model", MODEL, *EVALUATION, "--stage", "before")
-    gainrl("train", "--config", CONFIG, "--output", RUN)
-    last = max((ROOT / RUN / "checkpoints").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    gainrl("train", "--config", CONFIG, "--output_dir", RUN)
+    last = max((ROOT / RUN).glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     gainrl("eval", "--model", MODEL, "--checkpoint", str(last.relative_to(ROOT)), *EVALUATION, "--stage", "after")
     gainrl("report", RUN)
     records = [json.loads(line) for line in (ROOT / RUN / "evals.jsonl").read_text().splitlines()]
