@@ -22,11 +22,12 @@ full: setup  ## every test there is, or those that SELECT (pytest's options) nam
 setup:
 	@scripts/setup.sh $(VENV) dev
 
-lint: setup  ## style, types and import rules
+lint: setup  ## style, types, import rules, and how the pages are written
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python scripts/prose.py
 	$(VENV)/bin/clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp' 'csrc/*.cu' 'csrc/*.cuh' 'examples/*.cpp')
 
 format: setup
