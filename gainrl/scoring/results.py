@@ -1,4 +1,4 @@
-"""What scoring says of one prompt, and of many in memory."""
+"""Results of scoring: of one prompt, and of many in memory."""
 
 from __future__ import annotations
 

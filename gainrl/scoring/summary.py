@@ -1,4 +1,4 @@
-"""What a scoring run says at its end: speed, rows without a score, the spread of C, how much of it is length."""
+"""The summary at the end of a scoring run: speed, rows without a score, the spread of C, how much of it is length."""
 
 from __future__ import annotations
 

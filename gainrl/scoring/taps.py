@@ -79,7 +79,7 @@ def first_device(model: nn.Module) -> torch.device:
 
 
 class Reached(Exception):
-    """The tapped activation is at hand: the rest of the forward pass is not needed."""
+    """The tapped activation is there: the rest of the forward pass is not needed."""
 
 
 class Tap:
@@ -132,7 +132,7 @@ class Tap:
 
 
 def blocks_of(decoder: nn.Module) -> nn.ModuleList:
-    """The decoder's blocks: the list of modules that has as many entries as the configuration says there are layers."""
+    """The decoder's blocks: the list of modules that has as many entries as the configuration has layers."""
     config: Any = getattr(decoder, "config", None)
     count = getattr(config, "num_hidden_layers", None)
     found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count and count]

@@ -67,7 +67,7 @@ class Grade:
 
 @dataclass
 class SelfCheck:
-    """What a task's grader says of its own gold answers, and of constants that answer nothing.
+    """How a task's grader judges its own gold answers, and constants that answer nothing.
 
     `failures` holds (row number, grade) of the gold answers that are not right.  Of tasks with probes, `commonest` is
     the commonest gold answer and its share, and `constants` are the answers that are right too often, with theirs.

@@ -93,7 +93,7 @@ _failed: dict[str, str] = {}  # why there are none yet: a failure that is not th
 
 
 def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Have the expected outputs of every row at hand: from the cache, else from the canonical solutions, isolated."""
+    """Load the expected outputs of every row: from the cache, else from the canonical solutions, isolated."""
     missing = {key: row for row in rows if (key := _key(row)) not in _known}
     requests: list[dict[str, Any]] = []
     keys: list[str] = []

@@ -550,7 +550,7 @@ def _is_name(side: Node, other: Node) -> bool:
 
 
 def _named(node: Node, ask: Asked) -> tuple[Node | None, Node] | None:
-    """(name, value) of an equation that says what something is; None where its sides do not agree or name nothing."""
+    """(name, value) of an equation that defines something; None where its sides do not agree or name nothing."""
     if node[0] == "element" and node[1][0] == "sym":
         return node[1], node[2]
     if node[0] != "chain":

@@ -106,7 +106,7 @@ def canonical(text: str) -> str:
 
 
 def judged(gold: str, answer: str | None, question: str) -> tuple[str, str, str]:
-    """What `compare` says; a gold answer without a value makes the row unscorable."""
+    """The verdict of `compare`; a gold answer without a value makes the row unscorable."""
     try:
         return compare(gold, "0" if answer is None else answer, question) if answer is not None else _alone(gold)
     except (ArithmeticError, Unreadable) as error:

@@ -176,7 +176,7 @@ def _tight(fence: re.Match[str]) -> bool:
 
 
 def _is_info(text: str) -> bool:
-    """Whether what follows a fence on its line names a language rather than says something."""
+    """Whether what follows a fence on its line names a language and is no text."""
     return len(text.strip()) < 100 and _INFO.fullmatch(text.strip()) is not None
 
 

@@ -1,5 +1,5 @@
 # ruff: noqa: E501  (patterns and tables read better without breaks)
-"""What a problem's statement says about how outputs are judged: a tolerance, letters in any case, several right answers."""
+"""How outputs are judged, by a problem's statement: a tolerance, letters in any case, several right answers."""
 
 from __future__ import annotations
 
