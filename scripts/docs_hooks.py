@@ -12,12 +12,12 @@ MARKER = re.compile(r"^<!-- help: (\w+) -->$", re.MULTILINE)
 
 
 def help_of(verb: str) -> str:
-    """The help of a verb as a block of text; CalledProcessError for a verb that does not exist."""
-    environment = {**os.environ, "COLUMNS": "90", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
+    """A heading and the help of a verb as a block of text; CalledProcessError for a verb that does not exist."""
+    environment = {**os.environ, "COLUMNS": "80", "NO_COLOR": "1", "TERM": "dumb", "PYTHONIOENCODING": "utf-8"}
     command = [sys.executable, "-m", "gainrl", verb, "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, encoding="utf-8", check=True)
     lines = [line.rstrip() for line in done.stdout.replace("python -m gainrl", "gainrl").strip().splitlines()]
-    return "\n".join(["```text", *lines, "```"])
+    return "\n".join([f"### gainrl {verb}", "", "```text", *lines, "```"])
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
