@@ -87,7 +87,7 @@ def test_interpreted_triton_reports_offsets_out_of_order():
     assert result.values.isnan().all()
 
 
-@pytest.mark.skipif(INTERPRETED, reason="triton: interpreted already")
+@pytest.mark.skipif(INTERPRETED, reason="this process interprets Triton already")
 def test_interpreted_triton_gives_what_the_oracle_gives():
     """In a process of its own: Triton decides when it is imported whether it interprets."""
     pytest.importorskip("triton", reason="triton is not installed")

@@ -72,7 +72,7 @@ def test_the_op_scores_numpy_arrays_without_torch():
 def test_without_torch_and_compiled_module_the_reference_serves_and_says_so_once(copied):
     path, _ = copied
     done = run(path + HIDE_TORCH + SCORE)
-    assert done.stderr.count("uses the reference backend") == 1
+    assert done.stderr.count("uses the backend reference") == 1
     assert "not native: gainrl was installed without its compiled module" in done.stderr
     assert "not torch: torch does not import" in done.stderr
 
@@ -111,7 +111,7 @@ def test_a_module_for_a_newer_glibc_is_passed_over_and_the_message_names_the_ver
     subprocess.run([*build, package / f"_native{SUFFIX}", tmp_path / "module.c", future], check=True)
     done = run(path + HIDE_TORCH + SCORE)
     assert "version `GLIBC_9.99' not found" in done.stderr
-    assert "uses the reference backend; not native: the compiled module does not load" in done.stderr
+    assert "uses the backend reference; not native: the compiled module does not load" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux" or shutil.which("cc") is None, reason="cc: no C compiler")
