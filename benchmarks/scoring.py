@@ -93,7 +93,7 @@ def accuracy(scorer: Any, single: Any, rows: Sequence[Any]) -> dict[str, Any]:
     import torch
 
     from gainrl.angle.reference import angle_concentration_reference
-    from gainrl.scoring.taps import decoder_of
+    from gainrl.models import decoder_of
 
     full, low = single.score(rows).score, scorer.score(rows).score
     wanted = []

@@ -96,7 +96,7 @@ def eval(
         generator = ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
     else:
         from gainrl.evaluation import TransformersEngine
-        from gainrl.scoring.models import load_tokenizer, resolve_model
+        from gainrl.models import load_tokenizer, resolve_model
 
         own = checkpoint is not None and (Path(checkpoint) / "tokenizer_config.json").is_file()
         tokenizer = load_tokenizer(weights if own else model)
@@ -165,7 +165,7 @@ def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
 def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
     """The model, the checkpoint in its place, or, where that holds an adapter only, the model with the adapter."""
     from gainrl.errors import UserError
-    from gainrl.scoring.models import load_model
+    from gainrl.models import load_model
 
     if checkpoint is None:
         return load_model(model, device=device, dtype=dtype)

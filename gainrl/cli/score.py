@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from gainrl.cli.interrupts import interruptible
 from gainrl.errors import UserError
 
 
@@ -64,43 +64,40 @@ def score(
         raise UserError("--workers is for --engine ray")
     if engine != "vllm" and engine_option:
         raise UserError("--engine-option is for --engine vllm")
-    with interruptible(lambda: _left(output)) as interrupts:
-        from gainrl.scoring.run import check_output
+    from gainrl.scoring.run import check_output
 
-        rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if engine != "torch" and size > 1:
-            raise UserError(f"--engine {engine} starts its own processes: run gainrl score without torchrun")
-        if rank == 0:
-            check_output(output, overwrite=overwrite, resume=resume)
-        rows, source = prompts_of(dataset, task, split, limit)
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if engine != "torch" and size > 1:
+        raise UserError(f"--engine {engine} starts its own processes: run gainrl score without torchrun")
+    if rank == 0:
+        check_output(output, overwrite=overwrite, resume=resume)
+    rows, source = prompts_of(dataset, task, split, limit)
 
-        from tqdm.auto import tqdm
+    from tqdm.auto import tqdm
 
-        from gainrl.scoring import ScoringSettings, score_dataset
-        from gainrl.scoring.summary import summary
+    from gainrl.scoring import ScoringSettings, score_dataset
+    from gainrl.scoring.summary import summary
 
-        settings = ScoringSettings(
-            model=model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
-            backend=backend, tokens_per_batch=tokens_per_batch, question_after=question_after, too_long=too_long,
-            chat_template_kwargs=_object(chat_template_kwargs), tap=tap, definition=definition, directions=directions,
-            direction_dtype=direction_dtype, nll=nll, **({"date": date} if date else {}),
-        )  # fmt: skip
-        with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
-            hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
-            share = source.size and -(-source.size // size)
+    settings = ScoringSettings(
+        model=model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
+        backend=backend, tokens_per_batch=tokens_per_batch, question_after=question_after, too_long=too_long,
+        chat_template_kwargs=_object(chat_template_kwargs), tap=tap, definition=definition, directions=directions,
+        direction_dtype=direction_dtype, nll=nll, **({"date": date} if date else {}),
+    )  # fmt: skip
+    with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
+        hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
+        share = source.size and -(-source.size // size)
+        try:
             with tqdm(total=share, unit=" prompts", desc="scoring", **hidden) as bar:
-
-                def progress(finished: int, tokens: int) -> None:
-                    interrupts.check()
-                    bar.update(finished)
-
-                interrupts.check()  # of one that was lost while libraries and the model were loaded
                 run = score_dataset(
                     scorer, rows, output, source, overwrite=overwrite, resume=resume, keep_prompts=not no_prompts,
-                    progress=progress,
+                    progress=lambda finished, tokens: bar.update(finished),
                 )  # fmt: skip
-            if rank == 0:
-                print(summary(run))
+        except KeyboardInterrupt:
+            print(f"interrupted: go on with --resume ({output}.parts keeps finished rows)", file=sys.stderr)
+            raise
+        if rank == 0:
+            print(summary(run))
 
 
 @contextmanager
@@ -141,14 +138,6 @@ def _scorer(engine: str, settings: Any, workers: int | None, options: list[str])
         yield scorer
     finally:
         scorer.close()
-
-
-def _left(output: Path) -> str:
-    """What there is to say when a run is interrupted; nothing of the scoring pass may be loaded yet."""
-    output = output.expanduser()
-    if any(output.with_name(output.name + ".parts").glob("*-*.parquet")):
-        return f"interrupted: finished rows are kept in {output}.parts; go on with --resume"
-    return "interrupted: no finished rows are left to go on from"
 
 
 def _object(text: str | None) -> Any:

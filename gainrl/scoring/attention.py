@@ -1,15 +1,14 @@
 """Attention over a packed row: documents one after the other, each behind keys and values that all of them share.
 
 Registered with transformers' `AttentionInterface` under the name `gainrl`, so that any model whose attention goes
-through it can be run so.  What the function needs to know of the row under way is a `Layout`; there are three:
+through it can be run so.  What the function needs to know of the row under way is a `Layout`; there are two:
 
 | layout | the shared prefix | where |
 |---|---|---|
 | Grouped | keys and values kept from an earlier pass, before those of each group of documents of one length | CPU |
 | Flex | document 0 of the row, which all see; `flex_attention` with a block mask, compiled on CUDA | any device |
-| Varlen | document 0; two calls of `varlen_attn`, for the prefix and for the documents, joined | CUDA, 16 bits |
 
-Grouped copies the shared keys for every document of a group, the others copy none.
+Grouped copies the shared keys for every document of a group, Flex copies none.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
 from functools import cache
 from itertools import groupby
-from typing import Any, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,8 +38,7 @@ class Unsupported(Exception):
     """The model's attention asks for something that the packed forms do not do."""
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):
     """What a layer asks for: each query sees the last `window` tokens, its own included (0: all)."""
 
     scale: float
@@ -56,6 +53,7 @@ class Layout(ABC):
         self.lengths, self.shared = list(lengths), shared
         self.called: dict[nn.Module, int] = {}
         """The attention modules that were called, in order, with their sliding windows."""
+        self.masks: dict[Any, Any] = {}
 
     @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
@@ -63,14 +61,16 @@ class Layout(ABC):
 
 
 class Grouped(Layout):
-    """Neighbours of equal length in one call of torch's attention, behind keys and values that were kept."""
+    """Neighbours of equal length in one call of torch's attention, behind the keys and values `before`.
+
+    Those of this row are kept in `record`.
+    """
 
     def __init__(
         self, lengths: Sequence[int], shared: int, before: KeysValues | None, record: KeysValues | None
     ) -> None:
         super().__init__(lengths, shared)
         self.before, self.record = before, record
-        self.masks: dict[tuple[int, int], Tensor | None] = {}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
         if self.record is not None:
@@ -86,18 +86,14 @@ class Grouped(Layout):
             q = q.reshape(count, kv_heads, heads // kv_heads * length, -1)
             k, v = (x[:, rows].reshape(kv_heads, count, length, -1).transpose(0, 1) for x in (key, value))
             if self.before is not None:
-                k, v = (
-                    torch.cat([kept.expand(count, -1, -1, -1), own], dim=2)
-                    for kept, own in zip(self.before[module], (k, v), strict=True)
-                )
-            mask = self._mask(length, asked.window, query)
-            repeated = mask if heads == kv_heads else mask.repeat(heads // kv_heads, 1)
+                kept = (x.expand(count, -1, -1, -1) for x in self.before[module])
+                k, v = (torch.cat(pair, dim=2) for pair in zip(kept, (k, v), strict=True))
+            mask = self._mask(length, asked.window, query).repeat(heads // kv_heads, 1)
             if asked.softcap:
                 logits = torch.tanh(q @ k.transpose(2, 3) * (asked.scale / asked.softcap)) * asked.softcap
-                weights = torch.softmax((logits + repeated).float(), dim=-1)
-                mixed = weights.to(v.dtype) @ v
+                mixed = torch.softmax((logits + mask).float(), dim=-1).to(v.dtype) @ v
             else:
-                mixed = scaled_dot_product_attention(q, k, v, attn_mask=repeated, scale=asked.scale)
+                mixed = scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=asked.scale)
             mixed = mixed.view(count, kv_heads, heads // kv_heads, length, -1).permute(0, 3, 1, 2, 4)
             output[rows].view(mixed.shape).copy_(mixed)
         return output
@@ -120,8 +116,7 @@ class Grouped(Layout):
             seen = torch.arange(self.shared + length, device=like.device)[None, :]
             allowed = (seen <= query) & (seen > query - window if window else seen >= 0)
             self.masks[key] = torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
-        mask = self.masks[key]
-        assert mask is not None
+        mask: Tensor = self.masks[key]
         return mask
 
 
@@ -131,21 +126,18 @@ class Flex(Layout):
     def __init__(self, lengths: Sequence[int], shared: int, device: torch.device) -> None:
         super().__init__(lengths, shared)
         counts = torch.tensor([shared, *lengths])
-        ends = counts.cumsum(0)
         document = torch.repeat_interleave(torch.arange(len(counts)), counts)
-        position = torch.arange(len(document)) - (ends - counts)[document] + (document > 0) * shared
+        position = torch.arange(len(document)) - (counts.cumsum(0) - counts)[document] + (document > 0) * shared
         self.document, self.position = document.to(device), position.to(device)
-        self.masks: dict[int, Any] = {}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
         if asked.window not in self.masks:
             self.masks[asked.window] = self.block_mask(asked.window)
-        mixed = _flex(query.is_cuda)(
+        mixed: Tensor = _flex(query.is_cuda)(
             query[None], key[None], value[None], score_mod=_soft_cap(asked.softcap) if asked.softcap else None,
             block_mask=self.masks[asked.window], scale=asked.scale, enable_gqa=query.shape[0] != key.shape[0],
         )  # fmt: skip
-        result: Tensor = mixed[0].transpose(0, 1)
-        return result
+        return mixed[0].transpose(0, 1)
 
     def block_mask(self, window: int) -> Any:
         """The block mask: blocks that no query of a row of blocks sees are left out, whole ones are not looked into."""
@@ -162,62 +154,27 @@ class Flex(Layout):
         tokens = len(document)
         first = torch.arange(0, tokens, _BLOCK, device=document.device)
         last = (first + _BLOCK - 1).clamp(max=tokens - 1)
-        query, key = (
-            torch.arange(len(first), device=first.device)[:, None],
-            torch.arange(len(first), device=first.device),
-        )
+        key = torch.arange(len(first), device=first.device)
+        query = key[:, None]
         behind = document[last][key] == 0  # keys of the prefix alone
         touched = (key <= query) & ((document[last][key] >= document[first][query]) | (first[key] < self.shared))
         whole = touched & behind & (document[first][query] > 0) & (window == 0)
-        partial = touched & ~whole
 
         def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
             order = chosen.int().argsort(dim=1, descending=True, stable=True).int()
             return chosen.sum(dim=1).int()[None, None], order[None, None]
 
         return BlockMask.from_kv_blocks(
-            *listed(partial), *listed(whole), BLOCK_SIZE=_BLOCK, mask_mod=allowed, seq_lengths=(tokens, tokens)
+            *listed(touched & ~whole), *listed(whole), BLOCK_SIZE=_BLOCK, mask_mod=allowed, seq_lengths=(tokens, tokens)
         )
-
-
-class Varlen(Layout):
-    """The same row through `torch.nn.attention.varlen`: the prefix for all rows at once, each document for itself."""
-
-    def __init__(self, lengths: Sequence[int], shared: int, device: torch.device) -> None:
-        super().__init__(lengths, shared)
-        documents = [shared, *lengths] if shared else list(lengths)
-        self.longest, self.rows = max(documents), sum(lengths)
-        self.starts, self.behind, self.prefix = (
-            torch.tensor([0, *ends]).cumsum(0).to(device, torch.int32) for ends in (documents, [self.rows], [shared])
-        )
-
-    def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
-        from torch.nn.attention.varlen import AuxRequest, varlen_attn
-
-        if asked.softcap or (asked.window and asked.window < self.shared + max(self.lengths)):
-            raise Unsupported("variable-length attention has no soft cap, and no window that reaches into the prefix")
-        q, k, v = (x.transpose(0, 1) for x in (query, key, value))
-        more: dict[str, Any] = {"scale": asked.scale, "enable_gqa": query.shape[0] != key.shape[0]}
-        more["return_aux"] = AuxRequest(lse=True)
-        output, weight = varlen_attn(
-            q, k, v, self.starts, self.starts, self.longest, self.longest, window_size=(-1, 0), **more
-        )
-        if self.shared and self.rows:
-            p = self.shared
-            before, other = varlen_attn(q[p:], k[:p], v[:p], self.behind, self.prefix, self.rows, p, **more)
-            share = torch.sigmoid(other - weight[p:])[..., None]  # of the whole softmax: what the prefix weighs
-            output[p:] = torch.lerp(output[p:].float(), before.float(), share.float()).to(output.dtype)
-        result: Tensor = output
-        return result
 
 
 @cache
 def _flex(compiled: bool) -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
-    if compiled:
-        return torch.compile(flex_attention, dynamic=True)
-    return cast(Callable[..., Any], flex_attention)
+    found: Callable[..., Any] = torch.compile(flex_attention, dynamic=True) if compiled else flex_attention
+    return found
 
 
 @cache

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
 from torch.profiler import record_function
 
 from gainrl.errors import UserError
+from gainrl.models import model_identity
 from gainrl.scoring.batching import Batch
-from gainrl.scoring.definition import Definition
+from gainrl.scoring.data import as_prompts
 from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, tokenizer_hash
-from gainrl.scoring.results import RowResult, Scores, collect, failed
-from gainrl.scoring.settings import ScoringSettings
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from gainrl.scoring.results import Scores
+from gainrl.scoring.settings import Definition, ScoringSettings
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class BaseScorer(ABC):
     """A model that turns prompts into scores; each kind says how batches are made and what scores one."""
 
     renderer: PromptRenderer
+    model: Any
     dtype: str
     """The dtype of the weights by torch's name: `bfloat16`, ..."""
     form: str
@@ -47,22 +48,16 @@ class BaseScorer(ABC):
     """Width of the hidden states."""
 
     def __init__(self, settings: ScoringSettings) -> None:
-        self.settings = settings
-        definition = settings.definition
-        self.definition = definition if isinstance(definition, Definition) else Definition.parse(definition)
+        self.settings, self.tap = settings, settings.tap
+        self.definition: Definition = settings.definition
         self.directions, self.nll, self.backend = settings.directions, settings.nll, settings.backend
-
-    @property
-    @abstractmethod
-    def model_hash(self) -> str:
-        """What tells the weights from others (`gainrl.scoring.models.model_identity`)."""
 
     @abstractmethod
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         """The batches of some prompts."""
 
     @abstractmethod
-    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> Scores:
         """The results of a batch; any exception if that fails."""
 
     def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
@@ -73,15 +68,10 @@ class BaseScorer(ABC):
     def _forget(self) -> None:  # noqa: B027 -- not every scorer keeps something
         """Keep nothing that was computed of a shared prefix: the weights may change."""
 
-    @property
-    def tap(self) -> str:
-        """Canonical name of the tap."""
-        return self.settings.tap
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer that renders and splits the prompts."""
-        return self.renderer.tokenizer
+    @cached_property
+    def model_hash(self) -> str:
+        """Identity of the weights (`gainrl.models.model_identity`)."""
+        return model_identity(str(self.settings.model), self.model)
 
     def score(self, prompts: Any) -> Scores:
         """Score one prompt (a string or a chat) or many.
@@ -92,13 +82,15 @@ class BaseScorer(ABC):
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
         """
-        rows, results = as_prompts(prompts), []
+        rows, pieces, places, first = as_prompts(prompts), [self._without([], [])], list[int](), 0
         while chunk := list(islice(rows, CHUNK)):
-            found = {i: row for members, batch in self._results(chunk) for i, row in zip(members, batch, strict=True)}
-            results += [found[i] for i in range(len(chunk))]
-        scores = self._collect(results)
-        any_prefix = any(row.prefix_tokens for row in results if row.status == "ok")
-        return scores.settled(any_prefix, self.definition)
+            for members, scores in self.batches(chunk):
+                pieces.append(scores)
+                places += [first + i for i in members]
+            first += len(chunk)
+        whole = Scores.joined(pieces, places)
+        prefixed = (np.array(whole.status, dtype=object) == "ok") & (whole.prefix_tokens > 0)
+        return whole.settled(bool(prefixed.any()), self.definition)
 
     def batches(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[list[int], Scores]]:
         """(indices into `prompts`, their results) as batches finish; every index exactly once, in any order.
@@ -107,43 +99,42 @@ class BaseScorer(ABC):
         planned together: give some thousands, not millions.  Raises UserError if prompts of the first one's kind can
         never be scored with this model.
         """
-        for members, found in self._results(prompts):
-            yield list(members), self._collect(found)
-
-    def _results(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[Sequence[int], list[RowResult]]]:
         for prompt in prompts[:1]:
             self.renderer.require_usable(prompt.prompt)
         with phase("tokenise"):
             rendered = [_within(prompt, self.vocabulary) for prompt in self.renderer(prompts)]
             plan = list(self._plan(rendered))
         if without := [i for i, prompt in enumerate(rendered) if not len(prompt.tokens)]:
-            yield without, [RowResult(rendered[i].status, rendered[i].reason) for i in without]
+            yield without, self._without([rendered[i].status for i in without], [rendered[i].reason for i in without])
         self._forget()
         try:
             for batch in plan:
-                yield batch.members, self._score(batch, [rendered[i] for i in batch.members])
+                yield from self._score(batch, [rendered[i] for i in batch.members])
         finally:
             self._forget()
 
-    def _score(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+    def _score(self, batch: Batch, prompts: Sequence[Rendered]) -> Iterator[tuple[list[int], Scores]]:
         """Score a batch whole; in halves if that fails, so that a row that cannot be scored is found and named."""
         try:
-            return self._attempt(batch, prompts)
+            scores = self._attempt(batch, prompts)
         except UserError:
             raise
         except (RuntimeError, IndexError, ValueError, MemoryError) as error:
             reason = self._failure(error, batch, prompts)
             logger.info("a batch of %d prompts failed: %s", len(prompts), error)
+        else:
+            yield list(batch.members), scores
+            return
         # outside the handler: the traceback, which held the batch's tensors, is gone
         self._forget()
         if len(prompts) == 1:
-            return [failed(reason, prompts[0])]
-        middle = len(prompts) // 2
-        halves = (batch.members[:middle], prompts[:middle]), (batch.members[middle:], prompts[middle:])
-        return [row for members, part in halves for row in self._score(Batch(batch.shared, members), part)]
+            yield list(batch.members), self._without(["failed"], [reason])
+            return
+        for half in (slice(len(prompts) // 2), slice(len(prompts) // 2, None)):
+            yield from self._score(Batch(batch.shared, batch.members[half]), prompts[half])
 
-    def _collect(self, results: Sequence[RowResult]) -> Scores:
-        return collect(results, self.definition, width=self.width if self.directions else None, nll=self.nll)
+    def _without(self, status: list[str], reasons: list[str | None]) -> Scores:
+        return Scores.without(status, reasons, self.width if self.directions else None, self.nll)
 
     def identity(self) -> dict[str, Any]:
         """What must agree for two results to be comparable: a table's metadata of model, tokenizer and definition."""
@@ -151,41 +142,17 @@ class BaseScorer(ABC):
         return {
             "model": str(self.settings.model),
             "model_hash": self.model_hash,
-            "tokenizer_hash": tokenizer_hash(self.tokenizer),
+            "tokenizer_hash": tokenizer_hash(renderer.tokenizer),
             "chat_template_hash": template,
-            "template_date": renderer.date.isoformat() if template else "",
-            "chat_template_kwargs": renderer.chat_template_kwargs,
-            "question_after": renderer.question_after,
-            "too_long": renderer.too_long,
+            "template_date": self.settings.date.isoformat() if template else "",
+            "chat_template_kwargs": self.settings.chat_template_kwargs,
+            "question_after": self.settings.question_after,
+            "too_long": self.settings.too_long,
             "dtype": self.dtype,
             "tap": self.tap,
             "definition": self.definition.formula,
             "diagonal": self.definition.diagonal,
         }
-
-
-def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
-    """What callers give to `score`, as prompts; UserError where it is no prompt and holds none."""
-    if isinstance(given, str | ScoringPrompt) or (isinstance(given, Mapping) and "prompt" in given):
-        given = [given]
-    elif isinstance(given, Mapping):
-        what = "one message: give a list" if "role" in given else f"the splits {sorted(map(str, given))}: choose one"
-        raise UserError(f"score takes prompts; this is a mapping with {what}")
-    elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas frame iterates over its column names
-        given = given.to_dict("records")
-    if not isinstance(given, Iterable):
-        raise UserError(f"score takes prompts, not a {type(given).__name__}")
-    if isinstance(given, Sequence) and len(given) and isinstance(given[0], Mapping) and "role" in given[0]:
-        given = [given]  # one chat
-    for row in given:
-        if isinstance(row, ScoringPrompt):
-            yield row
-        elif not isinstance(row, Mapping):
-            yield ScoringPrompt(row)
-        elif "prompt" in row:
-            yield ScoringPrompt(row["prompt"], row.get("question"))
-        else:
-            raise UserError(f"a row has no column 'prompt', only {sorted(map(str, row))}")
 
 
 def _within(prompt: Rendered, vocabulary: int) -> Rendered:

@@ -1,4 +1,4 @@
-"""From rendered prompts to batches, planned from the prompts and the token budget alone.
+"""From rendered prompts to batches, planned from the prompts and the token budget alone, and the budget itself.
 
 Prompts are grouped by the tokens that they share, and within a group sorted by length, so that neighbours in a batch
 have equal lengths.
@@ -6,29 +6,39 @@ have equal lengths.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import nn
 
+from gainrl.scoring.forward import NO_TOKENS, Forward, Tokens
 from gainrl.scoring.prompts import Rendered
+from gainrl.scoring.taps import evaluating
+
+logger = logging.getLogger(__name__)
 
 MIN_SHARERS = 4
 """A prefix is kept apart from this many prompts on: below, its own forward and smaller batches cost more."""
 MIN_SHARED_TOKENS = 8
+MOST = {"cpu": 2048, "cuda": 65536}
+"""Beyond these many tokens a forward pass gets no faster per token (on a CPU slower: activations leave the caches)."""
+LEAST = 256
+SHARE = 0.6
+"""Share of a GPU's free memory that activations may take."""
+_PROBE = 512
 
 
 @dataclass(frozen=True)
 class Batch:
     """Prompts forwarded together: `shared` (S,) int32 tokens that all of them begin with, forwarded once before."""
 
-    shared: npt.NDArray[np.int32]
+    shared: Tokens
     members: tuple[int, ...]
     """Indices into what was planned."""
-
-
-_NOTHING = np.empty(0, dtype=np.int32)
 
 
 def plan(
@@ -46,16 +56,13 @@ def plan(
     """
     usable = [i for i, prompt in enumerate(prompts) if len(prompt.tokens)]
     if alone_beyond is not None:
-        long = [i for i in usable if len(prompts[i].tokens) > alone_beyond]
-        yield from (Batch(_NOTHING, (i,)) for i in long)
+        yield from (Batch(NO_TOKENS, (i,)) for i in usable if len(prompts[i].tokens) > alone_beyond)
         usable = [i for i in usable if len(prompts[i].tokens) <= alone_beyond]
-    groups = _groups(prompts, usable) if share else [(_NOTHING, usable)]
-    for shared, members in groups:
+    for shared, members in _groups(prompts, usable) if share else [(NO_TOKENS, usable)]:
         own = {i: len(prompts[i].tokens) - len(shared) for i in members}
-        members.sort(key=lambda i: (own[i], i))
         batch: list[int] = []
         used = 0
-        for i in members:
+        for i in sorted(members, key=lambda i: (own[i], i)):
             cost = own[i] * (len(batch) + 1) if padded else used + own[i]  # sorted: i is the longest so far
             if batch and cost > tokens_per_batch:
                 yield Batch(shared, tuple(batch))
@@ -66,7 +73,7 @@ def plan(
             yield Batch(shared, tuple(batch))
 
 
-def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[npt.NDArray[np.int32], list[int]]]:
+def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[Tokens, list[int]]]:
     """Groups of prompts with the leading tokens that each group shares, in order of first appearance.
 
     First whole prefixes that at least MIN_SHARERS prompts have; then, of the rest, the tokens that all the rest
@@ -74,30 +81,56 @@ def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[np
     """
     by_prefix: dict[bytes, list[int]] = {}
     for i in usable:
-        prompt = prompts[i]
-        by_prefix.setdefault(prompt.tokens[: prompt.prefix].tobytes(), []).append(i)
-    groups: list[tuple[npt.NDArray[np.int32], list[int]]] = []
+        by_prefix.setdefault(_prefix(prompts[i]).tobytes(), []).append(i)
+    groups: list[tuple[Tokens, list[int]]] = []
     rest: list[int] = []
     for members in by_prefix.values():
-        first = prompts[members[0]]
-        if len(members) >= MIN_SHARERS and first.prefix >= MIN_SHARED_TOKENS:
-            groups.append((first.tokens[: first.prefix], members))
+        prefix = _prefix(prompts[members[0]])
+        if len(members) >= MIN_SHARERS and len(prefix) >= MIN_SHARED_TOKENS:
+            groups.append((prefix, members))
         else:
             rest += members
     if rest:
-        rest.sort()
-        common = _common_prefix(prompts, rest) if len(rest) >= MIN_SHARERS else _NOTHING
-        groups.append((common if len(common) >= MIN_SHARED_TOKENS else _NOTHING, rest))
+        common = _prefix(prompts[rest[0]])
+        for i in rest[1:]:
+            other = _prefix(prompts[i])[: len(common)]
+            differs = np.flatnonzero(common[: len(other)] != other)
+            common = common[: int(differs[0]) if len(differs) else len(other)]
+        worth = len(rest) >= MIN_SHARERS and len(common) >= MIN_SHARED_TOKENS
+        groups.append((common if worth else NO_TOKENS, rest))
     return groups
 
 
-def _common_prefix(prompts: Sequence[Rendered], members: Sequence[int]) -> npt.NDArray[np.int32]:
-    """The prefix tokens that all members begin with."""
-    common = prompts[members[0]].tokens[: prompts[members[0]].prefix]
-    for i in members[1:]:
-        other = prompts[i].tokens[: min(prompts[i].prefix, len(common))]
-        differs = np.flatnonzero(common[: len(other)] != other)
-        common = common[: int(differs[0]) if len(differs) else len(other)]
-        if not len(common):
-            break
-    return common
+def _prefix(prompt: Rendered) -> npt.NDArray[np.int32]:
+    return prompt.tokens[: prompt.prefix]
+
+
+def tokens_per_batch(model: nn.Module, forward: Forward) -> int:
+    """What a device is fast with; on a GPU at most the power of two that fits into SHARE of the free memory."""
+    device = forward.device
+    if device.type != "cuda":
+        return MOST["cpu"]
+    tokens = (np.arange(_PROBE) % int(forward.decoder.config.vocab_size)).astype(np.int32)
+    try:
+        with torch.inference_mode(), evaluating(model):
+            forward([tokens])  # what is allocated once
+            before = torch.cuda.memory_allocated(device)
+            torch.cuda.reset_peak_memory_stats(device)
+            forward([tokens])
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return LEAST
+    per_token = max(1.0, (torch.cuda.max_memory_allocated(device) - before) / _PROBE)
+    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
+    budget = min(MOST["cuda"], max(LEAST, 1 << max(0, int(SHARE * free / per_token).bit_length() - 1)))
+    logger.info("%d tokens per batch: %.1f GiB free, %.1f KiB a token", budget, free / 2**30, per_token / 2**10)
+    return budget
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of torch or Python means that memory ran out."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    known = ("can't allocate", "out of memory", "not enough memory")
+    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)

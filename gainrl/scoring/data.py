@@ -27,7 +27,7 @@ class Rows:
     split: str | None
     limit: int | None
     size: int | None
-    open: Callable[[], Iterator[Row]]
+    open: Callable[[], Iterable[Row]]
 
     def __iter__(self) -> Iterator[Row]:
         return islice(self.open(), self.limit)
@@ -40,11 +40,12 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
     """
     if limit is not None and limit < 1:
         raise UserError(f"--limit {limit}: give at least 1, or leave it out for all rows")
-    if isinstance(dataset, str | os.PathLike):
-        found = _named(os.fspath(dataset), split)
-    elif isinstance(dataset, Sequence) and dataset and all(isinstance(name, str | os.PathLike) for name in dataset):
-        parts = [_named(os.fspath(name), split) for name in dataset]
-        found = _together(parts) if len(parts) > 1 else parts[0]
+    names = [dataset] if isinstance(dataset, str | os.PathLike) else dataset
+    if isinstance(names, Sequence) and names and all(isinstance(name, str | os.PathLike) for name in names):
+        parts = [_named(os.fspath(name), split) for name in names]
+        name, sizes = " + ".join(part.name for part in parts), [part.size for part in parts]
+        size = None if None in sizes else sum(size or 0 for size in sizes)
+        found = Rows(name, parts[0].split, None, size, lambda: _together(parts)) if len(parts) > 1 else parts[0]
     else:
         found = _in_memory(dataset, "rows in memory", split)
     if found.size == 0:
@@ -53,32 +54,51 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
     return replace(found, limit=limit, size=size)
 
 
-def scoring_prompts(rows: Iterable[Row]) -> Iterator[ScoringPrompt]:
-    """Rows to prompts.  Raises UserError if the first row lacks the column `prompt`; later ones are named as failed."""
+def _no_prompt(row: Row, dataset: str = "the dataset") -> UserError:
+    return UserError(
+        f"row 0 of {dataset} has no column 'prompt', only {sorted(row)}: rename the column, or name the task that maps "
+        "this dataset's own columns with --task"
+    )
+
+
+def _together(parts: Sequence[Rows]) -> Iterator[Row]:
+    for part in parts:
+        for number, row in enumerate(part):
+            if not number and "prompt" not in row:
+                raise _no_prompt(row, repr(part.name))
+            yield row
+
+
+def scoring_prompts(rows: Iterable[Any]) -> Iterator[ScoringPrompt]:
+    """Rows (or prompts) to prompts.  UserError if the first row lacks the column `prompt`; later ones are failed."""
     for number, row in enumerate(rows):
-        if "prompt" in row:
+        if isinstance(row, ScoringPrompt):
+            yield row
+        elif not isinstance(row, Mapping):
+            yield ScoringPrompt(row)
+        elif "prompt" in row:
             question = as_written([row.get("question")])[0]
             yield ScoringPrompt(as_written(row["prompt"]), None if question != question else question)
         elif number:
             yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
         else:
-            raise UserError(
-                f"row 0 of the dataset has no column 'prompt', only {sorted(row)}: rename the column, or name the task "
-                "that maps this dataset's own columns with --task"
-            )
+            raise _no_prompt(row)
 
 
-def _together(parts: Sequence[Rows]) -> Rows:
-    def rows() -> Iterator[Row]:
-        for part in parts:
-            for number, row in enumerate(part):
-                if not number and "prompt" not in row:
-                    raise UserError(f"dataset {part.name!r}: row 0 has no column 'prompt', only {sorted(row)}")
-                yield row
-
-    sizes = [part.size for part in parts]
-    size = None if None in sizes else sum(size or 0 for size in sizes)
-    return Rows(" + ".join(part.name for part in parts), parts[0].split, None, size, rows)
+def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
+    """What callers give to `AngleScorer.score`, as prompts; UserError where it is no prompt and holds none."""
+    if isinstance(given, str | ScoringPrompt) or (isinstance(given, Mapping) and "prompt" in given):
+        given = [given]
+    elif isinstance(given, Mapping):
+        what = "one message: give a list" if "role" in given else f"the splits {sorted(map(str, given))}: choose one"
+        raise UserError(f"score takes prompts; this is a mapping with {what}")
+    elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas frame iterates over its column names
+        given = given.to_dict("records")
+    elif not isinstance(given, Iterable):
+        raise UserError(f"score takes prompts, not a {type(given).__name__}")
+    if isinstance(given, Sequence) and len(given) and isinstance(given[0], Mapping) and "role" in given[0]:
+        given = [given]  # one chat
+    return scoring_prompts(given)
 
 
 def _in_memory(rows: Any, name: str, split: str | None) -> Rows:
@@ -98,26 +118,8 @@ def _in_memory(rows: Any, name: str, split: str | None) -> Rows:
         raise UserError(f"{type(rows).__name__} is no dataset: give a name, a Dataset or a list of rows (dicts)")
     if hasattr(rows, "with_format"):
         rows = rows.with_format(None)
-    return Rows(
-        name,
-        None,
-        None,
-        len(rows) if hasattr(rows, "__len__") else None,
-        lambda: (_object(row, f"{name}, entry {number}") for number, row in enumerate(rows)),
-    )
-
-
-def _named(dataset: str, split: str | None) -> Rows:
-    path = Path(dataset).expanduser()
-    if path.is_file():
-        if split is not None:
-            raise UserError(f"--split {split!r}: a local file has no splits; name the file of that split")
-        size, rows = open_file(path)
-        return Rows(dataset, None, None, size, rows)
-    local = dataset.startswith((".", "/", "~")) or path.suffix.lower() in (".json", ".jsonl", ".parquet")
-    if local and not path.is_dir():
-        raise UserError(f"dataset {dataset!r}: no such file (a local dataset is a file of {KINDS})")
-    return _loaded(dataset, path, split)
+    size = len(rows) if hasattr(rows, "__len__") else None
+    return Rows(name, None, None, size, lambda: (_object(row, f"{name}, entry {n}") for n, row in enumerate(rows)))
 
 
 def _object(row: Any, where: str) -> Row:
@@ -126,8 +128,15 @@ def _object(row: Any, where: str) -> Row:
     return row
 
 
-def _loaded(dataset: str, path: Path, split: str | None) -> Rows:
-    """A dataset of the hub, or a local folder of one, through the package `datasets`."""
+def _named(dataset: str, split: str | None) -> Rows:
+    path = Path(dataset).expanduser()
+    if path.is_file():
+        if split is not None:
+            raise UserError(f"--split {split!r}: a local file has no splits; name the file of that split")
+        return Rows(dataset, None, None, *open_file(path))
+    local = dataset.startswith((".", "/", "~")) or path.suffix.lower() in (".json", ".jsonl", ".parquet")
+    if local and not path.is_dir():
+        raise UserError(f"dataset {dataset!r}: no such file (a local dataset is a file of {KINDS})")
     try:
         import datasets
     except ImportError:

@@ -3,7 +3,8 @@
 `PackedForward` runs the questions of many prompts as one row without padding.  Attention is the only part of a model
 that mixes tokens; `gainrl.scoring.attention` keeps prompts apart there, so all other layers see real tokens alone.
 `PaddedForward` runs whole prompts as a right-padded batch with the model's own attention: for models that mix tokens
-in ways of their own.  `choose_forward` decides by comparing a first batch of both.
+in ways of their own.  `choose_forward` compares the two when a scorer is built, on a batch of random tokens and not on
+the dataset's first: that is cheaper, since a few layers do, and finds a wrong mask whatever the first prompts are.
 
 Hidden states of both are those of the prompt run alone, within rounding.
 """
@@ -11,8 +12,8 @@ Hidden states of both are those of the prompt run alone, within rounding.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,45 +22,44 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
-from gainrl.scoring.attention import Flex, Grouped, KeysValues, Layout, Unsupported, Varlen, packed
-from gainrl.scoring.taps import FINAL, Reached, Tap, context_length, decoder_of, evaluating, first_device
+from gainrl.models import context_length, decoder_of, head_of
+from gainrl.scoring.attention import Flex, Grouped, KeysValues, Layout, Unsupported, packed
+from gainrl.scoring.taps import FINAL, Reached, caught, evaluating, tapped
 
 logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int32]
 NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
-FORMS = ("auto", "grouped", "flex", "varlen", "padded")
+FORMS = ("auto", "grouped", "flex", "padded")
 
 
 class States(NamedTuple):
-    """What a forward pass yields."""
+    """What a forward pass yields; `final` and `prefix_final` where asked for (`keep_final`) or tapped."""
 
     hidden: Tensor
     """(rows, D) hidden states at the tap of what follows the shared prefix."""
     starts: npt.NDArray[np.int64]
     """(B,) int64: for each prompt the row at which its tokens start; its rows are contiguous."""
     final: Tensor | None = None
-    """(rows, D) final hidden states, where asked for (`keep_final`) or tapped."""
+    """(rows, D) final hidden states."""
     prefix: Tensor | None = None
     """(P, D) hidden states of the shared prefix at the tap; the same object as long as it is kept."""
     prefix_final: Tensor | None = None
-    """(P, D) final hidden states of the shared prefix, where asked for or tapped."""
+    """(P, D) final hidden states of the shared prefix."""
 
 
 class _Runner:
     """The decoder up to the tap; what both forms share."""
 
     def __init__(self, model: nn.Module, tap: str = FINAL) -> None:
-        self.decoder: Any = decoder_of(model)
-        self.device = first_device(model)
-        self.tap = Tap(self.decoder, tap)
+        self.decoder = decoder_of(model)
+        self.device = next(model.parameters()).device
+        self.module, self.tap = tapped(self.decoder, tap)
         self.keep_final = False
         self.alone_beyond = _position_limit(self.decoder.config)
         """Longer prompts must be forwarded alone and whole: the position code looks at the longest of a batch."""
-        headed = getattr(self.decoder, "get_output_embeddings", lambda: None)() is not None
-        self._more = (
-            {"output_hidden_states": True} if headed else {}
-        )  # no decoder beside the head: the whole model runs
+        # no decoder beside the head: the whole model runs
+        self._more = {"output_hidden_states": True} if head_of(self.decoder) is not None else {}
 
     def forget(self) -> None:
         """Keep nothing of earlier passes: the weights may change."""
@@ -70,16 +70,16 @@ class _Runner:
             name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in inputs.items()
         }
         final: Tensor | None = None
-        with self.tap.caught(stop=not self.keep_final) as caught, suppress(Reached):
+        with caught(self.module, stop=not self.keep_final) as seen, suppress(Reached):
             output = self.decoder(**{"attention_mask": None, **there}, use_cache=False, **self._more)
             final = output.hidden_states[-1] if self._more else output.last_hidden_state
-        hidden = final if self.tap.final else caught[0]
+        hidden = final if self.module is None else seen[0]
         assert hidden is not None
         return hidden, final
 
 
 class PackedForward(_Runner):
-    """One row without padding for many prompts; `form` says which attention (`gainrl.scoring.attention`)."""
+    """One row without padding for many prompts; `form` is the attention's (`gainrl.scoring.attention`)."""
 
     shares_prefix = True
 
@@ -97,24 +97,17 @@ class PackedForward(_Runner):
         """Forward `sequences`, each behind the tokens `shared`."""
         skip, lengths = len(shared), [len(sequence) for sequence in sequences]
         starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
+        positions = [np.arange(skip, skip + n) for n in lengths]
         if self.form == "grouped":
             before, kept = self._prefix(shared) if skip else (None, None)
-            hidden, final = self._row(sequences, lengths, skip, Grouped(lengths, skip, before, None))
-            if kept is None:
-                return States(hidden, starts, final)
-            return States(hidden, starts, final, kept.hidden, kept.final)
-        kind = Flex if self.form == "flex" else Varlen
-        row = [shared, *sequences] if skip else sequences
-        hidden, final = self._row(row, lengths, skip, kind(lengths, skip, self.device), whole=True)
+            hidden, final = self._row(sequences, positions, Grouped(lengths, skip, before, None))
+            return States(hidden, starts, final, *((kept.hidden, kept.final) if kept else ()))
+        layout = Flex(lengths, skip, self.device)
+        hidden, final = self._row([shared, *sequences], [np.arange(skip), *positions], layout)
         if not skip:
             return States(hidden, starts, final)
-        return States(
-            hidden[skip:],
-            starts,
-            None if final is None else final[skip:],
-            hidden[:skip],
-            None if final is None else final[:skip],
-        )
+        ends = (None, None) if final is None else (final[skip:], final[:skip])
+        return States(hidden[skip:], starts, ends[0], hidden[:skip], ends[1])
 
     def _prefix(self, tokens: Tokens) -> tuple[KeysValues, States]:
         """Keys, values and states of the shared tokens; the last ones used are kept."""
@@ -122,16 +115,12 @@ class PackedForward(_Runner):
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # free the old one first
             record: KeysValues = {}
-            hidden, final = self._row([tokens], [len(tokens)], 0, Grouped([len(tokens)], 0, None, record))
+            layout = Grouped([len(tokens)], 0, None, record)
+            hidden, final = self._row([tokens], [np.arange(len(tokens))], layout)
             self._kept = key, record, States(hidden, np.zeros(1, dtype=np.int64), final)
         return self._kept[1], self._kept[2]
 
-    def _row(
-        self, row: Sequence[Tokens], lengths: Sequence[int], skip: int, layout: Layout, *, whole: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        positions = [np.arange(skip, skip + n, dtype=np.int64) for n in lengths]
-        if whole and skip:
-            positions.insert(0, np.arange(skip, dtype=np.int64))
+    def _row(self, row: Sequence[Tokens], positions: Sequence[Any], layout: Layout) -> tuple[Tensor, Tensor | None]:
         ids = np.concatenate(row).astype(np.int64)
         with packed(self.decoder, layout):
             hidden, final = self._forward(input_ids=ids[None], position_ids=np.concatenate(positions)[None])
@@ -183,7 +172,7 @@ _FAILURES = (Unsupported, AttributeError, TypeError, KeyError, ValueError, Runti
 
 
 def choose_forward(model: nn.Module, tap: str = FINAL, form: str = "auto") -> Forward:
-    """The first form whose first batch gives the hidden states of one prompt at a time; `auto` tries several.
+    """The packed form of this device if it gives the hidden states of one prompt at a time, else the padded one.
 
     Raises UserError for a `form` that is none, or that was named and does not serve this model.
     """
@@ -192,18 +181,14 @@ def choose_forward(model: nn.Module, tap: str = FINAL, form: str = "auto") -> Fo
     padded = PaddedForward(model, tap)
     if form == "padded":
         return padded
-    half = next(model.parameters()).element_size() == 2
-    usual = ["grouped"] if padded.device.type != "cuda" else ["varlen"] * half + ["flex"]
-    problems = []
+    usual = "flex" if padded.device.type == "cuda" else "grouped"
+    found = PackedForward(model, tap, usual if form == "auto" else form)
     with torch.inference_mode(), evaluating(model):
-        for tried in usual if form == "auto" else [form]:
-            found = PackedForward(model, tap, tried)
-            if not (problem := _difference(padded, found)):
-                return found
-            problems.append(problem)
+        if not (problem := _difference(padded, found)):
+            return found
     if form != "auto":
-        raise UserError(f"attention={form!r} does not serve {type(padded.decoder).__name__}: {problems[0]}")
-    logger.info("padded batches for %s: %s", type(padded.decoder).__name__, "; ".join(dict.fromkeys(problems)))
+        raise UserError(f"attention={form!r} does not serve {type(padded.decoder).__name__}: {problem}")
+    logger.info("padded batches for %s: %s", type(padded.decoder).__name__, problem)
     return padded
 
 
@@ -232,20 +217,21 @@ def _difference(padded: PaddedForward, forward: PackedForward) -> str:
     shared = length // 3
     tokens = np.random.default_rng(0).integers(0, int(config.vocab_size), length, dtype=np.int32)
     whole = [tokens[: shared + n] for n in (4, 7, 7, 9) if shared + n < length] + [tokens]
-    early = max([3, *map(kinds.index, kinds)])
+    own = forward.module
     try:
-        forward(whole[:1])  # says which modules attend
-        module = [*forward.called][min(early, len(forward.called) - 1)]
-        with _tapped(Tap(forward.decoder, "attention", module), padded, forward):
-            single = [padded([sequence]).hidden.float() for sequence in whole]
-            mine = forward(whole).hidden.float()
-            behind = forward([sequence[shared:] for sequence in whole], tokens[:shared])
+        forward(whole[:1])  # finds out which modules attend
+        early = max([3, *map(kinds.index, kinds)])
+        padded.module = forward.module = [*forward.called][min(early, len(forward.called) - 1)]
+        single = [padded([sequence]).hidden.float() for sequence in whole]
+        mine = forward(whole).hidden.float()
+        behind = forward([sequence[shared:] for sequence in whole], tokens[:shared])
         assert behind.prefix is not None
         found = [(mine, torch.cat(single)), (behind.hidden.float(), torch.cat([s[shared:] for s in single]))]
         differs = max(_by_chunks(*pair) for pair in [*found, (behind.prefix.float(), single[-1][:shared])])
     except _FAILURES as error:
         return (str(error).strip().splitlines() or [type(error).__name__])[0]
     finally:
+        padded.module = forward.module = own
         forward.forget()
     windowed = "sliding_attention" in kinds if kinds else stated and getattr(config, "use_sliding_window", True)
     if windowed and not any(forward.called.values()):
@@ -261,15 +247,3 @@ def _by_chunks(given: Tensor, wanted: Tensor) -> float:
     if len(change) < _CHUNK:
         return float(change.median())
     return float(change[len(change) % _CHUNK :].view(-1, _CHUNK).median(dim=1).values.max())
-
-
-@contextmanager
-def _tapped(tap: Tap, *runners: _Runner) -> Iterator[None]:
-    own = [runner.tap for runner in runners]
-    try:
-        for runner in runners:
-            runner.tap = tap
-        yield
-    finally:
-        for runner, before in zip(runners, own, strict=True):
-            runner.tap = before

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
+from gainrl.models import bare_model, decoder_of, head_of
 from gainrl.scoring.forward import States
 from gainrl.scoring.prompts import Rendered
-from gainrl.scoring.taps import decoder_of, evaluating, first_device
+from gainrl.scoring.taps import evaluating
 
 CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}
 """Float32 logits held at once."""
@@ -29,7 +30,6 @@ class LikelihoodHead:
 
     def __init__(self, model: nn.Module) -> None:
         self._head, self._shape = _find(model)
-        self._rows = 0
 
     def __call__(self, states: States, tokens: Sequence[Any], prompts: Sequence[Rendered]) -> list[float]:
         """Means of the prompts, NaN where a question has no token with a token before it.
@@ -46,36 +46,26 @@ class LikelihoodHead:
                 before[-1][0] = -1  # predicted by the last token of the shared prefix
             targets.append(own[first:])
             owners.append(np.full(len(own) - first, index))
-        rows = torch.from_numpy(np.concatenate(before)).to(final.device)
-        wanted = torch.from_numpy(np.concatenate(targets).astype(np.int64)).to(final.device)
-        owner = torch.from_numpy(np.concatenate(owners)).to(final.device)
+        rows, wanted, owner = (
+            torch.from_numpy(np.concatenate(column).astype(np.int64)).to(final.device)
+            for column in (before, targets, owners)
+        )
         total = torch.zeros(len(prompts), dtype=torch.float64, device=final.device)
-        if not self._rows:
-            width = self._logits(final[:1]).shape[-1]
-            self._rows = max(16, CHUNK_BYTES.get(final.device.type, 1 << 28) // (4 * width))
-        for first in range(0, len(rows), self._rows):
-            chunk = rows[first : first + self._rows]
-            hidden = final[chunk]
+        size = max(16, CHUNK_BYTES.get(final.device.type, 1 << 28) // (4 * int(self._head.weight.shape[0])))
+        for at, target, of in zip(rows.split(size), wanted.split(size), owner.split(size), strict=True):
+            hidden = final[at]
             if states.prefix_final is not None:
-                hidden = torch.where((chunk < 0)[:, None], states.prefix_final[-1], hidden)
-            logits = self._logits(hidden)
-            right = logits.gather(1, wanted[first : first + self._rows, None])[:, 0]
-            loss = torch.logsumexp(logits, dim=1) - right
-            total.index_add_(0, owner[first : first + self._rows], loss.double())
-        counts = torch.bincount(owner, minlength=len(prompts))
-        means: list[float] = (total / counts).cpu().tolist()
+                hidden = torch.where((at < 0)[:, None], states.prefix_final[-1], hidden)
+            logits = self._shape(self._head(hidden).float())
+            loss = torch.logsumexp(logits, dim=1) - logits.gather(1, target[:, None])[:, 0]
+            total.index_add_(0, of, loss.double())
+        means: list[float] = (total / torch.bincount(owner, minlength=len(prompts))).cpu().tolist()
         return means
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        logits: Tensor = self._shape(self._head(hidden).float())
-        return logits
 
-
-def _find(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+def _find(model: nn.Module) -> tuple[Any, Callable[[Tensor], Tensor]]:
     """The head, and what the model does to its output."""
-    inner: Any = getattr(model, "module", model)
-    inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+    inner, head = bare_model(model), head_of(model)
     if head is None:
         raise UserError(f"--nll: {type(inner).__name__} has no language-model head")
     config: Any = decoder_of(model).config
@@ -88,7 +78,7 @@ def _find(model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
         shapes.append(lambda x: x * scale)
     if divisor:
         shapes.append(lambda x: x / divisor)
-    ids = torch.arange(3, 9, device=first_device(model))[None]
+    ids = torch.arange(3, 9, device=next(model.parameters()).device)[None]
     with torch.inference_mode(), evaluating(model):
         hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         own, raw = inner(input_ids=ids, use_cache=False).logits.float(), head(hidden).float()

@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path, sync_folder
-from gainrl.scoring.definition import Definition
+from gainrl.scoring.settings import Definition
 from gainrl.scoring.results import Scores
 from gainrl.table import (
     METADATA_KEY,
@@ -237,13 +237,9 @@ class _Occurrences:
 
 
 def _scores(table: pa.Table) -> Scores:
-    return Scores(
-        status=table["status"].to_pylist(),
-        reasons=table["reason"].to_pylist(),
-        intra=table["intra"].to_numpy(),
-        inter=table["inter"].to_numpy(),
-        prefix_tokens=table["prefix_tokens"].to_numpy(),
-    )
+    """The columns that `Scores.settled` needs; C_intra and p stand in for those that it does not."""
+    intra, inter, prefix = (table[name].to_numpy() for name in ("intra", "inter", "prefix_tokens"))
+    return Scores(table["status"].to_pylist(), table["reason"].to_pylist(), intra, inter, intra, prefix, prefix)
 
 
 def _storable(texts: Sequence[str | None]) -> list[str | None]:

@@ -11,7 +11,6 @@ A prompt that cannot be rendered is a `Rendered` with a reason, never an excepti
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import json
 import re
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from gainrl.scoring.settings import ScoringSettings
 
-DEFAULT_DATE = datetime.date(2026, 1, 1)
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
 _CHUNK = 256
 """Prompts tokenised at once: their character offsets are Python objects, about 250 bytes a token."""
@@ -85,14 +83,10 @@ def _text(content: Any) -> Any:
     return "".join(texts) if kinds <= {"text"} and all(isinstance(text, str) for text in texts) else content
 
 
-def _parts(messages: list[Any]) -> list[Any]:
-    """The messages with their texts as lists of one part."""
-    return [
-        {**message, "content": [{"type": "text", "text": message["content"]}]}
-        if isinstance(message.get("content"), str)
-        else message
-        for message in messages
-    ]
+def _parts(message: Any) -> Any:
+    """The message with its text as a list of one part."""
+    content = message.get("content")
+    return {**message, "content": [{"type": "text", "text": content}]} if isinstance(content, str) else message
 
 
 class _RowError(Exception):
@@ -104,62 +98,39 @@ class _RowError(Exception):
 
 
 class PromptRenderer:
-    """Renders prompts for one tokenizer.
+    """Renders prompts with one tokenizer, or a processor that has one, as the settings say.
 
     `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with
-    `too_long="truncate"`, lose the end of their question.  `date` is what templates that print today's date are given,
-    `chat_template_kwargs` what else they are given, `chat_template` the template where the tokenizer has none.
+    `too_long="truncate"`, lose the end of their question.
     """
 
-    def __init__(
-        self,
-        tokenizer: PreTrainedTokenizerBase,
-        *,
-        question_after: str | None = None,
-        max_tokens: int | None = None,
-        too_long: str = "skip",
-        date: datetime.date = DEFAULT_DATE,
-        chat_template_kwargs: Mapping[str, Any] | None = None,
-        chat_template: str | None = None,
-    ) -> None:
-        self.tokenizer = tokenizer
-        self.question_after = question_after
-        self.max_tokens = max_tokens
-        self.too_long = too_long
-        self.date = date
-        self.chat_template_kwargs = dict(chat_template_kwargs or {})
-        self.chat_template = chat_template if not tokenizer.chat_template else None
+    def __init__(self, tokenizer: Any, settings: ScoringSettings, max_tokens: int | None = None) -> None:
+        self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        self.settings, self.max_tokens = settings, max_tokens
+        self._given = tokenizer
         self._frames: dict[str, tuple[str, str]] = {}
         self._fixed: tuple[str, str] | None = None
         self._in_parts = False  # whether the template wants contents as lists of parts
 
-    @classmethod
-    def of(cls, settings: ScoringSettings, tokenizer: Any, max_tokens: int | None) -> PromptRenderer:
-        """The renderer of a scorer; `tokenizer` may be a processor that has one."""
-        return cls(
-            getattr(tokenizer, "tokenizer", tokenizer),
-            question_after=settings.question_after,
-            max_tokens=max_tokens,
-            too_long=settings.too_long,
-            date=settings.date,  # type: ignore[arg-type]
-            chat_template_kwargs=settings.chat_template_kwargs,
-            chat_template=getattr(tokenizer, "chat_template", None),
-        )
+    @property
+    def chat_template(self) -> Any:
+        """The chat template: the tokenizer's, or the processor's where the tokenizer has none."""
+        return self.tokenizer.chat_template or getattr(self._given, "chat_template", None)
 
     @property
     def template_hash(self) -> str:
         """Hash of the chat template's source; empty where there is none."""
-        return text_hash(self.chat_template) if self.chat_template else template_hash(self.tokenizer)
+        return template_hash(self)
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
         chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-        if chat and not (self.tokenizer.chat_template or self.chat_template):
+        if chat and not self.chat_template:
             raise UserError(
                 f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template, and the dataset's prompts are "
                 "chats: use an instruction-tuned model, or give plain-text prompts"
             )
-        if chat and self.question_after is not None:
+        if chat and self.settings.question_after is not None:
             raise UserError(
                 "--question-after is for plain-text prompts; in a chat the question is the last user message"
             )
@@ -170,25 +141,18 @@ class PromptRenderer:
         return [rendered for chunk in chunks for rendered in self._chunk(chunk)]
 
     def _chunk(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
-        texts: list[str] = []
-        spans: list[tuple[int, int]] = []
-        results: list[Rendered | None] = []
-        chats: list[bool] = []
-        for row in rows:
+        results: list[Any] = [None] * len(rows)
+        located: dict[bool, list[tuple[int, str, tuple[int, int]]]] = {True: [], False: []}
+        for i, row in enumerate(rows):
             try:
-                text, span = self._locate(row)
+                located[isinstance(row.prompt, str)].append((i, *self._locate(row)))
             except _RowError as error:
-                results.append(_without(error.status, str(error)))
-                continue
-            results.append(None)
-            texts.append(text)
-            spans.append(span)
-            chats.append(not isinstance(row.prompt, str))
-        encoded = self._encode(texts, chats)
-        located = iter(zip(encoded, spans, strict=True))
-        return [result if result is not None else self._roles(*next(located)) for result in results]
-
-    # -- where the question is -------------------------------------------------------------------------------
+                results[i] = _without(error.status, str(error))
+        for plain, found in located.items():  # a rendered chat already holds its special tokens
+            encoded = self._encode([text for _, text, _ in found], special=plain)
+            for (i, _, span), tokens in zip(found, encoded, strict=True):
+                results[i] = self._roles(tokens, span)
+        return results
 
     def _locate(self, row: ScoringPrompt) -> tuple[str, tuple[int, int]]:
         """The rendered text and the question's character span in it."""
@@ -210,18 +174,17 @@ class PromptRenderer:
     def _locate_in_text(self, prompt: str, question: str | None) -> tuple[str, tuple[int, int]]:
         if not prompt:
             raise _RowError("undefined", "empty prompt")
-        if self.question_after is not None:
-            at = prompt.rfind(self.question_after)
+        if (marker := self.settings.question_after) is not None:
+            at = prompt.rfind(marker)
             if at < 0:
-                raise _RowError("failed", f"the prompt does not contain {self.question_after!r} (--question-after)")
-            start, end = at + len(self.question_after), len(prompt)
+                raise _RowError("failed", f"the prompt does not contain {marker!r} (--question-after)")
+            start, end = at + len(marker), len(prompt)
         elif question is not None and question == question:  # pandas says NaN for none
             if not isinstance(question, str):
                 raise _RowError("failed", f"the column 'question' is a {type(question).__name__}, not text")
             if not question.strip():
                 raise _RowError("undefined", "empty question")
-            start = prompt.rfind(question)
-            if start < 0:
+            if (start := prompt.rfind(question)) < 0:
                 raise _RowError("failed", "the column 'question' does not occur in the column 'prompt'")
             end = start + len(question)
         else:
@@ -248,7 +211,7 @@ class PromptRenderer:
         problems = []
         for form in (self._in_parts, not self._in_parts):  # some templates take strings, some lists of parts
             try:
-                found = self._find(_parts(messages) if form else messages, last, content)
+                found = self._find([*map(_parts, messages)] if form else messages, last, content)
             except _RowError as error:
                 problems.append(error)
             else:
@@ -262,21 +225,19 @@ class PromptRenderer:
         before, after = self._frame(messages, last)
         if "{'type': 'text'" in text:
             raise _RowError("failed", "the chat template prints the parts of a message as Python does")
-        middle = text[len(before) : len(text) - len(after)]
         if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
-            offset = middle.find(content)
-            kept = content if offset >= 0 else content.strip()  # many templates trim the content
-            offset = middle.find(kept)
-            if offset >= 0:
-                start = len(before) + offset
-                return text, (start, start + len(kept))
+            middle = text[len(before) : len(text) - len(after)]
+            for kept in (content, content.strip()):  # many templates trim the content
+                if (offset := middle.find(kept)) >= 0:
+                    start = len(before) + offset
+                    return text, (start, start + len(kept))
         raise _RowError("failed", "the chat template rewrites the question: its text does not stand in the result")
 
     def _frame(self, messages: Sequence[Message], last: int) -> tuple[str, str]:
         """What the template puts before and after the question, found by rendering a placeholder in its place."""
         framed = list(messages)
         placeholder = {**framed[last], "content": _PLACEHOLDER}
-        framed[last] = _parts([placeholder])[0] if isinstance(framed[last]["content"], list) else placeholder
+        framed[last] = _parts(placeholder) if isinstance(framed[last]["content"], list) else placeholder
         key = repr(framed)
         frame = self._frames.get(key)
         if frame is None:
@@ -290,14 +251,10 @@ class PromptRenderer:
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The chat as text, with the fixed date for templates that ask for today's."""
-        chat: Any = list(messages)
+        more = self.settings.chat_template_kwargs or {}
         try:
             text = self.tokenizer.apply_chat_template(
-                chat,
-                chat_template=self._template(),
-                tokenize=False,
-                add_generation_prompt=True,
-                **self.chat_template_kwargs,
+                list(messages), chat_template=self._template(), tokenize=False, add_generation_prompt=True, **more
             )
         except Exception as error:  # a template is a program of the model's author: it may raise anything
             raise _RowError("failed", f"the chat template refuses the chat: {error}") from error
@@ -306,56 +263,30 @@ class PromptRenderer:
 
     def _template(self) -> str:
         """The chat template's source with today's date fixed: `strftime_now("...")` becomes a literal."""
-        source = self.chat_template or self.tokenizer.get_chat_template()
+        source = self.tokenizer.get_chat_template() if self.tokenizer.chat_template else self.chat_template
         if self._fixed is None or self._fixed[0] != source:
-
-            def literal(call: re.Match[str]) -> str:
-                return repr(self.date.strftime(call[2]))
-
-            fixed = _TODAY.sub(literal, source)
+            date = self.settings.date
+            fixed = _TODAY.sub(lambda call: repr(date.strftime(call[2])), source)
             if "strftime_now(" in fixed:  # a format that is only known when rendering
-                fixed = f"{{%- macro strftime_now(format) -%}}{self.date.isoformat()}{{%- endmacro -%}}" + fixed
+                fixed = f"{{%- macro strftime_now(format) -%}}{date.isoformat()}{{%- endmacro -%}}" + fixed
             self._fixed = (source, fixed)
             self._frames.clear()
         return self._fixed[1]
 
-    # -- tokens ----------------------------------------------------------------------------------------------
-
-    def _encode(self, texts: Sequence[str], chats: Sequence[bool]) -> list[Any]:
-        """Token ids and character offsets, or what the tokenizer raised.
-
-        A rendered chat already holds its special tokens, plain text does not.
-        """
-        encoded: list[Any] = [None] * len(texts)
-        for is_chat in (True, False):
-            chosen = [i for i, chat in enumerate(chats) if chat is is_chat]
-            if not chosen:
-                continue
-            try:
-                pairs: list[Any] = self._tokenise([texts[i] for i in chosen], is_chat)
-            except Exception:  # one text of many: find it
-                pairs = [self._alone(texts[i], is_chat) for i in chosen]
-            for i, pair in zip(chosen, pairs, strict=True):
-                encoded[i] = pair
-        return encoded
-
-    def _tokenise(self, texts: list[str], is_chat: bool) -> list[Any]:
-        batch: Any = self.tokenizer(
-            texts,
-            add_special_tokens=not is_chat,
-            return_offsets_mapping=True,
-            return_attention_mask=False,
-            padding=False,
-            truncation=False,
-            verbose=False,
-        )
-        return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
-
-    def _alone(self, text: str, is_chat: bool) -> Any:
+    def _encode(self, texts: Sequence[str], *, special: bool) -> list[Any]:
+        """(token ids, character offsets) of each text, or what the tokenizer raised."""
+        if not texts:
+            return []
         try:
-            return self._tokenise([text], is_chat)[0]
+            batch: Any = self.tokenizer(
+                texts, add_special_tokens=special, return_offsets_mapping=True, return_attention_mask=False,
+                padding=False, truncation=False, verbose=False,
+            )  # fmt: skip
+            return list(zip(batch["input_ids"], batch["offset_mapping"], strict=True))
         except Exception as error:  # tokenizers raise bare Exceptions
-            return error
+            if len(texts) == 1:
+                return [error]
+        return [one for text in texts for one in self._encode([text], special=special)]
 
     def _roles(self, encoded: Any, span: tuple[int, int]) -> Rendered:
         if isinstance(encoded, Exception):
@@ -371,7 +302,7 @@ class PromptRenderer:
         if self.max_tokens is None or len(tokens) <= self.max_tokens:
             return Rendered(tokens, first)
         too_long = f"{len(tokens)} tokens, the model's context holds {self.max_tokens}"
-        if self.too_long == "skip" or first >= self.max_tokens:
+        if self.settings.too_long == "skip" or first >= self.max_tokens:
             return _without("skipped", too_long)
         return Rendered(tokens[: self.max_tokens], first, truncated=len(tokens) - self.max_tokens, reason=too_long)
 
@@ -391,7 +322,7 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return text_hash(json.dumps(state, sort_keys=True))
 
 
-def template_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def template_hash(tokenizer: Any) -> str:
     """Hash of the chat template's source; empty where there is none."""
-    template: Any = tokenizer.chat_template
+    template = tokenizer.chat_template
     return text_hash(template if isinstance(template, str) else repr(template)) if template else ""

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,27 +22,15 @@ from torch import Tensor
 
 from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
+from gainrl.models import context_length, load_model, load_tokenizer, require_offsets, resolve_device
 from gainrl.scoring.base import BaseScorer, phase
-from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.budget import out_of_memory, tokens_per_batch
+from gainrl.scoring.batching import Batch, out_of_memory, plan, tokens_per_batch
 from gainrl.scoring.forward import choose_forward
-from gainrl.scoring.models import (
-    load_model,
-    load_tokenizer,
-    model_identity,
-    name_of,
-    require_backend,
-    require_offsets,
-    resolve_device,
-)
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.prompts import PromptRenderer, Rendered
-from gainrl.scoring.results import RowResult, not_finite, row_result
-from gainrl.scoring.settings import ScoringSettings
-from gainrl.scoring.taps import context_length, evaluating, first_device
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+from gainrl.scoring.results import NOT_FINITE, Scores
+from gainrl.scoring.settings import ScoringSettings, require_backend
+from gainrl.scoring.taps import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -57,49 +45,34 @@ class AngleScorer(BaseScorer):
     Raises UserError for settings, names and models that cannot be used.
     """
 
-    def __init__(
-        self,
-        model: str | Path | PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase | ProcessorMixin | None = None,
-        **settings: Any,
-    ) -> None:
-        name = str(model) if isinstance(model, str | Path) else name_of(model)
+    def __init__(self, model: Any, tokenizer: Any = None, **settings: Any) -> None:
+        named = isinstance(model, str | Path)
+        name = str(model) if named else str(getattr(model, "name_or_path", "") or type(model).__name__)
         try:
-            super().__init__(ScoringSettings(model=name, **settings))
+            super().__init__(given := ScoringSettings(model=name, **settings))
         except TypeError as error:
             raise UserError(f"AngleScorer: {str(error).partition('__init__() ')[2] or error}") from None
-        given = self.settings
-        self.model: Any = model
-        if isinstance(model, str | Path):
+        if named:
             device = resolve_device(given.device)
             require_backend(given.backend, torch.device(device))  # before the weights are read
             source: dict[str, Any] = {"revision": given.revision, "trust_remote_code": given.trust_remote_code}
             tokenizer = tokenizer or load_tokenizer(name, **source)
-            self.model = load_model(name, dtype=given.dtype, device=device, **source)
+            model = load_model(name, dtype=given.dtype, device=device, **source)
         elif tokenizer is None:
             raise UserError("AngleScorer was given a loaded model but no tokenizer: pass tokenizer=")
-        require_backend(given.backend, first_device(self.model))
-        self.renderer = PromptRenderer.of(given, tokenizer, context_length(self.model))
+        self.model = model
+        self.renderer = PromptRenderer(tokenizer, given, context_length(model))
         require_offsets(self.renderer.tokenizer)
-        self.forward = choose_forward(self.model, given.tap, given.attention)
-        self.device, self.form = self.forward.device, self.forward.form
-        self._likelihood = LikelihoodHead(self.model) if given.nll else None
+        self.forward = choose_forward(model, given.tap, given.attention)
+        self.device, self.form, self.tap = self.forward.device, self.forward.form, self.forward.tap
+        require_backend(given.backend, self.device)
+        self._likelihood = LikelihoodHead(model) if given.nll else None
         self.forward.keep_final = given.nll
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[Tensor, SharedPrefix] | None = None
         self.width = int(self.forward.decoder.config.hidden_size)
-        self.vocabulary = int(self.model.get_input_embeddings().weight.shape[0])
-        self.dtype = str(next(self.model.parameters()).dtype).removeprefix("torch.")
-
-    @cached_property
-    def model_hash(self) -> str:
-        """What tells the weights from others (`gainrl.scoring.models.model_identity`)."""
-        return model_identity(str(self.settings.model), self.model)
-
-    @property
-    def tap(self) -> str:
-        """Canonical name of the tap."""
-        return str(self.forward.tap)
+        self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     @cached_property
     def tokens_per_batch(self) -> int:
@@ -112,7 +85,7 @@ class AngleScorer(BaseScorer):
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         padded = not self.forward.shares_prefix
-        share = not padded and self.backend != "reference"  # the quadratic definition needs every row at hand
+        share = not padded and self.backend != "reference"  # the quadratic definition needs every row
         return plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond)
 
     def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
@@ -128,12 +101,12 @@ class AngleScorer(BaseScorer):
         return f"out of memory for its {len(prompts[0].tokens)} tokens"
 
     @torch.inference_mode()
-    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> Scores:
         if self._fits is not None and len(prompts) > 1 and _tokens(batch, prompts) > self._fits:
             raise _KnownTooLarge
         skip = len(batch.shared)
         own = [prompt.tokens[skip:] for prompt in prompts]
-        nll: Sequence[float | None] = [None] * len(prompts)
+        nll: Any = None
         with evaluating(self.model):
             with phase("forward"):
                 states = self.forward(own, batch.shared)
@@ -148,7 +121,7 @@ class AngleScorer(BaseScorer):
         with phase("angle"):
             shared = None
             if states.prefix is not None and (shared := self._shared(states.prefix)) is None:
-                return [not_finite(prompt) for prompt in prompts]
+                return self._without(["failed"] * len(prompts), [NOT_FINITE] * len(prompts))
             result = angle_concentration(
                 hidden,
                 torch.from_numpy(np.append(starts, len(hidden))).to(hidden.device, non_blocking=True),
@@ -159,12 +132,10 @@ class AngleScorer(BaseScorer):
                 backend=self.backend,
                 check=False,
             )
-        with phase("results"):
-            intra, inter = result.values[:2].cpu().tolist()  # the one point where a GPU is waited for
-            status, question_tokens, prefix_tokens = result.counts.cpu().tolist()
-            directions = result.directions.cpu().numpy() if self.directions else [None] * len(prompts)
-            columns = (prompts, status, intra, inter, prefix_tokens, question_tokens, directions, nll)
-            return [row_result(*row) for row in zip(*columns, strict=True)]
+        with phase("results"):  # the one point where a GPU is waited for
+            directions = result.directions.cpu().numpy() if self.directions else None
+            values, counts = result.values[:2].cpu().numpy(), result.counts.cpu().numpy()
+            return Scores.measured(prompts, self.definition, values, counts, directions, nll)
 
     def _shared(self, states: Tensor) -> SharedPrefix | None:
         """U_p of the shared tokens, kept as long as the forward pass keeps their states; None if not finite."""

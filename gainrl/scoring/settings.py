@@ -4,18 +4,47 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gainrl.angle.checks import check_backend
+import torch
+
+from gainrl.angle.backends import unavailable
+from gainrl.angle.checks import NAMES, check_backend
 from gainrl.errors import UserError
-from gainrl.scoring.definition import Definition
-from gainrl.scoring.prompts import DEFAULT_DATE
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _RENDERING = {"tokenize", "add_generation_prompt", "chat_template", "conversation", "return_tensors", "return_dict"}
+_FORM = re.compile(r"intra(?:\+(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\*)?(?P<inter>inter))?(?P<bare>,no-diagonal)?")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """`score = C_intra + inter_weight · C_inter`; the published one (arXiv 2506.02281) is the default."""
+
+    inter_weight: float = 1.0
+    diagonal: bool = True
+    """Whether C_intra includes i = j: `‖U_q‖²/q²`, or without it `(‖U_q‖² − q)/(q(q−1))`."""
+
+    @property
+    def formula(self) -> str:
+        """`intra+inter`, `intra` or `intra+0.5*inter`: what a table's metadata holds, beside `diagonal`."""
+        if self.inter_weight == 0:
+            return "intra"
+        return "intra+inter" if self.inter_weight == 1 else f"intra+{self.inter_weight:g}*inter"
+
+    @classmethod
+    def parse(cls, text: str) -> Definition:
+        """`intra+inter`, `intra`, `intra+0.5*inter`, each also with `,no-diagonal`; UserError for anything else."""
+        if (found := _FORM.fullmatch(str(text).replace(" ", ""))) is None:
+            raise UserError(
+                f"definition {text!r}: give intra+inter (as published), intra, or intra+W*inter with a weight W >= 0; "
+                "add ,no-diagonal to leave out each token's cosine with itself"
+            )
+        return cls(float(found["weight"] or 1) if found["inter"] else 0.0, found["bare"] is None)
 
 
 @dataclass(kw_only=True)
@@ -36,19 +65,19 @@ class ScoringSettings:
     tokens_per_batch: int | None = None
     """Tokens of one forward pass; found from the free memory by default."""
     attention: str = "auto"
-    """auto, or a form of `gainrl.scoring.forward`: grouped, flex, varlen or padded."""
+    """auto, or a form of `gainrl.scoring.forward`: grouped, flex or padded."""
     question_after: str | None = None
     """Plain text: the question is what follows the last occurrence of this text."""
     too_long: str = "skip"
     """Prompts beyond the model's context: skip, or truncate (the question loses its end)."""
-    date: datetime.date | str = DEFAULT_DATE
-    """What chat templates that print today's date are given."""
+    date: Any = datetime.date(2026, 1, 1)
+    """What chat templates that print today's date are given; also as 2026-01-31."""
     chat_template_kwargs: Mapping[str, Any] | None = None
     """Passed to the chat template, as in training (`enable_thinking`, `reasoning_effort`, ...)."""
     tap: str = "final"
     """Where hidden states are taken (`gainrl.scoring.taps`)."""
-    definition: str | Definition = "intra+inter"
-    """intra+inter (published), intra or intra+W*inter, each also with ,no-diagonal."""
+    definition: Any = "intra+inter"
+    """intra+inter (published), intra or intra+W*inter, each also with ,no-diagonal; kept as a `Definition`."""
     directions: bool = False
     """Also each prompt's direction U_q / ‖U_q‖."""
     direction_dtype: str = "float16"
@@ -59,18 +88,16 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         self.model = str(self.model)
         self.dtype = str(self.dtype).removeprefix("torch.")
-        if self.dtype not in DTYPES:
-            raise UserError(f"dtype {self.dtype!r}: choose {', '.join(DTYPES[:-1])} or {DTYPES[-1]}")
         self.device = str(self.device)
+        choices = {"dtype": DTYPES, "too_long": ("skip", "truncate"), "direction_dtype": ("float16", "float32")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"{name}={getattr(self, name)!r}: choose {', '.join(allowed[:-1])} or {allowed[-1]}")
         check_backend(self.backend)
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch={self.tokens_per_batch}: give at least 1")
-        if self.too_long not in ("skip", "truncate"):
-            raise UserError(f"too_long={self.too_long!r}: choose 'skip' or 'truncate'")
         if self.question_after == "":
             raise UserError("question_after is empty: give the text that stands right before each question")
-        if self.direction_dtype not in ("float16", "float32"):
-            raise UserError(f"direction_dtype={self.direction_dtype!r}: choose float16 or float32")
         if not isinstance(self.date, datetime.date):
             try:
                 self.date = datetime.date.fromisoformat(self.date)
@@ -83,14 +110,25 @@ class ScoringSettings:
 
 def checked_kwargs(given: Any) -> dict[str, Any]:
     """The chat template's arguments as a plain dict; UserError for what is none, or decides what scoring decides."""
-    if given is None:
-        return {}
-    if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+    if not isinstance(given or {}, Mapping):
         raise UserError(f"chat_template_kwargs: give names and values, not {given!r}")
-    if taken := sorted(_RENDERING.intersection(given)):
-        raise UserError(f"chat_template_kwargs: {', '.join(taken)} cannot be set, for the scorer sets it")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(given)))
+        plain: dict[str, Any] = json.loads(json.dumps(dict(given or {})))
     except (TypeError, ValueError) as error:
         raise UserError(f"chat_template_kwargs must be plain values, as in JSON: {error}") from None
+    if taken := sorted(_RENDERING.intersection(plain)):
+        raise UserError(f"chat_template_kwargs: {', '.join(taken)} cannot be set, for the scorer sets it")
     return plain
+
+
+def require_backend(backend: str, device: torch.device) -> None:
+    """UserError, with what serves there, unless the backend that was named can serve tensors on `device`.
+
+    It may begin CUDA in this process, so an engine asks in its workers.
+    """
+    if backend == "auto" or not (why := unavailable(backend, device.type)):
+        return
+    able = [name for name in NAMES if name not in ("auto", backend) and not unavailable(name, device.type)]
+    raise UserError(
+        f"--backend {backend}: it cannot serve {device.type} tensors here: {why}; these can: {', '.join(able)}"
+    )

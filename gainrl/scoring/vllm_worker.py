@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Set
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,11 +30,9 @@ from gainrl.angle.call import AngleCall
 from gainrl.angle.op import run
 from gainrl.angle.result import Status
 from gainrl.errors import UserError
-from gainrl.scoring.models import require_backend
+from gainrl.scoring.settings import require_backend
 
 KEY = "gainrl"
-TAIL = 4
-"""Floats after the two sums."""
 
 
 class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
@@ -58,18 +57,15 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
         ends: list[int] = cursor.seq_lens_cpu.tolist()
         wanted = [(params.extra_kwargs or {}).get(KEY, (0, 0)) for params in pooling_metadata.pooling_params]
         step = self._sums(hidden_states, counts, ends, wanted)
-        states = pooling_metadata.pooling_states
         outputs: list[Tensor | None] = []
-        for i, (state, count, end) in enumerate(zip(states, counts, ends, strict=True)):
-            total = step[i]
-            before = self._begun.pop(state, None)
-            if before is not None and before[0] == end - count:  # else: begun anew, after vLLM had taken its memory
+        for i, state in enumerate(pooling_metadata.pooling_states):
+            total, before = step[i], self._begun.pop(state, None)
+            if before is not None and before[0] == ends[i] - counts[i]:  # else: begun anew, its memory was taken
                 total = torch.cat([before[1][:-1] + total[:-1], before[1][-1:]])
-            if cursor.get_finished_mask()[i]:
-                outputs.append(total)
-            else:
-                self._begun[state] = (end, total.clone())
-                outputs.append(None)
+            finished = bool(cursor.get_finished_mask()[i])
+            if not finished:
+                self._begun[state] = (ends[i], total.clone())
+            outputs.append(total if finished else None)
         return outputs
 
     def _sums(self, hidden: Tensor, counts: list[int], ends: list[int], wanted: list[tuple[int, int]]) -> Tensor:
@@ -81,52 +77,34 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
             role[row + min(max(skip - first, 0), count) : row + count] = 1
             offsets += [row + min(max(prefix - first, 0), count), row + count]
             row += count
-        device, width = hidden.device, hidden.shape[-1]
-        cu_seqlens = torch.tensor(offsets, dtype=torch.int64).to(device, non_blocking=True)
-        roles = torch.from_numpy(role).to(device, non_blocking=True)
+        cu_seqlens, roles, begun = (
+            given.to(hidden.device, non_blocking=True)
+            for given in (torch.tensor(offsets), torch.from_numpy(role), torch.tensor(firsts)[:, None].float())
+        )
         # Two sequences a prompt, of one role each, so that the op's sums are U_p and U_q.
-        call = AngleCall(hidden[:row], cu_seqlens, roles, sums=True)
-        outputs = run(call, self._backend, False)
+        outputs = run(AngleCall(hidden[:row], cu_seqlens, roles, sums=True), self._backend, False)
         status, rows = outputs.counts[0].view(-1, 2), outputs.counts[2].view(-1, 2)
         bad = ((status & int(Status.NON_FINITE)) != 0).any(dim=1, keepdim=True)
-        begun = torch.tensor(firsts, dtype=torch.float32)[:, None].to(device, non_blocking=True)
-        tail = [rows.float(), bad.float(), begun]
-        return torch.cat([outputs.sums.view(-1, 2 * width), *tail], dim=1)
-
-
-def _norm_after_forward(kind: type) -> bool:
-    """Whether `compute_logits` of a vLLM model normalises first (MiMo, Step 3.5): forward's result is not final then.
-
-    A model that is adapted to pooling inherits from the one that computes logits.
-    """
-    for base in kind.__mro__:
-        method = vars(base).get("compute_logits")
-        if method is not None:
-            try:
-                return ".norm(" in inspect.getsource(method)
-            except (OSError, TypeError):  # no source to read
-                return False
-    return False
+        return torch.cat([outputs.sums.view(len(counts), -1), rows.float(), bad.float(), begun], dim=1)
 
 
 class WorkerExtension:
     """vLLM's workers take this class as a base (`worker_extension_cls`); its methods are called by name."""
 
-    def gainrl_refuses(self, backend: str) -> str | None:
-        """Why `backend` cannot serve on this worker's device, or None."""
+    def gainrl_install(self, backend: str) -> tuple[str | None, str | None]:
+        """Put `RoleSums` in place; else why `backend` cannot serve here, or why this worker's model cannot have it."""
         model: Any = self.get_model()  # type: ignore[attr-defined]
+        name = type(model).__name__
         try:
             require_backend(backend, next(model.parameters()).device)
         except UserError as error:
-            return str(error)
-        return None
-
-    def gainrl_install(self, backend: str) -> str | None:
-        """Put `RoleSums` in place; None, or why this worker's model cannot have it."""
-        model: Any = self.get_model()  # type: ignore[attr-defined]
+            return str(error), None
         if not hasattr(model, "pooler"):
-            return f"{type(model).__name__} has no pooler (model.pooler)"
-        if _norm_after_forward(type(model)):
-            return f"{type(model).__name__} applies its final norm where it computes logits, not in its forward"
+            return None, f"{name} has no pooler (model.pooler), which the vLLM engine needs"
+        # Some (MiMo, Step 3.5) normalise there.  The class adapted to pooling inherits from the one with the method.
+        method = next((vars(base)["compute_logits"] for base in type(model).__mro__ if "compute_logits" in vars(base)), 0)
+        with suppress(OSError, TypeError):  # no method, or no source to read
+            if ".norm(" in inspect.getsource(method):  # type: ignore[arg-type]
+                return None, f"{name} applies its final norm where it computes logits, not in its forward"
         model.pooler = RoleSums(backend)
-        return None
+        return None, None

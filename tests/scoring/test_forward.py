@@ -12,9 +12,10 @@ from tiny_models import FAMILIES, OTHER_FAMILIES
 
 from gainrl.angle.reference import angle_concentration_reference
 from gainrl.errors import UserError
+from gainrl.models import decoder_of
 from gainrl.scoring import AngleScorer, ScoringPrompt
-from gainrl.scoring.attention import Flex, Grouped, Settings, Varlen
-from gainrl.scoring.taps import blocks_of, decoder_of
+from gainrl.scoring.attention import Flex, Grouped, Settings
+from gainrl.scoring.taps import tapped
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon")
@@ -126,43 +127,24 @@ def test_the_block_mask_leaves_out_no_block_that_is_seen(case, window):
         assert seen[row * 128 : row * 128 + 128, column * 128 : column * 128 + 128].all()
 
 
-def varlen_in_torch(
-    q, k, v, starts_q, starts_k, longest_q, longest_k, *, return_aux, scale, enable_gqa, window_size=(-1, -1)
-):
-    """What `torch.nn.attention.varlen.varlen_attn` does on a GPU, from its documentation."""
-    output, weight = torch.empty_like(q), torch.empty(q.shape[:2])
-    k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], 1) for x in (k, v))
-    for i in range(len(starts_q) - 1):
-        rows, keys = slice(starts_q[i], starts_q[i + 1]), slice(starts_k[i], starts_k[i + 1])
-        logits = torch.einsum("qhd,khd->hqk", q[rows], k[keys]) * scale
-        if window_size == (-1, 0):
-            logits = logits.masked_fill(~torch.ones(logits.shape[1:], dtype=torch.bool).tril(), float("-inf"))
-        output[rows] = torch.einsum("hqk,khd->qhd", logits.softmax(-1), v[keys])
-        weight[rows] = logits.logsumexp(-1).T
-    return output, weight
-
-
 @pytest.mark.parametrize("case", LENGTHS)
-def test_all_layouts_are_the_same_attention(monkeypatch, case):
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_in_torch)
+def test_both_layouts_are_the_same_attention(case):
     lengths, shared = LENGTHS[case]
     torch.manual_seed(0)
     query, key, value = (torch.randn(heads, shared + sum(lengths), 8) for heads in (4, 2, 2))
     module, asked = torch.nn.Identity(), Settings(0.3, 0, 0.0)
-    flex, varlen = (
-        kind(lengths, shared, torch.device("cpu")).attend(module, query, key, value, asked) for kind in (Flex, Varlen)
-    )
+    flex = Flex(lengths, shared, torch.device("cpu")).attend(module, query, key, value, asked)
     before = {module: (key[:, :shared], value[:, :shared])} if shared else None
     own = [x[:, shared:] for x in (query, key, value)]
     grouped = Grouped(lengths, shared, before, None).attend(module, *own, asked)
-    torch.testing.assert_close(varlen, flex, atol=1e-5, rtol=0)
     torch.testing.assert_close(grouped, flex[shared:], atol=1e-5, rtol=0)
 
 
 def layer_states(model: Any, tokens: Any, layer: int) -> torch.Tensor:
     """(L, D) what leaves a block, for one prompt alone, caught by a hook of our own."""
     seen: list[Any] = []
-    handle = blocks_of(decoder_of(model))[layer].register_forward_hook(lambda _, __, output: seen.append(output))
+    block, _ = tapped(decoder_of(model), f"layer:{layer}")
+    handle = block.register_forward_hook(lambda _, __, output: seen.append(output))
     with torch.inference_mode():
         model(input_ids=torch.from_numpy(tokens.astype(np.int64))[None])
     handle.remove()

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from gainrl.errors import UserError
+from gainrl.models import resolve_device
 from gainrl.scoring import AngleScorer, ScoringPrompt, load_tokenizer, model_identity, resolve_model
-from gainrl.scoring.models import resolve_device
 
 
 def test_the_identity_follows_the_weights_not_the_directory_or_dtype(make_model, tmp_path):

@@ -35,7 +35,7 @@ from gainrl.integrations.groups import Draw
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
 from gainrl.integrations.trl.callbacks import CurriculumState, StageBar
 from gainrl.integrations.trl.config import CurriculumArguments
-from gainrl.scoring.taps import decoder_of
+from gainrl.models import decoder_of
 from gainrl.table import ScoreTable
 
 if TYPE_CHECKING:

