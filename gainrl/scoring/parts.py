@@ -25,8 +25,8 @@ import pyarrow.parquet as pq
 
 from gainrl.errors import UserError
 from gainrl.files import atomic_path, sync_folder
-from gainrl.scoring.settings import Definition
 from gainrl.scoring.results import Scores
+from gainrl.scoring.settings import Definition
 from gainrl.table import (
     METADATA_KEY,
     NLL_FIELD,
@@ -45,15 +45,15 @@ _REPETITIVE = ["status", "reason"]
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one output; picklable.  `settings` must be the same in all of them."""
+    """The parts of one output; picklable.
+
+    `settings` must be the same in all of them: an identity (`BaseScorer.identity`), the dataset's provenance, and what
+    is stored besides scores: directions (their dtype, or None), nll, prompts.  `width` is that of the directions.
+    """
 
     output: Path
     settings: dict[str, Any]
-    width: int | None = None
-    """Of the directions, where the table has them."""
-    direction_dtype: str = "float16"
-    nll: bool = False
-    prompts: bool = True
+    width: int = 0
 
     @property
     def folder(self) -> Path:
@@ -63,12 +63,12 @@ class Parts:
     @property
     def schema(self) -> pa.Schema:
         """Columns of a part: a table's, before the dataset is known as a whole; digest is the content's."""
-        chosen = [SCHEMA.field(n) for n in ("row", "status", "reason", "intra", "inter", "prefix_tokens")]
-        optional = [(self.nll, NLL_FIELD), (self.prompts, PROMPT_FIELD)]
-        fields = [pa.field("digest", pa.uint64()), *chosen, SCHEMA.field("question_tokens")]
-        if self.width is not None:
-            fields.append(direction_field(self.width, self.direction_dtype))
-        return pa.schema(fields + [field for wanted, field in optional if wanted])
+        names = ("row", "status", "reason", "intra", "inter", "prefix_tokens", "question_tokens")
+        fields = [pa.field("digest", pa.uint64()), *map(SCHEMA.field, names)]
+        if dtype := self.settings["directions"]:
+            fields.append(direction_field(self.width, dtype))
+        optional = {"nll": NLL_FIELD, "prompts": PROMPT_FIELD}
+        return pa.schema(fields + [field for name, field in optional.items() if self.settings[name]])
 
     def files(self) -> dict[int, list[Path]]:
         """The parts there are, by chunk."""
@@ -103,30 +103,16 @@ class Parts:
 
     def table(self, rows: Sequence[int], digests: Sequence[int], texts: Sequence[str], scores: Scores) -> pa.Table:
         """Results of some rows as a part's columns."""
-        values: dict[str, Any] = {
-            "digest": pa.array(digests, pa.uint64()),
-            "row": rows,
-            "status": scores.status,
-            "reason": _storable(scores.reasons),
-            "intra": scores.intra,
-            "inter": scores.inter,
-            "prefix_tokens": scores.prefix_tokens,
-            "question_tokens": scores.question_tokens,
-        }
-        if self.nll:
-            values["nll"] = pa.array(scores.nll, pa.float32(), from_pandas=True)
-        if self.prompts:
-            values["prompt"] = _storable(texts)
         schema = self.schema
-        if self.width is not None:
-            assert scores.directions is not None
+        values = {**vars(scores), "row": rows, "reason": _storable(scores.reasons), "prompt": _storable(texts)}
+        values["digest"] = pa.array(digests, pa.uint64())
+        values["nll"] = pa.array(scores.nll, pa.float32(), from_pandas=True) if scores.nll is not None else None
+        if (rays := scores.directions) is not None:
             kind = schema.field("direction").type
-            flat = pa.array(scores.directions.astype(self.direction_dtype).reshape(-1), kind.value_type)
-            absent = pa.array(~scores.directions.any(axis=1))
-            values["direction"] = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=absent)
-        arrays = (values[f.name] for f in schema)
-        columns = [a if isinstance(a, pa.Array) else pa.array(a, f.type) for a, f in zip(arrays, schema, strict=True)]
-        return pa.table(columns, schema=schema)
+            flat = pa.array(rays.astype(self.settings["directions"]).reshape(-1), kind.value_type)
+            values["direction"] = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(~rays.any(axis=1)))
+        given = [(values[field.name], field.type) for field in schema]
+        return pa.table([a if isinstance(a, pa.Array) else pa.array(a, kind) for a, kind in given], schema=schema)
 
     def write(self, chunk: int, tables: Sequence[pa.Table]) -> None:
         """Add a part."""

@@ -27,7 +27,6 @@ from gainrl.scoring.settings import ScoringSettings
 
 DEATHS = 3
 """How often one worker may die and be started again, and one chunk be given out anew."""
-_KEPT = "; finished rows are kept: go on with --resume"
 
 
 class _Worker:
@@ -70,10 +69,11 @@ class RayScorer:
         if settings.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {settings.device}: give auto, cpu or cuda; Ray chooses which its workers get")
         self._ray: Any = ray
-        self._ours = not ray.is_initialized()
+        self._workers: list[Any] = []
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
-        if self._ours:
+        if ours := not ray.is_initialized():
             self._join()
+        self._ours = ours
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
         room, kind = (gpus, "GPUs") if gpus else (int(there.get("CPU", 1)), "CPUs")
@@ -82,11 +82,10 @@ class RayScorer:
             if not 1 <= count <= room or (settings.device == "cuda" and not gpus):
                 raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {room} {kind}")
             model = Path(settings.model).expanduser()
-            given = replace(settings, model=str(model.absolute() if model.exists() else settings.model))
+            given = replace(settings, model=model.absolute() if model.exists() else settings.model)
             given.device = "cuda" if gpus else "cpu"
             options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": DEATHS, "max_task_retries": DEATHS}
-            remote = self._ray.remote(**options)(_Worker)
-            self._workers = [remote.remote(given) for _ in range(count)]
+            self._workers = [self._ray.remote(**options)(_Worker).remote(given) for _ in range(count)]
             with self._explained():
                 identity, self.width, self.definition = self._ray.get(self._workers[0].describe.remote())
         except BaseException:
@@ -117,7 +116,7 @@ class RayScorer:
 
     def close(self) -> None:
         """Leave the cluster; end it if it was started here."""
-        for worker in getattr(self, "_workers", []):
+        for worker in self._workers:
             self._ray.kill(worker)
         if self._ours:
             self._ray.shutdown()
@@ -136,15 +135,15 @@ class RayScorer:
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """What goes wrong in the cluster as one sentence; a mistake found by a worker as it was said there."""
+        """What goes wrong in the cluster as one sentence; a UserError of a worker as it is."""
         try:
             yield
-        except self._ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, UserError):
-                raise error.cause from None
-            raise UserError(f"a Ray worker failed: {type(error.cause).__name__}: {error.cause}{_KEPT}") from error
         except self._ray.exceptions.RayError as error:
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, UserError):
+                raise cause from None
+            first = (str(cause or error).strip().splitlines() or [""])[0]
+            kind = type(cause or error).__name__  # without a cause: died more than DEATHS times, or no cluster
             raise UserError(
-                f"a Ray worker died more than {DEATHS} times, or the cluster is gone ({first}){_KEPT}"
+                f"a Ray worker failed ({kind}: {first}); finished rows are kept: --resume goes on"
             ) from error

@@ -72,16 +72,16 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, resum
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
     if output.suffix.lower() != ".parquet" or output.is_dir():
         raise UserError(f"--output {output}: a score table is a Parquet file; give a name that ends in .parquet")
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: the folder {output.parent} does not exist")
     if not os.access(output.parent, os.W_OK):
-        raise UserError(f"--output {output}: the folder {output.parent} cannot be written to")
-    if not (overwrite or resume) and Parts(output, {}).files():
+        why = "cannot be written to" if output.parent.is_dir() else "does not exist"
+        raise UserError(f"--output {output}: the folder {output.parent} {why}")
+    if overwrite or resume:
+        return output
+    if (parts := Parts(output, {})).files():
         raise UserError(
-            f"{Parts(output, {}).folder} holds the results of an interrupted run: use --resume to go on, or "
-            "--overwrite to start anew"
+            f"{parts.folder} holds results of an interrupted run: use --resume to go on, or --overwrite to start anew"
         )
-    if not (overwrite or resume) and output.exists():
+    if output.exists():
         raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
     return output
 
@@ -112,14 +112,11 @@ def score_dataset(
         scorer = AngleScorer(**vars(scorer))
     started, processes = time.perf_counter(), Processes()
     output = processes.lead(lambda: check_output(output, overwrite=overwrite, resume=resume))
-    settings = {
-        **scorer.identity(),
-        "dataset": source.name, "split": source.split, "limit": source.limit, "task": source.task,
-        "directions": scorer.settings.direction_dtype if scorer.directions else None,
-        "nll": scorer.nll, "prompts": keep_prompts,
-    }  # fmt: skip
-    width = scorer.width if scorer.directions else None
-    parts = Parts(output, settings, width, scorer.settings.direction_dtype, scorer.nll, keep_prompts)
+    directions = scorer.settings.direction_dtype if scorer.directions else None
+    made = {"dataset": source.name, "split": source.split, "limit": source.limit, "task": source.task}
+    metadata = {**scorer.identity(), **made}
+    settings = {**metadata, "directions": directions, "nll": scorer.nll, "prompts": keep_prompts}
+    parts = Parts(output, settings, scorer.width)
     run = Run(output)
 
     def begin() -> int | None:
@@ -136,7 +133,7 @@ def score_dataset(
         if (whole := processes.lead(begin)) is not None:
             run.kept = whole
             return run
-        rows = 0
+        rows, totals = 0, [0, 0, 0]
 
         def mine() -> Iterator[tuple[int, list[ScoringPrompt]]]:
             nonlocal rows
@@ -152,14 +149,13 @@ def score_dataset(
             done = scorer.score_chunks(parts, mine(), progress, seconds_per_part)
         else:
             done = (score_chunk(scorer, parts, *chunk, progress, seconds_per_part) for chunk in mine())
-        for scored, tokens, kept in done:
-            run.scored, run.tokens, run.kept = run.scored + scored, run.tokens + tokens, run.kept + kept
+        for found in done:
+            totals = [total + one for total, one in zip(totals, found, strict=True)]
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
-        run.scored, run.tokens, run.kept = processes.total(run.scored, run.tokens, run.kept)
-        fields = {name: value for name, value in settings.items() if name not in ("directions", "nll", "prompts")}
-        metadata = TableMetadata(**fields, fingerprint="", rows=rows, gainrl_version=__version__)
-        processes.lead(lambda: write_table(parts, rows, metadata, scorer.definition))
+        run.scored, run.tokens, run.kept = processes.total(totals)
+        about = TableMetadata(**metadata, fingerprint="", rows=rows, gainrl_version=__version__)
+        processes.lead(lambda: write_table(parts, rows, about, scorer.definition))
     run.seconds = time.perf_counter() - started
     return run
 
@@ -199,9 +195,9 @@ def score_chunk(
 
     try:
         for indices, scores in scorer.batches([prompts[i] for i in owed]) if owed else ():
-            rows = [owed[i] for i in indices]
+            at = [owed[i] for i in indices]
             waiting.append(
-                parts.table([first + i for i in rows], [digests[i] for i in rows], [texts[i] for i in rows], scores)
+                parts.table([first + i for i in at], [digests[i] for i in at], [texts[i] for i in at], scores)
             )
             failed += scores.status.count("failed")
             new = int(scores.prefix_tokens.sum() + scores.question_tokens.sum())
@@ -214,7 +210,7 @@ def score_chunk(
             if time.monotonic() - since >= seconds_per_part:
                 flush()
             if progress:
-                progress(len(rows), new)
+                progress(len(at), new)
     except OSError:  # a full disk takes no further part
         raise
     except BaseException:
@@ -278,13 +274,12 @@ class Processes:
         value: T = said[0]
         return value
 
-    def total(self, *counts: int) -> list[int]:
+    def total(self, counts: list[int]) -> list[int]:
         """The sums over all processes, once all are here."""
         if self._group is None:
-            return list(counts)
+            return counts
         import torch
         import torch.distributed as dist
 
-        sums = torch.tensor(counts)
-        dist.all_reduce(sums, group=self._group)
+        dist.all_reduce(sums := torch.tensor(counts), group=self._group)
         return [int(one) for one in sums]

@@ -102,7 +102,9 @@ class WorkerExtension:
         if not hasattr(model, "pooler"):
             return None, f"{name} has no pooler (model.pooler), which the vLLM engine needs"
         # Some (MiMo, Step 3.5) normalise there.  The class adapted to pooling inherits from the one with the method.
-        method = next((vars(base)["compute_logits"] for base in type(model).__mro__ if "compute_logits" in vars(base)), 0)
+        method = next(
+            (vars(base)["compute_logits"] for base in type(model).__mro__ if "compute_logits" in vars(base)), 0
+        )
         with suppress(OSError, TypeError):  # no method, or no source to read
             if ".norm(" in inspect.getsource(method):  # type: ignore[arg-type]
                 return None, f"{name} applies its final norm where it computes logits, not in its forward"
