@@ -89,9 +89,13 @@ def score(
         share = source.size and -(-source.size // size)
         try:
             with tqdm(total=share, unit=" prompts", desc="scoring", **hidden) as bar:
+
+                def progress(finished: int, tokens: int) -> None:
+                    bar.update(finished)
+
                 run = score_dataset(
                     scorer, rows, output, source, overwrite=overwrite, resume=resume, keep_prompts=not no_prompts,
-                    progress=lambda finished, tokens: bar.update(finished),
+                    progress=progress,
                 )  # fmt: skip
         except KeyboardInterrupt:
             print(f"interrupted: go on with --resume ({output}.parts keeps finished rows)", file=sys.stderr)

@@ -29,7 +29,7 @@ class LikelihoodHead:
     """The classification layer of `model`; UserError if it has none or does something to its logits that is unknown."""
 
     def __init__(self, model: nn.Module) -> None:
-        self._head, self._shape = _find(model)
+        self._head, self._shape, self._width = _find(model)
 
     def __call__(self, states: States, tokens: Sequence[Any], prompts: Sequence[Rendered]) -> list[float]:
         """Means of the prompts, NaN where a question has no token with a token before it.
@@ -51,8 +51,9 @@ class LikelihoodHead:
             for column in (before, targets, owners)
         )
         total = torch.zeros(len(prompts), dtype=torch.float64, device=final.device)
-        size = max(16, CHUNK_BYTES.get(final.device.type, 1 << 28) // (4 * int(self._head.weight.shape[0])))
-        for at, target, of in zip(rows.split(size), wanted.split(size), owner.split(size), strict=True):
+        size = max(16, CHUNK_BYTES.get(final.device.type, 1 << 28) // (4 * self._width))
+        for first in range(0, len(rows), size):
+            at, target, of = (x[first : first + size] for x in (rows, wanted, owner))
             hidden = final[at]
             if states.prefix_final is not None:
                 hidden = torch.where((at < 0)[:, None], states.prefix_final[-1], hidden)
@@ -63,8 +64,8 @@ class LikelihoodHead:
         return means
 
 
-def _find(model: nn.Module) -> tuple[Any, Callable[[Tensor], Tensor]]:
-    """The head, and what the model does to its output."""
+def _find(model: nn.Module) -> tuple[Any, Callable[[Tensor], Tensor], int]:
+    """The head, what the model does to its output, and the output's width."""
     inner, head = bare_model(model), head_of(model)
     if head is None:
         raise UserError(f"--nll: {type(inner).__name__} has no language-model head")
@@ -85,5 +86,5 @@ def _find(model: nn.Module) -> tuple[Any, Callable[[Tensor], Tensor]]:
     allowed = 16 * torch.finfo(hidden.dtype).eps * own.abs().max()
     for shape in shapes:
         if bool((shape(raw) - own).abs().max() <= allowed):
-            return head, shape
+            return head, shape, own.shape[-1]
     raise UserError(f"--nll: {type(inner).__name__} changes its head's logits in a way that is not known here")

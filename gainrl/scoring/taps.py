@@ -24,15 +24,15 @@ class Reached(Exception):
     """The tapped activation was computed: the rest of the forward pass is not needed."""
 
 
-def tapped(decoder: nn.Module, tap: str) -> tuple[nn.Module | None, str]:
+def tapped(decoder: Any, tap: str) -> tuple[nn.Module | None, str]:
     """The module whose output a tap names (None: the decoder's own) and the tap's canonical name; UserError if none."""
     if tap == FINAL:
         return None, FINAL
     kind, _, number = tap.partition(":")
     if kind != "layer" or not number.removeprefix("-").isdecimal():
         raise UserError(f"tap {tap!r}: give final, or layer:K (K from 0, or negative from the end)")
-    count, layer = getattr(decoder.config, "num_hidden_layers", None), int(number)
-    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and count and len(m) == count]
+    count, layer = int(getattr(decoder.config, "num_hidden_layers", 0)), int(number)
+    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count > 0]
     if not found:
         raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
     if not -count <= layer < count:
