@@ -69,7 +69,7 @@ def test_one_long_sequence_of_nearly_equal_rows_keeps_its_digits(backend, dtype,
     np.testing.assert_allclose(found.values[:2, 0].numpy(), expected, rtol=0, atol=reference.TOLERANCE)
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="triton: not interpreted here")
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that interprets Triton")
 def test_interpreted_triton_joins_a_sequence_of_many_chunks(monkeypatch, agrees):
     from gainrl.angle import triton_backend
 
@@ -77,7 +77,7 @@ def test_interpreted_triton_joins_a_sequence_of_many_chunks(monkeypatch, agrees)
     agrees(random_case(np.random.default_rng(1), width=8, lengths=[2, 70, 1], runs=False, zero_rows=0.1), "triton")
 
 
-@pytest.mark.skipif(not INTERPRETED, reason="triton: not interpreted here")
+@pytest.mark.skipif(not INTERPRETED, reason="runs in the process that interprets Triton")
 def test_interpreted_triton_reports_offsets_out_of_order():
     roles = torch.full((40,), 2, dtype=torch.int8)
     result = gainrl.angle_concentration(
