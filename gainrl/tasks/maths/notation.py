@@ -1,235 +1,150 @@
-# ruff: noqa: E501  (tables and patterns read better without breaks)
 r"""Mathematical answers as trees: a strict reader of LaTeX and of the plain text that models write.
 
-math-verify 0.9 and latex2sympy2_extended 1.11 were tried and left: they drop commands, relation signs and subscripts that
-they do not know and change letters' case, so that `\neq 3` is 3 and `\arg 5` is 5.  Here what is not understood is
+math-verify 0.9 and latex2sympy2_extended 1.11 were tried and left: they drop unknown commands, relation signs and
+subscripts and change letters' case, so that `\neq 3` is 3 and `\arg 5` is 5.  Here what is not understood is
 `Unreadable`, and an unreadable answer is compared as text.
 
 Trees are tuples: ("num", Fraction, written), ("sym", name), ("add", a, b, ...), ("mul", ...), ("pow", a, b),
 ("call", function, a, ...), ("inf",), ("pm", sign, a), ("tuple", open, close, items), ("set", items), ("list", items),
-("union", a, b), ("minus", a, b), ("chain", items, signs), ("builder", chain), ("matrix", rows), ("colon", items),
-("based", digits, base), ("text", words), ("percent", a), ("unit", a, unit), ("name", spelling), ("reals",),
-("or", relations) and ("and", relations).
+("union", a, b), ("cap", a, b), ("minus", a, b), ("chain", items, signs), ("builder", item, chain), ("matrix", rows),
+("colon", items, [am or pm]), ("based", digits, base), ("text", words), ("percent", a), ("unit", a, unit),
+("name", spelling), ("reals",), ("element", a, set), ("or", relations), ("and", relations), ("letter", product, unit)
+for a letter that may be a unit and ("aside", a, b) for `3/4 (0.75)`.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 Node = tuple[Any, ...]
 Token = tuple[str, str, bool]  # kind, text, whether a space stands before it
 
+_DATA: dict[str, Any] = json.loads(Path(__file__).with_name("notation.json").read_text(encoding="utf-8"))
+_WORDS = {name: frozenset(words.split()) for name, words in _DATA.items() if isinstance(words, str)}
+_ALIASES, _NUMBERS, _MAGNITUDES = _DATA["aliases"], _DATA["numbers"], _DATA["magnitudes"]
+_UNITS = {name: unit for unit, names in _DATA["units"].items() for name in names.split()}
+_SHORT = _WORDS["short_words"]
+_NO_UNIT = (_WORDS["no_units"] | _NUMBERS.keys()) - {"one"}
+FUNCTIONS = _WORDS["functions"]
+_BARE = FUNCTIONS | _WORDS["bare"]
+_ATOMS = {"frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "mathbb", "langle", *_WORDS["letters"]}
+_RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "equiv": "equiv"}
+_PAIRS = {"**": "^", "==": "=", "<=": "le", ">=": "ge", "!=": "ne", "->": "to", "=>": "to"}
+_MONEY = ("$", "€", "£", "¥", "₹", "¢")
+_ORDINALS = ("st", "nd", "rd", "th")
+_NAMES = ("overline", "bar", "overrightarrow", "vec", "hat", "widehat", "tilde", "overleftrightarrow")
+_MATRICES = ("pmatrix", "bmatrix", "matrix", "psmallmatrix", "bsmallmatrix", "smallmatrix", "array")
+_DEEPEST = 40
 
-def _split(names: str) -> list[str]:
-    return names.split()
+_TEXT = r"\\(?:text(?:bf|it|rm|normal|sc|tt|sf)?|[mh]box|mathrm|emph)"
+_SCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ₀₁₂₃₄₅₆₇₈₉", "0123456789-+n0123456789")
+_BLANK = r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[^{}]*\}|par\b|allowbreak\b)|~|\s+"
+_CLEANING: list[tuple[re.Pattern[str], Any]] = [
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        ("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]", ""),
+        ("(\\d)\u0305", r"\\overline{\1}"),
+        ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m.group().translate(_SCRIPTS) + "}"),
+        ("[₀-₉]+", lambda m: "_{" + m.group().translate(_SCRIPTS) + "}"),
+        ("[½¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m.group()).replace("⁄", "}{") + "}"),
+        (r"[^\x00-\x7f]", lambda m: _DATA["characters"].get(m.group()) or unicodedata.normalize("NFKC", m.group())),
+        (
+            r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|(?:text|script)style|(?:no)?limits|boldmath|rm|bf|it|[lL]arge|"
+            r"LARGE|[hH]uge|small|!)(?![A-Za-z])\.?(?<!\d\.)|\\!",
+            "",
+        ),
+        (r"\\(?:math(?:bf|it|sf|tt|normal|cal)|boldsymbol|bm|ensuremath|underline|bold)\b\s*", ""),
+        (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))|\\[fb]o(?:xed|x)\b", ""),
+        (r"\bRs\.?(?=\s*\d)", "₹"),
+        (r"\bUS\s*(?=\\?\$)", ""),
+        (r"(\d+) dollars? and (\d\d?) cents?\b", lambda m: f"{m[1]}.{m[2]:0>2} dollars"),
+        (r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 "),
+        (r"\\([%$#&_])", r"\1"),
+        (r"\\[()\[\]]", " "),
+        (r"(?<=\d),\\!\s*(?=\d)", ","),
+        (_BLANK, " "),
+    )
+]
 
 
 class Unreadable(ValueError):
     """The text is no answer in this notation."""
 
 
-_GREEK = _split("alpha beta gamma delta epsilon zeta eta theta kappa lambda mu nu xi rho sigma tau phi chi psi omega")
-_CHARACTERS = {
-    "−": "-", "–": "-", "—": "-", "‒": "-", "﹣": "-", "⁄": "/", "∕": "/", "÷": "/", "×": r"\times ", "·": r"\cdot ",
-    "∙": r"\cdot ", "⋅": r"\cdot ", "•": r"\cdot ", "∗": "*", "√": r"\sqrt ", "∛": r"\sqrt[3]", "π": r"\pi ",
-    "∞": r"\infty ", "≤": r"\le ", "⩽": r"\le ", "≥": r"\ge ", "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ",
-    "∪": r"\cup ", "∩": r"\cap ", "∅": r"\emptyset ", "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "ℝ": r"\mathbb{R}",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "°": r"^\circ ", "º": r"^\circ ", "˚": r"^\circ ", "…": r"\ldots ", "′": "'",
-    "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ", "∖": r"\setminus ", "→": r"\to ",
-    "∶": ":", "“": '"', "”": '"', "’": "'", "‘": "'", "µ": "μ", "⇒": r"\implies ", "℃": r"^\circ C",
-    "∨": r"\text{ or }", "∧": r"\text{ and }", "∣": "|", "½": "\\frac{1}{2}",
-    **{chr(code): f"\\{name} " for name, code in zip(_GREEK, [*range(945, 953), *range(954, 959), 961, *range(963, 965),
-                                                             *range(966, 970)], strict=True)},
-}  # fmt: skip
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ", "0123456789-+n")
-_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
-_INVISIBLE = re.compile("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]")
-_SIZES = re.compile(
-    r"\\(?:left|right|middle|[bB]igg?[lrm]?|displaystyle|textstyle|scriptstyle|limits|nolimits|boldmath|rm|bf|it|[lL]arge|LARGE|[hH]uge|small|!)"
-    r"(?![A-Za-z])\.?(?<!\d\.)|\\!"
-)
-_BLANKS = re.compile(
-    r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[^{}]*\}|par\b|allowbreak\b)|~|\s+"
-)
-_STYLES = re.compile(
-    r"\\(?:mathbf|boldsymbol|bm|mathit|mathsf|mathtt|mathnormal|ensuremath|mathcal|underline|bold)\b\s*"
-)
-_HIDDEN = re.compile(r"\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))")
-_COLORED = re.compile(r"\\(?:text)?color\s*\{[^{}]*\}")
-_BOX = re.compile(r"\\(?:boxed|fbox)\b")
-_TEXTS = "text|mbox|textbf|textit|textrm|textnormal|mathrm|textsc|hbox|texttt|textsf|emph"
-_TEXT = re.compile(rf"\\(?:{_TEXTS})\s*\{{([^{{}}]*)\}}")
-_ALIASES = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "nicefrac": "frac", "sfrac": "frac", "dbinom": "binom",
-    "tbinom": "binom", "leq": "le", "geq": "ge", "leqslant": "le", "geqslant": "ge", "neq": "ne", "lt": "<", "gt": ">",
-    "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")", "lvert": "|",
-    "rvert": "|", "vert": "|", "mid": "|", "varnothing": "emptyset", "colon": ":", "ast": "*", "times": "*", "cdot": "*",
-    "div": "/", "degree": "degree", "varphi": "phi", "varepsilon": "epsilon", "vartheta": "theta", "infin": "infty",
-    "dots": "ldots", "cdots": "ldots", "dotsc": "ldots", "simeq": "approx", "land": "and", "lor": "or", "arccot": "acot",
-    "wedge": "and", "vee": "or", "lnot": "not", "rightarrow": "to", "Rightarrow": "to", "implies": "to", "ln": "ln",
-    "backslash": "setminus", "thickapprox": "approx", "prime": "'", "euro": "€", "pounds": "£", "textdollar": "$",
-}  # fmt: skip
-FUNCTIONS = frozenset(
-    _split("sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh ln log lg exp gcd lcm max min asin acos atan")
-)
-_BARE = FUNCTIONS | {"sqrt", "pi", "infty", "infinity", "inf", "oo", "and", "or", "theta", "alpha", "beta", "binom"}
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "equiv": "equiv"}
-_NUMBERS = {word: number for number, word in enumerate(
-    _split(
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
-    "seventeen eighteen nineteen"
-))}  # fmt: skip
-_NUMBERS |= {
-    word: 10 * ten
-    for ten, word in enumerate(["twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 2)
-}
-_NUMBERS |= {word: number for number, word in enumerate(
-    _split("first 2nd third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"), 1)}  # fmt: skip
-_NUMBERS["hundred"] = 100
-_MAGNITUDES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_NO_UNIT = frozenset(
-    _split(
-        "pi sqrt inf oo infinity half halves third thirds quarter quarters plus minus times over or and to by "
-        "squared cubed factorial choose mod pair pairs dozens hundreds thousands millions billions root roots "
-        "base less more if than squares cubes when unless where fewer greater power not no out is are i e but "
-        "either"
-    )
-) | _NUMBERS.keys() - {"one"}
-_UNITS = {
-    name: canonical
-    for canonical, names in {
-        "m": "m meter meters metre metres", "cm": "cm centimeter centimeters centimetre centimetres",
-        "mm": "mm millimeter millimeters", "km": "km kilometer kilometers kilometre kilometres",
-        "in": "in inch inches", "ft": "ft foot feet", "yd": "yd yds yard yards", "mi": "mi mile miles",
-        "g": "g gram grams", "kg": "kg kilogram kilograms", "mg": "mg milligram milligrams", "lb": "lb lbs pound pounds",
-        "oz": "oz ounce ounces", "s": "s sec secs second seconds", "min": "min mins minute minutes",
-        "h": "h hr hrs hour hours", "day": "day days", "week": "week weeks", "month": "month months",
-        "year": "year years yr yrs", "ml": "ml mL milliliter milliliters", "l": "l L liter liters litre litres",
-        "gal": "gal gallon gallons", "$": "$ dollar dollars USD usd", "¢": "¢ cent cents", "€": "€ euro euros EUR",
-        "£": "£ GBP", "¥": "¥ yen JPY CNY yuan RMB", "₹": "₹ INR rupee rupees Rs", "deg": "deg degree degrees",
-        "rad": "rad radian radians", "mph": "mph", "kph": "kph", "N": "N", "J": "J", "W": "W", "Pa": "Pa", "V": "V",
-        "acre": "acre acres", "C": "C Celsius celsius", "F": "F Fahrenheit fahrenheit", "K": "K",
-        "": "dm dl cl kWh kw kW hp Hz mol cal A CAD AUD CHF unit units sq square cubic cu per of pt pts qt kJ kN MeV eV ms",
-    }.items()
-    for name in names.split()
-}  # fmt: skip
-_AMBIGUOUS = frozenset(["A", "C", "F", "K", "V"])
-_SHORT_WORDS = frozenset(
-    _split(
-        "old cup men egg box bag can car cow cat dog pig hen bee ant kid boy man jar pen pie bus row set way job "
-        "toy hat cap bed tea ice age air all new red big his her its gum ads fan tip a the no pm am"
-    )
-)
-_LATEX = re.compile(r"\\(?:[A-Za-z]+|.)|\d|\S", re.DOTALL)
-_REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
-_DOTTED = re.compile(r"(\d*)\.(\d+?)\s*(?:\\[lc]?dots\b|\.\.\.+)")
-_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
-_GROUPED = re.compile(
-    r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
-)
-_EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\d.A-Za-z])")
-_DEEPEST = 40
-_AM_PM = re.compile(r"(?<!\\)\b([ap])\.?\s?m\b\.?", re.IGNORECASE)
-
-
 def clean(text: str) -> str:
     """`text` without what never changes its meaning: sizes, colours, styles, look-alike characters, outer dollars."""
-    text = _INVISIBLE.sub("", text)
-    text = re.sub("(\\d)\u0305", r"\\overline{\1}", text)
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m.group().translate(_SUPERSCRIPTS) + "}", text)
-    text = re.sub("[₀-₉]+", lambda m: "_{" + m.group().translate(_SUBSCRIPTS) + "}", text)
-    text = "".join(_CHARACTERS.get(character, character) for character in text)
-    text = re.sub(
-        "[¼-¾⅐-⅞]", lambda m: "\\frac{" + unicodedata.normalize("NFKC", m.group()).replace("⁄", "}{") + "}", text
-    )
-    text = unicodedata.normalize("NFKC", text)
-    text = _BOX.sub("", _HIDDEN.sub("", _COLORED.sub("", _STYLES.sub("", _SIZES.sub("", text)))))
-    text = re.sub(
-        r"\\operatorname\*?\s*\{(\w+)\}",
-        r"\\\1 ",
-        re.sub(r"\bUS\s*(?=\\?\$)", "", re.sub(r"\bRs\.?(?=\s*\d)", "₹", text)),
-    )
-    text = text.replace("\\%", "%").replace("\\$", "$").replace("\\#", "#").replace("\\&", "&").replace("\\_", "_")
-    text = re.sub(r"\\[()\[\]]", " ", text)
-    text = _BLANKS.sub(" ", re.sub(r"(?<=\d),\\!\s*(?=\d)", ",", text)).strip()
+    for pattern, replacement in _CLEANING:
+        text = pattern.sub(replacement, text)
+    text = text.strip()
     while len(text) > 1 and text[0] == text[-1] == "$":
         text = text[1:-1].strip()
-    text = (
-        re.sub(r"^\$(?=[^$]*[^\d.,\s$][^$]*\$)|(?<=[^\s])\$(?=[\s.,]*$)", " ", text).strip()
-        if text.count("$") == 2
-        else text
-    )
+    if text.count("$") == 2:
+        text = re.sub(r"^\$(?=[^$]*[^\d.,\s$][^$]*\$)|(?<=[^\s])\$(?=[\s.,]*$)", " ", text).strip()
     while text.endswith((".", ",", ";")) and not text.endswith(("...", "\\.")):
         text = text[:-1].rstrip()
     return text
 
 
+# tokens
+
+_TOKEN = re.compile(
+    rf"(?P<blank> )|(?P<text>{_TEXT}\s*\{{)|\\(?P<edge>begin|end)\s*\{{(?P<env>[A-Za-z]+)\*?\}}(?:\s*\{{[^{{}}]*\}})?"
+    r"|\\(?P<c>[A-Za-z]+|.)|(?P<r>[^\W\d_]+)|(?P<pair>\*\*|[<>!=]=|->|=>)|(?P<s>.)",
+    re.DOTALL,
+)
+_REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
+_DOTTED = re.compile(r"(\d*)\.(\d*?)(\d+?)\3+\s*(?:\\[lc]?dots\b|\.\.\.+)")
+_GROUPED = re.compile(
+    r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
+)
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+")
+_EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\d.A-Za-z])")
+
+
 def tokens(text: str) -> list[Token]:
-    """The tokens of a cleaned text.  Kinds: n number, a letter, w word of a text command, r run of letters, c command, s."""
+    """Tokens of a clean text: n number, q fraction, a letter, r run of letters, w word of a text, c command, s sign."""
     found: list[Token] = []
-    position, depth, wordy, spaced = 0, 0, [], False
+    position, depth, closers, spaced = 0, 0, list[int](), False
     while position < len(text):
-        character = text[position]
-        if character == " ":
-            spaced, position = True, position + 1
+        if closers and position == closers[-1]:
+            closers.pop()
+            position, spaced = position + 1, True
             continue
-        start = position
-        if match := _TEXT_OPEN.match(text, position):
-            wordy.append(_closing(text, match.end()))
-            position, spaced = match.end(), True
-            continue
-        if wordy and position == wordy[-1]:
-            wordy.pop()
-            spaced, position = True, position + 1
-            continue
-        if character.isdigit() or (character == "." and text[position + 1 : position + 2].isdigit()):
-            token, position = _number(text, position, depth)
-        elif character == "\\":
-            match = _LATEX.match(text, position)
-            assert match is not None
-            token, position = ("c", match.group()[1:]), match.end()
-            if not token[1]:
-                raise Unreadable("a backslash at the end")
-            if token[1] in ("begin", "end"):
-                name = re.compile(r"\s*\{([A-Za-z]+)\*?\}(?:\s*\{[^{}]*\})?").match(text, position)
-                if name is None:
-                    raise Unreadable("an environment without a name")
-                token, position = ("c", f"{token[1]} {name[1]}"), name.end()
-            alias = _ALIASES.get(token[1], token[1])
-            token = ("s", alias) if len(alias) == 1 and not alias.isalpha() else ("c", alias)
-            if alias in ("\\{", "\\}", "{", "}"):
-                token = ("c", alias[-1])
-        elif character.isalpha():
-            match = re.compile(r"[^\W\d_]+").match(text, position)
-            assert match is not None
-            run, position = match.group(), match.end()
-            if wordy:
-                token = ("w", run)
-            else:
-                known = {"infinity": "infty", "inf": "infty", "oo": "infty"}.get(run, run)
-                bare = run in _BARE and (run not in ("min", "max") or text[position:].lstrip().startswith("("))
-                token = ("c", known) if bare else ("a" if len(run) == 1 else "r", run)
+        if text[position].isdigit() or (text[position] == "." and text[position + 1 : position + 2].isdigit()):
+            kind, value, position = _number(text, position, depth)
         else:
-            token, position = ("s", character), position + 1
-            if text.startswith(("**", "<=", ">=", "!=", "==", "->", "=>"), start):
-                token = (
-                    ("s", "^") if character == "*" else ("c", {"<": "le", ">": "ge", "!": "ne"}.get(character, "to"))
-                )
-                token = ("s", "=") if text.startswith("==", start) else token
-                position = start + 2
-        if token[1] in ("(", "[", "{") and token[0] in "sc" and token != ("s", "{"):
+            match = _TOKEN.match(text, position)
+            assert match is not None
+            kind, value, position = str(match.lastgroup), match.group(), match.end()
+            if kind == "text":
+                closers.append(_closing(text, position))
+            if kind in ("text", "blank"):
+                spaced = True
+                continue
+            if kind == "env":
+                kind, value = "c", f"{match['edge']} {match['env']}"
+            elif kind == "r" and closers:
+                kind = "w"
+            elif kind == "r":
+                called = value not in ("min", "max") or text[position:].lstrip().startswith("(")
+                kind = "c" if value in _BARE and called else "a" if len(value) == 1 else "r"
+            elif kind == "pair":
+                value = _PAIRS[value]
+            if kind in ("c", "pair"):
+                value = _ALIASES.get(value.removeprefix("\\"), value.removeprefix("\\"))
+                kind = "c" if len(value) > 1 or value.isalpha() or value in "{}" else "s"
+        if value in ("(", "[") or (kind, value) == ("c", "{"):
             depth += 1
-        elif token[1] in (")", "]", "}") and token != ("s", "}"):
+        elif value in (")", "]") or (kind, value) == ("c", "}"):
             depth = max(0, depth - 1)
-        found.append((*token, spaced))
+        found.append((kind, value, spaced))
         spaced = False
     return found
-
-
-_TEXT_OPEN = re.compile(rf"\\(?:{_TEXTS})\s*\{{")
 
 
 def _closing(text: str, start: int) -> int:
@@ -241,47 +156,36 @@ def _closing(text: str, start: int) -> int:
     raise Unreadable("a brace is not closed")
 
 
-def _number(text: str, position: int, depth: int) -> tuple[tuple[str, str], int]:
-    """A number as `n` with its text, or as `q` with a fraction (repeating decimals)."""
-    if match := _REPEAT.match(text, position):
-        whole, fixed, repeated = match[1] or "0", match[2], match[3] or match[4]
-        return ("q", str(_repeating(whole, fixed, repeated))), match.end()
-    if match := _DOTTED.match(text, position):
-        whole, digits = match[1] or "0", match[2]
-        for period in range(1, len(digits) // 2 + 1):
-            for copies in range(len(digits) // period, 1, -1):
-                if digits[-period:] * copies == digits[len(digits) - period * copies :]:
-                    return (
-                        "q",
-                        str(_repeating(whole, digits[: len(digits) - period * copies], digits[-period:])),
-                    ), match.end()
-        return ("n", f"{whole}.{digits}"), match.end()
+def _number(text: str, position: int, depth: int) -> tuple[str, str, int]:
+    """A number as `n` with its text, or as `q` with a fraction (repeating decimals), and where it ends."""
+    for pattern in (_REPEAT, _DOTTED):
+        if match := pattern.match(text, position):
+            whole, fixed, repeated = (match[1] or "0") + match[2], match[2], match[3] or match[4]
+            below = (10 ** len(repeated) - 1) * 10 ** len(fixed)
+            return "q", str(Fraction(int(whole + repeated) - int(whole), below)), match.end()
     match = (_GROUPED.match(text, position) if not depth else None) or _NUMBER.match(text, position)
     assert match is not None
     plain, end = re.sub(r"[^\d.]", "", match.group()), match.end()
     if exponent := _EXPONENT.match(text, end):
         plain, end = f"{plain}e{exponent[1]}", exponent.end()
-    return ("n", plain), end
+    return "n", plain, end
 
 
-def _repeating(whole: str, fixed: str, repeated: str) -> Fraction:
-    return Fraction(int(whole + fixed + repeated) - int(whole + fixed), (10 ** len(repeated) - 1) * 10 ** len(fixed))
-
+# the reader
 
 _BASED = re.compile(r"(-?)(?=[A-Z\d.]*\d)([A-Z\d]+(?:\.[A-Z\d]+)?)(?:_(?:base)?|base)(\d+|[a-z]+)", re.IGNORECASE)
+_AM_PM = re.compile(r"(?<!\\)\b([ap])\.?\s?m\b\.?", re.IGNORECASE)
 
 
 def _based(text: str) -> Node | None:
     """A number with its base written below it or behind it; None for anything else."""
-    match = _BASED.fullmatch(re.sub(rf"\\(?:{_TEXTS})|[{{}}()\s]", "", text))
-    if match is None or match[2][0].islower():
+    match = _BASED.fullmatch(re.sub(rf"{_TEXT}|[{{}}()\s]", "", text))
+    base = str(_NUMBERS.get(match[3].lower(), match[3])) if match else ""
+    if match is None or match[2][0].islower() or not base.isdigit() or not 2 <= int(base) <= 36:
         return None
-    named = _NUMBERS.get(match[3].lower(), match[3])
-    if not str(named).isdigit() or not 2 <= (base := int(named)) <= 36:
-        return None
-    if any(int(digit, 36) >= base for digit in match[2].replace(".", "")):
+    if any(int(digit, 36) >= int(base) for digit in match[2].replace(".", "")):
         raise Unreadable(f"digits that base {base} does not have")
-    return ("based", match[1] + match[2].upper(), base)
+    return ("based", match[1] + match[2].upper(), int(base))
 
 
 def read(text: str) -> Node:
@@ -292,11 +196,9 @@ def read(text: str) -> Node:
     if re.fullmatch(r"\{[^{}\\]*,[^{}]*\}", text):
         text = f"\\{text[:-1]}\\}}"
     clock = _AM_PM.search(text) if re.search(r"\d", text) else None
-    if clock:
-        rest = (text[: clock.start()] + text[clock.end() :]).replace("\\text{}", "")
-        rest = re.sub(r"\\(?:text|mathrm|mbox)\s*\{\s*\}", "", rest)
-        node = read(rest) if not _AM_PM.search(rest) else ("text", rest)
-        if node[0] == "num" and node[1].denominator == 1:
+    if clock and not _AM_PM.search(rest := text[: clock.start()] + text[clock.end() :]):
+        node = read(re.sub(rf"{_TEXT}\s*\{{\s*\}}", "", rest))
+        if _is_integer(node):
             node = ("colon", (node, ("num", Fraction(0), "00")))
         if node[0] == "colon":
             return ("colon", node[1], clock[1].lower())
@@ -312,8 +214,6 @@ class _Reader:
 
     def __init__(self, found: list[Token]):
         self.found, self.at, self.depth, self.bars, self.inset = found, 0, 0, 0, False
-        if not found:
-            raise Unreadable("empty")
 
     @property
     def token(self) -> Token:
@@ -323,205 +223,186 @@ class _Reader:
     def rest(self) -> bool:
         return self.at < len(self.found)
 
-    def peek(self, *texts: str, kinds: str = "sc") -> bool:
-        return self.token[0] in kinds and self.token[1] in texts
+    def next(self) -> Token:
+        self.at += 1
+        if self.at > len(self.found):
+            raise Unreadable("something is missing at the end")
+        return self.found[self.at - 1]
+
+    def ahead(self, count: int) -> list[str]:
+        return [token[1] for token in self.found[self.at : self.at + count]]
+
+    def peek(self, *texts: str) -> bool:
+        return self.token[0] in "sc" and self.token[1] in texts
 
     def take(self, *texts: str) -> bool:
-        if self.peek(*texts):
-            self.at += 1
-            return True
-        return False
+        taken = self.peek(*texts)
+        self.at += taken
+        return taken
 
     def need(self, text: str) -> None:
         if not self.take(text):
             raise Unreadable(f"{text!r} is missing at {self.token[1]!r}")
 
-    def _word(self, *texts: str) -> bool:
-        if self.token[0] in "wrc" and self.token[1].lower() in texts:
-            self.at += 1
-            return True
-        return False
+    def says(self, *texts: str) -> bool:
+        return self.token[0] in "wrc" and self.token[1].lower() in texts
+
+    def take_word(self, *texts: str) -> bool:
+        said = self.says(*texts)
+        self.at += said
+        return said
+
+    def take_words(self, kinds: str = "wra") -> list[str]:
+        words = []
+        while self.token[0] in kinds:
+            words.append(self.next()[1])
+        return words
+
+    def ends(self) -> bool:
+        return not self.rest or self.peek(",", ";")
 
     # answers
 
     def answer(self) -> Node:
-        items = [self.item()]
-        joined = ""
+        items, joined = [self.item()], ""
         while self.rest:
             if self.take(",", ";"):
-                self._word("and", "or")
+                self.take_word("and", "or")
                 joined = joined or ","
-            elif self._word("or"):
-                joined = "or"
-            elif self._word("and"):
-                joined = "and" if joined != "or" else joined
+            elif self.says("or", "and"):
+                joined = "or" if "or" in (joined, self.next()[1].lower()) else "and"
             else:
                 break
             if self.token[0] == "end":
-                break  # a comma at the end
+                break  # after a comma
             items.append(self.item())
         if len(items) == 1:
             return items[0]
-        if joined in ("or", "and") and all(item[0] == "chain" and item[2][0] != "=" for item in items):
+        if joined != "," and all(item[0] == "chain" and item[2][0] != "=" for item in items):
             return (joined, tuple(items))
-        return ("list", _values(tuple(items)))
+        first, *others = items
+        if first[0] == "chain" and first[2] == ("=",) and not any(item[0] in ("chain", "text") for item in others):
+            # `n = 3, 5, 7` is a list of values under one name
+            items = [first, *(("chain", (first[1][0], item), ("=",)) for item in others)]
+        return ("list", tuple(items))
 
     def item(self) -> Node:
         """One entry of a list: a chain of relations between expressions, with the name before it left as it is."""
         self.take("approx")
         self.take("=")
-        first = self._words()
+        first = self.words()
         if first and first[0] != "name":
             return first
-        first = first or self._side()
+        first = first or self.side()
         sides, signs = [first], []
-        while self.token[0] in "sc" and self.token[1] in _RELATIONS:
-            signs.append(_RELATIONS[self.token[1]])
-            self.at += 1
-            sides.append(self._side())
-        if self.take("in"):
-            return ("element", first, self._side()) if not signs else self._fail("a membership in a chain")
+        while self.peek(*_RELATIONS):
+            signs.append(_RELATIONS[self.next()[1]])
+            sides.append(self.side())
+        if not signs and self.take("in"):
+            return ("element", first, self.side())
         return ("chain", tuple(sides), tuple(signs)) if signs else first
 
-    def _fail(self, why: str) -> Node:
-        raise Unreadable(why)
-
-    def _side(self) -> Node:
+    def side(self) -> Node:
         start = self.at
         node = self.union()
         here = self.found[start : self.at]
-        if [token[0] for token in here] == ["n", "a"] and here[1][2] and here[1][1] in _UNITS:
+        if len(here) == 2 and here[0][0] == "n" and here[1][1] in _UNITS and (here[1][2] or here[1][0] == "c"):
             return ("letter", node, ("unit", _number_of(here[0][1]), _UNITS[here[1][1]]))
         if not self.inset and (self.peek(":") or (self.token[0] in "rw" and self.token[1] == "to")):
             items = [node]
-            while self.take(":") or self._word("to"):
+            while self.take(":") or self.take_word("to"):
                 items.append(self.union())
             node = ("colon", tuple(items))
-        return self._tail(node)
+        return self.tail(node)
 
     def union(self) -> Node:
         node = self.sum()
         while self.peek("cup", "cap", "setminus"):
-            which = self.token[1]
-            self.at += 1
-            node = ({"cup": "union", "cap": "cap", "setminus": "minus"}[which], node, self.sum())
+            node = ({"cup": "union", "cap": "cap", "setminus": "minus"}[self.next()[1]], node, self.sum())
         return node
 
-    def _words(self) -> Node | None:
+    def words(self) -> Node | None:
         """A text at the start of an item: words to the next comma; None where mathematics stands here."""
-        start = self.at
-        words: list[str] = []
-        while self.token[0] in "wr" or (words and self.token[0] in "a"):
+        start, words = self.at, list[str]()
+        while self.token[0] in ("wra" if words else "wr"):
             kind, text, _ = self.token
-            if words and text.lower() in ("and", "or") and len(self.found) > self.at + 1:
+            if words and self.says("and", "or") and len(self.found) > self.at + 1:
                 break
             if kind == "r" and not words and not _wordlike(text) and text.lower() not in ("no", "an"):
                 break
-            words += [text]
-            self.at += 1
-            while (
-                self.token[1] in ("'", "-", ".") and self.found[self.at : self.at + 1] and self.at + 1 < len(self.found)
-            ):
-                if self.found[self.at + 1][0] not in "wra" or self.token[1] == ".":
+            words.append(self.next()[1])
+            while self.token[1] in ("'", "-") and self.found[self.at + 1 : self.at + 2]:
+                if self.found[self.at + 1][0] not in "wra":
                     break
-                words[-1] += self.token[1] + self.found[self.at + 1][1]
-                self.at += 2
-        if not words:
-            return None
-        if len(words) == 1 and len(words[0]) == 1 and self.token[0] != "n":
-            if self.rest and not self.peek(",", ";") and not self._next_word("and", "or"):
-                self.at = start
-                return None
-            return ("sym", words[0])
-        if self.token[0] == "end" or self.peek(",", ";") or self._next_word("and", "or"):
+                words[-1] += self.next()[1] + self.next()[1]
+        if words and (self.ends() or self.says("and", "or")):
+            if len(words) == 1 == len(words[0]):
+                return ("sym", words[0])
             value = _number_word(words)
             return ("num", Fraction(value), str(value)) if value is not None else ("text", " ".join(words))
-        if self.peek("="):
-            return ("name", " ".join(words))
-        if self.take(":"):  # "Area: 12"
-            return self.item()
-        if self.token[0] == "n" and len(words) == 1 and _CURRENCY.fullmatch(words[0]):
-            return self.item()
-        if self.token[0] == "n" and all(token[0] in "wran" for token in self.found[self.at :]):
-            rest = [token[1] for token in self.found[self.at :]]
-            self.at = len(self.found)
-            return ("text", " ".join([*words, *rest]))
+        if len(words) > 1 or len("".join(words)) > 1:
+            if self.peek("="):
+                return ("name", " ".join(words))
+            if self.take(":"):  # "Area: 12"
+                return self.item()
+            if self.token[0] == "n" and len(words) == 1 and words[0] in _WORDS["currencies"]:
+                return self.item()
+            if self.token[0] == "n" and all(token[0] in "wran" for token in self.found[self.at :]):
+                return ("text", " ".join(words + self.take_words("wran")))
         self.at = start
         return None
 
-    def _next_word(self, *texts: str) -> bool:
-        return self.token[0] in "wrc" and self.token[1].lower() in texts
-
-    def _tail(self, node: Node) -> Node:
-        """A unit, a percent sign, a base or an aside after an expression."""
-        if self.take("%") or self._word("percent"):
+    def tail(self, node: Node) -> Node:
+        """A unit, a percent sign or an aside in words after an expression."""
+        if self.take("%") or self.take_word("percent"):
             node = ("percent", node)
-        if self.token[0] not in "wra" and not self.peek("(", "{", "frac", "$", "€", "£", "¥", "₹", "¢", "degree"):
-            return node
         start = self.at
-        opened = self.take("(")
-        if opened and self.token[0] in "wra":
-            words = []
-            while self.token[0] in "wra":
-                words.append(self.token[1])
-                self.at += 1
-            value = _number_word(words)
-            if self.take(")") and not (self.rest and not self.peek(",", ";")):
-                if value is not None:
-                    return node if node[0] == "num" and node[1] == value else ("text", "aside")
-                if _unit_words(words) is not None:
-                    return ("unit", node, _unit_words(words))
-            self.at = start
-            return node
+        if self.take("(") and (words := self.take_words()) and self.take(")") and self.ends():
+            value, unit = _number_word(words), _unit_words(words)
+            if value is not None:
+                return node if node[0] == "num" and node[1] == value else ("text", "aside")
+            if unit is not None:
+                return ("unit", node, unit)
         self.at = start
-        return self._unit(node)
+        if self.token[0] in "wra" or self.peek("frac", "degree", *_MONEY):
+            return self.unit(node)
+        return node
 
-    def _unit(self, node: Node) -> Node:
-        start, parts = self.at, list[str]()
-        number = node
+    def unit(self, node: Node) -> Node:
+        start, parts, number = self.at, list[str](), node
         while self.rest and not self.peek(",", ";", "=", ")", "]", "approx"):
-            kind, text, _ = self.token
-            if kind in "wra":
-                if text.lower() in ("and", "or") and parts:
+            text = self.token[1]
+            if self.token[0] in "wra":
+                if parts and self.says("and", "or"):
                     break
                 if not parts and text.lower() in _MAGNITUDES and node[0] == "num":
                     number = ("num", node[1] * _MAGNITUDES[text.lower()], "")
                 else:
                     parts.append(text)
-                self.at += 1
-            elif text in ("$", "€", "£", "¥", "₹", "¢"):
+            elif text in _MONEY or (text in ("/", "*", ".", "-") and (parts or number is not node)):
                 parts.append(text)
-                self.at += 1
             elif text == "degree":
                 parts.append("deg")
-                self.at += 1
-            elif text in ("/", "*", ".", "-") and (parts or number is not node):
-                parts.append(text)
-                self.at += 1
             elif text == "^" and parts:
                 self.at += 1
-                exponent = "".join(str(part) for part in _flat(self.atom()))
-                parts.append("^" + exponent)
+                parts.append(f"^{self.script()}")
+                continue
             elif text == "frac":
                 self.at += 1
-                parts += [*self._unit_group(), "/", *self._unit_group()]
+                for sign in "/", "":
+                    self.need("{")
+                    parts += [*self.take_words(), sign]
+                    self.need("}")
+                parts.pop()
+                continue
             else:
                 break
+            self.at += 1
         unit = _unit_words(parts) if parts else ""
         if unit is None or (not parts and number is node):
             self.at = start
             return node
         return ("unit", number, unit) if parts else number
-
-    def _unit_group(self) -> list[str]:
-        self.need("{")
-        words = []
-        while not self.take("}"):
-            if self.token[0] not in "wra":
-                raise Unreadable("no unit")
-            words.append(self.token[1])
-            self.at += 1
-        return words
 
     # expressions
 
@@ -529,483 +410,326 @@ class _Reader:
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Unreadable("nested too deeply")
-        terms: list[Node] = []
-        sign = self._sign()
-        node = self.product()
-        terms.append(_signed(sign, node))
+        terms = [_signed(self.sign(), self.product())]
         while self.peek("+", "-", "pm", "mp"):
-            sign = self._sign()
-            terms.append(_signed(sign, self.product()))
+            terms.append(_signed(self.sign(), self.product()))
         self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", *terms)
 
-    def _sign(self) -> str:
-        sign = ""
+    def sign(self) -> str:
+        signs = []
         while self.peek("+", "-", "pm", "mp"):
-            text = self.token[1]
-            if sign in ("pm", "mp") or (sign and text in ("pm", "mp")):
-                raise Unreadable("several signs")
-            sign = text if text in ("pm", "mp") else "-" if (text == "-") != (sign == "-") else "+"
-            self.at += 1
-        return sign
+            signs.append(self.next()[1])
+        if len(signs) > 1 and {"pm", "mp"} & set(signs):
+            raise Unreadable("several signs")
+        return signs[0] if signs and signs[0] in ("pm", "mp") else "-" * (signs.count("-") % 2)
 
     def product(self) -> Node:
         factors = [self.power()]
         while True:
             if self.take("*"):
-                self._apart()
-                sign = self._sign()
-                factors.append(_signed(sign, self.power()))
+                factors.append(_signed(self.sign(), self.power()))
             elif self.take("/"):
-                sign = self._sign()
-                factors.append(_signed(sign, ("pow", self.power(), _NUM[-1])))
-            elif self._times_ten():
+                factors.append(_signed(self.sign(), ("pow", self.power(), _NUM[-1])))
+            elif self.ahead(3) in (["x", "10", "^"], ["X", "10", "^"]):
+                self.at += 1
                 factors.append(self.power())
-            elif self._continues():
-                if self._letters_of_unit(factors):
-                    break
-                if self.token[0] in "nq":
-                    factors = self._mixed(factors)
-                    continue
-                if self.peek("frac") and len(factors) == 1 and _is_integer(factors[0]):
-                    start = self.at
-                    fraction = self.power()
-                    if _is_simple(fraction):
-                        top, bottom = fraction[1][1], fraction[2][1][1]
-                        if 0 < top < bottom:
-                            factors = [("add", factors[0], fraction)]
-                            continue
+            elif not self.continues() or self.unit_follows(factors):
+                return factors[0] if len(factors) == 1 else ("mul", *factors)
+            elif self.token[0] in "nq":
+                factors = [self.mixed(factors)]
+            elif self.peek("frac") and len(factors) == 1 and _is_integer(factors[0]):
+                fraction = self.power()
+                if simple := _parts_of(fraction):
+                    if not 0 < simple[0] < simple[1]:
                         raise Unreadable("a mixed number with an improper fraction")
-                    self.at = start
-                if self.peek("(") and self.token[2] and self._aside(factors):
-                    continue
+                    factors = [("add", factors[0], fraction)]
+                else:
+                    factors.append(fraction)
+            elif not (self.peek("(") and self.token[2] and self.aside(factors)):
                 factors.append(self.power())
-            else:
-                break
-        return factors[0] if len(factors) == 1 else ("mul", *factors)
 
-    def _apart(self) -> None:
-        if not self.rest:
-            raise Unreadable("nothing after a sign of multiplication")
-
-    def _times_ten(self) -> bool:
-        """`2 x 10^3`"""
-        here = self.found[self.at : self.at + 3]
-        if (
-            len(here) == 3
-            and here[0][:2] in (("a", "x"), ("a", "X"))
-            and here[1][:2] == ("n", "10")
-            and here[2][1] == "^"
-        ):
-            self.at += 1
-            return True
-        return False
-
-    def _mixed(self, factors: list[Node]) -> list[Node]:
+    def mixed(self, factors: list[Node]) -> Node:
         """`3 3/4` after its integer; two numbers side by side are nothing else."""
-        here = self.found[self.at : self.at + 3]
-        whole = len(factors) == 1 and _is_integer(factors[0]) and len(here) == 3 and here[1][1] == "/"
-        if whole and here[0][1].isdigit() and here[2][1].isdigit() and 0 < int(here[0][1]) < int(here[2][1]):
+        here = self.ahead(3)
+        whole = len(factors) == 1 and _is_integer(factors[0]) and here[1:2] == ["/"]
+        if whole and here[0].isdigit() and here[-1].isdigit() and 0 < int(here[0]) < int(here[-1]):
             self.at += 3
-            fraction = ("mul", _number_of(here[0][1]), ("pow", _number_of(here[2][1]), _NUM[-1]))
-            return [("add", factors[0], fraction)]
+            return ("add", factors[0], ("mul", _number_of(here[0]), ("pow", _number_of(here[2]), _NUM[-1])))
         raise Unreadable("numbers side by side")
 
-    def _aside(self, factors: list[Node]) -> bool:
+    def aside(self, factors: list[Node]) -> bool:
         """Whether parentheses after a number repeat it, as in `3/4 (0.75)`; they are then passed over."""
         start = self.at
         self.at += 1
-        if self.peek("or", "approx", "="):
-            self.at += 1
+        self.take("or", "approx", "=")
         try:
             inside = self.sum()
         except Unreadable:
-            self.at = start
-            return False
-        before = factors[0] if len(factors) == 1 else ("mul", *factors)
-        if self.take(")") and not (self.rest and not self.peek(",", ";")):
-            factors[:] = [("aside", before, inside)]
+            inside = ()
+        if inside and self.take(")") and self.ends():
+            factors[:] = [("aside", factors[0] if len(factors) == 1 else ("mul", *factors), inside)]
             return True
         self.at = start
         return False
 
-    def _continues(self) -> bool:
+    def continues(self) -> bool:
         """Whether an operand stands here, to be multiplied with the one before."""
         kind, text, _ = self.token
-        if kind in "nq":
-            return True
-        if kind == "a":
-            return True
+        after = self.found[self.at + 1 : self.at + 3]
         if kind == "r":
-            return not (
-                _wordlike(text) or (text in _UNITS or text in _SHORT_WORDS or text.lower() in _NO_UNIT - {"i", "e"})
-            )
-        if kind == "w":
-            return False
+            return not (_wordlike(text) or text in _UNITS or text in _SHORT or text.lower() in _NO_UNIT - {"i", "e"})
         if kind == "c":
-            after = self.found[self.at + 1 : self.at + 3]
-            if text == "frac" and len(after) == 2 and after[1][0] == "w":
-                return False
-            return text in FUNCTIONS or text in _ATOMS
-        if text == "|":
-            return not self.bars
-        if text in ("{", "("):
-            return not self._unit_ahead()
-        return False
+            return (text in FUNCTIONS or text in _ATOMS) and not (text == "frac" and after[1:] and after[1][0] == "w")
+        if text in ("{", "("):  # words in it are a unit
+            return not after or not (after[0][0] == "w" or (after[0][0] == "r" and _wordlike(after[0][1])))
+        return kind in ("n", "q", "a") or (text == "|" and not self.bars)
 
-    def _letters_of_unit(self, factors: list[Node]) -> bool:
+    def unit_follows(self, factors: list[Node]) -> bool:
         """Whether what follows a number to the end is a unit with a power or a slash: `10 m/s`."""
         if self.token[0] not in "ar" or not self.token[2] or len(factors) != 1 or factors[0][0] != "num":
             return False
-        rest = self.found[self.at :]
-        signs = {text for kind, text, _ in rest if kind in "sn"}
-        names = [text for kind, text, _ in rest if kind in "arw"]
-        return (
-            bool(signs & {"/", "^", "*"}) and signs <= {"/", "^", "*", "-", "{", "}", "1", "2", "3"}
-            and all(name in _UNITS and name not in _AMBIGUOUS for name in names)
-        )  # fmt: skip
-
-    def _unit_ahead(self) -> bool:
-        """Whether the group that opens here holds words."""
-        after = self.found[self.at + 1 : self.at + 2]
-        return bool(after) and (after[0][0] == "w" or (after[0][0] == "r" and _wordlike(after[0][1])))
+        signs = {text for kind, text, _ in self.found[self.at :] if kind in "sn"}
+        names = {text for kind, text, _ in self.found[self.at :] if kind in "arw"}
+        known = names <= _UNITS.keys() - _WORDS["unclear_units"]
+        return known and bool(signs & {"/", "^", "*"}) and signs <= set("/^*-{}123")
 
     def power(self) -> Node:
         node = self.postfix(self.atom())
         while self.peek("^", "_"):
             if self.take("_"):
-                node = self._subscript(node)
+                if node[0] != "sym":
+                    raise Unreadable("a subscript")
+                node = ("sym", f"{node[1]}_{self.script()}")
                 continue
             self.at += 1
-            if self.take("circ") or self._degree():
+            if self.mark("circ") or (node[0] == "num" and self.mark("o")):
                 node = ("call", "degree", node)
-                if self.token[0] in "aw" and self.token[1] in ("C", "F") and len(self.found) <= self.at + 1:
-                    node = ("unit", node[2], self.token[1])
-                    self.at += 1
-                continue
-            if self._ordinal():
-                continue
-            node = ("pow", node, self._exponent())
-            node = self.postfix(node)
-        if (
-            node[0] == "num"
-            and self.token[0] in "rw"
-            and not self.token[2]
-            and self.token[1] in ("st", "nd", "rd", "th")
-        ) or (node[0] == "num" and self.token[0] == "w" and self.token[1] in ("st", "nd", "rd", "th")):
+                if self.token[1] in ("C", "F") and len(self.found) == self.at + 1:
+                    node = ("unit", node[2], self.next()[1])
+            elif not self.mark(*_ORDINALS):
+                node = self.postfix(("pow", node, self.exponent()))
+        kind, text, spaced = self.token
+        if node[0] == "num" and text in _ORDINALS and (kind == "w" or not spaced):
             self.at += 1
         return node
 
-    def _degree(self) -> bool:
-        if self.found[self.at : self.at + 3] and [t[1] for t in self.found[self.at : self.at + 3]] == [
-            "{",
-            "circ",
-            "}",
-        ]:
-            self.at += 3
-            return True
-        return False
+    def mark(self, *texts: str) -> bool:
+        """Pass over one of these, alone or in braces."""
+        here = self.ahead(3)
+        width = 3 if len(here) == 3 and here[0] + here[2] == "{}" else 1
+        marked = here[width // 2 :][:1] != [] and here[width // 2] in texts
+        self.at += width * marked
+        return marked
 
-    def _ordinal(self) -> bool:
-        here = [t[1] for t in self.found[self.at : self.at + 4]]
-        if here and here[0] in ("st", "nd", "rd", "th"):
-            self.at += 1
-            return True
-        if len(here) > 2 and here[0] == "{" and here[1] in ("st", "nd", "rd", "th") and here[2] == "}":
-            self.at += 3
-            return True
-        return False
-
-    def _exponent(self) -> Node:
-        sign = self._sign()
-        return _signed(sign, self.power() if not self.peek("{") else self._right_tower(self.atom()))
-
-    def _right_tower(self, node: Node) -> Node:
-        if self.take("^"):
-            return ("pow", node, self._exponent())
-        return node
+    def exponent(self) -> Node:
+        sign = self.sign()
+        node = self.atom() if self.peek("{") else self.power()
+        if self.peek("^"):
+            raise Unreadable("two exponents")
+        return _signed(sign, node)
 
     def postfix(self, node: Node) -> Node:
-        while self.peek("!", "'"):
-            if self.take("!"):
-                node = ("call", "factorial", node)
-            else:
-                self.at += 1
-                if node[0] != "sym":
-                    raise Unreadable("a prime")
+        while self.peek("!", "'", "degree"):
+            name = self.next()[1]
+            if name != "'":
+                node = ("call", "factorial" if name == "!" else name, node)
+            elif node[0] == "sym":
                 node = ("sym", node[1] + "'")
-        if self.peek("degree"):
-            self.at += 1
-            node = ("call", "degree", node)
+            else:
+                raise Unreadable("a prime")
         return node
 
-    def _subscript(self, node: Node) -> Node:
-        """What stands below a letter is part of its name."""
-        if node[0] != "sym":
-            return self._fail("a subscript")
-        return ("sym", f"{node[1]}_{''.join(self._script())}")
-
-    def _script(self) -> list[str]:
+    def script(self) -> str:
+        """What stands below a letter or above a unit: a part of its name."""
         if not self.take("{"):
-            text = self.token[1]
-            if self.token[0] not in "nawrc":
-                raise Unreadable("an empty subscript")
-            self.at += 1
-            return [text]
-        parts = []
+            return self.next()[1]
+        text = ""
         while not self.take("}"):
-            if not self.rest:
-                raise Unreadable("a brace is not closed")
-            parts.append(self.token[1])
-            self.at += 1
-        return parts
+            text += self.next()[1]
+        return text
 
     def atom(self) -> Node:
-        kind, text, _ = self.token
-        self.at += 1
+        kind, text, _ = self.next()
         if kind == "n":
             return _number_of(text)
         if kind == "q":
             return ("num", Fraction(text), "")
-        if kind == "a":
-            return self._name(text)
+        if kind == "a" or (kind == "w" and len(text) == 1):
+            return self.name(text)
         if kind == "r":
-            if _wordlike(text) or (self.found[self.at - 2 : self.at - 1] and len(text) > 3 and text in _UNITS):
+            if _wordlike(text) or (self.at > 1 and len(text) > 3 and text in _UNITS):
                 raise Unreadable(f"the word {text!r}")
-            self.found[self.at - 1 : self.at] = [("a", letter, False) for letter in text]
             self.at -= 1
+            self.found[self.at : self.at + 1] = [("a", letter, False) for letter in text]
             return self.atom()
-        if kind == "w" and len(text) == 1:
-            return self._name(text)
         if kind == "c":
-            return self._command(text)
+            return self.command(text)
         if text in ("(", "["):
-            return self._group(text)
+            return self.group(text)
         if text == "{":
-            return self._braced()
+            top = self.tail(self.sum())
+            if self.take("over"):
+                top = ("mul", top, ("pow", self.sum(), _NUM[-1]))
+            self.need("}")
+            return top
         if text == "|":
             self.bars += 1
             node = self.sum()
             self.need("|")
             self.bars -= 1
             return ("call", "abs", node)
-        if text in ("$", "€", "£", "¥", "₹"):
-            sign = self._sign()
-            return (
-                ("unit", _signed(sign, self.atom()), _UNITS.get(text, text))
-                if self.token[0] in "nq"
-                else self._fail("$")
-            )
-        raise Unreadable(f"{text!r}" if self.at <= len(self.found) else "something is missing at the end")
+        if text in _MONEY and (sign := self.sign()) in ("", "-") and self.token[0] in "nq":
+            return ("unit", _signed(sign, self.atom()), _UNITS[text])
+        raise Unreadable(repr(text))
 
-    def _name(self, letter: str) -> Node:
+    def name(self, letter: str) -> Node:
         """A symbol, or a function of the asker applied to something, `f(x)`, which is a name and has no value."""
+        start, depth, text = self.at, 0, letter
         if self.peek("(") and not self.token[2] and letter in "fghFGHPTp":
-            start, depth = self.at, 0
-            parts = []
             while self.rest:
-                depth += self.token[1] == "("
-                depth -= self.token[1] == ")"
-                parts.append(self.token[1])
-                self.at += 1
+                depth += self.peek("(") - self.peek(")")
+                text += self.next()[1]
                 if not depth:
                     break
-            if self.peek("=", "<", ">", "le", "ge") or self.token[0] == "end":
-                return ("name", letter + "".join(parts))
-            self.at = start
+            if not self.rest or self.peek("=", "<", ">", "le", "ge"):
+                return ("name", text)
+        self.at = start
         return ("sym", letter)
 
-    def _braced(self) -> Node:
-        """A LaTeX group; `{a \\over b}` is a fraction."""
-        top = self._tail(self.sum())
-        if self.take("over"):
-            top = ("mul", top, ("pow", self.sum(), _NUM[-1]))
-        self.need("}")
-        return top
-
-    def _argument(self) -> Node:
+    def argument(self) -> Node:
         """The argument of a LaTeX command: a group or a single character."""
         kind, text, _ = self.token
         if kind == "n" and len(text) > 1 and text.isdigit():
             self.found[self.at : self.at + 1] = [("n", digit, False) for digit in text]
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable("nested too deeply")
-        if self.take("{"):
-            node = self._braced()
-        elif self.token[0] == "c" and self.token[1] not in _ATOMS:
+        elif kind == "c" and text not in _ATOMS:
             raise Unreadable("an argument is missing")
-        else:
-            node = self.atom()
-        self.depth -= 1
-        return node
+        return self.atom()
 
-    def _group(self, opened: str) -> Node:
-        self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable("nested too deeply")
-        bars, self.bars = self.bars, 0
+    def entries(self, *closing: str) -> tuple[list[Node], str]:
+        """The entries to the sign that closes them, and that sign."""
         items = [self.item()]
         while self.take(",", ";"):
             items.append(self.item())
-        closed = self.token[1]
-        if not self.take(")", "]"):
-            raise Unreadable("a parenthesis is not closed")
+        if not self.peek(*closing):
+            raise Unreadable("something is not closed")
+        return items, self.next()[1]
+
+    def group(self, opened: str) -> Node:
+        bars, self.bars = self.bars, 0
+        items, closed = self.entries(")", "]")
         self.bars = bars
-        self.depth -= 1
         if len(items) > 1:
             return ("tuple", opened, closed, tuple(items))
-        if (opened, closed) not in (("(", ")"), ("[", "]")):
+        if opened + closed not in ("()", "[]"):
             raise Unreadable("brackets that do not match")
-        return ("paren", items[0]) if items[0][0] in ("num", "text") else items[0]
+        return items[0]
 
-    def _command(self, name: str) -> Node:
+    def command(self, name: str) -> Node:
         if name == "frac":
-            if self.peek("/"):
-                raise Unreadable("a fraction")
-            top = self._argument()
-            return ("mul", top, ("pow", self._argument(), _NUM[-1]))
+            top = self.argument()
+            return ("mul", top, ("pow", self.argument(), _NUM[-1]))
         if name == "sqrt":
             index: Node = _NUM[2]
             if self.take("["):
                 index = self.sum()
                 self.need("]")
-            inside = self.atom() if self.token[0] == "n" else self._argument()
+            inside = self.atom() if self.token[0] == "n" else self.argument()
             return ("call", "root", inside, index)
         if name == "binom":
-            return ("call", "binom", self._argument(), self._argument())
+            return ("call", "binom", self.argument(), self.argument())
         if name in FUNCTIONS:
-            return self._function(name)
-        if name == "pi":
-            return ("call", "pi")
-        if name == "infty":
-            return ("inf",)
+            return self.function(name)
         if name in ("lfloor", "lceil"):
             inside = self.sum()
-            self.need("rfloor" if name == "lfloor" else "rceil")
-            return ("call", "floor" if name == "lfloor" else "ceil", inside)
+            self.need(f"r{name[1:]}")
+            return ("call", name[1:], inside)
         if name == "{":
-            return self._set()
-        if name == "emptyset":
-            return ("set", ())
+            return self.set()
         if name == "langle":
-            items = [self.item()]
-            while self.take(",", ";"):
-                items.append(self.item())
-            self.need("rangle")
-            return ("tuple", "(", ")", tuple(items)) if len(items) > 1 else self._fail("a single entry in angles")
-        if name.startswith("begin "):
-            return self._matrix(name[6:])
+            items, _ = self.entries("rangle")
+            if len(items) > 1:
+                return ("tuple", "(", ")", tuple(items))
+        if name.startswith("begin ") and name[6:] in _MATRICES:
+            return self.matrix(name[6:])
         if name == "mathbb":
-            wanted = self.take("{")
-            letter = self.token[1]
-            self.at += 1
-            if wanted:
-                self.need("}")
+            letter = self.script()
             return ("reals",) if letter == "R" else ("sym", f"mathbb {letter}")
-        if name in ("overline", "bar", "overrightarrow", "vec", "hat", "widehat", "tilde", "overleftrightarrow"):
-            return ("name", name + "".join(_flat(self._script())))
-        if name in ("angle", "triangle"):
-            parts = []
-            while self.token[0] in "arw":
-                parts.append(self.token[1])
-                self.at += 1
-            return ("name", name + "".join(parts)) if parts else self._fail(name)
-        if name in _GREEK or name in ("ell", "Delta", "Omega", "Sigma", "Gamma", "Theta", "Lambda", "Phi", "Psi", "Pi"):
+        if name in _NAMES:
+            return ("name", name + self.script())
+        if name in ("angle", "triangle") and self.token[0] in "arw":
+            return ("name", name + "".join(self.take_words()))
+        if name in _WORDS["letters"]:
             return ("sym", name)
-        raise Unreadable(f"the command \\{name}")
+        known: dict[str, Node] = {"pi": ("call", "pi"), "infty": ("inf",), "emptyset": ("set", ())}
+        if name not in known:
+            raise Unreadable(f"the command \\{name}")
+        return known[name]
 
-    def _function(self, name: str) -> Node:
-        name = {"asin": "arcsin", "acos": "arccos", "atan": "arctan"}.get(name, name)
+    def function(self, name: str) -> Node:
         exponent: Node | None = None
         base: Node | None = None
         while self.peek("^", "_"):
             if self.take("^"):
-                exponent = self._argument() if not self.peek("-") else self._exponent()
+                exponent = self.exponent() if self.peek("-") else self.argument()
             elif name == "log":
                 self.at += 1
-                base = self._argument()
+                base = self.argument()
             else:
                 raise Unreadable(f"a subscript of {name}")
         if name in ("gcd", "lcm", "max", "min"):
             self.need("(")
-            group = self._group("(")
+            group = self.group("(")
             return ("call", name, *(group[3] if group[0] == "tuple" else (group,)))
         if self.peek("(", "{", "["):
             inside = self.postfix(self.atom())
-            while inside[0] == "paren":
-                inside = inside[1]
             if inside[0] == "tuple":
                 raise Unreadable(f"several arguments of {name}")
-            if self.peek("^") and [t[1] for t in self.found[self.at + 1 : self.at + 2]] == ["circ"]:
-                self.at += 2
-                inside = ("call", "degree", inside)
         else:
-            sign = self._sign()
-            factors = [_signed(sign, self.power())]
+            sign, factors = self.sign(), [self.power()]
             while self.token[0] in "anq" or self.peek("pi", "theta", "frac", "alpha", "beta", "sqrt"):
                 factors.append(self.power())
-            inside = factors[0] if len(factors) == 1 else ("mul", *factors)
-            if self.take("/") and name not in ("ln", "log"):
+            inside = _signed(sign, factors[0] if len(factors) == 1 else ("mul", *factors))
+            if name not in ("ln", "log") and self.take("/"):
                 inside = ("mul", inside, ("pow", self.power(), _NUM[-1]))
-            elif self.found[self.at - 1][1] == "/":
-                self.at -= 1
-        call: Node = ("call", name, inside) if base is None else ("call", "log", inside, base)
-        if exponent is None:
-            return call
-        if exponent == ("num", Fraction(-1), "-1") or exponent == _signed("-", _number_of("1")):
-            inverse = {"sin": "arcsin", "cos": "arccos", "tan": "arctan"}.get(name)
-            return ("call", inverse, inside) if inverse else self._fail("an inverse")
-        return ("pow", call, exponent)
+        if exponent and exponent[:2] == ("num", Fraction(-1)):
+            if name not in ("sin", "cos", "tan"):
+                raise Unreadable("an inverse")
+            return ("call", f"arc{name}", inside)
+        call = ("call", name, inside) if base is None else ("call", name, inside, base)
+        return call if exponent is None else ("pow", call, exponent)
 
-    def _set(self) -> Node:
+    def set(self) -> Node:
         if self.take("}"):
             return ("set", ())
         (bars, self.bars), (inset, self.inset) = (self.bars, 1), (self.inset, True)
-        items = [self.item()]
+        items, closed = self.entries("}", "|", ":")
         self.bars, self.inset = bars, inset
-        if self.take("|", ":"):
-            condition = self.answer()
-            self.need("}")
-            return ("builder", items[0], condition)
-        while self.take(",", ";"):
-            items.append(self.item())
+        if closed == "}":
+            return ("set", tuple(items))
+        if len(items) > 1:
+            raise Unreadable("a condition after several entries")
+        condition = self.answer()
         self.need("}")
-        return ("set", tuple(items))
+        return ("builder", items[0], condition)
 
-    def _matrix(self, name: str) -> Node:
-        if name not in _MATRICES:
-            raise Unreadable(f"the environment {name}")
+    def matrix(self, name: str) -> Node:
         rows: list[list[Node]] = [[]]
-        while not self.peek(f"end {name}"):
+        while not self.take(f"end {name}"):
             if self.take("\\"):
                 rows.append([])
-                continue
-            if self.take("hline"):
-                continue
-            if self.take("&"):
-                continue
-            rows[-1].append(self._side())
-        self.at += 1
-        if name == "array" or name in ("matrix", "smallmatrix"):
-            name = "matrix"
+            elif not self.take("hline", "&"):
+                rows[-1].append(self.side())
         return ("matrix", tuple(tuple(row) for row in rows if row))
 
 
-_MATRICES = frozenset(["pmatrix", "bmatrix", "matrix", "psmallmatrix", "bsmallmatrix", "smallmatrix", "array"])
-_ATOMS = frozenset(
-    ["frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "theta", "mathbb", "{", "langle", "ell", *_GREEK]
-) - {"{"}  # fmt: skip
-_CURRENCY = re.compile(r"USD|EUR|GBP|INR|CNY|JPY|CAD|AUD|Rs|US|RMB")
+_NUM = {number: ("num", Fraction(number), str(number)) for number in (-1, 2)}
 
 
 def _number_of(text: str) -> Node:
-    if len(text) > 1 and "e" in text and abs(int(text.split("e")[1])) > 9999:
+    if "e" in text and abs(int(text.split("e")[1])) > 9999:
         raise Unreadable("too large an exponent")
     return ("num", Fraction(text.rstrip(".")), text)
-
-
-_NUM = {number: ("num", Fraction(number), str(number)) for number in (-1, 2)}
 
 
 def _signed(sign: str, node: Node) -> Node:
@@ -1014,82 +738,50 @@ def _signed(sign: str, node: Node) -> Node:
     if sign != "-":
         return node
     if node[0] == "num":
-        return ("num", -node[1], f"-{node[2]}" if node[2] else "")
-    if node[0] == "unit":
-        return ("unit", _signed("-", node[1]), node[2])
-    return ("mul", _NUM[-1], node)
-
-
-def _flat(node: Any) -> list[str]:
-    """The spelling of a name in pieces."""
-    if isinstance(node, tuple) and node and node[0] == "num":
-        return [node[2]]
-    if isinstance(node, tuple | list):
-        return [part for item in node for part in _flat(item) if part not in ("sym", "mul")]
-    return [str(node)]
+        return ("num", -node[1], (node[2][1:] if node[2][0] == "-" else f"-{node[2]}") if node[2] else "")
+    return ("unit", _signed("-", node[1]), node[2]) if node[0] == "unit" else ("mul", _NUM[-1], node)
 
 
 def _is_integer(node: Node) -> bool:
     return bool(node[0] == "num" and node[2].lstrip("-").isdigit())
 
 
-def _is_simple(node: Node) -> bool:
-    """A fraction of two integers as they are written."""
-    return (
-        node[0] == "mul" and len(node) == 3 and _is_integer(node[1]) and node[2][0] == "pow" and _is_integer(node[2][1])
-    )  # fmt: skip
+def _parts_of(node: Node) -> tuple[Fraction, Fraction] | None:
+    """Numerator and denominator of a fraction of two integers as they are written."""
+    written = node[0] == "mul" and len(node) == 3 and node[2][0] == "pow"
+    return (node[1][1], node[2][1][1]) if written and _is_integer(node[1]) and _is_integer(node[2][1]) else None
 
 
 def _wordlike(run: str) -> bool:
     """Whether a run of letters is a word rather than a product of letters: east, Evelyn, LQSX; not abc and xy."""
-    if run in _SHORT_WORDS and len(run) > 2:
-        return True
-    if len(run) > 2 and run.isupper():
-        return len(run) > 3 or run in ("USD", "EUR", "GBP", "INR", "CNY", "JPY", "CAD", "AUD", "DNE")
+    if len(run) < 3 or run in _SHORT:
+        return len(run) > 2
+    if run.isupper():
+        return len(run) > 3 or run in _WORDS["currencies"] or run == "DNE"
     lowered = run.lower()
-    return (
-        len(run) > 2
-        and any(v in lowered for v in ("eiou" if len(run) == 3 else "aeiouy"))
-        and lowered != "".join(sorted(set(lowered)))
-    )
+    vowels = "eiou" if len(run) == 3 else "aeiouy"
+    return any(vowel in lowered for vowel in vowels) and lowered != "".join(sorted(set(lowered)))
 
 
 def _number_word(words: list[str]) -> int | None:
-    parts = [part for word in words for part in word.lower().split("-")]
-    if not parts or any(part not in _NUMBERS for part in parts) or len(parts) > 2:
-        return None
-    first = _NUMBERS[parts[0]]
-    if len(parts) == 1:
-        return first
-    return first + _NUMBERS[parts[1]] if first >= 20 and first % 10 == 0 and 0 < _NUMBERS[parts[1]] < 10 else None
+    values: list[Any] = [_NUMBERS.get(part) for word in words for part in word.lower().split("-")]
+    if len(values) == 1:
+        return int(values[0]) if values[0] is not None else None
+    tens, ones = values if len(values) == 2 and None not in values else (0, 0)
+    return tens + ones if tens >= 20 and tens % 10 == 0 and 0 < ones < 10 else None
 
 
 def _unit_words(parts: list[str]) -> str | None:
     """The unit that words after a number make, in one spelling (empty for counted things); None for no unit."""
-    unit, known, single = [], False, True
-    words = [part for part in parts if part[0].isalpha()]
-    for part in parts:
-        if not part[0].isalpha():
-            unit.append(part)
-            continue
-        if part.lower() in _NO_UNIT or (re.fullmatch(r"\w+ths?", part) and part.lower() not in ("months", "month")):
-            return None
-        if part in _UNITS:
-            known = True
-            unit.append(_UNITS[part])
-        elif (len(part) == 1 and part.lower() not in "a") or (
-            len(part) < 4 and part.lower() not in _SHORT_WORDS and not _wordlike(part)
-        ):
-            return None
-        single = single and len(part) > 3
+    unit, known = "", not any(part[0].isalpha() for part in parts)
     if parts[-1] in ("/", "*", "-") or parts[0] in ("/", "*", "-", ".", "^"):
         return None
-    return "".join(unit).strip("./-") if known or words == [] else ""
-
-
-def _values(items: tuple[Node, ...]) -> tuple[Node, ...]:
-    """`n = 3, 5, 7` and `x = 3, x = 5` as a list of values under one name."""
-    first, *others = items
-    if first[0] != "chain" or first[2] != ("=",) or any(item[0] in ("chain", "text") for item in others):
-        return items
-    return (first, *(("chain", (first[1][0], item), ("=",)) for item in others))
+    for part in parts:
+        low = part.lower()
+        if part in _UNITS or not part[0].isalpha():
+            unit, known = unit + _UNITS.get(part, part), known or part in _UNITS
+        elif len(part) < 4 and low != "a" and low not in _SHORT and not _wordlike(part):
+            return None
+        if low in _NO_UNIT or (re.fullmatch(r"\w+ths?", low) and low not in ("months", "month")):
+            return None
+    return unit.strip("./-") if known else ""
