@@ -16,6 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 import mpmath
+import sympy
 
 from gainrl.tasks.maths.notation import Node, Unreadable, clean, read
 
@@ -24,11 +25,10 @@ Value = Any  # Fraction, mpf or mpc
 _BITS = 200_000  # of an exact result
 _PLACES = 6  # decimals, and digits, from which a rounded value stands for an exact one
 _MINUS: Node = ("num", Fraction(-1), "-1")
-_TEXTS: dict[str, Node] = {
-    **dict.fromkeys(("no solution", "no solutions", "empty set", "no real solutions"), ("set", ())),
-    **dict.fromkeys(("all real numbers", "all reals", "real numbers", "all real x", "all real values"), ("reals",)),
-    **dict.fromkeys(("set of all real numbers", "set of real numbers"), ("reals",)),
-}
+_TEXTS = (
+    (re.compile(r"no (?:real )?solutions?|empty set"), ("set", ())),
+    (re.compile(r"(?:set of )?(?:all )?real numbers|all real(?:s| x| values)"), ("reals",)),
+)
 
 
 class Undefined(ArithmeticError):
@@ -45,14 +45,9 @@ def evaluate(node: Node, point: dict[str, Value], real: bool = False) -> Value:
     if kind == "num":
         return node[1]
     if kind == "sym":
-        constant = {"i": mpmath.mpc(0, 1), "e": mpmath.e + 0}
-        if node[1] not in point and node[1] not in constant:
-            raise Unreadable(f"no value for {node[1]}")
-        return point.get(node[1], constant.get(node[1]))
-    if kind in ("paren", "unit", "letter"):
-        return evaluate(node[1], point, real)
-    if kind == "percent":
-        return evaluate(node[1], point, real) / 100
+        return {"i": mpmath.mpc(0, 1), "e": mpmath.e + 0, **point}[node[1]]
+    if kind in ("unit", "letter", "percent"):
+        return evaluate(node[1], point, real) / (100 if kind == "percent" else 1)
     if kind == "inf":
         return mpmath.inf
     if kind == "aside":
@@ -114,11 +109,9 @@ def _root(value: Value, index: int, real: bool) -> Value:
     if _negative(value) and real:
         raise Undefined("a root of a negative number")
     if isinstance(value, Fraction) and value >= 0 and index < 100:
-        with mpmath.workdps(value.numerator.bit_length() // 3 + value.denominator.bit_length() // 3 + 20):
-            parts = (value.numerator, value.denominator)
-            exact = Fraction(*(int(mpmath.nint(mpmath.root(part, index))) for part in parts))
-        if exact**index == value:
-            return exact
+        parts = [sympy.integer_nthroot(part, index) for part in (value.numerator, value.denominator)]
+        if all(exact for _, exact in parts):
+            return Fraction(*(int(root) for root, _ in parts))
     return mpmath.root(mpmath.mpmathify(_mp(value)), index)
 
 
@@ -128,37 +121,33 @@ def _whole(value: Value) -> int:
     return int(value)
 
 
+_EXACT: dict[str, Callable[..., Any]] = {"factorial": math.factorial, "binom": math.comb}
+
+
 def _call(name: str, values: list[Value], real: bool) -> Value:
     if name == "pi":
         return mpmath.pi + 0
     first = values[0]
-    exact = all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values)
     if name == "degree":
         return _mp(first) * mpmath.pi / 180
     if name == "abs":
         return abs(first)
     if name == "root":
-        if (index := _whole(values[1])) < 2:
-            raise Undefined("no root")
-        return _root(first, index, real)
+        return _root(first, _whole(values[1]), real)
     if name in ("floor", "ceil"):
-        if isinstance(first, Fraction):
-            return Fraction(getattr(math, name)(first))
-        return Fraction(int(getattr(mpmath, name)(first)))
+        return Fraction(int(getattr(math if isinstance(first, Fraction) else mpmath, name)(first)))
     if name in ("gcd", "lcm"):
         return Fraction(getattr(math, name)(*map(_whole, values)))
     if name in ("max", "min"):
         return (max if name == "max" else min)(values, key=_mp)
-    if name in ("factorial", "binom"):
-        if max(abs(_mp(value)) for value in values) > (10**4 if name == "factorial" or not exact else 10**5):
+    if name in _EXACT:
+        if max(abs(_mp(value)) for value in values) > 10**4:
             raise Undefined("too large a factorial")
-        if exact:
-            return Fraction(math.factorial(int(first)) if name == "factorial" else math.comb(*map(int, values)))
-        return getattr(mpmath, name if name == "factorial" else "binomial")(*map(_mp, values))
+        if all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values):
+            return Fraction(_EXACT[name](*map(int, values)))
+        return (mpmath.factorial if name == "factorial" else mpmath.binomial)(*map(_mp, values))
     if name in ("ln", "log", "lg"):
-        return _logarithm(
-            first, mpmath.e + 0 if name == "ln" else Fraction(10) if len(values) == 1 else values[1], real
-        )
+        return _logarithm(first, mpmath.e + 0 if name == "ln" else (*values, Fraction(10))[1], real)
     if name == "exp":
         return _power(mpmath.e + 0, first, real)
     if abs(x := _mp(first)) > 10**9:
@@ -277,7 +266,7 @@ def plain(node: Node) -> Node:
     return ("mul", before, inside)
 
 
-def _has_sign(node: Any) -> bool:
+def has_sign(node: Any) -> bool:
     return _any(node, lambda part: part[:1] == ("pm",))
 
 
@@ -347,7 +336,7 @@ def form(node: Any) -> Any:
     """A tree with one shape for what is literally the same: no units, names and parentheses, terms in one order."""
     if not isinstance(node, tuple) or not node:
         return node
-    if node[0] in ("paren", "unit", "percent", "letter") or node[:2] == ("call", "degree"):
+    if node[0] in ("unit", "percent", "letter") or node[:2] == ("call", "degree"):
         return form(node[2] if node[0] == "call" else node[1])
     if node[0] == "num":
         return node[:2]
@@ -365,12 +354,12 @@ def form(node: Any) -> Any:
 
 
 def _bare(node: Node) -> Node:
-    while node[0] == "paren" or (node[0] == "aside" and plain(node) is node[1]):
+    while node[0] == "aside" and plain(node) is node[1]:
         node = node[1]
-    if node[0] == "text":
-        words = re.sub(r"^(?:the|an?) ", "", node[1].lower())
-        return _TEXTS.get(words, ("text", words))
-    return node
+    if node[0] != "text":
+        return node
+    words = re.sub(r"^(?:the|an?) ", "", node[1].lower())
+    return next((meant for pattern, meant in _TEXTS if pattern.fullmatch(words)), ("text", words))
 
 
 def _without_unit(node: Node) -> tuple[Node, str]:
@@ -384,13 +373,10 @@ def _without_unit(node: Node) -> tuple[Node, str]:
 def same(gold: Node, answer: Node, ask: Asked) -> bool:
     """Whether two answers mean the same.  Raises `Unreadable` or `Undefined` where that cannot be found."""
     gold, answer = _bare(gold), _bare(answer)
-    if "letter" in (
-        gold[0],
-        answer[0],
-    ):  # a letter after a number is a unit, unless the other side knows it as a symbol
+    if "letter" in (gold[0], answer[0]):  # a unit, unless the other side knows it as a symbol
         known = symbols(answer if gold[0] == "letter" else gold)
         gold, answer = (
-            node if node[0] != "letter" else node[1 if symbols(node) & known else 2] for node in (gold, answer)
+            node[1 if symbols(node) & known else 2] if node[0] == "letter" else node for node in (gold, answer)
         )
     if "chain" in (gold[0], answer[0]) and not _is_inequality(gold) and not _is_inequality(answer):
         return _same_chains(gold, answer, ask)
@@ -430,20 +416,13 @@ def _same_based(gold: Node, answer: Node, ask: Asked) -> bool:
     if gold[0] == answer[0]:
         return bool(gold == answer)
     based, other = (gold, answer) if gold[0] == "based" else (answer, gold)
-    digits = other[2] if other[0] == "num" else "".join(_letters(other))
-    return bool(digits.upper() == based[1]) and (based is gold or ask.base or based[2] == 10)
+    return _letters(other).upper() == based[1] and (based is gold or ask.base or based[2] == 10)
 
 
-def _letters(node: Any) -> list[str]:
-    if not isinstance(node, tuple):
-        return []
-    return (
-        [node[2]]
-        if node[0] == "num"
-        else [node[1]]
-        if node[0] == "sym"
-        else [x for part in node for x in _letters(part)]
-    )
+def _letters(node: Node) -> str:
+    if node[0] in ("num", "sym"):
+        return str(node[-1])
+    return "".join(_letters(part) for part in node if isinstance(part, tuple))
 
 
 def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
@@ -457,9 +436,8 @@ def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
         if one or other or len(gold[1]) != len(answer[1]):
             return False
         first, second = gold[1], answer[1]
-        return all(
-            equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in zip(first[1:], second[1:], strict=True)
-        )
+        pairs = zip(first[1:], second[1:], strict=True)
+        return all(equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in pairs)
     ratio, value = (gold, answer) if gold[0] == "colon" else (answer, gold)
     if len(ratio) > 2 or len(ratio[1]) != 2 or value[0] not in ("mul", "num", "add") or symbols(value):
         return False
@@ -470,26 +448,22 @@ def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
 
 def _clock(node: Node) -> tuple[tuple[Fraction, ...], str] | None:
     """(hours, minutes, ...) and a or p for am or pm, if it is a time of the day."""
-    named = node[2] if len(node) > 2 else ""
-    if any(part[0] != "num" for part in node[1]):
-        return None
-    if not named and not all(re.fullmatch(r"\d\d", part[2]) for part in node[1][1:]):
+    named = "".join(node[2:])
+    if any(part[0] != "num" or (not named and not re.fullmatch(r"\d\d", part[2])) for part in node[1][1:]):
         return None
     numbers = tuple(part[1] for part in node[1])
-    return (numbers, named) if all(n < 60 for n in numbers) and numbers[0] <= 24 else None
+    return (numbers, named) if node[1][0][0] == "num" and max(numbers) < 60 and numbers[0] <= 24 else None
 
 
 def _day(clock: tuple[tuple[Fraction, ...], str]) -> tuple[Fraction, ...]:
-    hours = clock[0][0]
-    return ((hours % 12 + (12 if clock[1] == "p" else 0) if clock[1] else hours), *clock[0][1:])
+    (hours, *rest), named = clock
+    return (hours % 12 + 12 * (named == "p") if named else hours, *rest)
 
 
 def _same_matrices(gold: Node, answer: Node, ask: Asked) -> bool:
     if gold[0] != answer[0] or [len(row) for row in gold[1]] != [len(row) for row in answer[1]]:
         return False
-    return all(
-        same(a, b, ask) for one, other in zip(gold[1], answer[1], strict=True) for a, b in zip(one, other, strict=True)
-    )
+    return all(same(a, b, ask) for a, b in zip(sum(gold[1], ()), sum(answer[1], ()), strict=True))
 
 
 _KINDS: dict[str, Callable[[Node, Node, Asked], bool]] = {
@@ -502,8 +476,8 @@ def _items(node: Node) -> list[Node] | None:
     if node[0] == "tuple":
         return list(node[3])
     if node[0] in ("list", "set"):
-        return [choice for item in node[1] for choice in _items(item) or [item]] if _has_sign(node) else list(node[1])
-    return [_signed(node, True), _signed(node, False)] if _has_sign(node) else None
+        return [choice for item in node[1] for choice in _items(item) or [item]] if has_sign(node) else list(node[1])
+    return [_signed(node, True), _signed(node, False)] if has_sign(node) else None
 
 
 def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
@@ -514,16 +488,14 @@ def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
         if not entries or many[0] == "tuple" or ((many is gold or many[0] == "set") and len(entries) > 1):
             return False
         # a set of one, or the same in several spellings
-        return (many[0] in ("set", "list")) and all(_safe(single, entry, ask) for entry in entries)
+        return many[0] in ("set", "list") and all(_safe(single, entry, ask) for entry in entries)
     if "set" in kinds:
-        one, other = (
-            [x for k, x in enumerate(part) if not any(_safe(x, y, ask) for y in part[:k])] for part in (one, other)
-        )
+        one, other = ([x for k, x in enumerate(p) if not any(_safe(x, y, ask) for y in p[:k])] for p in (one, other))
     if len(one) != len(other) or {"tuple", "set"} <= kinds:
         return False
     if "tuple" in kinds:
         brackets = {node[1:3] for node in (gold, answer) if node[0] == "tuple"}
-        if len(brackets) > 1 or (len(kinds) > 1 and (brackets != {("(", ")")} or _has_sign((gold, answer)))):
+        if len(brackets) > 1 or (len(kinds) > 1 and (brackets != {("(", ")")} or has_sign((gold, answer)))):
             return False
         return all(same(a, b, ask) for a, b in zip(one, other, strict=True))
     left = list(other)
@@ -635,11 +607,10 @@ def _same_regions(gold: Node, answer: Node) -> bool:
 
 
 def _variables(node: Node) -> set[str]:
-    if node[0] in ("or", "and"):
+    if node[0] in ("or", "and", "list"):
         return set().union(*map(_variables, node[1]))
-    return symbols(node[{"element": 1, "builder": 2}[node[0]]] if node[0] in ("element", "builder") else node) if (
-        node[0] in ("element", "builder", "chain")
-    ) else set()  # fmt: skip
+    part = {"element": 1, "builder": 2}.get(node[0])
+    return symbols(node[part] if part else node) if part or node[0] == "chain" else set()
 
 
 def _same_inequalities(gold: Node, answer: Node) -> bool:
@@ -656,8 +627,6 @@ def _same_inequalities(gold: Node, answer: Node) -> bool:
 
 def region(node: Node) -> Any:
     """The set of real numbers that a node describes, as sympy's."""
-    import sympy
-
     node, reals = _bare(node), sympy.S.Reals
     kind = node[0]
     if kind == "reals":
@@ -680,12 +649,12 @@ def region(node: Node) -> Any:
         return region(node[2])
     if kind in ("or", "and", "list"):
         parts = [region(part) for part in node[1]]
-        return functools.reduce(lambda a, b: a + b if kind == "or" else a & b, parts)
+        both = sympy.Intersection(*parts)
+        return sympy.Union(*parts) if kind == "or" or (kind == "list" and both.is_empty) else both
     if kind != "chain":
         return sympy.FiniteSet(_exact(node))
-    return functools.reduce(
-        lambda a, b: a & b, [_solved(a, s, b) for a, s, b in zip(node[1], node[2], node[1][1:], strict=False)]
-    )
+    links = zip(node[1], node[2], node[1][1:], strict=False)
+    return sympy.Intersection(*(_solved(left, sign, right) for left, sign, right in links))
 
 
 def _exact(node: Node) -> Any:
@@ -697,13 +666,8 @@ def _exact(node: Node) -> Any:
 
 def _solved(left: Node, sign: str, right: Node) -> Any:
     """Where a relation of one variable holds."""
-    import sympy
-
-    relations: dict[str, Any] = {
-        "=": sympy.Eq, "!=": sympy.Ne, "<": sympy.Lt, ">": sympy.Gt, "<=": sympy.Le, ">=": sympy.Ge
-    }  # fmt: skip
     names = symbols((left, right))
-    if len(names) != 1 or sign not in relations:
+    if len(names) != 1 or sign in ("~", "equiv"):
         raise Unreadable("a relation of another kind")
     x, name = sympy.Symbol("x", real=True), names.pop()
     one, other = _to_sympy(left, name, x), _to_sympy(right, name, x)
@@ -713,14 +677,12 @@ def _solved(left: Node, sign: str, right: Node) -> Any:
         if sign in ("=", "!="):
             found = sympy.solveset(one - other, x, sympy.S.Reals)
             return found if sign == "=" else sympy.S.Reals - found
-        return sympy.solve_univariate_inequality(relations[sign](one - other, 0), x, relational=False)
+        return sympy.solve_univariate_inequality(sympy.Rel(one - other, 0, sign), x, relational=False)
     except (NotImplementedError, ValueError, TypeError) as error:
         raise Unreadable(f"an inequality that is not solved: {error}") from error
 
 
 def _to_sympy(node: Node, name: str, x: Any) -> Any:
-    import sympy
-
     kind = node[0]
     if kind == "num":
         return sympy.Rational(node[1].numerator, node[1].denominator)
@@ -728,7 +690,7 @@ def _to_sympy(node: Node, name: str, x: Any) -> Any:
         return x if node[1] == name else sympy.E
     if kind == "inf":
         return sympy.oo
-    if kind in ("paren", "unit", "letter"):
+    if kind in ("unit", "letter"):
         return _to_sympy(node[1], name, x)
     parts = [_to_sympy(part, name, x) for part in node[2 if kind == "call" else 1 :]]
     made = {"add": sympy.Add, "mul": sympy.Mul, "pow": sympy.Pow}.get(kind)
