@@ -16,7 +16,6 @@ Grading reads the first line of the completion, which must be one integer (a ful
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -24,11 +23,10 @@ from itertools import chain, zip_longest
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Grade, Row, Status, Task
+from gainrl.tasks.base import Grade, Row, Status, Task, held_out
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
 
-_HELD_OUT = 1 / 3
 _INTEGER = re.compile(r"([+-]?\d{1,3}(?:,\d{3}){1,9}|[+-]?\d{1,30})\s*+\.?")
 
 
@@ -53,7 +51,8 @@ class Arithmetic(Task):
         if source is not None:
             return super().load(split, source, limit)
         rows = [self.row(item, index) for index, item in enumerate(self._problems())]
-        return [row for row in rows if self._held_out(row["question"]) == (split == "test")][:limit]
+        test = split == "test"
+        return [row for row in rows if held_out(f"{self.seed}:{row['question']}", 1 / 3) == test][:limit]
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         question = str(item["question"])
@@ -67,18 +66,12 @@ class Arithmetic(Task):
         match = _INTEGER.fullmatch(lines[0].strip())
         if match is None:
             return Grade(Status.WRONG, "the first line is not an integer")
-        answer = int(match[1].replace(",", ""))
-        gold = int(str(row["answer"]))
-        if answer == gold:
-            return Grade(Status.RIGHT, answer=str(answer))
-        return Grade(Status.WRONG, f"{answer} is not {gold}", answer=str(answer))
+        answer, gold = int(match[1].replace(",", "")), int(str(row["answer"]))
+        reason = "" if answer == gold else f"{answer} is not {gold}"
+        return Grade(Status.WRONG if reason else Status.RIGHT, reason, answer=str(answer))
 
     def gold(self, row: Mapping[str, Any]) -> str:
         return f" {row['answer']}"
-
-    def _held_out(self, question: str) -> bool:
-        digest = hashlib.sha256(f"{self.seed}:{question}".encode()).digest()
-        return int.from_bytes(digest[:8]) < _HELD_OUT * 2**64
 
     def _problems(self) -> list[dict[str, str]]:
         """`size` distinct problems, kinds in turn."""

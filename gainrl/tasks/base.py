@@ -14,13 +14,14 @@ gold answer, a grader that crashed or ran out of time); it is never turned into 
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.loading import Source, stream_rows
@@ -46,9 +47,8 @@ class Status(StrEnum):
 class Grade:
     """The grade of one completion.
 
-    `reason` says why it is wrong or unscorable.  `answer` is the answer that was read from the completion, in a
-    canonical spelling (None where there is none, or where votes over answers make no sense); maj@k counts these.
-    `share` is the share of tests passed, for tasks that run tests.
+    `reason` says why it is wrong or unscorable.  `answer` is what was read from the completion, in a canonical spelling
+    for maj@k (None if there is none, or votes make no sense).  `share` is the share of tests passed.
     """
 
     status: Status
@@ -69,8 +69,8 @@ class Grade:
 class SelfCheck:
     """How a task's grader judges its own gold answers, and constants that answer nothing.
 
-    `failures` holds (row number, grade) of the gold answers that are not right.  Of tasks with probes, `commonest` is
-    the commonest gold answer and its share, and `constants` are the answers that are right too often, with theirs.
+    `failures`: (row number, grade) of gold answers that are not right.  With probes, `commonest` is the commonest gold
+    answer and its share, `constants` are the answers that are right too often, with theirs.
     """
 
     task: str
@@ -124,14 +124,9 @@ class Task(ABC):
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
         if argument:
             raise UserError(f"task {self.name!r} takes nothing after a colon, but got {argument!r}")
-        self.prompt = self._template(prompt)
-
-    def _template(self, prompt: PromptTemplate | str | os.PathLike[str] | None) -> PromptTemplate:
-        if isinstance(prompt, PromptTemplate):
-            return prompt
-        if prompt is not None:
-            return PromptTemplate.read(prompt)
-        return PromptTemplate.packaged(self.template or self.name)
+        if prompt is None:
+            prompt = PromptTemplate.packaged(self.template or self.name)
+        self.prompt = prompt if isinstance(prompt, PromptTemplate) else PromptTemplate.read(prompt)
 
     @property
     def held_out_split(self) -> str:
@@ -165,17 +160,8 @@ class Task(ABC):
     def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         """The rows that `load` and `stream` give; raises what `load` does when the first one is asked for."""
         split = self._check(split, limit)
-        raw = stream_rows(
-            source,
-            self.source,
-            split=split,
-            columns=self.columns,
-            task=self.name,
-            limit=limit,
-            described=self.fields,
-        )
-        for index, item in enumerate(raw):
-            yield self.row(item, index)
+        raw = stream_rows(source, self.source, split, self.columns, self.name, limit, self.fields)
+        yield from (self.row(item, index) for index, item in enumerate(raw))
 
     def _check(self, split: str | None, limit: int | None) -> str:
         if limit is not None and limit < 1:
@@ -189,9 +175,9 @@ class Task(ABC):
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         """The row for one record of the source."""
 
-    @abstractmethod
     def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        """Grade the text of one completion.  May raise: `grade` turns that into unscorable."""
+        """Grade the text of one completion; raising is unscorable.  Not needed by tasks with their own `grade_many`."""
+        raise NotImplementedError
 
     @abstractmethod
     def gold(self, row: Mapping[str, Any]) -> str | None:
@@ -208,16 +194,11 @@ class Task(ABC):
 
         Never raises for what a completion or a row holds: a grader that fails on its own account gives unscorable.
         """
-        try:
-            return self.judge(text_of(completion), row)
-        except UserError:
-            raise
-        except Exception as error:
-            return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+        return self.grade_many([completion], [row])[0]
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade `completions[i]` against `rows[i]`; tasks with slow graders spread this over processes."""
-        return [self.grade(completion, row) for completion, row in zip(completions, rows, strict=True)]
+        return [guarded(self.judge, text_of(text), row) for text, row in zip(completions, rows, strict=True)]
 
     def self_check(self, rows: Iterable[Mapping[str, Any]]) -> SelfCheck:
         """Grade every gold answer that `rows` have, all of which ought to be right, and the task's `probes`.
@@ -260,29 +241,21 @@ class Task(ABC):
             rows = rows_of(columns, len(completions))
             grades = self.grade_many(completions, rows)
             guard.add(grades)
-            return [_value(grade, partial) for grade in grades]
+            return [
+                None if not g.scored else g.share if partial and g.share is not None else float(g.correct)
+                for g in grades
+            ]
 
         reward.__name__ = f"{self.name.replace('-', '_').replace(':', '_')}_reward"
         reward.counts = guard.counts  # type: ignore[attr-defined]
         return reward
 
 
-class Graded(Protocol):
-    """What the guard looks at: a `Grade`, or a record of one."""
-
-    @property
-    def status(self) -> str: ...
-
-    @property
-    def reason(self) -> str: ...
-
-
 class UnscorableGuard:
     """Counts grades and stops the run when too many are unscorable, with the reasons.
 
-    `least` grades are seen before it judges, so that one odd row at the start stops nothing; `finish` judges however
-    few they were.  The latest `LATEST` grades are judged by themselves too: a grader that dies late in a long run would
-    otherwise hide behind the good grades before.
+    It judges once `least` grades are seen, `finish` however few they were.  The latest `LATEST` grades are judged by
+    themselves too, since a grader that dies late in a long run would hide behind the good grades before.
     """
 
     LATEST = 200
@@ -295,8 +268,8 @@ class UnscorableGuard:
         self.reasons: Counter[str] = Counter()
         self._latest: deque[str | None] = deque(maxlen=self.LATEST)  # why unscorable, or None
 
-    def add(self, grades: Iterable[Graded]) -> None:
-        """Count grades (anything with a status and a reason); raises `UserError` when there are too many."""
+    def add(self, grades: Iterable[Any]) -> None:
+        """Count grades (anything with a status and a reason); raises `UserError` if too many are unscorable."""
         for grade in grades:
             self.counts[str(grade.status)] += 1
             self._latest.append(grade.reason if grade.status == Status.UNSCORABLE else None)
@@ -309,7 +282,7 @@ class UnscorableGuard:
             self._judge(self.LATEST, latest, "the latest ")
 
     def finish(self) -> None:
-        """Judge what was counted, even where that is less than `least`; raises `UserError` as `add` does."""
+        """Judge what was counted, even if that is less than `least`."""
         self._judge(self.counts.total(), self.reasons, "")
 
     def _judge(self, total: int, reasons: Counter[str], which: str) -> None:
@@ -322,19 +295,24 @@ class UnscorableGuard:
             )
 
 
-def _value(grade: Grade, partial: bool) -> float | None:
-    if not grade.scored:
-        return None
-    if partial and grade.share is not None:
-        return grade.share
-    return float(grade.correct)
+def guarded(grade: Callable[..., Any], *args: Any) -> Any:
+    """What `grade` gives, or unscorable if it fails on its own account."""
+    try:
+        return grade(*args)
+    except UserError:
+        raise
+    except Exception as error:
+        return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+
+
+def held_out(text: str, share: float) -> bool:
+    """Whether a problem belongs to the held-out `share`, by a hash of its text."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8]) < share * 2**64
 
 
 def rows_of(columns: Mapping[str, Any], count: int) -> list[Row]:
     """Columns as TRL hands them over (lists of `count` values; anything else is not a column) as rows."""
-    lists = {
-        key: values for key, values in columns.items() if isinstance(values, list | tuple) and len(values) == count
-    }
+    lists = {key: held for key, held in columns.items() if isinstance(held, list | tuple) and len(held) == count}
     return [{key: values[index] for key, values in lists.items()} for index in range(count)]
 
 
@@ -342,9 +320,8 @@ def text_of(completion: Completion) -> str:
     """The text of a completion; of a list of messages, that of the last one if the assistant wrote it, else none."""
     if isinstance(completion, str):
         return completion
-    if not completion or completion[-1].get("role", "assistant") != "assistant":
-        return ""
-    content: Any = completion[-1].get("content") or ""
+    last: Mapping[str, Any] = completion[-1] if completion else {"role": "none"}
+    content = (last.get("content") or "") if last.get("role", "assistant") == "assistant" else ""
     if isinstance(content, str):
         return content
     return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, Mapping))

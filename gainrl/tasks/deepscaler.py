@@ -7,16 +7,13 @@ of its text, is this task's held-out split `test`; a problem that occurs twice s
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from itertools import islice
 
-from gainrl.tasks.base import Row
+from gainrl.tasks.base import Row, held_out
 from gainrl.tasks.loading import Source, stream_rows
 from gainrl.tasks.maths.task import MathTask
-
-_HELD_OUT = 1 / 50
 
 
 class DeepScaleR(MathTask):
@@ -28,12 +25,7 @@ class DeepScaleR(MathTask):
 
     def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         split = self._check(split, limit)
-        raw = stream_rows(source, self.source, split=split, columns=self.columns, task=self.name)
-        kept = (item for item in raw if _held_out(str(item["problem"])) == (split == "test"))
+        raw = stream_rows(source, self.source, split, self.columns, self.name)
+        kept = (item for item in raw if held_out(" ".join(str(item["problem"]).split()), 1 / 50) == (split == "test"))
         for index, item in enumerate(islice(kept, limit)):
             yield self.row(item, index)
-
-
-def _held_out(problem: str) -> bool:
-    digest = hashlib.sha256(" ".join(problem.split()).encode()).digest()
-    return int.from_bytes(digest[:8]) < _HELD_OUT * 2**64

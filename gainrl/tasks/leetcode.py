@@ -14,14 +14,13 @@ of test is unscorable.
 from __future__ import annotations
 
 import ast
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from itertools import chain, islice
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Row
+from gainrl.tasks.base import Row, held_out
 from gainrl.tasks.loading import Source, is_path, stream_rows
 from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, lifted, program
@@ -29,7 +28,6 @@ from gainrl.tasks.programs.statement import stated
 from gainrl.tasks.programs.task import CodeTask, Unscorable
 from gainrl.tasks.sandbox.pool import packed
 
-_HELD_OUT = 1 / 10
 _HUB = ("problem_description", "starter_code", "completion", "entry_point", "test")
 _RLLM = ("problem", "tests")
 _NODES = ("list_node", "tree_node")
@@ -49,14 +47,10 @@ class LeetCode(CodeTask):
         split = self._check(split, limit)
         with_splits = source is None or not is_path(source)
         columns = _HUB if with_splits else ()
-        raw = stream_rows(source, self.source, split=split, columns=columns, task=self.name)
+        raw = stream_rows(source, self.source, split, columns, self.name)
         first = next(raw)
-        divided = "problem" in first and split != "all"
-        kept = (
-            item
-            for item in chain([first], raw)
-            if not divided or _held_out(str(item.get("problem"))) == (split == "test")
-        )
+        divided, test = "problem" in first and split != "all", split == "test"
+        kept = (item for item in chain([first], raw) if not divided or _held_out(item.get("problem")) == test)
         for index, item in enumerate(islice(kept, limit)):
             yield self.row(item, index)
 
@@ -147,21 +141,15 @@ def _assertion(node: ast.Assert) -> tuple[list[Any], dict[str, Any], Any]:
 
 def _literal(node: ast.expr) -> Any:
     """A literal, or linked lists and trees of literals as plain values."""
-    if (
-        isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Name)
-        and node.func.id in _NODES
-        and len(node.args) == 1
-    ):
+    if isinstance(node, ast.Call) and (kind := ast.unparse(node.func)) in _NODES:
         values = list(ast.literal_eval(node.args[0]))
-        while node.func.id == "tree_node" and values and values[-1] is None:
+        while kind == "tree_node" and values and values[-1] is None:
             values.pop()
-        return {node.func.id: values} if values else None
+        return {kind: values} if values else None
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
     return ast.literal_eval(node)
 
 
-def _held_out(problem: str) -> bool:
-    digest = hashlib.sha256(" ".join(problem.split()).encode()).digest()
-    return int.from_bytes(digest[:8]) < _HELD_OUT * 2**64
+def _held_out(problem: Any) -> bool:
+    return held_out(" ".join(str(problem).split()), 1 / 10)

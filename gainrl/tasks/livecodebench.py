@@ -18,13 +18,12 @@ from __future__ import annotations
 import ast
 import base64
 import binascii
+import functools
 import json
 import os
 import pickletools
 import re
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
 
@@ -106,7 +105,7 @@ class LiveCodeBench(CodeTask):
         if owner and not defines(code, owner):  # a bare function will do
             entry, code = method, program(completion, method)
         try:
-            tests = _cache.tests(about["kind"], about["public"], about["private"])
+            tests = _tests(about["kind"], about["public"], about["private"])
         except _UNREADABLE as error:
             raise Unscorable(f"the row's tests cannot be read: {error}") from error
         code = lifted(contest_preamble(code) + code)
@@ -116,44 +115,13 @@ class LiveCodeBench(CodeTask):
         return None
 
 
-class _Cache:
-    """Unpacked tests, the latest used, of `limit` characters in all: the samples of a problem follow each other."""
-
-    def __init__(self, limit: int):
-        self.limit, self.held = limit, 0
-        self._kept: OrderedDict[tuple[str, str, str], tuple[int, Any]] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def tests(self, kind: str, public: str, private: str) -> Any:
-        key = (kind, public, private)
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-                return self._kept[key][1]
-        size, tests = _tests(*key)
-        size += sum(map(len, key))
-        with self._lock:
-            if size <= self.limit and key not in self._kept:
-                self._kept[key], self.held = (size, tests), self.held + size
-            while self.held > self.limit:
-                self.held -= self._kept.popitem(last=False)[1][0]
-        return tests
-
-
-_cache = _Cache(1 << 29)
-
-
-def _tests(kind: str, public: str, private: str) -> tuple[int, Any]:
-    """(characters, all tests of a row, public and private, as the grader takes them)."""
+@functools.lru_cache(2)  # the samples of a problem follow each other, and one may hold 0.2 GiB
+def _tests(kind: str, public: str, private: str) -> Any:
+    """All tests of a row, public and private, as the grader takes them."""
     tests = _checked([*json.loads(public), *unpacked(private)])
     if not tests:
         raise ValueError("there are none")
-    if kind == "calls":
-        calls = packed([_call(test) for test in tests])
-        return len(calls), calls
-    return sum(len(test["input"]) + len(test["output"]) for test in tests), [
-        [test["input"], test["output"]] for test in tests
-    ]
+    return packed(list(map(_call, tests))) if kind == "calls" else [[t["input"], t["output"]] for t in tests]
 
 
 def _public(item: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -38,7 +38,6 @@ class Source:
 def stream_rows(
     source: str | os.PathLike[str] | None,
     default: Source | None,
-    *,
     split: str,
     columns: Sequence[str],
     task: str,
@@ -48,17 +47,16 @@ def stream_rows(
     """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`.
 
     A file, or the hub's copy on disk, is read as records are taken.  UserError, where they stand, for what cannot be
-    read, for a record without all `columns`, and for a source without records.  `described` says in messages what a
-    source must have, where that is more than `columns`.
+    read, for a record without all `columns`, and for a source without records.  `described`: the fields for messages.
     """
     if source is None and default is None:
         raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
     if source is not None and is_path(source):
-        records, origin = _local(Path(source)), os.fspath(source)
+        records, origin = _local(source), os.fspath(source)
     else:
-        assert default is not None or source is not None
-        wanted = default if source is None else Source(os.fspath(source), None, default.splits if default else {})
-        assert wanted is not None
+        wanted = default or Source("")
+        if source is not None:
+            wanted = Source(os.fspath(source), None, wanted.splits)
         records, origin = _hub(wanted, split, described or ", ".join(columns), task), str(wanted)
     number = -1
     for number, row in enumerate(islice(records, limit)):
@@ -79,7 +77,7 @@ def is_path(source: str | os.PathLike[str]) -> bool:
     return text.endswith(_SUFFIXES) or text.startswith((".", "/", "~")) or Path(text).exists()
 
 
-def _local(path: Path) -> Iterator[dict[str, Any]]:
+def _local(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
     return (dict(row) for row in open_file(path)[1]())
 
 
@@ -87,42 +85,25 @@ def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[st
     remedy = (
         f"give a local copy with source=PATH (--source PATH): a .jsonl, .json or .parquet file with the fields {fields}"
     )
-    if source.files:
-        yield from _files(source, task, remedy)
-        return
     try:
         import datasets
+        import huggingface_hub
     except ImportError as error:
         raise UserError(
-            f"task {task!r} reads {str(source)!r} from the hub, which needs the package 'datasets' "
+            f"task {task!r} reads {str(source)!r} from the hub, which needs the package {error.name!r} "
             f"(pip install 'gainrl[tasks]'), or {remedy}"
         ) from error
-    try:
-        data = datasets.load_dataset(source.hub, source.config, split=source.splits.get(split, split))
-    except Exception as error:  # the client raises a dozen unrelated types for "no network" and "no such dataset"
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(
-            f"the dataset {str(source)!r} of task {task!r} could not be loaded from the hub ({first}); {remedy}"
-        ) from error
-    yield from data
-
-
-def _files(source: Source, task: str, remedy: str) -> Iterator[dict[str, Any]]:
-    """Rows of the source's files, one file after another, each fetched when it is needed."""
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError as error:
-        raise UserError(
-            f"task {task!r} reads {str(source)!r} from the hub, which needs the package 'huggingface_hub' "
-            f"(pip install 'gainrl[tasks]'), or {remedy}"
-        ) from error
-    for name in source.files:
+    for name in source.files or ("",):
         try:
-            path = hf_hub_download(source.hub, name, repo_type="dataset")
-        except Exception as error:  # as above: no network, no such file, no permission, ...
+            data: Any
+            if name:
+                data = _local(huggingface_hub.hf_hub_download(source.hub, name, repo_type="dataset"))
+            else:
+                data = datasets.load_dataset(source.hub, source.config, split=source.splits.get(split, split))
+        except Exception as error:  # the clients raise a dozen unrelated types for "no network" and "no such dataset"
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UserError(
-                f"{name} of the dataset {str(source)!r} of task {task!r} could not be loaded from the hub ({first}); "
-                f"{remedy}"
+                f"{f'{name} of ' if name else ''}the dataset {str(source)!r} of task {task!r} could not be loaded from "
+                f"the hub ({first}); {remedy}"
             ) from error
-        yield from _local(Path(path))
+        yield from data

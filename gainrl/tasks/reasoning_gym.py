@@ -17,7 +17,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import difflib
-import hashlib
 import os
 import pickle
 from collections.abc import Mapping, Sequence
@@ -25,13 +24,12 @@ from functools import cached_property
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
+from gainrl.tasks.base import Completion, Grade, Row, Status, Task, guarded, held_out, text_of
 from gainrl.tasks.maths.extract import after_question, after_thoughts
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.workers import shared_pool
 
-_HELD_OUT = 1 / 5
 _WORKER = "gainrl.tasks.reasoning_worker"
 _TIMEOUT = 10.0  # seconds for one answer, making the dataset anew included
 
@@ -95,9 +93,8 @@ class ReasoningGym(Task):
             if question not in seen:
                 seen.add(question)
                 self._entries[index] = item
-                digest = hashlib.sha256(f"{self.seed}:{question}".encode()).digest()
-                held_out = int.from_bytes(digest[:8]) < _HELD_OUT * 2**64
-                splits["test" if held_out else "train"].append(self.row(item, index))
+                split = "test" if held_out(f"{self.seed}:{question}", 1 / 5) else "train"
+                splits[split].append(self.row(item, index))
         return splits
 
     def load(
@@ -121,14 +118,8 @@ class ReasoningGym(Task):
             "metadata": {"index": index},
         }
 
-    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
-    def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        decided = [self._request(text_of(c), row) for c, row in zip(completions, rows, strict=True)]
+        decided = [guarded(self._request, text_of(c), row) for c, row in zip(completions, rows, strict=True)]
         requests = [one for one in decided if not isinstance(one, Grade)]
         scored = shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": r["gold"]})
         replies = iter(zip(requests, scored, strict=True))
@@ -139,15 +130,12 @@ class ReasoningGym(Task):
         answer = _answer(after_thoughts(after_question(completion, str(row["question"]))))
         if not answer:
             return Grade(Status.WRONG, "no text between <answer> tags", share=0.0)
-        try:
-            index = int(row["metadata"]["index"])  # rows go through JSON, which entries would not survive
-            entry = self._entries.get(index) or self._data[index]
-            if str(entry["question"]) != row["question"]:
-                return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
-            sent = base64.b64encode(pickle.dumps(entry)).decode()
-            return {**self._made, "answer": answer, "gold": row["answer"], "entry": sent}
-        except Exception as error:
-            return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+        index = int(row["metadata"]["index"])  # rows go through JSON, which entries would not survive
+        entry = self._entries.get(index) or self._data[index]
+        if str(entry["question"]) != row["question"]:
+            return Grade(Status.UNSCORABLE, "the row was generated with other options or another reasoning-gym")
+        sent = base64.b64encode(pickle.dumps(entry)).decode()
+        return {**self._made, "answer": answer, "gold": row["answer"], "entry": sent}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None if not row["answer"] else f"<answer>{row['answer']}</answer>"

@@ -49,28 +49,24 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
     """
     head, _, argument = name.partition(":")
     if head in _BUILT_IN:
-        return _make(_import(_BUILT_IN[head], name), argument, prompt)
+        return _import(_BUILT_IN[head], name)(argument, prompt=prompt)
     for entry in _entry_points():
         if entry.name == head:
             try:
                 found = entry.load()
             except Exception as error:
                 raise UserError(f"task {name!r}: its entry point {entry.value!r} does not load: {error}") from error
-            return _make(_checked(found, name), argument, prompt)
+            return _checked(found, name)(argument, prompt=prompt)
     if argument.isidentifier() and all(part.isidentifier() for part in head.split(".")):
-        return _make(_import(name, name), "", prompt)
+        return _import(name, name)(prompt=prompt)
     if "." in head:
         module, _, attribute = name.rpartition(".")
-        return _make(_import(f"{module}:{attribute}", name), "", prompt)
+        return _import(f"{module}:{attribute}", name)(prompt=prompt)
     near = difflib.get_close_matches(head, task_names(), n=1, cutoff=0.0)
     raise UserError(
         f"there is no task {name!r}; the nearest name is {near[0]!r} "
         f"(known: {', '.join(task_names())}; or a dotted path package.module.ClassName)"
     )
-
-
-def _make(kind: type[Task], argument: str, prompt: PromptTemplate | str | os.PathLike[str] | None) -> Task:
-    return kind(argument, prompt=prompt)
 
 
 def _import(path: str, name: str) -> type[Task]:

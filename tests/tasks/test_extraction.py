@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from gainrl.tasks import livecodebench
 from gainrl.tasks.livecodebench import unpack
 from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.statement import any_case, several, tolerance
@@ -97,24 +96,6 @@ def test_packed_tests_are_read_without_unpickling(tmp_path: Path) -> None:
         with pytest.raises(ValueError):
             unpack(text)
     assert not (tmp_path / "pwned").exists()
-
-
-def test_unpacked_tests_are_kept_up_to_a_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[str] = []
-    tests = livecodebench._tests
-    monkeypatch.setattr(livecodebench, "_tests", lambda *key: made.append(key[1]) or tests(*key))
-    cache = livecodebench._Cache(1000)
-    small, other, large = (f'[{{"input": "{text}", "output": "8", "testtype": "stdin"}}]' for text in "abc")
-    large = large.replace("c", "c" * 1000)
-    for public in (small, small, other, small, large, small, large, other):
-        assert cache.tests("stdin", public, "")[0][1] == "8"
-        assert cache.held <= cache.limit
-    assert made == [small, other, large, large]
-    for number in range(100):
-        cache.tests("stdin", small.replace("a", str(number)), "")
-        assert cache.held <= cache.limit
-    cache.tests("stdin", small, "")
-    assert made[-1] == small
 
 
 READING = "n=int(input())\nprint(n*2)"

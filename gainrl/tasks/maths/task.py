@@ -43,27 +43,11 @@ class MathTask(Task):
             row["id"] = str(named)
         return row
 
-    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
-    def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        grades: list[Grade | None] = []
-        pending: list[dict[str, Any]] = []
-        for completion, row in zip(completions, rows, strict=True):
-            gold = row.get("answer")  # missing and None are no answer, like an empty one
-            gold = "" if gold is None else str(gold)
-            decided = _at_once(text_of(completion), gold, str(row.get("question") or ""))
-            if isinstance(decided, Grade):
-                grades.append(decided)
-            else:
-                grades.append(None)
-                pending.append(decided)
-        pool = shared_pool(_WORKER)
-        replies = iter(pool.ask_many(pending, _SECONDS, control=lambda request: {**request, "answer": None}))
-        return [grade or _grade(next(replies)) for grade in grades]
+        decided = [_at_once(text_of(text), row) for text, row in zip(completions, rows, strict=True)]
+        requests = [one for one in decided if not isinstance(one, Grade)]
+        replies = iter(shared_pool(_WORKER).ask_many(requests, _SECONDS, lambda request: {**request, "answer": None}))
+        return [one if isinstance(one, Grade) else _grade(next(replies)) for one in decided]
 
     def gold(self, row: Mapping[str, Any]) -> str:
         # where there is none, the self-check names the row as unscorable
@@ -81,8 +65,9 @@ def _grade(reply: Mapping[str, Any]) -> Grade:
     return Grade(Status(reply["verdict"]), reply["reason"], answer=reply.get("answer") or None)
 
 
-def _at_once(completion: str, gold: str, question: str) -> Grade | dict[str, Any]:
+def _at_once(completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
     """The grade where two plain numbers or nothing are compared, else a worker's request."""
+    gold, question = ("" if row.get(name) is None else str(row[name]) for name in ("answer", "question"))
     if not gold.strip():
         return Grade(Status.UNSCORABLE, "the row has no gold answer")
     answer = final_answer(completion, question)

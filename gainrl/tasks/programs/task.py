@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gainrl.tasks.base import Completion, Grade, Status, Task, text_of
+from gainrl.tasks.base import Completion, Grade, Status, Task, guarded, text_of
 from gainrl.tasks.programs.statement import several
-from gainrl.tasks.sandbox import Limits, require_isolation, shared_graders
-
-_OTHER = re.compile(r"\b(?:prints|gives) .*, not ", re.DOTALL)  # the grader's words for another output than expected
+from gainrl.tasks.sandbox import Limits, Verdict, require_isolation, shared_graders
 
 
 class Unscorable(Exception):
@@ -36,37 +33,28 @@ class CodeTask(Task):
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         """The grader's request for one completion.  May raise `Unscorable`."""
 
-    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
-    def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
-        return self.grade_many([completion], [row])[0]
-
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade on all cores.  Raises `UserError` where programs cannot be isolated."""
         require_isolation()
-        grades: list[Grade | None] = []
-        requests: list[dict[str, Any]] = []
-        for completion, row in zip(completions, rows, strict=True):
-            text = text_of(completion)
-            if not text.strip():
-                grades.append(Grade(Status.WRONG, "an empty completion", share=0.0))
-                continue
-            try:
-                requests.append({**self.request(text, row), "all": self.share_of_tests})
-                grades.append(None)
-            except Unscorable as error:
-                grades.append(Grade(Status.UNSCORABLE, str(error)))
-            except Exception as error:
-                grades.append(Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}"))
+        asked = [guarded(self._asked, text_of(text), row) for text, row in zip(completions, rows, strict=True)]
+        requests = [one for one in asked if not isinstance(one, Grade)]
         verdicts = iter(shared_graders().grade(requests, self.limits))
-        return [grade or self._grade(next(verdicts), row) for grade, row in zip(grades, rows, strict=True)]
+        return [
+            one if isinstance(one, Grade) else _grade(next(verdicts), row) for one, row in zip(asked, rows, strict=True)
+        ]
 
-    @staticmethod
-    def _grade(verdict: Any, row: Mapping[str, Any]) -> Grade:
-        share = verdict.passed / verdict.total if verdict.total else None
-        if verdict.verdict == "wrong" and _OTHER.search(verdict.reason) and several(str(row.get("question") or "")):
-            return Grade(
-                Status.UNSCORABLE, f"several outputs are right, and only one is known: {verdict.reason}", share=share
-            )
-        return Grade(Status(verdict.verdict), verdict.reason, share=share)
+    def _asked(self, text: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
+        if not text.strip():
+            return Grade(Status.WRONG, "an empty completion", share=0.0)
+        try:
+            return {**self.request(text, row), "all": self.share_of_tests}
+        except Unscorable as error:
+            return Grade(Status.UNSCORABLE, str(error))
+
+
+def _grade(verdict: Verdict, row: Mapping[str, Any]) -> Grade:
+    share = verdict.passed / verdict.total if verdict.total else None
+    if verdict.differs and several(str(row.get("question") or "")):
+        reason = f"several outputs are right, and only one is known: {verdict.reason}"
+        return Grade(Status.UNSCORABLE, reason, share=share)
+    return Grade(Status(verdict.verdict), verdict.reason, share=share)

@@ -10,7 +10,7 @@ Requests: {"kind", "code", "limits": {...}, ...}.
   stdin     "tests" [[input, output], ...], "atol" (of numbers expected with a point), "any_case", "all"
   check     "entry", "prompt" and "test" (code that defines check)
   outputs   "entry", "tests" (packed): what a trusted program returns
-Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?, "lasting"?}.
+Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?, "lasting"?, "differs"?}.
 """
 
 from __future__ import annotations
@@ -36,6 +36,10 @@ _LONGER = 4  # times as long as the expected one may an answer be
 
 class Ended(Exception):
     """The candidate ended the grading; the message is the reason it is wrong."""
+
+
+class Differs(str):
+    """The words for an output that is another than the expected one."""
 
 
 class Raised(ValueError):
@@ -156,7 +160,8 @@ def grade_calls(request: dict[str, Any], limits: Any) -> dict[str, Any]:
         atol = given or (floats if floats and is_floats(wanted) else 0.0)
         if same(wanted, found, atol) or (rule == "root" and is_root(args[0], found, atol)):
             return ""
-        return f"{short((*args, kwargs) if kwargs else tuple(args))} gives {short(found)}, not {short(wanted)}"
+        given_to = short((*args, kwargs) if kwargs else tuple(args))
+        return Differs(f"{given_to} gives {short(found)}, not {short(wanted)}")
 
     return _grade_each(session, tests, one, request.get("all", False))
 
@@ -178,13 +183,13 @@ def grade_stdin(request: dict[str, Any], limits: Any) -> dict[str, Any]:
         text = printed.decode("utf-8", "replace")
         if same_text(expected, text, request.get("atol", 0.0), request.get("any_case", False)):
             return ""
-        return f"prints {short(text)}, not {short(expected)}"
+        return Differs(f"prints {short(text)}, not {short(expected)}")
 
     return _grade_each(session, request["tests"], one, request.get("all", False))
 
 
 def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str, Any]:
-    passed, reason = 0, ""
+    passed, reason, differs = 0, "", False
     try:
         for number, test in enumerate(tests):
             try:
@@ -193,7 +198,7 @@ def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str
                 why = str(error)
             passed += not why
             if why and not reason:
-                reason = f"test {number + 1} of {len(tests)}: {why}"
+                reason, differs = f"test {number + 1} of {len(tests)}: {why}", isinstance(why, Differs)
             if why and not go_on:
                 break
     except Ended as error:
@@ -201,7 +206,8 @@ def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str
     finally:
         session.close()
     right = passed == len(tests) > 0
-    return {"verdict": "right" if right else "wrong", "reason": reason, "passed": passed, "total": len(tests)}
+    verdict = "right" if right else "wrong"
+    return {"verdict": verdict, "reason": reason, "passed": passed, "total": len(tests), "differs": differs}
 
 
 def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:

@@ -40,7 +40,8 @@ class Limits:
 class Verdict:
     """verdict: right, wrong or unscorable; `outputs` only where they were asked for.
 
-    `lasting`: a trusted solution has none because it raises, which it would do again.
+    `lasting`: a trusted solution has none because it raises, which it would do again.  `differs`: the first failure is
+    an output other than the expected one.
     """
 
     verdict: str
@@ -49,6 +50,7 @@ class Verdict:
     total: int = 0
     outputs: Any = None
     lasting: bool = False
+    differs: bool = False
 
 
 def packed(tests: Sequence[tuple[Any, Any, Any]]) -> str:
@@ -86,7 +88,7 @@ class GraderPool:
 
 def _verdict(reply: Reply) -> Verdict:
     outputs = [codec.decode(one.encode()) for one in reply["outputs"]] if "outputs" in reply else None
-    found = {name: reply[name] for name in ("passed", "total", "lasting") if name in reply}
+    found = {name: reply[name] for name in ("passed", "total", "lasting", "differs") if name in reply}
     return Verdict(reply["verdict"], reply["reason"], outputs=outputs, **found)
 
 
