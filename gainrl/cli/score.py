@@ -51,7 +51,7 @@ def score(
     device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: Annotated[str | None, _running("Branch or commit on the hub.")] = None,
     trust_remote_code: Annotated[bool, _running("Run the model's own code.", "", "--trust-remote-code")] = False,
-    tokens_per_batch: Annotated[int | None, _running("Of a forward pass (default: what fits).", "N")] = None,
+    tokens_per_batch: Annotated[int | None, _running("Of a forward pass.", "N")] = None,
     backend: Annotated[str, _running("auto, native, triton, torch, reference.")] = "auto",
     engine: Annotated[str, _running("torch, ray (a cluster) or vllm.")] = "torch",
     workers: Annotated[int | None, _running("ray: copies of the model.", "N")] = None,

@@ -1,4 +1,4 @@
-"""From rendered prompts to batches, planned from the prompts and the token budget alone, and the budget itself.
+"""From rendered prompts to batches, planned from the prompts and the token budget alone.
 
 Prompts are grouped by the tokens that they share, and within a group sorted by length, so that neighbours in a batch
 have equal lengths.
@@ -6,30 +6,17 @@ have equal lengths.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
 
-from gainrl.scoring.forward import NO_TOKENS, Forward, Tokens
+from gainrl.scoring.forward import NO_TOKENS, Tokens
 from gainrl.scoring.prompts import Rendered
-from gainrl.scoring.taps import evaluating
-
-logger = logging.getLogger(__name__)
 
 MIN_SHARERS = 4
 """A prefix is kept apart from this many prompts on: below, its own forward and smaller batches cost more."""
 MIN_SHARED_TOKENS = 8
-MOST = {"cpu": 2048, "cuda": 65536}
-"""Beyond these many tokens a forward pass gets no faster per token (on a CPU slower: activations leave the caches)."""
-LEAST = 256
-SHARE = 0.6
-"""Share of a GPU's free memory that activations may take."""
-_PROBE = 512
 
 
 @dataclass(frozen=True)
@@ -101,36 +88,5 @@ def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[To
     return groups
 
 
-def _prefix(prompt: Rendered) -> npt.NDArray[np.int32]:
+def _prefix(prompt: Rendered) -> Tokens:
     return prompt.tokens[: prompt.prefix]
-
-
-def tokens_per_batch(model: nn.Module, forward: Forward) -> int:
-    """What a device is fast with; on a GPU at most the power of two that fits into SHARE of the free memory."""
-    device = forward.device
-    if device.type != "cuda":
-        return MOST["cpu"]
-    tokens = (np.arange(_PROBE) % int(forward.decoder.config.vocab_size)).astype(np.int32)
-    try:
-        with torch.inference_mode(), evaluating(model):
-            forward([tokens])  # what is allocated once
-            before = torch.cuda.memory_allocated(device)
-            torch.cuda.reset_peak_memory_stats(device)
-            forward([tokens])
-    except RuntimeError as error:
-        if not out_of_memory(error):
-            raise
-        return LEAST
-    per_token = max(1.0, (torch.cuda.max_memory_allocated(device) - before) / _PROBE)
-    free = torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - before
-    budget = min(MOST["cuda"], max(LEAST, 1 << max(0, int(SHARE * free / per_token).bit_length() - 1)))
-    logger.info("%d tokens per batch: %.1f GiB free, %.1f KiB a token", budget, free / 2**30, per_token / 2**10)
-    return budget
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether an exception of torch or Python means that memory ran out."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    known = ("can't allocate", "out of memory", "not enough memory")
-    return isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)

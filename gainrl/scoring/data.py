@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ class Rows:
     open: Callable[[], Iterable[Row]]
 
     def __iter__(self) -> Iterator[Row]:
-        return islice(self.open(), self.limit)
+        return islice(_checked(self.open(), self.name), self.limit)
 
 
 def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = None) -> Rows:
@@ -45,7 +45,7 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
         parts = [_named(os.fspath(name), split) for name in names]
         name, sizes = " + ".join(part.name for part in parts), [part.size for part in parts]
         size = None if None in sizes else sum(size or 0 for size in sizes)
-        found = Rows(name, parts[0].split, None, size, lambda: _together(parts)) if len(parts) > 1 else parts[0]
+        found = Rows(name, parts[0].split, None, size, lambda: chain.from_iterable(parts))
     else:
         found = _in_memory(dataset, "rows in memory", split)
     if found.size == 0:
@@ -54,24 +54,20 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
     return replace(found, limit=limit, size=size)
 
 
-def _no_prompt(row: Row, dataset: str = "the dataset") -> UserError:
-    return UserError(
-        f"row 0 of {dataset} has no column 'prompt', only {sorted(row)}: rename the column, or name the task that maps "
-        "this dataset's own columns with --task"
-    )
-
-
-def _together(parts: Sequence[Rows]) -> Iterator[Row]:
-    for part in parts:
-        for number, row in enumerate(part):
-            if not number and "prompt" not in row:
-                raise _no_prompt(row, repr(part.name))
-            yield row
+def _checked(rows: Iterable[Any], name: str) -> Iterator[Any]:
+    """The rows; UserError if the first one is a row that has no column `prompt`."""
+    for number, row in enumerate(rows):
+        if not number and isinstance(row, Mapping) and "prompt" not in row:
+            raise UserError(
+                f"row 0 of the dataset has no column 'prompt', only {sorted(row)} ({name}): rename the column, or name "
+                "the task that maps this dataset's own columns with --task"
+            )
+        yield row
 
 
 def scoring_prompts(rows: Iterable[Any]) -> Iterator[ScoringPrompt]:
-    """Rows (or prompts) to prompts.  UserError if the first row lacks the column `prompt`; later ones are failed."""
-    for number, row in enumerate(rows):
+    """Rows, or prompts as they are, to prompts; a row without a column `prompt` has a `problem` instead."""
+    for row in rows:
         if isinstance(row, ScoringPrompt):
             yield row
         elif not isinstance(row, Mapping):
@@ -79,10 +75,8 @@ def scoring_prompts(rows: Iterable[Any]) -> Iterator[ScoringPrompt]:
         elif "prompt" in row:
             question = as_written([row.get("question")])[0]
             yield ScoringPrompt(as_written(row["prompt"]), None if question != question else question)
-        elif number:
-            yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
         else:
-            raise _no_prompt(row)
+            yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
 
 
 def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
@@ -98,7 +92,7 @@ def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
         raise UserError(f"score takes prompts, not a {type(given).__name__}")
     if isinstance(given, Sequence) and len(given) and isinstance(given[0], Mapping) and "role" in given[0]:
         given = [given]  # one chat
-    return scoring_prompts(given)
+    return scoring_prompts(_checked(given, "rows in memory"))
 
 
 def _in_memory(rows: Any, name: str, split: str | None) -> Rows:

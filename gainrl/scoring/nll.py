@@ -70,21 +70,20 @@ def _find(model: nn.Module) -> tuple[Any, Callable[[Tensor], Tensor], int]:
     if head is None:
         raise UserError(f"--nll: {type(inner).__name__} has no language-model head")
     config: Any = decoder_of(model).config
-    cap, scale = (getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale"))
-    divisor = getattr(config, "logits_scaling", None)
-    shapes: list[Callable[[Tensor], Tensor]] = [lambda x: x]
-    if cap:
-        shapes.append(lambda x: torch.tanh(x / cap) * cap)
-    if scale:
-        shapes.append(lambda x: x * scale)
-    if divisor:
-        shapes.append(lambda x: x / divisor)
+    names = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    cap, scale, divisor = (float(getattr(config, name, None) or 0) for name in names)
+    shapes: list[tuple[Any, Callable[[Tensor], Tensor]]] = [
+        (True, lambda x: x),
+        (cap, lambda x: torch.tanh(x / cap) * cap),
+        (scale, lambda x: x * scale),
+        (divisor, lambda x: x / divisor),
+    ]
     ids = torch.arange(3, 9, device=next(model.parameters()).device)[None]
     with torch.inference_mode(), evaluating(model):
         hidden = decoder_of(model)(input_ids=ids, use_cache=False).last_hidden_state
         own, raw = inner(input_ids=ids, use_cache=False).logits.float(), head(hidden).float()
     allowed = 16 * torch.finfo(hidden.dtype).eps * own.abs().max()
-    for shape in shapes:
-        if bool((shape(raw) - own).abs().max() <= allowed):
+    for there, shape in shapes:
+        if there and bool((shape(raw) - own).abs().max() <= allowed):
             return head, shape, own.shape[-1]
     raise UserError(f"--nll: {type(inner).__name__} changes its head's logits in a way that is not known here")

@@ -27,20 +27,12 @@ from gainrl.errors import UserError
 from gainrl.files import atomic_path, sync_folder
 from gainrl.scoring.results import Scores
 from gainrl.scoring.settings import Definition
-from gainrl.table import (
-    METADATA_KEY,
-    NLL_FIELD,
-    PROMPT_FIELD,
-    SCHEMA,
-    TableMetadata,
-    content_id,
-    direction_field,
-    fingerprint,
-)
+from gainrl.table import METADATA_KEY, NLL_FIELD, PROMPT_FIELD, SCHEMA, TableMetadata, content_id, direction_field
+from gainrl.table import fingerprint as fingerprint_of
 
 CHUNK = 4096
 SETTINGS_KEY = b"gainrl_settings"
-_REPETITIVE = ["status", "reason"]
+_STORED: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["status", "reason"]}
 
 
 @dataclass(frozen=True)
@@ -84,10 +76,8 @@ class Parts:
                 with _whole(path):
                     stored = json.loads((pq.read_schema(path).metadata or {})[SETTINGS_KEY])
                 if differ := differences(stored, self.settings):
-                    raise UserError(
-                        f"{self.folder} holds results of other settings ({differ}): give those to --resume, or start "
-                        "anew with --overwrite"
-                    )
+                    kept = f"{self.folder} holds results of other settings ({differ})"
+                    raise UserError(f"{kept}: give those to --resume, or start anew with --overwrite")
 
     def read(self, paths: Sequence[Path], columns: Sequence[str]) -> pa.Table:
         """Some columns of a chunk's parts, by row; a row that two parts hold is taken from the first."""
@@ -119,7 +109,7 @@ class Parts:
         stamp = {SETTINGS_KEY: json.dumps(self.settings).encode()}
         with atomic_path(self.folder / f"{chunk:06d}-{secrets.token_hex(4)}.parquet") as temporary:
             together = pa.concat_tables(tables).replace_schema_metadata(stamp)
-            pq.write_table(together, temporary, compression="zstd", use_dictionary=_REPETITIVE)
+            pq.write_table(together, temporary, **_STORED)
 
     def remove(self) -> None:
         """Forget all that was finished."""
@@ -173,24 +163,17 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     ordered = np.sort(keys)
     tie = _Occurrences(ordered)
     formula = definition.formula if any_prefix else "intra"
-    metadata = replace(metadata, fingerprint=fingerprint(name for some in ids() for name in some), definition=formula)
+    metadata = replace(
+        metadata, fingerprint=fingerprint_of(name for some in ids() for name in some), definition=formula
+    )
     schema = pa.schema([*SCHEMA, *(field for field in parts.schema if field.name in ("direction", "nll", "prompt"))])
     stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(parts.settings).encode()}
-    whole = parts.folder / "table.parquet"
-    stamped = schema.with_metadata(stamp)
-    with (
-        atomic_path(whole) as temporary,
-        pq.ParquetWriter(temporary, stamped, compression="zstd", use_dictionary=_REPETITIVE) as writer,
-    ):
+    whole, stamped = parts.folder / "table.parquet", schema.with_metadata(stamp)
+    with atomic_path(whole) as path, pq.ParquetWriter(path, stamped, **_STORED) as writer:
         for (span, table), names in zip(chunks(parts.schema.names), ids(), strict=True):
             settled = _scores(table).settled(any_prefix, definition)
-            made: dict[str, Any] = {
-                "id": names,
-                "status": settled.status,
-                "reason": settled.reasons,
-                "score": settled.score,
-                "position": np.searchsorted(ordered, keys[span]) + tie(keys[span]),
-            }
+            made = {"id": names, "status": settled.status, "reason": settled.reasons, "score": settled.score}
+            made["position"] = np.searchsorted(ordered, keys[span]) + tie(keys[span])
             columns = [pa.array(made[f.name], f.type) if f.name in made else table[f.name] for f in schema]
             writer.write_table(pa.table(columns, schema=schema))
     whole.replace(parts.output)

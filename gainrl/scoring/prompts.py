@@ -25,8 +25,6 @@ from gainrl.errors import UserError
 from gainrl.table import Message, Prompt, as_written
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from gainrl.scoring.settings import ScoringSettings
 
 _TODAY = re.compile(r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""")
@@ -58,8 +56,6 @@ class Rendered:
     prefix: int
     status: str = "ok"
     reason: str | None = None
-    truncated: int = 0
-    """Question tokens cut off to fit the model's context."""
 
     @property
     def question(self) -> int:
@@ -90,11 +86,7 @@ def _parts(message: Any) -> Any:
 
 
 class _RowError(Exception):
-    """Why one row has no tokens; `status` is the table's."""
-
-    def __init__(self, status: str, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+    """(status, reason) of a row without tokens."""
 
 
 class PromptRenderer:
@@ -124,16 +116,15 @@ class PromptRenderer:
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
-        chat = isinstance(prompt, Sequence) and not isinstance(prompt, str)
-        if chat and not self.chat_template:
+        if isinstance(prompt, str) or not isinstance(prompt, Sequence):
+            return
+        if not self.chat_template:
             raise UserError(
                 f"the tokenizer {self.tokenizer.name_or_path!r} has no chat template, and the dataset's prompts are "
                 "chats: use an instruction-tuned model, or give plain-text prompts"
             )
-        if chat and self.settings.question_after is not None:
-            raise UserError(
-                "--question-after is for plain-text prompts; in a chat the question is the last user message"
-            )
+        if self.settings.question_after is not None:
+            raise UserError("--question-after is for plain text; in a chat the question is the last user message")
 
     def __call__(self, rows: Sequence[ScoringPrompt]) -> list[Rendered]:
         """Render and tokenise rows; the result has one entry for each, in order."""
@@ -147,7 +138,7 @@ class PromptRenderer:
             try:
                 located[isinstance(row.prompt, str)].append((i, *self._locate(row)))
             except _RowError as error:
-                results[i] = _without(error.status, str(error))
+                results[i] = _without(*error.args)
         for plain, found in located.items():  # a rendered chat already holds its special tokens
             encoded = self._encode([text for _, text, _ in found], special=plain)
             for (i, _, span), tokens in zip(found, encoded, strict=True):
@@ -208,16 +199,16 @@ class PromptRenderer:
         if not content.strip():
             raise _RowError("undefined", "empty question")
         messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
-        problems = []
+        problem: Exception | None = None
         for form in (self._in_parts, not self._in_parts):  # some templates take strings, some lists of parts
             try:
                 found = self._find([*map(_parts, messages)] if form else messages, last, content)
-            except _RowError as error:
-                problems.append(error)
-            else:
                 self._in_parts = form
                 return found
-        raise problems[0]
+            except _RowError as error:
+                problem = problem or error
+        assert problem is not None
+        raise problem
 
     def _find(self, messages: list[Any], last: int, content: str) -> tuple[str, tuple[int, int]]:
         """The rendered chat, and the span of the last user message's `content` in it."""
@@ -239,15 +230,14 @@ class PromptRenderer:
         placeholder = {**framed[last], "content": _PLACEHOLDER}
         framed[last] = _parts(placeholder) if isinstance(framed[last]["content"], list) else placeholder
         key = repr(framed)
-        frame = self._frames.get(key)
-        if frame is None:
+        if key not in self._frames:
             before, found, after = self._render(framed).rpartition(_PLACEHOLDER)
             if not found:
                 raise _RowError("failed", "the chat template drops or rewrites the last user message")
             if len(self._frames) >= 256:  # prompts with as many frames share nothing worth remembering
                 self._frames.clear()
-            frame = self._frames[key] = (before, after)
-        return frame
+            self._frames[key] = before, after
+        return self._frames[key]
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The chat as text, with the fixed date for templates that ask for today's."""
@@ -304,7 +294,7 @@ class PromptRenderer:
         too_long = f"{len(tokens)} tokens, the model's context holds {self.max_tokens}"
         if self.settings.too_long == "skip" or first >= self.max_tokens:
             return _without("skipped", too_long)
-        return Rendered(tokens[: self.max_tokens], first, truncated=len(tokens) - self.max_tokens, reason=too_long)
+        return Rendered(tokens[: self.max_tokens], first, reason=too_long)
 
 
 def text_hash(text: str) -> str:
@@ -312,12 +302,9 @@ def text_hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_hash(tokenizer: Any) -> str:
     """Hash of everything that turns text into ids (normaliser, vocabulary, merges, special tokens), padding aside."""
-    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no character offsets; use a fast tokenizer")
-    state = json.loads(backend.to_str())
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # what the last call asked for, not what the tokenizer is
     return text_hash(json.dumps(state, sort_keys=True))
 

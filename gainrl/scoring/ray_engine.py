@@ -71,9 +71,7 @@ class RayScorer:
         self._ray: Any = ray
         self._workers: list[Any] = []
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
-        if ours := not ray.is_initialized():
-            self._join()
-        self._ours = ours
+        self._ours = _joined(ray)
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
         room, kind = (gpus, "GPUs") if gpus else (int(there.get("CPU", 1)), "CPUs")
@@ -121,18 +119,6 @@ class RayScorer:
         if self._ours:
             self._ray.shutdown()
 
-    def _join(self) -> None:
-        """Connect to the cluster there is, or start one."""
-        address = os.environ.get("RAY_ADDRESS", "")
-        try:
-            host, _, port = address.rpartition("://")[2].rpartition(":")
-            if host and port.isdigit():  # Ray itself tries a dead address for minutes
-                socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-            self._ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-        except (OSError, RuntimeError, ValueError, self._ray.exceptions.RayError) as error:
-            what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
-            raise UserError(f"{what} ({str(error).strip().splitlines()[-1:]})") from error
-
     @contextmanager
     def _explained(self) -> Iterator[None]:
         """What goes wrong in the cluster as one sentence; a UserError of a worker as it is."""
@@ -147,3 +133,19 @@ class RayScorer:
             raise UserError(
                 f"a Ray worker failed ({kind}: {first}); finished rows are kept: --resume goes on"
             ) from error
+
+
+def _joined(ray: Any) -> bool:
+    """Connect to the cluster there is, or start one; False where this process was connected already."""
+    if ray.is_initialized():
+        return False
+    address = os.environ.get("RAY_ADDRESS", "")
+    try:
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        if host and port.isdigit():  # Ray itself tries a dead address for minutes
+            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+        what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
+        raise UserError(f"{what} ({str(error).strip().splitlines()[-1:]})") from error
+    return True

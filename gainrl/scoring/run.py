@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
 
 from gainrl import __version__
 from gainrl.errors import UserError
@@ -78,9 +80,8 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, resum
     if overwrite or resume:
         return output
     if (parts := Parts(output, {})).files():
-        raise UserError(
-            f"{parts.folder} holds results of an interrupted run: use --resume to go on, or --overwrite to start anew"
-        )
+        kept = f"{parts.folder} holds the results of an interrupted run"
+        raise UserError(f"{kept}: use --resume to go on, or --overwrite to start anew")
     if output.exists():
         raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
     return output
@@ -117,34 +118,32 @@ def score_dataset(
     metadata = {**scorer.identity(), **made}
     settings = {**metadata, "directions": directions, "nll": scorer.nll, "prompts": keep_prompts}
     parts = Parts(output, settings, scorer.width)
-    run = Run(output)
 
-    def begin() -> int | None:
-        """The rows of a table that is whole already; None if there is work to do."""
+    def begin() -> int:
+        """The rows of a table that is whole already; 0 if there is work to do."""
         if resume and output.is_file() and not parts.files():
             return _finished(output, settings, prompts)
         if overwrite:
             parts.remove()
         parts.folder.mkdir(exist_ok=True)
         parts.check()
-        return None
+        return 0
+
+    rows, totals = 0, [0, 0, 0]
+
+    def mine() -> Iterator[tuple[int, list[ScoringPrompt]]]:
+        nonlocal rows
+        given = iter(prompts)
+        for number in count():
+            if not (chunk := list(islice(given, CHUNK))):
+                return
+            rows += len(chunk)
+            if number % processes.size == processes.rank:
+                yield number, chunk
 
     with _full_disk(parts):
-        if (whole := processes.lead(begin)) is not None:
-            run.kept = whole
-            return run
-        rows, totals = 0, [0, 0, 0]
-
-        def mine() -> Iterator[tuple[int, list[ScoringPrompt]]]:
-            nonlocal rows
-            given = iter(prompts)
-            for number in count():
-                if not (chunk := list(islice(given, CHUNK))):
-                    return
-                rows += len(chunk)
-                if number % processes.size == processes.rank:
-                    yield number, chunk
-
+        if whole := processes.lead(begin):
+            return Run(output, kept=whole)
         if hasattr(scorer, "score_chunks"):  # an engine that shares them out itself
             done = scorer.score_chunks(parts, mine(), progress, seconds_per_part)
         else:
@@ -153,11 +152,10 @@ def score_dataset(
             totals = [total + one for total, one in zip(totals, found, strict=True)]
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
-        run.scored, run.tokens, run.kept = processes.total(totals)
+        totals = processes.total(totals)
         about = TableMetadata(**metadata, fingerprint="", rows=rows, gainrl_version=__version__)
         processes.lead(lambda: write_table(parts, rows, about, scorer.definition))
-    run.seconds = time.perf_counter() - started
-    return run
+    return Run(output, time.perf_counter() - started, *totals)
 
 
 def score_chunk(
@@ -170,21 +168,19 @@ def score_chunk(
 ) -> tuple[int, int, int]:
     """Score the rows of a chunk that no part holds, and add parts; returns (rows scored, their tokens, rows kept)."""
     first = number * CHUNK
+    every = range(first, first + len(prompts))
     texts = [prompt_text(prompt.prompt) for prompt in prompts]
     digests = [content_digest(prompt.prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
     there = parts.read(parts.files().get(number, []), ["digest"])
     held = dict(zip(there["row"].to_pylist(), there["digest"].to_pylist(), strict=True))
-    if any(not 0 <= row - first < len(digests) or digests[row - first] != held[row] for row in held):
-        raise UserError(
-            f"{parts.folder} holds results of another dataset: rows changed since. Give the same one to --resume, or "
-            "start anew with --overwrite"
-        )
+    if any(row not in every or digests[row - first] != held[row] for row in held):
+        kept = f"{parts.folder} holds results of another dataset: rows changed since"
+        raise UserError(f"{kept}. Give the same one to --resume, or start anew with --overwrite")
     if progress and held:
         progress(len(held), 0)
-    owed = [i for i in range(len(prompts)) if first + i not in held]
+    owed = [i for i, row in enumerate(every) if row not in held]
     waiting: list[Any] = []
-    tokens = failed = 0
-    since = time.monotonic()
+    tokens, failed, since = 0, 0, time.monotonic()
 
     def flush() -> None:
         nonlocal since
@@ -196,17 +192,14 @@ def score_chunk(
     try:
         for indices, scores in scorer.batches([prompts[i] for i in owed]) if owed else ():
             at = [owed[i] for i in indices]
-            waiting.append(
-                parts.table([first + i for i in at], [digests[i] for i in at], [texts[i] for i in at], scores)
-            )
+            rows, known, said = ([column[i] for i in at] for column in (every, digests, texts))
+            waiting.append(parts.table(rows, known, said, scores))
             failed += scores.status.count("failed")
             new = int(scores.prefix_tokens.sum() + scores.question_tokens.sum())
             tokens += new
             if number == 0 and failed == len(prompts):
                 waiting.clear()
-                raise UserError(
-                    f"none of the first {failed} rows can be scored; the first of them: {scores.reasons[0]}"
-                )
+                raise UserError(f"none of the first {failed} rows can be scored; one of them: {scores.reasons[0]}")
             if time.monotonic() - since >= seconds_per_part:
                 flush()
             if progress:
@@ -240,18 +233,14 @@ def _full_disk(parts: Parts) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise UserError(
-            f"the disk of {parts.output.parent} is full; finished rows are kept in {parts.folder}: make room and go on "
-            "with --resume"
-        ) from error
+        kept = f"finished rows are kept in {parts.folder}: make room and go on with --resume"
+        raise UserError(f"the disk of {parts.output.parent} is full; {kept}") from error
 
 
 class Processes:
     """This process among those of `torch.distributed`; one alone needs none of it."""
 
     def __init__(self) -> None:
-        import torch.distributed as dist
-
         several = dist.is_available() and dist.is_initialized()
         self.rank, self.size = (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
         # Over CPUs, whatever the others are over, and with the patience that other processes' work needs.
@@ -259,27 +248,21 @@ class Processes:
 
     def lead(self, action: Callable[[], T]) -> T:
         """What `action` returns in rank 0, or the UserError that it raises there, in all processes."""
-        said: list[Any] = [None, None]
+        found: list[Any] = [None, None]
         if self.rank == 0:
             try:
-                said[0] = action()
+                found[0] = action()
             except UserError as error:
-                said[1] = error
+                found[1] = error
         if self._group is not None:
-            import torch.distributed as dist
-
-            dist.broadcast_object_list(said, src=0, group=self._group)
-        if said[1] is not None:
-            raise said[1]
-        value: T = said[0]
-        return value
+            dist.broadcast_object_list(found, src=0, group=self._group)
+        if found[1] is not None:
+            raise found[1]
+        return cast(T, found[0])
 
     def total(self, counts: list[int]) -> list[int]:
         """The sums over all processes, once all are here."""
-        if self._group is None:
-            return counts
-        import torch
-        import torch.distributed as dist
-
-        dist.all_reduce(sums := torch.tensor(counts), group=self._group)
-        return [int(one) for one in sums]
+        if self._group is not None:
+            dist.all_reduce(sums := torch.tensor(counts), group=self._group)
+            counts = [int(one) for one in sums]
+        return counts

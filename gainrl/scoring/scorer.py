@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
 from gainrl.errors import UserError
 from gainrl.models import context_length, load_model, load_tokenizer, require_offsets, resolve_device
 from gainrl.scoring.base import BaseScorer, phase
-from gainrl.scoring.batching import Batch, out_of_memory, plan, tokens_per_batch
+from gainrl.scoring.batching import Batch, plan
 from gainrl.scoring.forward import choose_forward
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.prompts import PromptRenderer, Rendered
@@ -34,13 +33,17 @@ from gainrl.scoring.taps import evaluating
 
 logger = logging.getLogger(__name__)
 
+MOST = {"cpu": 2048, "cuda": 65536}
+"""Beyond these many tokens a forward pass gets no faster per token (on a CPU slower: activations leave the caches)."""
+
 
 class AngleScorer(BaseScorer):
     """Scores prompts by the angle concentration of their hidden states (arXiv 2506.02281).
 
     `model` is a name (hub id, local directory, adapter's directory, `smollm2-135m`) or a loaded causal language model,
     which is used where it is, without a copy; then `tokenizer` (or a processor that has one) must be given too.  The
-    other arguments are the fields of `ScoringSettings`.  A batch that does not fit into memory is split.
+    other arguments are the fields of `ScoringSettings`.  A batch that does not fit into memory is split, and so are
+    those of its size from then on.
 
     Raises UserError for settings, names and models that cannot be used.
     """
@@ -68,16 +71,12 @@ class AngleScorer(BaseScorer):
         require_backend(given.backend, self.device)
         self._likelihood = LikelihoodHead(model) if given.nll else None
         self.forward.keep_final = given.nll
+        self.tokens_per_batch = given.tokens_per_batch or MOST.get(self.device.type, MOST["cuda"])
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[Tensor, SharedPrefix] | None = None
         self.width = int(self.forward.decoder.config.hidden_size)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
-
-    @cached_property
-    def tokens_per_batch(self) -> int:
-        """The token budget of one forward pass; found from the free memory if none was given."""
-        return self.settings.tokens_per_batch or tokens_per_batch(self.model, self.forward)
 
     def _forget(self) -> None:
         self._prefix = None
@@ -89,7 +88,7 @@ class AngleScorer(BaseScorer):
         return plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond)
 
     def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
-        if not out_of_memory(error):
+        if not _out_of_memory(error):
             if "CUDA error" in str(error):
                 raise error  # the device is lost: nothing after this would be right
             return super()._failure(error, batch, prompts)
@@ -148,6 +147,12 @@ class AngleScorer(BaseScorer):
 
 class _KnownTooLarge(MemoryError):
     """A batch is larger than what did not fit before."""
+
+
+def _out_of_memory(error: Exception) -> bool:
+    known = ("can't allocate", "out of memory", "not enough memory")
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
+    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _tokens(batch: Batch, prompts: Sequence[Rendered]) -> int:

@@ -63,7 +63,7 @@ class ScoringSettings:
     backend: str = "auto"
     """As in `gainrl.angle_concentration`."""
     tokens_per_batch: int | None = None
-    """Tokens of one forward pass; found from the free memory by default."""
+    """Tokens of one forward pass; by default what the device is fast with, or half of what did not fit."""
     attention: str = "auto"
     """auto, or a form of `gainrl.scoring.forward`: grouped, flex or padded."""
     question_after: str | None = None

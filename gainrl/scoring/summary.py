@@ -38,12 +38,10 @@ def summary(run: Run) -> str:
             for name in _NUMBERS:
                 taken[name].append(batch[name].to_numpy()[-first % every :: every])
             first += batch.num_rows
+    speed = f"{run.seconds:.1f} s, {run.scored / (run.seconds or 1):.1f} prompts/s, {run.tokens:,} tokens"
     lines = [f"{metadata.rows} rows in {run.output}"]
     if run.scored:
-        lines[0] += (
-            f": {run.scored} scored in {run.seconds:.1f} s, {run.scored / run.seconds:.1f} prompts/s, "
-            f"{run.tokens:,} tokens (prefix tokens counted for every prompt)"
-        )
+        lines[0] += f": {run.scored} scored in {speed} (prefix tokens counted for every prompt)"
     if run.kept:
         lines.append(f"{run.kept} rows taken from an earlier run")
     without = [(statuses[status], status) for status in STATUSES[1:] if statuses[status]]
@@ -58,8 +56,7 @@ def summary(run: Run) -> str:
     lines += _spread({name: np.concatenate(parts).astype(np.float64) for name, parts in taken.items()}, every)
     if "direction" not in names:
         lines.append(
-            "no directions: probe, the default navigator of training, predicts better with them (--directions stores "
-            "2 bytes times the model's width for each prompt)"
+            "no directions: probe, the default navigator of training, predicts better with them (--directions)"
         )
     return "\n".join(lines)
 

