@@ -37,23 +37,18 @@ class HumanEvalPlus(HumanEval):
     columns = ("task_id", "prompt", "entry_point", "canonical_solution")
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
-        question, name = str(item["prompt"]), str(item["task_id"])
+        name = str(item["task_id"])
         if "base_input" in item and "plus_input" in item:
             inputs = [*item["base_input"], *item["plus_input"]]
         else:
             inputs = _inputs_of(str(item.get("test", "")))
-        return {
-            "id": name,
-            "prompt": self.prompt.render(question),
-            "question": question,
-            "answer": str(item["canonical_solution"]),
-            "metadata": {
-                "entry_point": str(item["entry_point"]),
-                "inputs": json.dumps(inputs),
-                "atol": float(item.get("atol", _ATOL.get(name, 0.0))),
-                "rule": "root" if name == "HumanEval/32" else "",
-            },
+        metadata = {
+            "entry_point": str(item["entry_point"]),
+            "inputs": json.dumps(inputs),
+            "atol": float(item.get("atol", _ATOL.get(name, 0.0))),
+            "rule": "root" if name == "HumanEval/32" else "",
         }
+        return {**super().row({"test": "", **item}, index), "metadata": metadata}
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         require_isolation()
@@ -93,44 +88,28 @@ _failed: dict[str, str] = {}  # why there are none yet: a failure that is not th
 
 
 def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Load the expected outputs of every row: from the cache, else from the canonical solutions, isolated."""
-    missing = {key: row for row in rows if (key := _key(row)) not in _known}
-    requests: list[dict[str, Any]] = []
-    keys: list[str] = []
-    for key, row in missing.items():
-        cached = cache_directory() / "humanevalplus" / key
+    """Have the expected outputs of every row at hand: from the cache, else from the canonical solutions, isolated."""
+    folder, requests = cache_directory() / "humanevalplus", dict[str, dict[str, Any]]()
+    for key, row in {key: row for row in rows if (key := _key(row)) not in _known}.items():
         try:
-            _known[key] = list(codec.decode(cached.read_bytes()))
-            continue
-        except (OSError, ValueError):
-            pass  # not there yet, or not whole
-        inputs = json.loads(row["metadata"]["inputs"])
-        if not inputs:
-            _known[key] = "the row has no test inputs"
-            continue
-        keys.append(key)
-        requests.append(
-            {
-                "kind": "outputs",
-                "code": f"{row['question']}{row['answer']}",
-                "entry": row["metadata"]["entry_point"],
-                "tests": packed([(args, {}, None) for args in inputs]),
-            }
-        )
-    for key, verdict in zip(keys, shared_graders().grade(requests, _TRUSTED), strict=True):
+            _known[key] = list(codec.decode((folder / key).read_bytes()))
+        except (OSError, ValueError):  # not there yet, or not whole
+            inputs, entry = json.loads(row["metadata"]["inputs"]), row["metadata"]["entry_point"]
+            tests = packed([(args, {}, None) for args in inputs])
+            code = f"{row['question']}{row['answer']}"
+            requests[key] = {"kind": "outputs", "code": code, "entry": entry, "tests": tests}
+    for key, verdict in zip(requests, shared_graders().grade([*requests.values()], _TRUSTED), strict=True):
         if verdict.verdict != "right":
             (_known if verdict.lasting else _failed)[key] = verdict.reason
             continue
         _known[key] = verdict.outputs
-        folder = cache_directory() / "humanevalplus"
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_path(folder / key) as temporary:
             temporary.write_bytes(codec.encode(verdict.outputs))
 
 
 def _expected(row: Mapping[str, Any]) -> list[Any]:
-    key = _key(row)
-    found = _known[key] if key in _known else _failed[key]
+    found = _known.get(_key(row)) or _failed.get(_key(row), "the row has no test inputs")
     if isinstance(found, str):
         raise Unscorable(found)
     return found

@@ -22,20 +22,15 @@ def parse_options(task: str, text: str, defaults: Mapping[str, Any]) -> dict[str
             raise UserError(
                 f"task {task!r} has no option {key!r}; the nearest is {near[0]!r} (of {', '.join(defaults)})"
             )
-        options[key] = read_value(task, key, value.strip(), defaults[key])
+        options[key] = _read(task, key, value.strip(), defaults[key])
     return options
 
 
-def read_value(task: str, key: str, value: str, default: Any) -> Any:
-    """`value` as the type of `default`; where that is None: integer, number, true/false or text, whichever fits."""
-    if isinstance(default, bool) or (default is None and value.lower() in ("true", "false")):
-        if value.lower() not in ("true", "false"):
-            raise UserError(f"task {task!r}: {key} must be true or false, but is {value!r}")
-        return value.lower() == "true"
-    kinds: tuple[type, ...] = (int, float, str) if default is None else (type(default),)
-    for kind in kinds:
+def _read(task: str, key: str, value: str, default: Any) -> Any:
+    """`value` as the type of `default`; where that is None: true/false, integer, number or text, whichever fits."""
+    for kind in (bool, int, float, str) if default is None else (type(default),):
         try:
-            return kind(value)
-        except ValueError:
+            return {"true": True, "false": False}[value.lower()] if kind is bool else kind(value)
+        except (ValueError, KeyError):
             continue
-    raise UserError(f"task {task!r}: {key} must be of type {kinds[0].__name__}, but is {value!r}")
+    raise UserError(f"task {task!r}: {key} must be of type {type(default).__name__}, but is {value!r}")

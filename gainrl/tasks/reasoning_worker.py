@@ -72,10 +72,9 @@ def harmless(answer: str, how: str) -> bool:
 
 def _is_formula(text: str) -> bool:
     """Numbers, known names and operators only.  A string literal would do: what sympy is handed, it evaluates again."""
+    # sympy rewrites the tokens before it evaluates them; what Python ignores goes no further than here
     if not text.isascii() or not text.isprintable() or _OTHER.search(text):
-        return (
-            False  # sympy rewrites the tokens before it evaluates them; what Python ignores goes no further than here
-        )
+        return False
     try:
         nodes = list(ast.walk(ast.parse(text.replace("^", "**"), mode="eval")))
         powers = [node.right for node in nodes if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow)]
@@ -87,10 +86,9 @@ def _is_formula(text: str) -> bool:
 def _is_large(exponent: ast.AST) -> bool:
     """Whether carrying out a power may take for ever: 9**9**9, x**100000."""
     return any(
-        (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Pow))
-        or (isinstance(node, ast.Constant) and isinstance(node.value, int | float) and abs(node.value) > _LARGEST)
+        isinstance(node, ast.Pow) or (isinstance(node, ast.Constant) and abs(node.value) > _LARGEST)  # type: ignore[arg-type]
         for node in ast.walk(exponent)
-    )  # fmt: skip
+    )
 
 
 def _allowed(node: ast.AST) -> bool:
@@ -151,10 +149,6 @@ def _believed(data: Any, entry: dict[str, Any], answer: str) -> bool:
     return True
 
 
-def _literal(entry: dict[str, Any], answer: str) -> bool:
-    return answer.strip() == str(entry["answer"]).strip()
-
-
 def _relative(entry: dict[str, Any], answer: str) -> bool:
     gold = Fraction(str(entry["answer"]).replace(",", ""))
     return abs(Fraction(answer.replace(",", "")) - gold) <= abs(gold) / 100
@@ -189,7 +183,9 @@ _STEPS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
 _CHECKS: dict[str, Callable[[dict[str, Any], str], bool]] = {
     "coin_flip": _relative,  # its own takes 0 for what is small, and 15 for 1
     "countdown": _target,  # its own scorer counts 5e2 as none of the numbers, and takes what is nearly right
-    "game_of_life_halting": _literal,  # its own takes any text for True
+    "game_of_life_halting": lambda entry, answer: (
+        answer.strip() == str(entry["answer"]).strip()
+    ),  # its own takes any text for True
     "puzzle24": _target,  # its own takes any four numbers
 }
 _DECOYS = ("qzv no answer", "-98765.4321")
@@ -215,6 +211,5 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
     entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
     share = score(_known[key], entry, request["answer"])
-    right = share >= 1.0
-    reason = "" if right else f"reasoning-gym scores {share:g}"
-    return {"verdict": "right" if right else "wrong", "reason": reason, "share": share}
+    reason = "" if share >= 1.0 else f"reasoning-gym scores {share:g}"
+    return {"verdict": "wrong" if reason else "right", "reason": reason, "share": share}

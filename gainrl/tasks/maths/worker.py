@@ -20,6 +20,10 @@ _CHOICE = re.compile(
     r"(?:\(\s*(?:\\(?:text|mathrm|textbf)\s*\{\s*)?([A-Z])\s*\}?\s*\)|([A-Z])(?=\s*(?:[).:]|\}?\s*$)))\s*[).:]*\s*\}?[).:]*\s*(.*)",
     re.DOTALL | re.IGNORECASE,
 )
+# several choices, or a symbol that goes on
+_NO_CHOICE = re.compile(
+    r"(?<![A-Za-z\\])\(?[A-H][.)]|^(?:(?i:or|and)\b|[-+=^*/_!,]|\\(?:cdot|times|cup|cap|text\s*\{\s*(?i:or|and)))"
+)
 
 
 def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
@@ -29,19 +33,14 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     if expected and expected == found:
         return "right", "", canonical(answer)
     about = f"{answer[:80]!r} is not {gold[:80]!r}"
-    options = _choice(gold), _choice(answer)
-    if options[0] and not options[0][1]:
-        letter = options[1][0] if options[1] else clean(answer)
-        return ("right", "", letter) if letter == options[0][0] else ("wrong", about, letter)
-    if options[1] and options[1][1] and _parsed(options[1][1]) and not options[0]:
-        answer = options[1][1]  # "(C) 12" where the gold answer is 12
-    if options[0] and options[0][1]:
-        if options[1] and options[1][0] != options[0][0]:
-            return "wrong", about, canonical(answer)
-        if options[1] and not options[1][1]:
-            return "right", "", options[1][0]
-        gold = options[0][1]
-        answer = options[1][1] if options[1] else answer
+    (letter, meant), (chosen, said) = _choice(gold), _choice(answer)
+    if letter and (chosen or not meant):
+        chosen = chosen or clean(answer)
+        if chosen != letter or not (meant and said):
+            return ("right", "", chosen) if chosen == letter else ("wrong", about, chosen)
+    gold = meant or gold
+    if said and (letter or _parsed(said)):
+        answer = said  # "(C) 12" where the gold answer is 12
     wanted, given = _parsed(gold), _parsed(answer)
     if wanted is None:
         return "wrong", f"{answer[:80]!r} is not, as text, {gold[:80]!r}", found
@@ -60,19 +59,11 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     return "right", "", canonical(gold)
 
 
-def _choice(text: str) -> tuple[str, str] | None:
-    """(letter, option text) of a choice such as `(C)`, `C) 12`, `\\text{(B)}`."""
+def _choice(text: str) -> tuple[str, str]:
+    """(letter, option text) of a choice such as `(C)`, `C) 12`, `\\text{(B)}`; empty if it is none."""
     match = _CHOICE.fullmatch(text.strip().strip("$").strip().rstrip("."))
-    if match is None:
-        return None
-    letter, rest = match[1] or match[2], match[3].strip().strip("}")
-    if re.search(r"(?<![A-Za-z\\])\(?[A-H][.)]", rest):  # several of them
-        return None
-    if not letter.isupper() or re.match(
-        r"(?:or|and)\b|[-+=^*/_!,]|\\(?:cdot|times|cup|cap|text\s*\{\s*(?:or|and))", rest, re.IGNORECASE
-    ):
-        return None
-    return letter, rest
+    letter, rest = ((match[1] or match[2]), match[3].strip().strip("}")) if match else ("", "")
+    return (letter, rest) if letter.isupper() and not _NO_CHOICE.search(rest) else ("", "")
 
 
 def _parsed(text: str) -> Node | None:
@@ -82,38 +73,31 @@ def _parsed(text: str) -> Node | None:
         return None
 
 
-def _check(gold: Node) -> None:
+def _check(gold: Node | None) -> None:
     """Raise what evaluating a constant gold answer raises: the row's fault, not the answer's."""
-    if gold[0] in ("num", "add", "mul", "pow", "call") and not symbols(gold) and not has_sign(gold):
+    if gold and gold[0] in ("num", "add", "mul", "pow", "call") and not symbols(gold) and not has_sign(gold):
         evaluate(gold, {})
 
 
 def canonical(text: str) -> str:
     """One spelling for answers that are literally the same, for votes."""
     node = _parsed(text)
-    if node is not None and not symbols(node):
-        try:
-            value = evaluate(node, {})
-        except (Unreadable, ArithmeticError):
-            return pieces(text)
-        if isinstance(value, Fraction):
-            return str(value)
-    return pieces(text)
+    try:
+        value = evaluate(node, {}) if node is not None and not symbols(node) else None
+    except (Unreadable, ArithmeticError):
+        value = None
+    return str(value) if isinstance(value, Fraction) else pieces(text)
 
 
 def judged(gold: str, answer: str | None, question: str) -> tuple[str, str, str]:
     """The verdict of `compare`; a gold answer without a value makes the row unscorable."""
     try:
-        return compare(gold, "0" if answer is None else answer, question) if answer is not None else _alone(gold)
+        if answer is not None:
+            return compare(gold, answer, question)
+        _check(_parsed(gold))
+        return "right", "", ""
     except (ArithmeticError, Unreadable) as error:
         return "unscorable", f"the gold answer {gold[:80]!r} has no value: {error}", ""
-
-
-def _alone(gold: str) -> tuple[str, str, str]:
-    node = _parsed(gold)
-    if node is not None:
-        _check(node)
-    return "right", "", ""
 
 
 def prepare() -> str:

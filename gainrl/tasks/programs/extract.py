@@ -7,8 +7,10 @@ import ast
 import builtins
 import functools
 import importlib
+import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 from gainrl.tasks.maths.extract import after_thoughts
@@ -30,44 +32,9 @@ _FUTURE = re.compile(
 )
 
 
-def _split(names: str) -> list[str]:
-    return names.split()
-
-
-_MODULES = _split(
-    "array bisect calendar cmath collections copy dataclasses datetime decimal fractions functools heapq io "
-    "itertools json math numbers operator os queue random re statistics string sys time typing"
-)
-_NAMES = {
-    "typing": "Any Callable DefaultDict Deque Dict FrozenSet Generator Generic Iterable Iterator List Literal Mapping "
-    "NamedTuple Optional Sequence Set Tuple Type TypeVar Union",
-    "collections": "ChainMap Counter OrderedDict defaultdict deque namedtuple",
-    "functools": "cache cmp_to_key lru_cache partial reduce total_ordering wraps",
-    "itertools": "accumulate chain combinations combinations_with_replacement compress count cycle dropwhile groupby "
-    "islice pairwise permutations product repeat starmap takewhile tee zip_longest",
-    "heapq": "heapify heappop heappush heappushpop heapreplace merge nlargest nsmallest",
-    "bisect": "bisect bisect_left bisect_right insort insort_left insort_right",
-    "math": "ceil comb cos dist exp factorial floor gcd hypot inf isqrt lcm log log10 log2 nan perm pi prod sin sqrt tan",
-    "operator": "add and_ attrgetter itemgetter mul or_ sub xor",
-    "string": "ascii_letters ascii_lowercase ascii_uppercase digits punctuation",
-    "random": "choice randint randrange shuffle",
-    "dataclasses": "dataclass field",
-    "copy": "deepcopy",
-    "datetime": "date timedelta",
-    "fractions": "Fraction",
-    "decimal": "Decimal",
-}
-_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
-
-# LiveCodeBench writes `from ... import *` of these, in this order, in front of every program
-_STARRED = (
-    "string re datetime collections heapq bisect copy math random statistics itertools functools operator io sys json "
-    "typing"
-)
-_SYS = (  # listed, since this process's own may have more
-    "argv byteorder float_info getrecursionlimit getsizeof intern maxsize maxunicode platform set_int_max_str_digits "
-    "setrecursionlimit stderr stdin stdout version version_info"
-)
+_DATA = json.loads(Path(__file__).with_name("imports.json").read_text(encoding="utf-8"))
+_MODULES = _DATA["modules"].split()
+_HOME = {name: module for module, names in _DATA["names"].items() for name in names.split()}
 _BOUND = re.compile(r"\b(?:def|class|for)[ \t]+(\w+)|(?<![\w.])(\w+)[ \t]*+=(?!=)")
 _PROSE = 12  # lines of prose that may stand before a program without a fence
 _FENCES = 200  # the last ones of a completion that are looked at
@@ -86,9 +53,9 @@ class _Block(NamedTuple):
 def _starred() -> dict[str, str]:
     """The names of those imports, but for what `from builtins import *` and the modules' own names hide again."""
     home: dict[str, str] = {}
-    for module in _STARRED.split():
+    for module in _DATA["starred"].split():  # LiveCodeBench writes `from ... import *` of these, in this order
         found = importlib.import_module(module)
-        names = _SYS.split() if module == "sys" else getattr(found, "__all__", vars(found))
+        names = _DATA["sys"].split() if module == "sys" else getattr(found, "__all__", vars(found))
         home |= dict.fromkeys((name for name in names if not name.startswith("_")), module)
     return {name: module for name, module in home.items() if not hasattr(builtins, name) and name not in _MODULES}
 
@@ -129,7 +96,11 @@ def program(completion: str, entry: str = "") -> str:
 
 def _blocks(text: str) -> Iterator[_Block]:
     """Fenced blocks in order and, as not fenced, the stretches between them."""
-    fences = [match for match in _FENCE.finditer(text) if match["before"] is not None or _opens(match) or _tight(match)]
+    fences = [
+        match
+        for match in _FENCE.finditer(text)
+        if match["before"] is not None or _is_info(match["info"]) or match["info"].lstrip().startswith("<")
+    ]
     fences = fences[-_FENCES:]
     number, last = 0, 0
     while number < len(fences):
@@ -170,11 +141,6 @@ def _opens(fence: re.Match[str]) -> bool:
     return _PYTHON.match(fence["info"]) is not None and _is_info(fence["info"])
 
 
-def _tight(fence: re.Match[str]) -> bool:
-    """Whether it closes a block at the end of a line of code."""
-    return _is_info(fence["info"]) or fence["info"].lstrip().startswith("<")
-
-
 def _is_info(text: str) -> bool:
     """Whether what follows a fence on its line names a language and is no text."""
     return len(text.strip()) < 100 and _INFO.fullmatch(text.strip()) is not None
@@ -187,16 +153,15 @@ def _loose(stretch: str) -> Iterator[_Block]:
 
 def _outdented(body: str, indent: int) -> str:
     """The body of an indented fence without the indentation of its fence."""
-    return re.sub(rf"^[ \t]{{1,{indent}}}", "", body, flags=re.MULTILINE) if indent else body
+    return re.sub(rf"^[ \t]{{0,{indent}}}", "", body, flags=re.MULTILINE)
 
 
 def _spaced(code: str) -> str:
     """`code` with plain blanks for the odd ones that keep it from parsing."""
-    if _SPACES.search(code) and not _parses(code):
-        return re.sub(r"^\s+", lambda m: _SPACES.sub(" ", m.group()), code, flags=re.MULTILINE) if _parses(
-            re.sub(r"^\s+", lambda m: _SPACES.sub(" ", m.group()), code, flags=re.MULTILINE)
-        ) else _SPACES.sub(" ", code)  # fmt: skip
-    return code
+    if not _SPACES.search(code) or _parses(code):
+        return code
+    indented = re.sub(r"^\s+", lambda m: _SPACES.sub(" ", m.group()), code, flags=re.MULTILINE)
+    return indented if _parses(indented) else _SPACES.sub(" ", code)
 
 
 @functools.lru_cache(256)

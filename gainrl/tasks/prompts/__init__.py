@@ -26,11 +26,7 @@ _FIELDS = ("style", "system", "question", "answer", "separator", "examples", "ab
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """What stands around a question.
-
-    style: `chat` renders a list of messages, `plain` one string (examples first, `separator` between them, the
-    question last, with nothing after it but what `question` itself says).
-    """
+    """What stands around a question: `chat` gives messages, `plain` one string with `separator` between the parts."""
 
     style: str = "chat"
     system: str = ""
@@ -66,16 +62,15 @@ class PromptTemplate:
         unknown = sorted(set(data) - set(_FIELDS))
         if unknown:
             raise UserError(f"{origin}: unknown field {', '.join(unknown)}; a prompt template has {', '.join(_FIELDS)}")
-        examples = data.get("examples", [])
-        if not isinstance(examples, list) or any(
-            not isinstance(example, dict) or set(example) != {"question", "answer"} for example in examples
-        ):
-            raise UserError(f"{origin}: 'examples' must be a list of objects with 'question' and 'answer'")
-        texts = {key: data[key] for key in ("style", "system", "question", "answer", "separator") if key in data}
+        try:
+            shown = tuple((str(e["question"]), str(e["answer"])) for e in data.get("examples", []))
+        except (KeyError, TypeError) as error:
+            raise UserError(f"{origin}: 'examples' must be a list of objects with 'question' and 'answer'") from error
+        texts = {key: data[key] for key in _FIELDS[:5] if key in data}
         for key, value in texts.items():
             if not isinstance(value, str):
                 raise UserError(f"{origin}: {key!r} must be a string, but is {value!r}")
-        return cls(**texts, examples=tuple((str(e["question"]), str(e["answer"])) for e in examples))
+        return cls(**texts, examples=shown)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> PromptTemplate:
