@@ -500,10 +500,9 @@ def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
         return all(same(a, b, ask) for a, b in zip(one, other, strict=True))
     left = list(other)
     for item in one:
-        found = next((k for k, candidate in enumerate(left) if _safe(item, candidate, ask)), None)
-        if found is None:
+        if not (found := [k for k, candidate in enumerate(left) if _safe(item, candidate, ask)]):
             return False
-        left.pop(found)
+        left.pop(found[0])
     return True
 
 
@@ -558,7 +557,11 @@ def _same_chains(gold: Node, answer: Node, ask: Asked) -> bool:
             return _safe(one[1], other[1], ask)
     if gold[0] != answer[0] or not gold[2] == answer[2] == ("=",):
         return False
-    return _multiple(*(("add", node[1][0], ("mul", _MINUS, node[1][1])) for node in (gold, answer))) is not None
+    return _multiple(_difference(*gold[1]), _difference(*answer[1])) is not None
+
+
+def _difference(one: Node, other: Node) -> Node:
+    return ("add", one, ("mul", _MINUS, other))
 
 
 def _multiple(one: Node, other: Node) -> Any:
@@ -615,22 +618,21 @@ def _variables(node: Node) -> set[str]:
 
 def _same_inequalities(gold: Node, answer: Node) -> bool:
     """Of several variables: the same difference of sides up to a positive factor."""
-    found = []
-    for node in (gold, answer):
-        if node[0] != "chain" or len(node[1]) != 2 or node[2][0] not in ("<", "<=", ">", ">="):
-            return False
-        low, high = node[1] if node[2][0][0] == "<" else node[1][::-1]
-        found.append((("add", low, ("mul", _MINUS, high)), len(node[2][0])))
-    ratio = _multiple(found[0][0], found[1][0])
-    return ratio is not None and ratio > 0 and found[0][1] == found[1][1]
+    if any(
+        node[0] != "chain" or len(node[1]) != 2 or node[2][0] not in ("<", "<=", ">", ">=") for node in (gold, answer)
+    ):
+        return False
+    one, other = (_difference(*node[1][:: 1 if node[2][0][0] == "<" else -1]) for node in (gold, answer))
+    ratio = _multiple(one, other)
+    return ratio is not None and ratio > 0 and len(gold[2][0]) == len(answer[2][0])
 
 
 def region(node: Node) -> Any:
     """The set of real numbers that a node describes, as sympy's."""
-    node, reals = _bare(node), sympy.S.Reals
+    node = _bare(node)
     kind = node[0]
     if kind == "reals":
-        return reals
+        return sympy.S.Reals
     if kind in ("set", "list") and all(item[0] != "chain" for item in node[1]):
         return sympy.FiniteSet(*(_exact(item) for item in node[1]))
     if kind == "tuple" and len(node[3]) == 2:
@@ -641,10 +643,8 @@ def region(node: Node) -> Any:
     if kind in ("union", "cap", "minus"):
         one, other = region(node[1]), region(node[2])
         return one + other if kind == "union" else one & other if kind == "cap" else one - other
-    if kind == "element":
-        return region(node[2])
-    if kind == "builder":
-        if node[1][0] != "sym" and not (node[1][0] == "element" and node[1][2] == ("reals",)):
+    if kind in ("element", "builder"):
+        if kind == "builder" and node[1][0] != "sym" and node[1][2:] != (("reals",),):
             raise Unreadable("a set of expressions")
         return region(node[2])
     if kind in ("or", "and", "list"):
@@ -674,10 +674,7 @@ def _solved(left: Node, sign: str, right: Node) -> Any:
     if {one, other} & {sympy.oo, -sympy.oo}:
         return sympy.S.Reals  # x < infinity
     try:
-        if sign in ("=", "!="):
-            found = sympy.solveset(one - other, x, sympy.S.Reals)
-            return found if sign == "=" else sympy.S.Reals - found
-        return sympy.solve_univariate_inequality(sympy.Rel(one - other, 0, sign), x, relational=False)
+        return sympy.S.Reals & sympy.Rel(one - other, 0, "==" if sign == "=" else sign).as_set()
     except (NotImplementedError, ValueError, TypeError) as error:
         raise Unreadable(f"an inequality that is not solved: {error}") from error
 
