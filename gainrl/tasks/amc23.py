@@ -16,8 +16,6 @@ from gainrl.tasks.maths.task import MathTask
 
 
 class AMC23(MathTask):
-    """See the module's docstring."""
-
     name = "amc23"
     source = Source("math-ai/amc23")
     splits = ("test",)

@@ -31,8 +31,6 @@ _INTEGER = re.compile(r"([+-]?\d{1,3}(?:,\d{3}){1,9}|[+-]?\d{1,30})\s*+\.?")
 
 
 class Arithmetic(Task):
-    """See the module's docstring."""
-
     name = "arithmetic"
     stop = ("\n",)
     max_new_tokens = 8

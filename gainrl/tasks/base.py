@@ -31,7 +31,6 @@ Row = dict[str, Any]
 Message = Mapping[str, str]
 Completion = str | Sequence[Message]
 
-
 PROBED = 40  # rows on which the self-check tries each probe
 
 
@@ -101,25 +100,15 @@ class Task(ABC):
     own prompt template; `source` replaces where `load` reads from (a path or a hub id).
     """
 
-    name: str
-    """The name in the registry."""
-    source: Source | None = None
-    """Where the rows come from when the caller names no other place; None for generated tasks."""
-    splits: tuple[str, ...] = ("train", "test")
-    """Splits that `load` knows; the last one is held out."""
-    columns: tuple[str, ...] = ("question", "answer")
-    """Columns that a source must have."""
-    fields: str = ""
-    """What messages say that a source must have, where that is more than `columns`."""
-    template: str = ""
-    """Name of the packaged prompt template (`gainrl/tasks/prompts/<template>.json`)."""
-    stop: tuple[str, ...] = ()
-    """Strings that end a completion, besides the tokenizer's end token."""
-    probes: tuple[str, ...] = ()
-    """Completions that the self-check tries on every row ("{question}" stands for the question): answers that a policy
-    could give without reading."""
-    max_new_tokens: int = 1024
-    """Tokens that a completion may have, unless the caller says otherwise."""
+    name: str  # in the registry
+    source: Source | None = None  # where rows come from unless the caller names another place; None if generated
+    splits: tuple[str, ...] = ("train", "test")  # that `load` knows; the last one is held out
+    columns: tuple[str, ...] = ("question", "answer")  # that a source must have
+    fields: str = ""  # what messages say that a source must have, where that is more than `columns`
+    template: str = ""  # name of the packaged prompt template, gainrl/tasks/prompts/<template>.json
+    stop: tuple[str, ...] = ()  # strings that end a completion, besides the tokenizer's end token
+    probes: tuple[str, ...] = ()  # answers without reading, for the self-check; "{question}" is the row's
+    max_new_tokens: int = 1024  # of a completion, unless the caller says otherwise
 
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
         if argument:
@@ -138,19 +127,17 @@ class Task(ABC):
     ) -> list[Row]:
         """Rows of one split (the held-out one by default), in the dataset's order, at most `limit` of them.
 
-        `source` is a local `.jsonl`, `.json`, `.parquet` (or gzipped JSON) file in the dataset's own schema, or
-        another hub id.  Raises `UserError` for an unknown split, a missing file or column, or a hub that does not
-        answer.
+        `source` is a local `.jsonl`, `.json`, `.parquet` (or gzipped JSON) file in the dataset's own schema, or another
+        hub id.  Raises `UserError` for an unknown split, a missing file or column, a hub that does not answer.
         """
         return list(self._rows(split, source, limit))
 
     def stream(
         self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
     ) -> tuple[int, Iterator[Row]]:
-        """The number of rows that `load` gives, and these one at a time, in memory that does not grow with the dataset.
+        """The number of rows that `load` gives, and these one at a time, in memory that does not grow.
 
-        All is read once before, so that whatever `load` raises is raised here.  A task with a `load` of its own
-        (those that generate their problems) holds all rows.
+        All is read once before, so that whatever `load` raises is raised here.  Generating tasks hold all rows.
         """
         if type(self).load is not Task.load:
             rows = self.load(split, source, limit)
@@ -181,19 +168,13 @@ class Task(ABC):
 
     @abstractmethod
     def gold(self, row: Mapping[str, Any]) -> str | None:
-        """A completion that gives the gold answer the way the prompt asks for it, which the self-check grades.
-
-        None where the dataset has no answer that could be graded (problems without solutions).
-        """
+        """A completion with the gold answer as the prompt asks for it, for the self-check; None if the row has none."""
 
     def check_ready(self) -> None:  # noqa: B027  (a hook; most tasks need nothing)
         """Raise `UserError` where this machine lacks what grading needs; called before a run generates anything."""
 
     def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
-        """Grade one completion, given as text or as a list of messages, of which the assistant's last counts.
-
-        Never raises for what a completion or a row holds: a grader that fails on its own account gives unscorable.
-        """
+        """Grade one completion, given as text or as messages.  Never raises for what a completion or a row holds."""
         return self.grade_many([completion], [row])[0]
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
@@ -209,16 +190,14 @@ class Task(ABC):
         numbered = [(index, row, gold) for index, row in enumerate(rows) if (gold := self.gold(row)) is not None]
         grades = self.grade_many([gold for _, _, gold in numbered], [row for _, row, _ in numbered])
         failures = [(index, grade) for (index, _, _), grade in zip(numbered, grades, strict=True) if not grade.correct]
-        commonest = None
+        commonest, constants, tried = None, [], rows[:PROBED]
         if numbered and self.probes:
             answer, count = Counter(str(row.get("answer")) for _, row, _ in numbered).most_common(1)[0]
             commonest = (answer, count / len(numbered))
-        constants = []
-        tried = rows[:PROBED]
-        for probe in self.probes:
+        for probe in self.probes if tried else ():
             texts = [probe.replace("{question}", str(row.get("question"))) for row in tried]
-            share = sum(grade.correct for grade in self.grade_many(texts, tried)) / max(1, len(tried))
-            if share > sum(self.gold(row) == probe for row in tried) / max(1, len(tried)) + 0.05:
+            share = sum(grade.correct for grade in self.grade_many(texts, tried)) / len(tried)
+            if share > sum(self.gold(row) == probe for row in tried) / len(tried) + 0.05:
                 constants.append((probe, share))
         return SelfCheck(self.name, len(numbered), failures, commonest, constants)
 
@@ -276,7 +255,7 @@ class UnscorableGuard:
             if grade.status == Status.UNSCORABLE:
                 self.reasons[grade.reason] += 1
         if self.counts.total() >= self.least:
-            self._judge(self.counts.total(), self.reasons, "")
+            self.finish()
         if len(self._latest) == self.LATEST:
             latest = Counter(reason for reason in self._latest if reason is not None)
             self._judge(self.LATEST, latest, "the latest ")

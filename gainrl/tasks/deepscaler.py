@@ -17,8 +17,6 @@ from gainrl.tasks.maths.task import MathTask
 
 
 class DeepScaleR(MathTask):
-    """See the module's docstring."""
-
     name = "deepscaler"
     source = Source("agentica-org/DeepScaleR-Preview-Dataset", splits={"train": "train", "test": "train"})
     columns = ("problem", "answer")

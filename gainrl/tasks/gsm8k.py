@@ -15,8 +15,6 @@ from gainrl.tasks.maths.task import MathTask
 
 
 class GSM8K(MathTask):
-    """See the module's docstring."""
-
     name = "gsm8k"
     source = Source("openai/gsm8k", "main")
     columns = ("question", "answer")

@@ -18,8 +18,6 @@ from gainrl.tasks.programs.task import CodeTask
 
 
 class HumanEval(CodeTask):
-    """See the module's docstring."""
-
     name = "humaneval"
     source = Source("openai/openai_humaneval")
     splits = ("test",)

@@ -29,8 +29,6 @@ _TRUSTED = Limits(test=30, total=120, memory=4 << 30)
 
 
 class HumanEvalPlus(HumanEval):
-    """See the module's docstring."""
-
     name = "humanevalplus"
     limits = Limits(test=10, total=60)  # HumanEval/130 has ten answers of a million numbers
     source = Source("evalplus/humanevalplus")

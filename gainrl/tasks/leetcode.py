@@ -35,8 +35,6 @@ _METHOD = "Complete this class:\n```python\n{starter}\n```"
 
 
 class LeetCode(CodeTask):
-    """See the module's docstring."""
-
     name = "leetcode"
     source = Source("newfacade/LeetCodeDataset", splits={"all": "train+test"})
     splits = ("train", "all", "test")

@@ -46,8 +46,6 @@ _METHOD = "Complete this class:\n```python\n{starter}\n```"
 
 
 class LiveCodeBench(CodeTask):
-    """See the module's docstring."""
-
     name = "livecodebench"
     splits = ("test",)
     columns = ("starter_code",)

@@ -11,7 +11,5 @@ from gainrl.tasks.maths.task import MathTask
 
 
 class Math(MathTask):
-    """See the module's docstring."""
-
     name = "math"
     source = Source("DigitalLearningGmbH/MATH-lighteval")

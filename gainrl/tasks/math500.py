@@ -10,8 +10,6 @@ from gainrl.tasks.maths.task import MathTask
 
 
 class Math500(MathTask):
-    """See the module's docstring."""
-
     name = "math500"
     source = Source("HuggingFaceH4/MATH-500")
     splits = ("test",)

@@ -45,8 +45,6 @@ _PROBES = (  # answers that need no reading
 
 
 class ReasoningGym(Task):
-    """See the module's docstring."""
-
     name = "reasoning-gym"
     template = "reasoning_gym"
     probes = tuple(f"<answer>{probe}</answer>" for probe in _PROBES)

@@ -18,18 +18,10 @@ from gainrl.tasks.base import Task
 from gainrl.tasks.prompts import PromptTemplate
 
 _BUILT_IN = {
-    "amc23": "gainrl.tasks.amc23:AMC23",
-    "arithmetic": "gainrl.tasks.arithmetic:Arithmetic",
-    "deepscaler": "gainrl.tasks.deepscaler:DeepScaleR",
-    "gsm8k": "gainrl.tasks.gsm8k:GSM8K",
-    "humaneval": "gainrl.tasks.humaneval:HumanEval",
-    "humanevalplus": "gainrl.tasks.humanevalplus:HumanEvalPlus",
-    "leetcode": "gainrl.tasks.leetcode:LeetCode",
-    "livecodebench": "gainrl.tasks.livecodebench:LiveCodeBench",
-    "math": "gainrl.tasks.math:Math",
-    "math500": "gainrl.tasks.math500:Math500",
-    "reasoning-gym": "gainrl.tasks.reasoning_gym:ReasoningGym",
-}
+    "amc23": "AMC23", "arithmetic": "Arithmetic", "deepscaler": "DeepScaleR", "gsm8k": "GSM8K",
+    "humaneval": "HumanEval", "humanevalplus": "HumanEvalPlus", "leetcode": "LeetCode",
+    "livecodebench": "LiveCodeBench", "math": "Math", "math500": "Math500", "reasoning-gym": "ReasoningGym",
+}  # fmt: skip
 
 
 def task_names() -> list[str]:
@@ -49,7 +41,7 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
     """
     head, _, argument = name.partition(":")
     if head in _BUILT_IN:
-        return _import(_BUILT_IN[head], name)(argument, prompt=prompt)
+        return _import(f"gainrl.tasks.{head.replace('-', '_')}:{_BUILT_IN[head]}", name)(argument, prompt=prompt)
     for entry in _entry_points():
         if entry.name == head:
             try:
@@ -71,7 +63,7 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
 
 def _import(path: str, name: str) -> type[Task]:
     module, _, attribute = path.partition(":")
-    if path not in _BUILT_IN.values() and "" not in sys.path and os.getcwd() not in sys.path:
+    if not module.startswith("gainrl.") and "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # console scripts do not search the working directory
     try:
         found = getattr(importlib.import_module(module), attribute)

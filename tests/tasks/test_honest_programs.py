@@ -233,10 +233,7 @@ def test_a_tuple_is_a_list_in_livecodebench_alone(pool: GraderPool) -> None:
 
 
 @needs_sandbox
-@pytest.mark.parametrize(
-    "value",
-    ["[[n, n + 1] for n in range(120_000)]", "[str(n) for n in range(400_000)]"],
-)
+@pytest.mark.parametrize("value", ["[[n, n + 1] for n in range(120_000)]", "[str(n) for n in range(400_000)]"])
 def test_a_long_honest_answer_is_right(pool: GraderPool, value: str) -> None:
     assert returns(pool, f"def f(x): return {value}", [1], eval(value)).reason == ""
 

@@ -22,22 +22,12 @@ from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
-from gainrl.scoring import (
-    AngleScorer,
-    ScoringPrompt,
-    Source,
-    load_model,
-    load_tokenizer,
-    model_identity,
-    score_dataset,
-)
+from gainrl.scoring import AngleScorer, ScoringPrompt, Source, load_model, load_tokenizer, score_dataset
 from gainrl.tasks import load_task
 from gainrl.tasks.sandbox import isolation
 from tests.tiny_models import make_model, teach
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*is deprecated:FutureWarning"),
-]
+pytestmark = [pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*is deprecated:FutureWarning")]
 
 GSM8K = [{"question": f"What is {n} plus {4 - n}?", "answer": f"It is 4.\n#### {4}"} for n in range(4)]
 HUMANEVAL = [
@@ -89,10 +79,8 @@ def taught(tmp_path_factory: pytest.TempPathFactory) -> Any:
         model = make_model(folder / "model", texts=texts, context=1024)
         teach(model, [(row["prompt"], answer) for row in rows for answer in (right, wrong)], steps=60)
         scorer = AngleScorer(load_model(model), load_tokenizer(model))
-        score_dataset(
-            scorer, [ScoringPrompt(row["prompt"], row["question"]) for row in rows], folder / "scores.parquet",
-            Source("rows"), model_name=model, model_hash=model_identity(model),
-        )  # fmt: skip
+        prompts = [ScoringPrompt(row["prompt"], row["question"]) for row in rows]
+        score_dataset(scorer, prompts, folder / "scores.parquet", Source("rows"))
         return task, rows, model, folder / "scores.parquet"
 
     return prepare
