@@ -13,7 +13,6 @@ Grouped copies the shared keys for every document of a group, Flex copies none.
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -46,7 +45,7 @@ class Settings(NamedTuple):
     softcap: float
 
 
-class Layout(ABC):
+class Layout:
     """The packed row under way: documents of `lengths` tokens behind `shared` tokens."""
 
     def __init__(self, lengths: Sequence[int], shared: int) -> None:
@@ -55,9 +54,9 @@ class Layout(ABC):
         """The attention modules that were called, in order, with their sliding windows."""
         self.masks: dict[Any, Any] = {}
 
-    @abstractmethod
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
         """query (H, T, d), key and value (Hkv, T, d) -> (T, H, d)."""
+        raise NotImplementedError
 
 
 class Grouped(Layout):

@@ -34,18 +34,14 @@ FORMS = ("auto", "grouped", "flex", "padded")
 
 
 class States(NamedTuple):
-    """What a forward pass yields; `final` and `prefix_final` where asked for (`keep_final`) or tapped."""
+    """What a forward pass yields."""
 
     hidden: Tensor
     """(rows, D) hidden states at the tap of what follows the shared prefix."""
     starts: npt.NDArray[np.int64]
     """(B,) int64: for each prompt the row at which its tokens start; its rows are contiguous."""
-    final: Tensor | None = None
-    """(rows, D) final hidden states."""
     prefix: Tensor | None = None
     """(P, D) hidden states of the shared prefix at the tap; the same object as long as it is kept."""
-    prefix_final: Tensor | None = None
-    """(P, D) final hidden states of the shared prefix."""
 
 
 class _Runner:
@@ -55,7 +51,6 @@ class _Runner:
         self.decoder = decoder_of(model)
         self.device = next(model.parameters()).device
         self.module, self.tap = tapped(self.decoder, tap)
-        self.keep_final = False
         self.alone_beyond = _position_limit(self.decoder.config)
         """Longer prompts must be forwarded alone and whole: the position code looks at the longest of a batch."""
         # no decoder beside the head: the whole model runs
@@ -64,31 +59,25 @@ class _Runner:
     def forget(self) -> None:
         """Keep nothing of earlier passes: the weights may change."""
 
-    def _forward(self, **inputs: npt.NDArray[np.int64]) -> tuple[Tensor, Tensor | None]:
-        """Hidden states at the tap (batch, L, D), and the final ones where they were computed."""
-        there: dict[str, Any] = {
-            name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in inputs.items()
-        }
-        final: Tensor | None = None
-        with caught(self.module, stop=not self.keep_final) as seen, suppress(Reached):
-            output = self.decoder(**{"attention_mask": None, **there}, use_cache=False, **self._more)
-            final = output.hidden_states[-1] if self._more else output.last_hidden_state
-        hidden = final if self.module is None else seen[0]
-        assert hidden is not None
-        return hidden, final
+    def _forward(self, **inputs: npt.NDArray[np.int64]) -> Tensor:
+        """Hidden states at the tap (batch, L, D)."""
+        there: dict[str, Any] = {"attention_mask": None}
+        there |= {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in inputs.items()}
+        with caught(self.module) as seen, suppress(Reached):
+            output = self.decoder(**there, use_cache=False, **self._more)
+            seen.append(output.hidden_states[-1] if self._more else output.last_hidden_state)
+        return seen[0]
 
 
 class PackedForward(_Runner):
     """One row without padding for many prompts; `form` is the attention's (`gainrl.scoring.attention`)."""
-
-    shares_prefix = True
 
     def __init__(self, model: nn.Module, tap: str = FINAL, form: str = "grouped") -> None:
         super().__init__(model, tap)
         self.form = form
         self.called: dict[nn.Module, int] = {}
         """The attention modules that were called, in order, with their sliding windows."""
-        self._kept: tuple[bytes, KeysValues, States] | None = None
+        self._kept: tuple[bytes, KeysValues, Tensor] | None = None
 
     def forget(self) -> None:
         self._kept = None
@@ -99,43 +88,36 @@ class PackedForward(_Runner):
         starts = np.cumsum([0, *lengths[:-1]], dtype=np.int64)
         positions = [np.arange(skip, skip + n) for n in lengths]
         if self.form == "grouped":
-            before, kept = self._prefix(shared) if skip else (None, None)
-            hidden, final = self._row(sequences, positions, Grouped(lengths, skip, before, None))
-            return States(hidden, starts, final, *((kept.hidden, kept.final) if kept else ()))
-        layout = Flex(lengths, skip, self.device)
-        hidden, final = self._row([shared, *sequences], [np.arange(skip), *positions], layout)
-        if not skip:
-            return States(hidden, starts, final)
-        ends = (None, None) if final is None else (final[skip:], final[:skip])
-        return States(hidden[skip:], starts, ends[0], hidden[:skip], ends[1])
+            before, prefix = self._prefix(shared) if skip else (None, None)
+            return States(self._row(sequences, positions, Grouped(lengths, skip, before, None)), starts, prefix)
+        hidden = self._row([shared, *sequences], [np.arange(skip), *positions], Flex(lengths, skip, self.device))
+        return States(hidden[skip:], starts, hidden[:skip] if skip else None)
 
-    def _prefix(self, tokens: Tokens) -> tuple[KeysValues, States]:
-        """Keys, values and states of the shared tokens; the last ones used are kept."""
+    def _prefix(self, tokens: Tokens) -> tuple[KeysValues, Tensor]:
+        """Keys, values and hidden states of the shared tokens; the last ones used are kept."""
         key = tokens.tobytes()
         if self._kept is None or self._kept[0] != key:
             self._kept = None  # free the old one first
             record: KeysValues = {}
-            layout = Grouped([len(tokens)], 0, None, record)
-            hidden, final = self._row([tokens], [np.arange(len(tokens))], layout)
-            self._kept = key, record, States(hidden, np.zeros(1, dtype=np.int64), final)
-        return self._kept[1], self._kept[2]
+            hidden = self._row([tokens], [np.arange(len(tokens))], Grouped([len(tokens)], 0, None, record))
+            self._kept = key, record, hidden
+        return self._kept[1:]
 
-    def _row(self, row: Sequence[Tokens], positions: Sequence[Any], layout: Layout) -> tuple[Tensor, Tensor | None]:
+    def _row(self, row: Sequence[Tokens], positions: Sequence[Any], layout: Layout) -> Tensor:
         ids = np.concatenate(row).astype(np.int64)
         with packed(self.decoder, layout):
-            hidden, final = self._forward(input_ids=ids[None], position_ids=np.concatenate(positions)[None])
+            hidden = self._forward(input_ids=ids[None], position_ids=np.concatenate(positions)[None])
         if not layout.called:
             raise Unsupported("its attention does not go through transformers' AttentionInterface")
         self.called |= layout.called
         if hidden.shape[:-1] != (1, len(ids)):
             raise Unsupported(f"hidden states of shape {tuple(hidden.shape)} for {len(ids)} tokens")
-        return hidden[0], None if final is None else final[0]
+        return hidden[0]
 
 
 class PaddedForward(_Runner):
     """A right-padded batch of whole prompts; causal attention keeps the padding from reaching real tokens."""
 
-    shares_prefix = False
     form = "padded"
 
     def __call__(self, sequences: Sequence[Tokens], shared: Tokens = NO_TOKENS) -> States:
@@ -147,9 +129,8 @@ class PaddedForward(_Runner):
         for row, sequence in enumerate(sequences):
             ids[row, : len(sequence)] = sequence
             mask[row, : len(sequence)] = 1
-        hidden, final = self._forward(input_ids=ids, attention_mask=mask)
-        starts = np.arange(len(sequences), dtype=np.int64) * longest
-        return States(hidden.flatten(0, 1), starts, None if final is None else final.flatten(0, 1))
+        hidden = self._forward(input_ids=ids, attention_mask=mask)
+        return States(hidden.flatten(0, 1), np.arange(len(sequences), dtype=np.int64) * longest)
 
 
 Forward = PackedForward | PaddedForward

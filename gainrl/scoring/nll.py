@@ -36,8 +36,7 @@ class LikelihoodHead:
 
         `tokens` are those of each prompt that follow the shared prefix, `states` the final hidden states of them.
         """
-        assert states.final is not None
-        final, skip = states.final, 0 if states.prefix is None else len(states.prefix)
+        final, skip = states.hidden, 0 if states.prefix is None else len(states.prefix)
         before, targets, owners = [], [], []
         for index, (start, own, prompt) in enumerate(zip(states.starts.tolist(), tokens, prompts, strict=True)):
             first = max(prompt.prefix, 1) - skip  # the first token to predict, among the prompt's own
@@ -55,8 +54,8 @@ class LikelihoodHead:
         for first in range(0, len(rows), size):
             at, target, of = (x[first : first + size] for x in (rows, wanted, owner))
             hidden = final[at]
-            if states.prefix_final is not None:
-                hidden = torch.where((at < 0)[:, None], states.prefix_final[-1], hidden)
+            if states.prefix is not None:
+                hidden = torch.where((at < 0)[:, None], states.prefix[-1], hidden)
             logits = self._shape(self._head(hidden).float())
             loss = torch.logsumexp(logits, dim=1) - logits.gather(1, target[:, None])[:, 0]
             total.index_add_(0, of, loss.double())

@@ -70,7 +70,6 @@ class AngleScorer(BaseScorer):
         self.device, self.form, self.tap = self.forward.device, self.forward.form, self.forward.tap
         require_backend(given.backend, self.device)
         self._likelihood = LikelihoodHead(model) if given.nll else None
-        self.forward.keep_final = given.nll
         self.tokens_per_batch = given.tokens_per_batch or MOST.get(self.device.type, MOST["cuda"])
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self._prefix: tuple[Tensor, SharedPrefix] | None = None
@@ -83,7 +82,7 @@ class AngleScorer(BaseScorer):
         self.forward.forget()
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
-        padded = not self.forward.shares_prefix
+        padded = self.form == "padded"
         share = not padded and self.backend != "reference"  # the quadratic definition needs every row
         return plan(rendered, self.tokens_per_batch, share=share, padded=padded, alone_beyond=self.forward.alone_beyond)
 

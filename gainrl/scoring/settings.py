@@ -83,7 +83,7 @@ class ScoringSettings:
     direction_dtype: str = "float16"
     """float16 or float32: how a table stores directions."""
     nll: bool = False
-    """Also the mean negative log-likelihood of each question's tokens, nats per token."""
+    """Also the mean negative log-likelihood of each question's tokens, nats per token; with the tap `final`."""
 
     def __post_init__(self) -> None:
         self.model = str(self.model)
@@ -96,6 +96,8 @@ class ScoringSettings:
         check_backend(self.backend)
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch={self.tokens_per_batch}: give at least 1")
+        if self.nll and self.tap != "final":
+            raise UserError(f"--nll needs the final hidden states: leave out --tap {self.tap}")
         if self.question_after == "":
             raise UserError("question_after is empty: give the text that stands right before each question")
         if not isinstance(self.date, datetime.date):

@@ -41,23 +41,20 @@ def tapped(decoder: Any, tap: str) -> tuple[nn.Module | None, str]:
 
 
 @contextmanager
-def caught(module: nn.Module | None, *, stop: bool) -> Iterator[list[Tensor]]:
-    """Within, what leaves `module` in each forward pass goes into the list; `stop` raises `Reached` then."""
+def caught(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Within, a forward pass ends with `Reached` where it leaves `module`, and what left it is in the list."""
     seen: list[Tensor] = []
-    if module is None:
-        yield seen
-        return
 
     def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         seen.append(output[0] if isinstance(output, tuple | list) else output)
-        if stop:
-            raise Reached
+        raise Reached
 
-    handle = module.register_forward_hook(take)
+    handle = module.register_forward_hook(take) if module is not None else None
     try:
         yield seen
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
 
 
 @contextmanager

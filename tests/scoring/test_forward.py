@@ -183,11 +183,10 @@ def test_a_tap_that_is_none_is_refused_with_what_there_is(make_model, tokenizer,
 
 
 @pytest.mark.parametrize("family", ["Llama", "Gemma2", "Granite", "Cohere", "Bloom"])
-@pytest.mark.parametrize("tap", ["final", "layer:0"])
-def test_likelihoods_are_those_of_the_models_own_logits(make_model, tokenizer, family, tap, monkeypatch):
+def test_likelihoods_are_those_of_the_models_own_logits(make_model, tokenizer, family, monkeypatch):
     monkeypatch.setattr("gainrl.scoring.nll.CHUNK_BYTES", {"cpu": 320 * 4 * 20})  # several chunks
     model, rows = make_model(family), prompts(9)
-    scorer = AngleScorer(model, tokenizer, nll=True, tap=tap, tokens_per_batch=80)
+    scorer = AngleScorer(model, tokenizer, nll=True, tokens_per_batch=80)
     found = scorer.score(rows).nll
     assert found is not None
     for i, rendered in enumerate(scorer.renderer(rows)):

@@ -241,6 +241,7 @@ def test_what_is_no_prompt_is_refused_in_one_sentence(make_model, tokenizer, giv
         ({"definition": "inter"}, "intra"),
         ({"direction_dtype": "int8"}, "float16"),
         ({"backend": "cuda"}, "backend"),
+        ({"nll": True, "tap": "layer:1"}, "leave out --tap"),
         ({"temperature": 1}, "temperature"),
     ],
 )
