@@ -12,7 +12,7 @@ import json
 import secrets
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -129,17 +129,19 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     rows take 10 MB of memory, whatever the columns.
     """
     files = parts.files()
-    for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
-        there, first = parts.read(files.get(chunk, []), ["row"])["row"].to_numpy(), chunk * CHUNK
-        if not np.array_equal(there, np.arange(first, min(first + CHUNK, rows))):
-            raise UserError(
-                f"{parts.folder} lacks rows of chunk {chunk}, or has rows beyond the dataset's {rows}: it is another "
-                "dataset (start anew with --overwrite), or not all machines share the folder (go on with --resume)"
-            )
 
     def chunks(columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
-        for chunk in range(-(-rows // CHUNK)):
-            yield slice(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)), parts.read(files[chunk], columns)
+        for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
+            span, table = (
+                slice(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)),
+                parts.read(files.get(chunk, []), columns),
+            )
+            if not np.array_equal(table["row"].to_numpy(), np.arange(span.start, span.stop)):
+                raise UserError(
+                    f"{parts.folder} lacks rows of chunk {chunk}, or has more than the dataset's {rows}: it is another "
+                    "dataset (start anew with --overwrite), or not all machines share the folder (go on with --resume)"
+                )
+            yield span, table
             pa.default_memory_pool().release_unused()  # else the pool keeps what the largest chunk took, several times
 
     digests, any_prefix = np.empty(rows, dtype=np.uint64), False
@@ -147,21 +149,23 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
         digests[span] = table["digest"].to_numpy()
         any_prefix |= bool(((table["status"].to_numpy() == "ok") & (table["prefix_tokens"].to_numpy() > 0)).any())
     digests.sort()
-    occurrence = _Occurrences(digests)
+    repeated = _repeated(digests)
     del digests
 
     def ids() -> Iterator[list[str]]:
-        occurrence.begin()
-        for _, table in chunks(["digest"]):
-            found = table["digest"].to_numpy()
-            yield [content_id(*one) for one in zip(found.tolist(), occurrence(found).tolist(), strict=True)]
+        found = (table["digest"].to_numpy() for _, table in chunks(["digest"]))
+        for values, before in _occurrences(repeated, found):
+            yield [content_id(*one) for one in zip(values.tolist(), before.tolist(), strict=True)]
 
     keys = np.empty(rows, dtype=np.float32)  # ascending keys are descending scores, rows without one last
     for span, table in chunks(["status", "reason", "intra", "inter", "prefix_tokens"]):
         score = _scores(table).settled(any_prefix, definition).score
         keys[span] = np.where(np.isnan(score), np.inf, -score)
     ordered = np.sort(keys)
-    tie = _Occurrences(ordered)
+    places = (
+        np.searchsorted(ordered, values) + tie
+        for values, tie in _occurrences(_repeated(ordered), (keys[i : i + CHUNK] for i in range(0, rows, CHUNK)))
+    )
     formula = definition.formula if any_prefix else "intra"
     metadata = replace(
         metadata, fingerprint=fingerprint_of(name for some in ids() for name in some), definition=formula
@@ -170,10 +174,10 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(parts.settings).encode()}
     whole, stamped = parts.folder / "table.parquet", schema.with_metadata(stamp)
     with atomic_path(whole) as path, pq.ParquetWriter(path, stamped, **_STORED) as writer:
-        for (span, table), names in zip(chunks(parts.schema.names), ids(), strict=True):
+        for (_, table), names, position in zip(chunks(parts.schema.names), ids(), places, strict=True):
             settled = _scores(table).settled(any_prefix, definition)
             made = {"id": names, "status": settled.status, "reason": settled.reasons, "score": settled.score}
-            made["position"] = np.searchsorted(ordered, keys[span]) + tie(keys[span])
+            made["position"] = position
             columns = [pa.array(made[f.name], f.type) if f.name in made else table[f.name] for f in schema]
             writer.write_table(pa.table(columns, schema=schema))
     whole.replace(parts.output)
@@ -181,28 +185,22 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     parts.remove()
 
 
-class _Occurrences:
-    """How often each value came before, for values given in pieces, in order; `ordered` are all of them, sorted.
+def _repeated(ordered: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """The values that stand more than once in a sorted array."""
+    return np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
 
-    Counts are kept of the values that repeat, alone.
-    """
 
-    def __init__(self, ordered: npt.NDArray[Any]) -> None:
-        self._repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-        self.begin()
-
-    def begin(self) -> None:
-        """Forget the pieces so far."""
-        self._counts = np.zeros(len(self._repeated), dtype=np.int32)
-
-    def __call__(self, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _occurrences(repeated: npt.NDArray[Any], pieces: Iterable[Any]) -> Iterator[tuple[Any, npt.NDArray[np.int64]]]:
+    """(values, how often each came before) of the pieces; counted are the values that repeat, alone."""
+    counts = np.zeros(len(repeated), dtype=np.int32)
+    for values in pieces:
         before = np.zeros(len(values), dtype=np.int64)
-        if len(self._repeated):
-            at = np.minimum(np.searchsorted(self._repeated, values), len(self._repeated) - 1)
-            for i in np.flatnonzero(self._repeated[at] == values).tolist():
-                before[i] = self._counts[at[i]]
-                self._counts[at[i]] += 1
-        return before
+        if len(repeated):
+            at = np.minimum(np.searchsorted(repeated, values), len(repeated) - 1)
+            for i in np.flatnonzero(repeated[at] == values).tolist():
+                before[i] = counts[at[i]]
+                counts[at[i]] += 1
+        yield values, before
 
 
 def _scores(table: pa.Table) -> Scores:

@@ -74,11 +74,11 @@ class RayScorer:
         self._ours = _joined(ray)
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
-        room, kind = (gpus, "GPUs") if gpus else (int(there.get("CPU", 1)), "CPUs")
+        room = gpus or int(there.get("CPU", 1))
         count = max(1, gpus) if workers is None else workers
         try:
             if not 1 <= count <= room or (settings.device == "cuda" and not gpus):
-                raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {room} {kind}")
+                raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has room for {room}")
             model = Path(settings.model).expanduser()
             given = replace(settings, model=model.absolute() if model.exists() else settings.model)
             given.device = "cuda" if gpus else "cpu"

@@ -120,16 +120,12 @@ class AngleScorer(BaseScorer):
             shared = None
             if states.prefix is not None and (shared := self._shared(states.prefix)) is None:
                 return self._without(["failed"] * len(prompts), [NOT_FINITE] * len(prompts))
+            ends = np.append(starts, len(hidden))
+            bounds, roles = (torch.from_numpy(x).to(hidden.device, non_blocking=True) for x in (ends, role))
             result = angle_concentration(
-                hidden,
-                torch.from_numpy(np.append(starts, len(hidden))).to(hidden.device, non_blocking=True),
-                torch.from_numpy(role).to(hidden.device, non_blocking=True),
-                shared_prefix=shared,
-                diagonal=self.definition.diagonal,
-                return_directions=self.directions,
-                backend=self.backend,
-                check=False,
-            )
+                hidden, bounds, roles, shared_prefix=shared, diagonal=self.definition.diagonal,
+                return_directions=self.directions, backend=self.backend, check=False,
+            )  # fmt: skip
         with phase("results"):  # the one point where a GPU is waited for
             directions = result.directions.cpu().numpy() if self.directions else None
             values, counts = result.values[:2].cpu().numpy(), result.counts.cpu().numpy()

@@ -44,10 +44,10 @@ def summary(run: Run) -> str:
         lines[0] += f": {run.scored} scored in {speed} (prefix tokens counted for every prompt)"
     if run.kept:
         lines.append(f"{run.kept} rows taken from an earlier run")
-    without = [(statuses[status], status) for status in STATUSES[1:] if statuses[status]]
-    lines.append("without a score: " + (", ".join(f"{count} {status}" for count, status in without) or "none"))
+    without = ", ".join(f"{statuses[status]} {status}" for status in STATUSES[1:] if statuses[status])
+    lines.append(f"without a score: {without or 'none'}")
     lines += [f"  row {row['row']} ({row['id']}) {row['status']}: {row['reason']}" for row in named]
-    if (more := sum(count for count, _ in without) - len(named)) > 0:
+    if (more := metadata.rows - statuses["ok"] - len(named)) > 0:
         lines.append(f"  ... and {more} more, in the table")
     if truncated:
         lines.append(f"{truncated} prompts were truncated to the model's context")

@@ -54,10 +54,9 @@ class VllmScorer(BaseScorer):
 
     def __init__(self, settings: ScoringSettings, options: Mapping[str, Any] | None = None) -> None:
         super().__init__(settings)
-        if settings.nll:
-            raise UserError("--nll needs the logits, which vLLM's pooling interface does not give: use --engine torch")
-        if settings.tap != FINAL:
-            raise UserError(f"--tap {settings.tap}: vLLM gives the final hidden states alone: use --engine torch")
+        if settings.nll or settings.tap != FINAL:
+            what = "--nll needs the logits" if settings.nll else f"--tap {settings.tap}"
+            raise UserError(f"{what}: vLLM gives the final hidden states alone: use --engine torch")
         if settings.device != "auto":
             raise UserError(f"--device {settings.device}: vLLM chooses its devices (CUDA_VISIBLE_DEVICES limits them)")
         for name in _OURS.keys() & (options or {}):
