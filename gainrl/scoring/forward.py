@@ -41,7 +41,7 @@ class States(NamedTuple):
     starts: npt.NDArray[np.int64]
     """(B,) int64: for each prompt the row at which its tokens start; its rows are contiguous."""
     prefix: Tensor | None = None
-    """(P, D) hidden states of the shared prefix at the tap; the same object as long as it is kept."""
+    """(P, D) hidden states of the shared prefix at the tap."""
 
 
 class _Runner:

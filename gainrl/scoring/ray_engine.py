@@ -78,7 +78,8 @@ class RayScorer:
         count = max(1, gpus) if workers is None else workers
         try:
             if not 1 <= count <= room or (settings.device == "cuda" and not gpus):
-                raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has room for {room}")
+                what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs"
+                raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {what}")
             model = Path(settings.model).expanduser()
             given = replace(settings, model=model.absolute() if model.exists() else settings.model)
             given.device = "cuda" if gpus else "cpu"

@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from gainrl.angle import SharedPrefix, angle_concentration, shared_prefix
+from gainrl.angle import angle_concentration, shared_prefix
 from gainrl.errors import UserError
 from gainrl.models import context_length, load_model, load_tokenizer, require_offsets, resolve_device
 from gainrl.scoring.base import BaseScorer, phase
@@ -72,13 +71,11 @@ class AngleScorer(BaseScorer):
         self._likelihood = LikelihoodHead(model) if given.nll else None
         self.tokens_per_batch = given.tokens_per_batch or MOST.get(self.device.type, MOST["cuda"])
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
-        self._prefix: tuple[Tensor, SharedPrefix] | None = None
         self.width = int(self.forward.decoder.config.hidden_size)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
 
     def _forget(self) -> None:
-        self._prefix = None
         self.forward.forget()
 
     def _plan(self, rendered: Sequence[Rendered]) -> Iterable[Batch]:
@@ -118,8 +115,10 @@ class AngleScorer(BaseScorer):
             role[start + prompt.prefix - skip : start + len(tokens)] = 2
         with phase("angle"):
             shared = None
-            if states.prefix is not None and (shared := self._shared(states.prefix)) is None:
-                return self._without(["failed"] * len(prompts), [NOT_FINITE] * len(prompts))
+            if states.prefix is not None:
+                if not bool(torch.isfinite(states.prefix).all()):
+                    return self._without(["failed"] * len(prompts), [NOT_FINITE] * len(prompts))
+                shared = shared_prefix(states.prefix, backend=self.backend)
             ends = np.append(starts, len(hidden))
             bounds, roles = (torch.from_numpy(x).to(hidden.device, non_blocking=True) for x in (ends, role))
             result = angle_concentration(
@@ -130,14 +129,6 @@ class AngleScorer(BaseScorer):
             directions = result.directions.cpu().numpy() if self.directions else None
             values, counts = result.values[:2].cpu().numpy(), result.counts.cpu().numpy()
             return Scores.measured(prompts, self.definition, values, counts, directions, nll)
-
-    def _shared(self, states: Tensor) -> SharedPrefix | None:
-        """U_p of the shared tokens, kept as long as the forward pass keeps their states; None if not finite."""
-        if self._prefix is None or self._prefix[0] is not states:
-            if not bool(torch.isfinite(states).all()):
-                return None
-            self._prefix = states, shared_prefix(states, backend=self.backend)
-        return self._prefix[1]
 
 
 class _KnownTooLarge(MemoryError):

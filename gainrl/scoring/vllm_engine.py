@@ -78,7 +78,6 @@ class VllmScorer(BaseScorer):
         self.tokens_per_batch = settings.tokens_per_batch or TOKENS_PER_BATCH
         self.cached_tokens = self.sent_again = 0
         """Tokens so far that vLLM's prefix cache supplied, and prompts that were sent a second time, past the cache."""
-        self._prefix: tuple[bytes, Sums] | None = None
 
     def close(self) -> None:
         """End vLLM's processes (they end with this process, too)."""
@@ -97,7 +96,7 @@ class VllmScorer(BaseScorer):
 
     def _attempt(self, batch: Batch, prompts: Sequence[Rendered]) -> Scores:
         skip, width = len(batch.shared), self.width
-        shared = self._shared(batch.shared) if skip else np.zeros((1, 2 * width + 4))
+        shared = self._encode([(batch.shared, 0, skip)], cached=False) if skip else np.zeros((1, 2 * width + 4))
         given = [(prompt.tokens, skip, prompt.prefix) for prompt in prompts]
         sums = self._encode(given, cached=skip > 0)
         if len(again := np.flatnonzero(sums[:, -1] > skip)):
@@ -117,13 +116,6 @@ class VllmScorer(BaseScorer):
             unit = (question / np.sqrt(np.where(square > 0, square, 1.0))[:, None]).astype(np.float32)
             directions = np.where(flags[:, None] == 0, unit, np.float32(0)) if self.directions else None
             return Scores.measured(prompts, self.definition, values, np.stack([flags, q, p]), directions, None)
-
-    def _shared(self, tokens: npt.NDArray[np.int32]) -> Sums:
-        """The sums of the tokens that a batch's prompts share; the last ones used are kept."""
-        key = tokens.tobytes()
-        if self._prefix is None or self._prefix[0] != key:
-            self._prefix = (key, self._encode([(tokens, 0, len(tokens))], cached=False))
-        return self._prefix[1]
 
     def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> Sums:
         """Sums of prompts (tokens, skip, prefix): see `gainrl.scoring.vllm_worker`."""
