@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from gainrl.errors import UserError
 from gainrl.models import context_length, decoder_of, head_of
@@ -59,10 +60,10 @@ class _Runner:
     def forget(self) -> None:
         """Keep nothing of earlier passes: the weights may change."""
 
-    def _forward(self, **inputs: npt.NDArray[np.int64]) -> Tensor:
+    def _forward(self, **inputs: Any) -> Tensor:
         """Hidden states at the tap (batch, L, D)."""
         there: dict[str, Any] = {"attention_mask": None}
-        there |= {name: torch.from_numpy(array).to(self.device, non_blocking=True) for name, array in inputs.items()}
+        there |= {name: torch.as_tensor(array).to(self.device, non_blocking=True) for name, array in inputs.items()}
         with caught(self.module) as seen, suppress(Reached):
             output = self.decoder(**there, use_cache=False, **self._more)
             seen.append(output.hidden_states[-1] if self._more else output.last_hidden_state)
@@ -123,14 +124,10 @@ class PaddedForward(_Runner):
     def __call__(self, sequences: Sequence[Tokens], shared: Tokens = NO_TOKENS) -> States:
         """Forward whole prompts; `shared` must be empty."""
         assert not len(shared)
-        longest = max(len(sequence) for sequence in sequences)
-        ids = np.zeros((len(sequences), longest), dtype=np.int64)
-        mask = np.zeros_like(ids)
-        for row, sequence in enumerate(sequences):
-            ids[row, : len(sequence)] = sequence
-            mask[row, : len(sequence)] = 1
+        rows = [torch.from_numpy(sequence) for sequence in sequences]
+        ids, mask = (pad_sequence(x, batch_first=True).long() for x in (rows, [*map(torch.ones_like, rows)]))
         hidden = self._forward(input_ids=ids, attention_mask=mask)
-        return States(hidden.flatten(0, 1), np.arange(len(sequences), dtype=np.int64) * longest)
+        return States(hidden.flatten(0, 1), np.arange(len(rows), dtype=np.int64) * ids.shape[1])
 
 
 Forward = PackedForward | PaddedForward

@@ -55,12 +55,11 @@ class Scores:
         (intra, inter), (flags, question, prefix) = np.asarray(values, dtype=np.float64), np.asarray(counts, np.int64)
         status, reasons = ["ok"] * len(prompts), [prompt.reason for prompt in prompts]
         for i in np.flatnonzero(np.isnan(intra)).tolist():
+            status[i], reasons[i] = "undefined", "one question token: C_intra without the diagonal needs two"
+            if flags[i] & Status.EMPTY_QUESTION:
+                reasons[i] = "every hidden state of the question is zero"
             if flags[i] & Status.NON_FINITE:
                 status[i], reasons[i] = "failed", NOT_FINITE
-            elif flags[i] & Status.EMPTY_QUESTION:
-                status[i], reasons[i] = "undefined", "every hidden state of the question is zero"
-            else:
-                status[i], reasons[i] = "undefined", "one question token: C_intra without the diagonal needs two"
         added = np.where((prefix == 0) | (definition.inter_weight == 0), 0.0, definition.inter_weight * inter)
         nll = None if nll is None else np.where(np.isfinite(nll), nll, np.nan)
         return cls(status, reasons, intra, inter, intra + added, prefix, question, directions, nll)
