@@ -107,18 +107,17 @@ def test_a_step_of_trls_own_trainer_learns_from_the_tasks_reward(name: str, taug
     assert any(not value.equal(before[name]) for name, value in trainer.model.named_parameters())
 
 
-def first_epoch(model: str, reward: Any, rows: list[dict[str, Any]], scores: Path, folder: Path) -> dict[str, Any]:
-    """The record of one epoch of 4 prompts x 8 rollouts."""
-    settings = {key: value for key, value in SHORT.items() if key != "max_steps"}
+def first_draw(model: str, reward: Any, rows: list[dict[str, Any]], scores: Path, folder: Path) -> dict[str, Any]:
+    """The record of one draw of 4 prompts x 8 rollouts."""
     trainer = GainRLTrainer(
         model,
         reward_funcs=[reward],
-        args=GainRLConfig(output_dir=str(folder), prompts_per_epoch=4, num_train_epochs=1, **settings),
+        args=GainRLConfig(output_dir=str(folder), **SHORT),
         train_dataset=Dataset.from_list(rows),
         scores=scores,
     )
     trainer.train()
-    record: dict[str, Any] = json.loads((folder / "epochs.jsonl").read_text().splitlines()[0])
+    record: dict[str, Any] = json.loads((folder / "draws.jsonl").read_text().splitlines()[0])
     return record
 
 
@@ -126,17 +125,17 @@ def first_epoch(model: str, reward: Any, rows: list[dict[str, Any]], scores: Pat
 def test_a_step_of_the_curriculum_trainer_knows_the_tasks_accuracy(name: str, taught: Any, tmp_path: Path) -> None:
     task, rows, model, scores = taught(name)
     reward = task.reward_function()
-    epoch = first_epoch(model, reward, rows, scores, tmp_path / "out")
-    assert epoch["rollouts"] == epoch["scored"] == 32
-    assert epoch["accuracy"] == pytest.approx(reward.counts["right"] / 32)
-    assert 0 < epoch["accuracy"] < 1
+    draw = first_draw(model, reward, rows, scores, tmp_path / "out")
+    assert draw["rollouts"] == draw["scored"] == 32
+    assert draw["accuracy"] == pytest.approx(reward.counts["right"] / 32)
+    assert 0 < draw["accuracy"] < 1
 
 
 def test_unscorable_completions_are_left_out_of_reward_and_accuracy(taught: Any, tmp_path: Path) -> None:
     task, rows, model, scores = taught("gsm8k")
     rows = [{**rows[0], "answer": ""}, *rows[1:]]  # a row without a gold answer
     reward = task.reward_function(max_unscorable_share=0.5)
-    epoch = first_epoch(model, reward, rows, scores, tmp_path / "out")
-    assert (epoch["rollouts"], epoch["scored"]) == (32, 24)
+    draw = first_draw(model, reward, rows, scores, tmp_path / "out")
+    assert (draw["rollouts"], draw["scored"]) == (32, 24)
     assert reward.counts["unscorable"] == 8
-    assert epoch["accuracy"] == pytest.approx(reward.counts["right"] / 24)
+    assert draw["accuracy"] == pytest.approx(reward.counts["right"] / 24)
