@@ -32,6 +32,17 @@ BARE = "n = int(input())\nprint(n * 2)\nif __name__ == '__main__':\n    pass\npr
         ("```python\nx = '''\nunclosed", "", "x = '''\nunclosed"),
         ("    return 1\nprint(f())", "f", "    return 1"),
         ("    return 1\n\nif __name__ == '__main__':\n    f()", "f", "    return 1\n"),
+        (BARE, "", BARE),
+        (f"{BARE}```\n", "", BARE.removesuffix("\n")),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "", BARE),
+        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "f", BARE),
+        (f"{BARE}Sample output:\n```text\n8\n```\n", "", BARE),
+        ("```\ndef f(): pass\n```\n```python\nf()\n```", "f", "def f(): pass\n"),
+        ("```\nx = 1\n```\n```\ny = 1\n```", "", "y = 1\n"),
+        ('```python\nprint("a ```python\\n b")\n```', "", 'print("a ```python\\n b")\n'),
+        ('print("```")\nprint(2)', "", 'print("```")\nprint(2)'),
+        ("    return 1\n```\n", "f", "    return 1"),
+        ("def f():\n    return 1\nprint(f())", "f", "def f():\n    return 1"),
     ],
 )
 def test_the_program_in_a_completion_is_found(completion: str, entry: str, expected: str) -> None:
@@ -51,26 +62,6 @@ def test_future_imports_are_lifted_whole_and_once() -> None:
     assert lifted(code) == above + '"""Doc."""\nimport math\n\n\nx = 1\n'
     assert lifted("x = 1\n") == "x = 1\n"
     compile(lifted(code), "code", "exec")
-
-
-@pytest.mark.parametrize(
-    ("completion", "entry", "expected"),
-    [
-        (BARE, "", BARE),
-        (f"{BARE}```\n", "", BARE.removesuffix("\n")),
-        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "", BARE),
-        (f"```python\n{BARE}```\nSample output:\n```\n8\n```", "f", BARE),
-        (f"{BARE}Sample output:\n```text\n8\n```\n", "", BARE),
-        ("```\ndef f(): pass\n```\n```python\nf()\n```", "f", "def f(): pass\n"),
-        ("```\nx = 1\n```\n```\ny = 1\n```", "", "y = 1\n"),
-        ('```python\nprint("a ```python\\n b")\n```', "", 'print("a ```python\\n b")\n'),
-        ('print("```")\nprint(2)', "", 'print("```")\nprint(2)'),
-        ("    return 1\n```\n", "f", "    return 1"),
-        ("def f():\n    return 1\nprint(f())", "f", "def f():\n    return 1"),
-    ],
-)
-def test_the_program_is_told_from_what_stands_around_it(completion: str, entry: str, expected: str) -> None:
-    assert program(completion, entry).strip("\n") == expected.strip("\n")
 
 
 def test_packed_tests_are_read_without_unpickling(tmp_path: Path) -> None:

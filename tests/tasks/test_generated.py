@@ -22,16 +22,14 @@ def test_arithmetic_holds_out_problems_that_training_never_sees() -> None:
     assert not shown & set(questions)
 
 
-def test_the_split_of_a_problem_does_not_depend_on_the_size() -> None:
-    small, large = (load_task(f"arithmetic:size={size}") for size in (120, 600))
-    assert {row["question"] for row in small.load("test")} <= {row["question"] for row in large.load("test")}
-    assert {row["question"] for row in small.load("train")} <= {row["question"] for row in large.load("train")}
-
-
-def test_arithmetic_is_the_same_every_time_and_another_with_another_seed() -> None:
-    first = [row["prompt"] for row in load_task("arithmetic").load("train")]
-    assert first == [row["prompt"] for row in load_task("arithmetic").load("train")]
-    assert first != [row["prompt"] for row in load_task("arithmetic:seed=1").load("train")]
+def test_the_split_of_a_problem_depends_on_the_seed_and_not_on_the_size() -> None:
+    for split in ("train", "test"):
+        small, large, again, other = (
+            [row["question"] for row in load_task(f"arithmetic:{options}").load(split)]
+            for options in ("size=120", "size=600", "", "seed=1")
+        )
+        assert set(small) <= set(large)
+        assert large == again != other
 
 
 def test_arithmetic_answers_are_what_the_expressions_come_to_and_kinds_are_even() -> None:

@@ -28,15 +28,11 @@ def write(path: Path) -> Path:
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
-def test_every_kind_of_local_file_gives_the_same_rows(tmp_path: Path, name: str) -> None:
-    rows = load_task("gsm8k").load("train", write(tmp_path / name), limit=3)
+def test_every_kind_of_local_file_gives_the_same_rows_and_their_number(tmp_path: Path, name: str) -> None:
+    path = write(tmp_path / name)
+    rows = load_task("gsm8k").load("train", path, limit=3)
     assert [row["answer"] for row in rows] == ["1", "2", "3"]
     assert rows[0]["prompt"][-1] == {"role": "user", "content": "What is 0+1?"}
-
-
-@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.parquet", "a.jsonl.gz"])
-def test_rows_come_one_at_a_time_with_their_number(tmp_path: Path, name: str) -> None:
-    path = write(tmp_path / name)
     for task, options in [("gsm8k", {}), ("gsm8k", {"limit": 2}), ("arithmetic", {"limit": 2})]:
         size, rows = load_task(task).stream("train", path, **options)
         assert list(rows) == load_task(task).load("train", path, **options)
@@ -81,14 +77,15 @@ def test_a_missing_file_an_unknown_split_and_a_bad_limit_are_named(tmp_path: Pat
 
 
 def test_an_unreachable_hub_says_how_to_give_a_local_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    datasets = pytest.importorskip("datasets")
-
     def refuse(*_: object, **__: object) -> None:
-        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub")
+        raise ConnectionError("no route")
 
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match=r"could not be loaded from the hub.*source=PATH.*question, answer"):
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    with pytest.raises(UserError, match=r"could not be loaded from the hub.*no route.*source=PATH.*question, answer"):
         load_task("gsm8k").load("test")
+    with pytest.raises(UserError, match=r"test6.jsonl of .*no route.*source=PATH.*question_content, starter_code, pub"):
+        load_task("livecodebench:v6").load("test")
 
 
 def test_a_missing_datasets_package_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,16 +115,3 @@ def test_files_of_a_repository_are_read_one_after_another(monkeypatch: pytest.Mo
     assert [name for _, name, _ in asked] == ["test.jsonl"], "a file that is not needed is not fetched"
     with pytest.raises(UserError, match=r"no release 'v9': release_v1, .*v6"):
         load_task("livecodebench:v9")
-
-
-def test_files_of_a_repository_that_is_out_of_reach_say_how_to_give_a_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = pytest.importorskip("huggingface_hub")
-
-    def refuse(*_: object, **__: object) -> None:
-        raise ConnectionError("no route")
-
-    monkeypatch.setattr(hub, "hf_hub_download", refuse)
-    with pytest.raises(
-        UserError, match=r"test6.jsonl of .*no route.*source=PATH.*question_content, starter_code, public"
-    ):
-        load_task("livecodebench:v6").load("test")
