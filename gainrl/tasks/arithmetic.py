@@ -19,7 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from typing import Any
 
 from gainrl.errors import UserError
@@ -54,10 +54,8 @@ class Arithmetic(Task):
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         question = str(item["question"])
-        row: Row = {"prompt": self.prompt.render(question), "question": question, "answer": str(item["answer"])}
-        if "kind" in item:
-            row["metadata"] = {"kind": item["kind"]}
-        return row
+        about = {"metadata": {"kind": item["kind"]}} if "kind" in item else {}
+        return {"prompt": self.prompt.render(question), "question": question, "answer": str(item["answer"]), **about}
 
     def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
         lines = completion.strip(" \n").split("\n", 1)
@@ -75,12 +73,9 @@ class Arithmetic(Task):
         """`size` distinct problems, kinds in turn."""
         kinds = [(operator, digits) for digits in range(1, self.digits + 1) for operator in "+-*"]
         streams = [self._kind(operator, digits) for operator, digits in kinds]
-        taken: list[dict[str, str]] = []
-        for problem in chain.from_iterable(zip_longest(*streams)):
-            if problem is not None:
-                taken.append(problem)
-            if len(taken) == self.size:
-                return taken
+        found = (problem for problem in chain.from_iterable(zip_longest(*streams)) if problem is not None)
+        if len(taken := list(islice(found, self.size))) == self.size:
+            return taken
         raise UserError(
             f"task {self.name!r}: size={self.size} asks for more than the {len(taken)} distinct problems "
             f"of up to {self.digits} digits"
@@ -95,16 +90,11 @@ class Arithmetic(Task):
         seen = {question for question, _ in self.prompt.examples}
         space = (10 if digits == 1 else 9 * 10 ** (digits - 1)) ** 2  # reasoning-gym draws 0..9, 10..99, ...
         tries = 20 * space  # P(a given problem still unseen) is below exp(-10) for sums, where half are subtractions
-        generated = reasoning_gym.create_dataset(
-            "products" if operator == "*" else "chain_sum",
-            min_terms=2,
-            max_terms=2,
-            min_digits=digits,
-            max_digits=digits,
-            # generators seed with seed + index: far apart, so that no two kinds or seeds share a stream
-            seed=self.seed * 10**10 + digits * 10**9 + "+-*".index(operator) * 10**8,
-            size=tries,
-        )
+        bounds = {"min_terms": 2, "max_terms": 2, "min_digits": digits, "max_digits": digits}
+        # generators seed with seed + index: far apart, so that no two kinds or seeds share a stream
+        seed = self.seed * 10**10 + digits * 10**9 + "+-*".index(operator) * 10**8
+        kind = "products" if operator == "*" else "chain_sum"
+        generated = reasoning_gym.create_dataset(kind, **bounds, seed=seed, size=tries)
         for item in generated:
             expression = item["metadata"]["expression"]
             question = f"{expression} ="

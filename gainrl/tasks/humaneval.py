@@ -36,14 +36,9 @@ class HumanEval(CodeTask):
         }
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        entry = row["metadata"]["entry_point"]
-        return {
-            "kind": "check",
-            "code": whole(completion, str(row["question"]), entry),
-            "entry": entry,
-            "prompt": row["question"],
-            "test": row["metadata"]["test"],
-        }
+        entry, question, test = row["metadata"]["entry_point"], row["question"], row["metadata"]["test"]
+        code = whole(completion, str(question), entry)
+        return {"kind": "check", "code": code, "entry": entry, "prompt": question, "test": test}
 
     def gold(self, row: Mapping[str, Any]) -> str:
         return f"```python\n{row['question']}{row['answer']}\n```"

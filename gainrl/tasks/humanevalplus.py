@@ -40,12 +40,9 @@ class HumanEvalPlus(HumanEval):
             inputs = [*item["base_input"], *item["plus_input"]]
         else:
             inputs = _inputs_of(str(item.get("test", "")))
-        metadata = {
-            "entry_point": str(item["entry_point"]),
-            "inputs": json.dumps(inputs),
-            "atol": float(item.get("atol", _ATOL.get(name, 0.0))),
-            "rule": "root" if name == "HumanEval/32" else "",
-        }
+        atol, rule = float(item.get("atol", _ATOL.get(name, 0.0))), "root" if name == "HumanEval/32" else ""
+        entry = str(item["entry_point"])
+        metadata = {"entry_point": entry, "inputs": json.dumps(inputs), "atol": atol, "rule": rule}
         return {**super().row({"test": "", **item}, index), "metadata": metadata}
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
@@ -54,17 +51,12 @@ class HumanEvalPlus(HumanEval):
         return super().grade_many(completions, rows)
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        about = row["metadata"]
-        inputs, expected = json.loads(about["inputs"]), _expected(row)
-        return {
-            "kind": "calls",
-            "code": whole(completion, str(row["question"]), about["entry_point"]),
-            "entry": about["entry_point"],
-            "tests": packed([(args, {}, value) for args, value in zip(inputs, expected, strict=True)]),
-            "atol": about["atol"],
-            "float_atol": _FLOAT_ATOL,
-            "rule": about["rule"],
-        }
+        about, entry = row["metadata"], row["metadata"]["entry_point"]
+        pairs = zip(json.loads(about["inputs"]), _expected(row), strict=True)
+        tests = packed([(args, {}, value) for args, value in pairs])
+        code = whole(completion, str(row["question"]), entry)
+        rules = {"atol": about["atol"], "float_atol": _FLOAT_ATOL, "rule": about["rule"]}
+        return {"kind": "calls", "code": code, "entry": entry, "tests": tests, **rules}
 
 
 def _inputs_of(test: str) -> list[Any]:

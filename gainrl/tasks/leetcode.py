@@ -70,15 +70,10 @@ class LeetCode(CodeTask):
             why = ""
         except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError) as error:
             entry, tests, why = "", [], f"the row's tests cannot be read: {error}"
-        row: Row = {
-            "prompt": self.prompt.render(asked),
-            "question": question,
-            "answer": str(gold or ""),
-            "metadata": {"entry": entry, "tests": packed(tests), "why": why, "before": before},
-        }
-        if item.get("task_id") is not None:
-            row["id"] = str(item["task_id"])
-        return row
+        metadata = {"entry": entry, "tests": packed(tests), "why": why, "before": before}
+        named = {} if item.get("task_id") is None else {"id": str(item["task_id"])}
+        prompt = self.prompt.render(asked)
+        return {**named, "prompt": prompt, "question": question, "answer": str(gold or ""), "metadata": metadata}
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
@@ -124,14 +119,12 @@ def _read(tree: ast.Module, entry: str) -> tuple[str, Tests]:
 
 
 def _assertion(node: ast.Assert) -> tuple[list[Any], dict[str, Any], Any]:
-    test = node.test
+    test, call, expected = node.test, node.test, node.test
     if isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq):
         call, expected = test.left, test.comparators[0]
     elif isinstance(test, ast.Call) and ast.unparse(test.func) in ("is_same_list", "is_same_tree"):
         call, expected = test.args
-    else:
-        raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
-    if not isinstance(call, ast.Call) or ast.unparse(call.func) != "candidate":
+    if call is test or not isinstance(call, ast.Call) or ast.unparse(call.func) != "candidate":
         raise ValueError(f"not of the form candidate(...) == value: {ast.unparse(node)[:100]}")
     kwargs = {str(key.arg): _literal(key.value) for key in call.keywords}
     return [_literal(value) for value in call.args], kwargs, _literal(expected)

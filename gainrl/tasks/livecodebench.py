@@ -4,10 +4,9 @@ Hub: `livecodebench/code_generation_lite`, split `test`, whose files are read as
 runs that dataset's loading script.  `livecodebench:release_v5` is the first five of them (up to `release_v6`, the
 default, 4.5 GB), `livecodebench:v6` what the sixth added.  Two schemas are read: LiveCodeBench's own
 (`question_content`, `starter_code`, `public_test_cases`, `private_test_cases`, `metadata`) and rLLM's (`problem`,
-`starter_code`, `tests`).  Problems with
-starter code are functional (a method, or a bare function, called with JSON arguments; a tuple that comes back is a
-list), the others read stdin and write stdout.  As LiveCodeBench's own grader does, names of the standard library are
-imported for programs and recursion may be 50 000 deep.
+`starter_code`, `tests`).  Problems with starter code are functional (a method, or a bare function, called with JSON
+arguments; a tuple that comes back is a list), the others read stdin and write stdout.  As in LiveCodeBench's own
+grader, names of the standard library are imported for programs and recursion may be 50 000 deep.
 
 The private tests come as base64 of zlib of a pickle that holds one JSON string.  The pickle is never loaded: its one
 string operand is read and any other opcode refused.  The dataset carries no solutions, so there is no self-check.
@@ -83,15 +82,9 @@ class LiveCodeBench(CodeTask):
         except _UNREADABLE as error:
             metadata["why"] = f"the row's tests cannot be read: {error}"
         asked = _METHOD.replace("{starter}", starter) if starter else _STDIN
-        row: Row = {
-            "prompt": self.prompt.render(f"{problem}\n\n{asked}"),
-            "question": str(problem),
-            "answer": "",
-            "metadata": metadata,
-        }
-        if item.get("question_id") is not None:
-            row["id"] = str(item["question_id"])
-        return row
+        named = {} if item.get("question_id") is None else {"id": str(item["question_id"])}
+        prompt = self.prompt.render(f"{problem}\n\n{asked}")
+        return {**named, "prompt": prompt, "question": str(problem), "answer": "", "metadata": metadata}
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
@@ -131,10 +124,8 @@ def _public(item: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _checked(tests: list[dict[str, str]]) -> list[dict[str, str]]:
-    for test in tests:
-        missing = {"input", "output", "testtype"} - set(test)
-        if missing:
-            raise ValueError(f"a test without {', '.join(sorted(missing))}")
+    if any({"input", "output", "testtype"} - set(test) for test in tests):
+        raise ValueError("a test without input, output or testtype")
     return tests
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import mpmath
 import sympy
 
-from gainrl.tasks.maths.notation import Node, Unreadable, clean, read
+from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed
 
 Value = Any  # Fraction, mpf or mpc
 
@@ -259,10 +259,9 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
 
 def plain(node: Node) -> Node:
     """`3/4 (0.75)` without its aside; a product where the two differ."""
-    before: Node = node[1]
-    inside: Node = node[2]
+    before, inside = node[1:]
     if before != inside and not symbols((before, inside)) and (equal(before, inside) or close(before, inside, False)):
-        return before
+        return before  # type: ignore[no-any-return]
     return ("mul", before, inside)
 
 
@@ -288,9 +287,7 @@ class Asked:
     def __init__(self, question: str):
         self.question = pieces(question)
         self.percent = re.search(r"percent|%", question, re.IGNORECASE) is not None
-        self.base = (
-            re.search(r"\b(?:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question, re.IGNORECASE) is not None
-        )
+        self.base = re.search(r"\b(?i:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question) is not None
         found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
         sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
         self.whole, self.formulas = _forms(found), _forms([*found, *sides])
@@ -305,23 +302,14 @@ class Asked:
         return bool(text) and f" {text} " in f" {self.question} "
 
 
+asked = functools.lru_cache(64)(Asked)
+
+
 _FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 
 
 def _forms(texts: list[str]) -> set[Any]:
-    found = set()
-    for text in texts:
-        try:
-            found.add(form(read(text)))
-        except (Unreadable, ArithmeticError, RecursionError):
-            continue
-    return found
-
-
-@functools.lru_cache(64)
-def asked(question: str) -> Asked:
-    """What a question asks, remembered."""
-    return Asked(question)
+    return {form(node) for text in texts if (node := parsed(text))}
 
 
 def pieces(text: str) -> str:

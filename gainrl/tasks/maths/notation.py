@@ -209,6 +209,14 @@ def read(text: str) -> Node:
     return node
 
 
+def parsed(text: str) -> Node | None:
+    """The tree of an answer, if it can be read."""
+    try:
+        return read(text)
+    except (Unreadable, RecursionError):
+        return None
+
+
 class _Reader:
     """A recursive-descent reader over tokens."""
 

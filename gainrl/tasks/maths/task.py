@@ -37,11 +37,9 @@ class MathTask(Task):
         answer = "" if answer is None else _spelled(answer)
         if not answer and (boxed := boxes(str(item.get("solution") or ""))):
             answer = boxed[-1].strip()
-        row: Row = {"prompt": self.prompt.render(problem), "question": problem, "answer": answer}
         named = item.get("unique_id", item.get("id"))
-        if named is not None:
-            row["id"] = str(named)
-        return row
+        row: Row = {} if named is None else {"id": str(named)}
+        return {**row, "prompt": self.prompt.render(problem), "question": problem, "answer": answer}
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         decided = [_at_once(text_of(text), row) for text, row in zip(completions, rows, strict=True)]

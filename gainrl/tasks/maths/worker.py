@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from gainrl.tasks.maths.equality import Undefined, asked, evaluate, form, has_sign, pieces, same, symbols
-from gainrl.tasks.maths.notation import Node, Unreadable, clean, read
+from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed
 
 MEMORY = 2 << 30  # bytes of address space
 _LEAD = re.compile(r"^\s*(?:\\text\s*\{)?\s*(?:the\s+)?(?:final\s+)?answer\s+is:?\s*\}?\s*", re.IGNORECASE)
@@ -39,9 +39,9 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
         if chosen != letter or not (meant and said):
             return ("right", "", chosen) if chosen == letter else ("wrong", about, chosen)
     gold = meant or gold
-    if said and (letter or _parsed(said)):
+    if said and (letter or parsed(said)):
         answer = said  # "(C) 12" where the gold answer is 12
-    wanted, given = _parsed(gold), _parsed(answer)
+    wanted, given = parsed(gold), parsed(answer)
     if wanted is None:
         return "wrong", f"{answer[:80]!r} is not, as text, {gold[:80]!r}", found
     _check(wanted)
@@ -66,13 +66,6 @@ def _choice(text: str) -> tuple[str, str]:
     return (letter, rest) if letter.isupper() and not _NO_CHOICE.search(rest) else ("", "")
 
 
-def _parsed(text: str) -> Node | None:
-    try:
-        return read(text)
-    except (Unreadable, RecursionError):
-        return None
-
-
 def _check(gold: Node | None) -> None:
     """Raise what evaluating a constant gold answer raises: the row's fault, not the answer's."""
     if gold and gold[0] in ("num", "add", "mul", "pow", "call") and not symbols(gold) and not has_sign(gold):
@@ -81,7 +74,7 @@ def _check(gold: Node | None) -> None:
 
 def canonical(text: str) -> str:
     """One spelling for answers that are literally the same, for votes."""
-    node = _parsed(text)
+    node = parsed(text)
     try:
         value = evaluate(node, {}) if node is not None and not symbols(node) else None
     except (Unreadable, ArithmeticError):
@@ -94,7 +87,7 @@ def judged(gold: str, answer: str | None, question: str) -> tuple[str, str, str]
     try:
         if answer is not None:
             return compare(gold, answer, question)
-        _check(_parsed(gold))
+        _check(parsed(gold))
         return "right", "", ""
     except (ArithmeticError, Unreadable) as error:
         return "unscorable", f"the gold answer {gold[:80]!r} has no value: {error}", ""
