@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib.util
 import json
 import os
 import platform
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -69,7 +70,7 @@ def _build() -> Iterator[Check]:
 
     yield Check("gainrl", "version", "ok", f"{__version__} in {Path(location).parent}")
     try:
-        from gainrl import _native as module
+        module: Any = importlib.import_module("gainrl._native")
     except ImportError as error:
         absent = isinstance(error, ModuleNotFoundError)
         why = "gainrl was installed without its compiled module" if absent else f"it does not load: {error}"
@@ -144,7 +145,7 @@ def _backends() -> Iterator[Check]:
 
     found = available_backends()
     for name, why in found.items():
-        bad = why != "ok" and "does not import" in why
+        bad = "does not import" in why and importlib.util.find_spec(name) is not None
         yield Check("backends", name, "ok" if why == "ok" else "broken" if bad else "missing", why)
     serving = next((name for name in ("native", "torch", "reference") if found.get(name) == "ok"), None)
     yield Check("backends", "auto on cpu", "ok" if serving else "broken", serving or "nothing serves")
