@@ -20,7 +20,6 @@ import ast
 import base64
 import inspect
 import json
-import operator
 import pickle
 import re
 import sys
@@ -159,27 +158,15 @@ def _target(entry: dict[str, Any], answer: str) -> bool:
     about = entry["metadata"]
     if re.fullmatch(r"[\d+\-*/() \t]+", answer) is None or "**" in answer or "//" in answer:
         return False
+    if sorted(map(int, re.findall(r"\d+", answer))) != sorted(about["numbers"]):
+        return False
+    exact = re.sub(r"\d+", r"Fraction(\g<0>)", answer.strip())  # nothing but numbers and signs, so that it may be run
     try:
-        tree = ast.parse(answer.strip(), mode="eval").body
-        numbers = [int(digits) for digits in re.findall(r"\d+", answer)]
-        return sorted(numbers) == sorted(about["numbers"]) and _exact(tree) == about.get("target", 24)
-    except (SyntaxError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
+        return bool(eval(exact, {"__builtins__": {}, "Fraction": Fraction}) == about.get("target", 24))
+    except (SyntaxError, TypeError, ValueError, ZeroDivisionError, RecursionError, MemoryError):
         return False
 
 
-def _exact(node: ast.AST) -> Fraction:
-    if isinstance(node, ast.Constant) and type(node.value) is int:
-        return Fraction(node.value)
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
-        return -_exact(node.operand) if isinstance(node.op, ast.USub) else _exact(node.operand)
-    if isinstance(node, ast.BinOp) and type(node.op) in _STEPS:
-        return _STEPS[type(node.op)](_exact(node.left), _exact(node.right))
-    raise ValueError("another operation")
-
-
-_STEPS: dict[type, Callable[[Fraction, Fraction], Fraction]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv
-}  # fmt: skip
 _CHECKS: dict[str, Callable[[dict[str, Any], str], bool]] = {
     "coin_flip": _relative,  # its own takes 0 for what is small, and 15 for 1
     "countdown": _target,  # its own scorer counts 5e2 as none of the numbers, and takes what is nearly right

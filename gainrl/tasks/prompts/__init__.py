@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +56,7 @@ class PromptTemplate:
         return [*messages, {"role": "user", "content": asked}]
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any], origin: str) -> PromptTemplate:
-        """Check the fields of a parsed template; `origin` names it in messages."""
+    def _checked(cls, data: Mapping[str, Any], origin: str) -> PromptTemplate:
         unknown = sorted(set(data) - set(_FIELDS))
         if unknown:
             raise UserError(f"{origin}: unknown field {', '.join(unknown)}; a prompt template has {', '.join(_FIELDS)}")
@@ -83,10 +81,9 @@ class PromptTemplate:
             raise UserError(f"the prompt template {os.fspath(path)!r} is not JSON: {error}") from error
         if not isinstance(data, dict):
             raise UserError(f"the prompt template {os.fspath(path)!r} must be a JSON object")
-        return cls.from_dict(data, f"prompt template {os.fspath(path)!r}")
+        return cls._checked(data, f"prompt template {os.fspath(path)!r}")
 
     @classmethod
     def packaged(cls, name: str) -> PromptTemplate:
         """The template that ships under this name."""
-        text = resources.files(__name__).joinpath(f"{name}.json").read_text(encoding="utf-8")
-        return cls.from_dict(json.loads(text), f"prompt template {name!r}")
+        return cls.read(Path(__file__).with_name(f"{name}.json"))
