@@ -141,7 +141,7 @@ def _call(name: str, values: list[Value], real: bool) -> Value:
     if name in ("max", "min"):
         return (max if name == "max" else min)(values, key=_mp)
     if name in _EXACT:
-        if max(abs(_mp(value)) for value in values) > 10**4:
+        if max(abs(_mp(value)) for value in values) > (10**4 if name == "factorial" else 10**5):
             raise Undefined("too large a factorial")
         if all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values):
             return Fraction(_EXACT[name](*map(int, values)))
