@@ -251,10 +251,11 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
             return False
         if strict and (not places or digits < _PLACES or (places < _PLACES and digits < _PLACES + 2)):
             return False
-        found, ten = _mp(rounded[1]), mpmath.mpf(10)
-        error, unit = abs(_mp(value) - found), ten**-places
-        cut = error < unit and abs(found) <= abs(_mp(value))
-        return bool(error <= unit / 2 * (1 + ten**-20) or cut or error <= abs(found) * ten**-13)
+        exact_too = isinstance(value, Fraction)  # then nothing is rounded here
+        found, unit = (n if exact_too else _mp(n) for n in (rounded[1], Fraction(1, 10**places)))
+        error = abs(value - found)
+        cut = error < unit and abs(found) <= abs(value)
+        return bool(error <= unit / 2 or cut or error <= abs(found) / 10**13)
 
 
 def plain(node: Node) -> Node:

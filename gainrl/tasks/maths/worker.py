@@ -77,9 +77,9 @@ def canonical(text: str) -> str:
     node = parsed(text)
     try:
         value = evaluate(node, {}) if node is not None and not symbols(node) else None
-    except (Unreadable, ArithmeticError):
-        value = None
-    return str(value) if isinstance(value, Fraction) else pieces(text)
+        return str(value) if isinstance(value, Fraction) else pieces(text)
+    except (ValueError, ArithmeticError):  # unreadable, or too long to be written
+        return pieces(text)
 
 
 def judged(gold: str, answer: str | None, question: str) -> tuple[str, str, str]:
