@@ -69,7 +69,7 @@ class AngleScorer(BaseScorer):
         self.device, self.form, self.tap = self.forward.device, self.forward.form, self.forward.tap
         require_backend(given.backend, self.device)
         self._likelihood = LikelihoodHead(model) if given.nll else None
-        self.tokens_per_batch = given.tokens_per_batch or MOST.get(self.device.type, MOST["cuda"])
+        self.tokens_per_batch = given.tokens_per_batch or MOST.get(self.device.type, MOST["cpu"])
         self._fits: int | None = None  # tokens of half the smallest batch that did not fit
         self.width = int(self.forward.decoder.config.hidden_size)
         self.vocabulary = int(model.get_input_embeddings().weight.shape[0])
