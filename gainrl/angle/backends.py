@@ -20,7 +20,7 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from gainrl.angle.call import AngleCall, Outputs
+from gainrl.angle.result import AngleCall, Outputs
 from gainrl.errors import UserError
 
 log = logging.getLogger("gainrl.angle")
@@ -51,10 +51,10 @@ def _native_cuda() -> str:
 def _native(device: str) -> str:
     if device == "cuda":
         return _native_cuda()
+    if device != "cpu":
+        return f"it serves cpu and cuda tensors, not {device}"
     module = native_module()
-    if device == "cpu":
-        return module if isinstance(module, str) else "ok"
-    return f"it serves cpu and cuda tensors, not {device}"
+    return module if isinstance(module, str) else "ok"
 
 
 @functools.cache
@@ -79,32 +79,35 @@ def _triton(device: str) -> str:
     return "ok"
 
 
-def _run(name: str) -> Callable[[AngleCall], Outputs]:
-    """The backend's `run`, whose module is imported by the first call."""
-    loaded: list[Callable[[AngleCall], Outputs]] = []
-
-    def run(call: AngleCall) -> Outputs:
-        if not loaded:
-            loaded.append(importlib.import_module(f"{__package__}.{name}").run)
-        return loaded[0](call)
-
-    return run
-
-
 class Backend(NamedTuple):
     """One way to serve a call."""
 
     available: Callable[[str], str]
     """"ok" for tensors on a device type, or why not."""
-    run: Callable[[AngleCall], Outputs]
+    module: str
+    """The module of this package whose `run` serves; imported by the first call."""
 
 
 BACKENDS = {
-    "native": Backend(_native, _run("native")),
-    "triton": Backend(_triton, _run("triton_backend")),
-    "torch": Backend(lambda device: _imports("torch"), _run("torch_backend")),
-    "reference": Backend(lambda device: "ok", _run("reference")),
+    "native": Backend(_native, "native"),
+    "triton": Backend(_triton, "triton_backend"),
+    "torch": Backend(lambda device: _imports("torch"), "torch_backend"),
+    "reference": Backend(lambda device: "ok", "reference"),
 }
+NAMES = ("auto", *BACKENDS)
+
+
+def check_backend(backend: str) -> None:
+    """Raise UserError unless `backend` is a known name."""
+    if backend not in NAMES:
+        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(NAMES)}")
+
+
+@functools.cache
+def runner(name: str) -> Callable[[AngleCall], Outputs]:
+    """The `run` of backend `name`."""
+    run: Callable[[AngleCall], Outputs] = importlib.import_module(f"{__package__}.{BACKENDS[name].module}").run
+    return run
 
 
 def available_backends() -> dict[str, str]:
@@ -135,14 +138,13 @@ def choose(backend: str, device: str, hidden: Any = None) -> str:
     """The backend for a call: `backend` itself, or for "auto" the first that serves `device` and `hidden`."""
     on_gpu = hidden is not None and device == "cuda"
     if backend == "auto":
-        return _automatic(device, tuple((name, _unfit(name, hidden)) for name in order(device)) if on_gpu else ())
+        return _automatic(device, tuple((name, _unfit(name, hidden)) for name in _order(device)) if on_gpu else ())
     if reason := unavailable(backend, device) or (_unfit(backend, hidden) if on_gpu else ""):
         raise UserError(f"backend {backend!r} cannot serve {device} tensors: {reason}")
     return backend
 
 
-def order(device: str) -> tuple[str, ...]:
-    """The backends that `auto` tries for arrays on device type `device`, one after the other."""
+def _order(device: str) -> tuple[str, ...]:
     # The reference serves NumPy arrays where neither torch nor the compiled module is installed.
     return ("native", "torch", "reference") if device == "cpu" else ("native", "triton", "torch")
 
@@ -150,7 +152,7 @@ def order(device: str) -> tuple[str, ...]:
 @functools.cache
 def _automatic(device: str, unfit: tuple[tuple[str, str], ...]) -> str:
     passed: list[str] = []
-    for name in order(device):
+    for name in _order(device):
         if reason := unavailable(name, device) or dict(unfit).get(name):
             passed.append(f"not {name}: {reason}")
             continue

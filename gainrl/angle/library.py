@@ -11,8 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from gainrl.angle.call import AngleCall, Outputs, empty_outputs
 from gainrl.angle.op import run_plain
+from gainrl.angle.result import AngleCall, Outputs, empty_outputs
 
 NAMESPACE = __name__.partition(".")[0]
 """`gainrl`; another name where the kernels package loads a copy of this folder beside an installed gainrl."""

@@ -5,6 +5,7 @@ Torch tensors, or NumPy arrays (bfloat16 of ml_dtypes included), which need no t
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from typing import Any
@@ -12,32 +13,24 @@ from typing import Any
 import numpy as np
 
 from gainrl.angle.backends import native_module
-from gainrl.angle.call import AngleCall, Outputs, empty_outputs
+from gainrl.angle.result import AngleCall, Outputs, empty_outputs
 from gainrl.errors import UserError
 
 _CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "torch.float32": 0, "torch.float16": 1, "torch.bfloat16": 2}
 
 
-def _module() -> Any:
-    return native_module()
-
-
 def _params(call: AngleCall, outputs: Outputs, address: Any, strides: Any) -> Any:
     """csrc/angle/params.h of a call: `address(array)`, and `strides(array)` in elements."""
-    p = _module().AngleParams()
+    module: Any = native_module()
+    p = module.AngleParams()
     hidden, roles, offsets = call.hidden, call.token_role, call.cu_seqlens
     p.hidden, p.roles = address(hidden), address(roles)
     p.dtype = _CODES[str(hidden.dtype)]
     shape, row_strides, role_strides = hidden.shape, strides(hidden), strides(roles)
-    p.width, p.stride_row, p.stride_column, p.role_stride_row = (
-        shape[-1],
-        row_strides[-2],
-        row_strides[-1],
-        role_strides[-1],
-    )
+    p.width, p.stride_row, p.stride_column = shape[-1], row_strides[-2], row_strides[-1]
+    p.role_stride_row = role_strides[-1]
     if offsets is None:
-        p.sequences, p.length = shape[0], shape[1]
-        p.rows = shape[0] * shape[1]
+        p.sequences, p.length, p.rows = shape[0], shape[1], shape[0] * shape[1]
         p.stride_batch, p.role_stride_batch = row_strides[0], role_strides[0]
     else:
         p.sequences, p.rows, p.offsets = offsets.shape[0] - 1, shape[0], address(offsets)
@@ -57,9 +50,15 @@ def _params(call: AngleCall, outputs: Outputs, address: Any, strides: Any) -> An
 
 def run(call: AngleCall) -> Outputs:
     """The op on torch tensors or NumPy arrays."""
-    hidden, module = call.hidden, _module()
+    hidden = call.hidden
+    module: Any = native_module()
     if isinstance(hidden, np.ndarray):
-        return _run_arrays(call)
+        outputs = _array_outputs(call)
+        params = _params(call, outputs, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        threads = int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+        module.angle_cpu(params, threads)
+        return outputs
     torch = sys.modules["torch"]
     if hidden.is_neg():  # negated lazily: a view whose memory holds the opposite
         call.hidden = hidden = hidden.resolve_neg()
@@ -73,31 +72,21 @@ def run(call: AngleCall) -> Outputs:
         module.angle_cpu(params, torch.get_num_threads())
         return outputs
     # Made current here, for PyTorch puts the caller's device back without making a context there.
-    if device.index != torch.cuda.current_device():
-        with torch.cuda.device(device):
-            _launch(torch, module, params, device)
-    else:
-        _launch(torch, module, params, device)
+    other = device.index != torch.cuda.current_device()
+    with torch.cuda.device(device) if other else contextlib.nullcontext():
+        size = module.angle_cuda_workspace(params, device.index)
+        # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
+        workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        module.angle_cuda(params, workspace.data_ptr(), size, device.index, stream)
     return outputs
 
 
-def _launch(torch: Any, module: Any, params: Any, device: Any) -> None:
-    size = module.angle_cuda_workspace(params, device.index)
-    # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
-    workspace = torch.empty(size, dtype=torch.uint8, device=device)
-    module.angle_cuda(params, workspace.data_ptr(), size, device.index, torch.cuda.current_stream(device).cuda_stream)
-
-
-def _run_arrays(call: AngleCall) -> Outputs:
+def _array_outputs(call: AngleCall) -> Outputs:
     for array, name in ((call.hidden, "hidden"), (call.token_role, "token_role")):
         if any(stride % array.itemsize for stride in array.strides):
             raise UserError(f"{name} has strides {array.strides} bytes, which are no multiples of its {array.itemsize}")
-    if call.cu_seqlens is not None:
-        call.cu_seqlens = np.ascontiguousarray(call.cu_seqlens)
-    if call.shared_sum is not None:
-        call.shared_sum = np.ascontiguousarray(call.shared_sum)
-    outputs = empty_outputs(call, np.empty, np.float32, np.int32)
-    params = _params(call, outputs, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
-    asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    _module().angle_cpu(params, int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0)))
-    return outputs
+    for name in ("cu_seqlens", "shared_sum"):
+        if (array := getattr(call, name)) is not None:
+            setattr(call, name, np.ascontiguousarray(array))
+    return empty_outputs(call, np.empty, np.float32, np.int32)

@@ -1,4 +1,7 @@
-"""The public function: checks, the choice of a backend, and the result object."""
+"""The public function: checks, the choice of a backend, and the result object.
+
+The checks are of shapes, dtypes and devices.  They read no value of a tensor, so they do not synchronise.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from gainrl.angle.backends import BACKENDS, choose, unavailable
-from gainrl.angle.call import AngleCall, Outputs
-from gainrl.angle.checks import check_backend, check_call, check_shared, raise_on_bad_values
-from gainrl.angle.result import AngleConcentration, SharedPrefix, Status
+from gainrl.angle.backends import check_backend, choose, runner, unavailable
+from gainrl.angle.result import AngleCall, AngleConcentration, Outputs, SharedPrefix, Status
 from gainrl.errors import UserError
+
+FLOATS = ("float32", "float16", "bfloat16")
 
 
 def angle_concentration(
@@ -55,17 +58,13 @@ def angle_concentration(
         UserError: a wrong shape, dtype or device; a backend that cannot serve the call; with `check`, bad values.
     """
     check_backend(backend)
-    shared = None
-    if shared_prefix is not None:
-        shared = check_shared(shared_prefix).sum
+    shared, shared_tokens = _shared(shared_prefix)
     arrays = (hidden, cu_seqlens, token_role, shared)
     on_host = False
     if not _torch_alone(arrays):
         on_host, arrays = _converted(arrays, backend)
-    check_call(*arrays)
-    call = AngleCall(
-        *arrays, 0 if shared_prefix is None else shared_prefix.tokens, bool(diagonal), bool(return_directions)
-    )
+    _check(*arrays)
+    call = AngleCall(*arrays, shared_tokens, bool(diagonal), bool(return_directions))
     on_cpu = isinstance(call.hidden, np.ndarray) or call.hidden.is_cpu
     outputs = run(call, backend, on_cpu if check is None else bool(check))
     return AngleConcentration(*(_numpy(part) if on_host else part for part in outputs[:3]))
@@ -74,15 +73,7 @@ def angle_concentration(
 def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
     """The sum of the unit rows of `hidden` (P, D), for a prefix that many sequences share.
 
-    Args:
-        hidden: activations of the prefix, as in `angle_concentration`.
-        backend: as in `angle_concentration`.
-
-    Returns:
-        SharedPrefix with `sum` (D,) float32 on hidden's device and `tokens`, its non-zero rows.  Synchronises once.
-
-    Raises:
-        UserError: a wrong shape, dtype or device, or a non-finite row.
+    Arguments and errors are those of `angle_concentration`; a non-finite row is an error too.  Synchronises once.
     """
     check_backend(backend)
     if len(hidden.shape) != 2:
@@ -94,7 +85,7 @@ def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
         roles: Any = np.ones((1, hidden.shape[0]), dtype=np.int8)
     else:
         roles = hidden.new_ones((1, hidden.shape[0]), dtype=sys.modules["torch"].int8)
-    check_call(hidden[None], None, roles, None)
+    _check(hidden[None], None, roles, None)
     outputs = run(AngleCall(hidden[None], None, roles, sums=True), backend, False)
     status, _, tokens = (int(count) for count in outputs.counts[:, 0].tolist())
     if status & Status.NON_FINITE:
@@ -132,10 +123,79 @@ def run(call: AngleCall, backend: str, check: bool) -> Outputs:
 def run_plain(call: AngleCall, backend: str, check: bool) -> Outputs:
     """The chosen backend's outputs."""
     device = "cpu" if isinstance(call.hidden, np.ndarray) else call.hidden.device.type
-    outputs = BACKENDS[choose(backend, device, call.hidden)].run(call)
+    outputs = runner(choose(backend, device, call.hidden))(call)
     if check:
-        raise_on_bad_values(outputs.counts[0], call.token_role)
+        _raise_on_bad_values(outputs.counts[0], call.token_role)
     return outputs
+
+
+def _dtype(array: Any, name: str, allowed: tuple[str, ...]) -> None:
+    dtype = str(array.dtype).removeprefix("torch.")
+    if dtype not in allowed:
+        raise UserError(f"{name} has dtype {dtype}; it must be one of {', '.join(allowed)}")
+
+
+def _device(array: Any, name: str, expected: Any) -> None:
+    device = getattr(array, "device", None)
+    if device != expected:
+        raise UserError(f"{name} is on {device} and hidden on {expected}; move one to the other's device")
+
+
+def _shared(prefix: SharedPrefix | None) -> tuple[Any, int]:
+    if prefix is None:
+        return None, 0
+    if not isinstance(prefix, SharedPrefix):
+        raise UserError(
+            f"shared_prefix is a {type(prefix).__name__}; it must be what gainrl.shared_prefix(...) returns"
+        )
+    if not 0 <= int(prefix.tokens) < 2**31:
+        raise UserError(f"shared_prefix.tokens is {prefix.tokens}; it must lie in [0, 2^31)")
+    return prefix.sum, prefix.tokens
+
+
+def _check(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> None:
+    for array, name in ((hidden, "hidden"), (cu_seqlens, "cu_seqlens"), (token_role, "token_role")):
+        if hasattr(array, "full_tensor"):
+            raise UserError(f"{name} is a DTensor, of which each process holds a part; pass {name}.full_tensor()")
+    _dtype(hidden, "hidden", FLOATS)
+    shape, roles, device = tuple(hidden.shape), tuple(token_role.shape), getattr(hidden, "device", None)
+    if len(shape) != (3 if cu_seqlens is None else 2):
+        raise UserError(f"hidden has shape {shape}; " + (
+            "without cu_seqlens it must be padded rows (B, L, D) (packed rows (T, D) come with cu_seqlens (B+1,))"
+            if cu_seqlens is None else
+            "with cu_seqlens it must be packed rows (T, D) (for padded rows (B, L, D) pass cu_seqlens=None)"
+        ))  # fmt: skip
+    if cu_seqlens is not None:
+        _dtype(cu_seqlens, "cu_seqlens", ("int32", "int64"))
+        if len(cu_seqlens.shape) != 1 or cu_seqlens.shape[0] < 1:
+            raise UserError(f"cu_seqlens has shape {tuple(cu_seqlens.shape)}; it must be (B+1,), at least (1,)")
+        _device(cu_seqlens, "cu_seqlens", device)
+    if shape[-1] < 1:
+        raise UserError(f"hidden has shape {shape}; its last axis, the width D, must be at least 1")
+    if roles != shape[:-1]:
+        raise UserError(f"token_role has shape {roles}; for hidden of shape {shape} it must be {shape[:-1]}")
+    _dtype(token_role, "token_role", ("int8", "uint8", "bool"))
+    _device(token_role, "token_role", device)
+    if shared_sum is not None:
+        _dtype(shared_sum, "shared_prefix.sum", ("float32",))
+        wanted = shape[-1:]
+        if (given := tuple(shared_sum.shape)) != wanted:
+            raise UserError(f"shared_prefix.sum has shape {given}; for hidden of width {shape[-1]} it must be {wanted}")
+        _device(shared_sum, "shared_prefix.sum", device)
+
+
+def _raise_on_bad_values(status: Any, token_role: Any) -> None:
+    """Raise UserError for flags that only a mistake of the caller explains (reads `status`)."""
+    wrong = status & int(Status.INVALID_ROLE | Status.INVALID_OFFSETS)
+    if not bool(wrong.any()):
+        return
+    first = int(wrong.nonzero()[0].reshape(-1)[0])
+    if int(status[first]) & Status.INVALID_OFFSETS:
+        raise UserError("cu_seqlens must not decrease and must stay within [0, T]; pass check=False for status instead")
+    raise UserError(
+        f"token_role ({str(token_role.dtype).removeprefix('torch.')}) holds a role other than 0 (ignored), 1 (prefix)"
+        f" and 2 (question) in sequence {first}; pass check=False to get status instead"
+    )
 
 
 def _torch_alone(arrays: tuple[Any, ...]) -> bool:

@@ -8,14 +8,12 @@ every sequence, so it is for tests, benchmarks and small inputs.  Needs NumPy al
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from gainrl.angle.call import AngleCall, Outputs
-from gainrl.angle.result import Status
+from gainrl.angle.result import AngleCall, AngleConcentration, Outputs, Status
 from gainrl.errors import UserError
 
 TOLERANCE = 2e-6
@@ -27,34 +25,12 @@ VECTOR_TOLERANCE = 1e-5
 Float64 = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def as_float64(array: Any) -> Float64:
-    """`array` (NumPy, torch of any dtype and device, or a list) as float64 on the host."""
+def _host(array: Any) -> npt.NDArray[Any]:
+    """`array` (NumPy, torch of any dtype and device, or a list) on the host."""
     if hasattr(array, "detach"):
-        array = array.detach().cpu().double().numpy()
-    return np.asarray(array, dtype=np.float64)
-
-
-def as_integers(array: Any) -> npt.NDArray[np.int64]:
-    """The same as int64."""
-    if hasattr(array, "detach"):
-        array = array.detach().cpu().numpy()
-    return np.asarray(array).astype(np.int64)
-
-
-@dataclass(frozen=True)
-class ReferenceResult:
-    """Fields as in `AngleConcentration`, float64."""
-
-    intra: Float64
-    inter: Float64
-    score: Float64
-    whole: Float64
-    status: npt.NDArray[np.int32]
-    question_tokens: npt.NDArray[np.int32]
-    prefix_tokens: npt.NDArray[np.int32]
-    directions: Float64
-    sums: Float64
-    """`U_p + U_q`."""
+        array = array.detach().cpu()
+        array = (array.double() if array.is_floating_point() else array).numpy()
+    return np.asarray(array)
 
 
 def unit_rows(rows: Float64) -> Float64:
@@ -79,47 +55,37 @@ def _mean_within(rows: Float64, diagonal: bool) -> float:
 
 
 def angle_concentration_reference(
-    hidden: Any,
-    cu_seqlens: Any,
-    token_role: Any,
-    *,
-    shared_rows: Any = None,
-    diagonal: bool = True,
-) -> ReferenceResult:
+    hidden: Any, cu_seqlens: Any, token_role: Any, *, shared_rows: Any = None, diagonal: bool = True
+) -> AngleConcentration:
     """The definition, for packed rows (T, D) with `cu_seqlens` (B+1,) or padded rows (B, L, D) with None.
 
     `shared_rows` (P, D) are the activations of the shared prefix themselves, so that the oracle does not depend on
-    the sum that it judges.  Everything else as in `gainrl.angle_concentration`.
+    the sum that it judges.  Everything else as in `gainrl.angle_concentration`; values and directions are float64.
     """
-    roles = as_integers(token_role)
-    if np.asarray(token_role.cpu() if hasattr(token_role, "cpu") else token_role).dtype == np.bool_:
-        roles = roles * 2
-    flat: npt.NDArray[np.float64] = as_float64(hidden)
-    if cu_seqlens is None:
-        batch, length = roles.shape
-        offsets = np.arange(batch + 1, dtype=np.int64) * length
-    else:
-        offsets = as_integers(cu_seqlens)
-    flat = flat.reshape(-1, flat.shape[-1])
-    flat_roles = roles.reshape(-1)
+    return AngleConcentration(*_outputs(hidden, cu_seqlens, token_role, shared_rows, diagonal)[:3])
 
-    count = len(offsets) - 1
-    intra, inter, whole = (np.full(count, np.nan) for _ in range(3))
-    status, questions, prefixes = (np.zeros(count, dtype=np.int32) for _ in range(3))
-    directions, sums = (np.zeros((count, flat.shape[1])) for _ in range(2))
+
+def _outputs(hidden: Any, cu_seqlens: Any, token_role: Any, shared_rows: Any, diagonal: bool) -> Outputs:
+    roles = _host(token_role)
+    roles = roles.astype(np.int64) * (2 if roles.dtype == np.bool_ else 1)
+    offsets = np.arange(len(roles) + 1) * roles.shape[1] if cu_seqlens is None else _host(cu_seqlens).astype(np.int64)
+    flat: Float64 = _host(hidden).astype(np.float64)
+    flat, roles = flat.reshape(-1, flat.shape[-1]), roles.reshape(-1)
     shared = np.zeros((0, flat.shape[1]))
     if shared_rows is not None:
-        shared = unit_rows(as_float64(shared_rows))
+        shared = unit_rows(_host(shared_rows).astype(np.float64))
         shared = shared[(shared != 0).any(axis=1)]
 
+    count = len(offsets) - 1
+    values, counts = np.full((4, count), np.nan), np.zeros((3, count), dtype=np.int32)
+    directions, sums = np.zeros((2, count, flat.shape[1]))
     if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(flat):
-        status[:] = Status.INVALID_OFFSETS
-        score = np.full(count, np.nan)
-        return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, sums)
+        counts[0] = Status.INVALID_OFFSETS
+        return Outputs(values, counts, directions, sums)
 
     for b in range(count):
         span = np.arange(offsets[b], offsets[b + 1])
-        role = flat_roles[span]
+        role = roles[span]
         flags = Status.OK
         if ((role < 0) | (role > 2)).any():
             flags |= Status.INVALID_ROLE
@@ -131,9 +97,8 @@ def angle_concentration_reference(
         unit = unit_rows(flat[used])
         nonzero = (unit != 0).any(axis=1)
         used, unit = used[nonzero], unit[nonzero]
-        question = unit[flat_roles[used] == 2]
-        prefix = np.concatenate([shared, unit[flat_roles[used] == 1]])
-        questions[b], prefixes[b] = len(question), len(prefix)
+        question = unit[roles[used] == 2]
+        prefix = np.concatenate([shared, unit[roles[used] == 1]])
         rows = np.concatenate([prefix, question])
         if len(question) == 0:
             flags |= Status.EMPTY_QUESTION
@@ -141,16 +106,16 @@ def angle_concentration_reference(
             flags |= Status.EMPTY_PREFIX
         if not diagonal and (len(question) < 2 or len(rows) < 2):
             flags |= Status.TOO_FEW_ROWS
-        status[b], sums[b] = flags, rows.sum(axis=0)
+        counts[:, b], sums[b] = (flags, len(question), len(prefix)), rows.sum(axis=0)
         if flags & (Status.NON_FINITE | Status.INVALID_ROLE):
             continue
-        intra[b] = _mean_within(question, diagonal)
-        inter[b] = _mean_similarity(question, prefix)
-        whole[b] = _mean_within(rows, diagonal)
+        intra, inter = _mean_within(question, diagonal), _mean_similarity(question, prefix)
+        values[:, b] = intra, inter, intra + inter, _mean_within(rows, diagonal)
         directions[b] = unit_rows(question.sum(axis=0, keepdims=True))[0]
 
-    score = intra + inter if (prefixes > 0).any() else intra.copy()
-    return ReferenceResult(intra, inter, score, whole, status, questions, prefixes, directions, sums)
+    if not counts[2].any():
+        values[2] = values[0]
+    return Outputs(values, counts, directions, sums)
 
 
 def run(call: AngleCall) -> Outputs:
@@ -160,13 +125,11 @@ def run(call: AngleCall) -> Outputs:
             "backend 'reference' forms similarity matrices and cannot use the sum of a shared prefix;"
             " put the prefix rows into each sequence, or use another backend"
         )
-    found = angle_concentration_reference(call.hidden, call.cu_seqlens, call.token_role, diagonal=call.diagonal)
+    values, counts, directions, sums = _outputs(call.hidden, call.cu_seqlens, call.token_role, None, call.diagonal)
     outputs = (
-        np.stack([found.intra, found.inter, found.score, found.whole]).astype(np.float32),
-        np.stack([found.status, found.question_tokens, found.prefix_tokens]).astype(np.int32),
-        found.directions.astype(np.float32) if call.directions else None,
-        found.sums.astype(np.float32) if call.sums else None,
-    )
+        values.astype(np.float32), counts,
+        directions.astype(np.float32) if call.directions else None, sums.astype(np.float32) if call.sums else None,
+    )  # fmt: skip
     if isinstance(call.hidden, np.ndarray):
         return Outputs(*outputs)
     import torch

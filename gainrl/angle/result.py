@@ -1,10 +1,10 @@
-"""What the op returns: per-sequence values, counts and status flags."""
+"""What the op returns, and the contract of its backends: `run(call: AngleCall) -> Outputs`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any
+from typing import Any, NamedTuple
 
 
 class Status(IntFlag):
@@ -23,6 +23,10 @@ class Status(IntFlag):
     """A role other than 0, 1 and 2: every field of this sequence is NaN."""
     INVALID_OFFSETS = 32
     """`cu_seqlens` decreases or leaves [0, T], so no row has a certain owner: every field of every sequence is NaN."""
+
+
+BAD = int(Status.NON_FINITE | Status.INVALID_ROLE | Status.INVALID_OFFSETS)
+"""Flags under which every field of the sequence is NaN."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,3 +87,59 @@ class SharedPrefix:
     """(D,) float32 `U_p`."""
     tokens: int
     """Its non-zero rows."""
+
+
+@dataclass(slots=True)
+class AngleCall:
+    """Checked arguments of one call.  What is wrong with their values, a backend puts into `Outputs.counts[0]`."""
+
+    hidden: Any
+    """(T, D) packed or (B, L, D) padded."""
+    cu_seqlens: Any
+    """(B+1,), or None for padded rows."""
+    token_role: Any
+    """(T,) or (B, L)."""
+    shared_sum: Any = None
+    """(D,) float32, or None."""
+    shared_tokens: int = 0
+    diagonal: bool = True
+    directions: bool = False
+    """Whether (B, D) float32 `U_q / ‖U_q‖` is wanted."""
+    sums: bool = False
+    """Whether (B, D) float32 `U_p + U_q` is wanted, the shared prefix included (what `shared_prefix` keeps)."""
+
+    @property
+    def padded(self) -> bool:
+        """Whether rows are (B, L, D)."""
+        return self.cu_seqlens is None
+
+    @property
+    def sequences(self) -> int:
+        """B."""
+        return int(self.token_role.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1)
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.hidden.shape[-1])
+
+
+class Outputs(NamedTuple):
+    """What a backend returns: fields as in `AngleConcentration`, and `sums`; None if not wanted."""
+
+    values: Any
+    counts: Any
+    directions: Any = None
+    sums: Any = None
+
+
+def empty_outputs(call: AngleCall, empty: Any, floats: Any, integers: Any, **options: Any) -> Outputs:
+    """Outputs of the right shapes, not filled, made by `empty` (of torch or NumPy)."""
+    batch = call.sequences
+    values, counts = empty((4, batch), dtype=floats, **options), empty((3, batch), dtype=integers, **options)
+    if not (call.directions or call.sums):
+        return Outputs(values, counts)
+    vectors = (
+        empty((batch, call.width), dtype=floats, **options) if on else None for on in (call.directions, call.sums)
+    )
+    return Outputs(values, counts, *vectors)

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from gainrl.angle.call import BAD, AngleCall, Outputs
-from gainrl.angle.result import Status
+from gainrl.angle.result import BAD, AngleCall, Outputs, Status
 
 GROUP_ELEMENTS = 1 << 21
 

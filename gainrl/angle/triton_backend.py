@@ -12,8 +12,7 @@ import torch
 import triton
 
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.call import AngleCall, Outputs
-from gainrl.angle.result import Status
+from gainrl.angle.result import AngleCall, Outputs, Status
 from gainrl.angle.torch_backend import finish
 
 PROGRAMS_PER_PROCESSOR = 8

@@ -12,8 +12,7 @@ from typing import Any
 
 import torch
 
-from gainrl.angle.backends import unavailable
-from gainrl.angle.checks import NAMES, check_backend
+from gainrl.angle.backends import NAMES, check_backend, unavailable
 from gainrl.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")

@@ -26,9 +26,8 @@ import torch
 from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 
-from gainrl.angle.call import AngleCall
 from gainrl.angle.op import run
-from gainrl.angle.result import Status
+from gainrl.angle.result import AngleCall, Status
 from gainrl.errors import UserError
 from gainrl.scoring.settings import require_backend
 

@@ -13,14 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gainrl.angle.call import BAD
-from gainrl.angle.reference import (
-    TOLERANCE,
-    VECTOR_TOLERANCE,
-    ReferenceResult,
-    angle_concentration_reference,
-    unit_rows,
-)
+from gainrl.angle.reference import TOLERANCE, VECTOR_TOLERANCE, angle_concentration_reference, unit_rows
+from gainrl.angle.result import BAD, AngleConcentration
 
 ROLES = np.array([0, 1, 2], dtype=np.int8)
 DTYPES = ("float32", "float16", "bfloat16")
@@ -42,7 +36,7 @@ class Case:
     def sequences(self) -> int:
         return self.roles.shape[0] if self.offsets is None else len(self.offsets) - 1
 
-    def expected(self) -> ReferenceResult:
+    def expected(self) -> AngleConcentration:
         return angle_concentration_reference(
             self.exact, self.offsets, self.roles, shared_rows=self.shared, diagonal=self.diagonal
         )  # fmt: skip

@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 
 from gainrl.angle import triton_backend
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.call import AngleCall, Outputs
+from gainrl.angle.result import AngleCall, Outputs
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int8: "i8",
          torch.int32: "i32", torch.int64: "i64"}  # fmt: skip
