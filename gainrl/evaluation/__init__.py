@@ -1,9 +1,8 @@
 """Evaluation of a model on a task: avg@k, pass@k, maj@k with intervals."""
 
-from gainrl.evaluation.evaluate import Evaluation, Generation, append_record, evaluate
-from gainrl.evaluation.generation import Completed, Engine, Sampling, TransformersEngine
+from gainrl.evaluation.engines import Completed, Engine, Sampling, TransformersEngine
+from gainrl.evaluation.evaluate import Evaluation, Generation, Store, append_record, evaluate, rows_digest
 from gainrl.evaluation.metrics import majority_at_k, mean_interval, pass_at_k, row_accuracy
-from gainrl.evaluation.store import Store, rows_digest
 
 __all__ = [
     "Completed", "Engine", "Evaluation", "Generation", "Sampling", "Store", "TransformersEngine", "append_record",

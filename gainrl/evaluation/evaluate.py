@@ -7,28 +7,28 @@ append_record(run_directory, result.record(stage="before"))
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from gainrl.errors import UserError
-from gainrl.evaluation.generation import Engine, Sampling, TransformersEngine
+from gainrl.evaluation.engines import Engine, Sampling, TransformersEngine
 from gainrl.evaluation.metrics import FloatArray, majority_at_k, mean_interval, pass_at_k, row_accuracy
+from gainrl.files import atomic_path, write_text
 
 if TYPE_CHECKING:
-    from gainrl.evaluation.store import Store
     from gainrl.tasks import Task
-
 
 _BEAT = 5.0  # seconds between two signs of life
 
@@ -109,10 +109,8 @@ class Evaluation:
         for one in self.generations:
             if one.answer is not None and one.status != "unscorable":
                 votes[one.row].append((one.answer, one.status == "right"))
-        if not any(votes):
-            return math.nan, math.nan, math.nan
         values = majority_at_k(votes)
-        values[[count == 0 for count in self.scored]] = math.nan
+        values[[count == 0 or not any(votes) for count in self.scored]] = math.nan
         return mean_interval(values)
 
     @property
@@ -153,6 +151,81 @@ class Evaluation:
     def _ks(self) -> list[int]:
         """1, 2, 4, ... up to the samples."""
         return [2**power for power in range(self.samples.bit_length())]
+
+
+def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
+    """A digest of rows, in order, so that generations are never counted for other problems."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps([row["prompt"], row["answer"]], sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+class Store:
+    """The folder of one evaluation; `kept` holds the generations that are there, `seconds` the time they took.
+
+    `batches.jsonl` has a line that says what is evaluated, then one for each finished batch; `generations.parquet`,
+    written at the end, has the columns of `Generation`.  `settings` says what is evaluated (task, model, rows, samples
+    ...).  With `resume`, a folder of equal settings goes on; any other folder that holds generations is refused, unless
+    `overwrite`.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False):
+        self._lines, self._table = folder / "batches.jsonl", folder / "generations.parquet"
+        self.kept: list[Generation] = []
+        self.seconds = 0.0
+        wanted = json.loads(json.dumps(settings))
+        held = [path for path in (self._lines, self._table) if path.exists()]
+        if held and not overwrite:
+            if not resume:
+                raise UserError(f"{str(folder)!r} holds generations already; give resume to go on, or overwrite")
+            before = self._read()
+            differ = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
+            if differ:
+                changes = "; ".join(f"{key}: {before.get(key)!r} there, {wanted.get(key)!r} now" for key in differ)
+                raise UserError(f"{str(folder)!r} holds another evaluation ({changes}); choose another folder")
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in held:
+            old.unlink()
+        write_text(self._lines, json.dumps(wanted) + "\n")
+
+    def _read(self) -> dict[str, Any]:
+        """The settings of the folder; a last line that was cut short is dropped."""
+        try:
+            first, *batches, last = self._lines.read_text(encoding="utf-8").split("\n")
+            settings = dict(json.loads(first))
+            for line in batches:
+                batch = json.loads(line)
+                self.seconds = float(batch["seconds"])
+                self.kept += [Generation(**row) for row in batch["generations"]]
+            if any(type(number) is not int for one in self.kept for number in (one.row, one.sample, one.tokens)):
+                raise ValueError("a number is missing")
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise UserError(f"{str(self._lines)!r} is damaged ({error}); give overwrite to start anew") from error
+        if last:
+            write_text(self._lines, "\n".join([first, *batches, ""]))
+        return settings
+
+    def add(self, finished: Sequence[Generation], seconds: float) -> None:
+        """Keep one batch; `seconds` is the time the evaluation has taken so far."""
+        _append(self._lines, {"seconds": seconds, "generations": [asdict(one) for one in finished]})
+
+    def merge(self, generations: Sequence[Generation]) -> Path:
+        """All generations as `generations.parquet`, in order."""
+        import pyarrow as pa
+        import pyarrow.parquet
+
+        kinds = {"row": pa.int64(), "sample": pa.int64(), "tokens": pa.int64(), "share": pa.float64()}
+        schema = pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Generation)])
+        # lone surrogates, which Parquet's UTF-8 cannot hold, become question marks
+        rows = [
+            {name: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for name, v in vars(one).items()}
+            for one in generations
+        ]
+        with atomic_path(self._table) as temporary:
+            pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
+        return self._table
 
 
 def evaluate(
@@ -263,26 +336,28 @@ def _run(
 ) -> list[Generation]:
     room = engine.room()
     fits = [(r, s) for r, s in batch if room is None or lengths[r] + sampling.max_new_tokens <= room]
-    why = f"the prompt has %d tokens; with {sampling.max_new_tokens} new ones the model's context of {room} is exceeded"
-    out = [
-        Generation(row, sample, "", 0, "skipped", "unscorable", why % lengths[row], None, None)
-        for row, sample in batch
-        if (row, sample) not in fits
-    ]
     texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key) if fits else []
     grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
-    for (row, sample), text, grade in zip(fits, texts, grades, strict=True):
-        graded = str(grade.status), grade.reason, grade.answer, grade.share
-        out.append(Generation(row, sample, text.text, text.tokens, text.finish, *graded))
+    out = [
+        Generation(row, sample, text.text, text.tokens, text.finish, str(grade.status), grade.reason, grade.answer,
+                   grade.share)
+        for (row, sample), text, grade in zip(fits, texts, grades, strict=True)
+    ]  # fmt: skip
+    why = f"the prompt has %d tokens; with {sampling.max_new_tokens} new ones the model's context of {room} is exceeded"
+    for row, sample in set(batch) - set(fits):
+        out.append(Generation(row, sample, "", 0, "skipped", "unscorable", why % lengths[row], None, None))
     return out
 
 
 def append_record(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Append one object to `evals.jsonl` of a run directory, flushed to disk before it returns."""
-    path = Path(run) / "evals.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    Path(run).mkdir(parents=True, exist_ok=True)
+    _append(Path(run) / "evals.jsonl", record)
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
     with open(path, "a", encoding="utf-8") as lines:
-        lines.write(json.dumps(record, allow_nan=False) + "\n")
+        lines.write(json.dumps(line, allow_nan=False) + "\n")
         lines.flush()
         os.fsync(lines.fileno())
 

@@ -5,6 +5,7 @@ All take per-problem counts; problems without a scored sample are left out.  Sha
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -46,13 +47,9 @@ def majority_at_k(votes: Sequence[Sequence[tuple[str, bool]]]) -> FloatArray:
     """
     out = np.zeros(len(votes))
     for index, ballots in enumerate(votes):
-        counts: dict[str | None, int] = {}
-        for answer, right in ballots:
-            key = None if right else answer
-            counts[key] = counts.get(key, 0) + 1
+        counts = Counter(None if right else answer for answer, right in ballots)
         if counts:
-            most = max(counts.values())
-            first = [key for key, count in counts.items() if count == most]
+            first = [key for key, count in counts.items() if count == max(counts.values())]
             out[index] = (None in first) / len(first)
     return out
 
@@ -69,11 +66,7 @@ def mean_interval(
     if not len(values):
         return float("nan"), float("nan"), float("nan")
     generator = np.random.Generator(np.random.Philox(seed))
-    means = np.empty(resamples)
-    step = max(1, 2**22 // len(values))  # 32 MiB of indices at a time, however many problems
-    for start in range(0, resamples, step):
-        count = min(step, resamples - start)
-        means[start : start + count] = values[generator.integers(0, len(values), (count, len(values)))].mean(axis=1)
+    means = [values[generator.integers(0, len(values), len(values))].mean() for _ in range(resamples)]
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(values.mean()), float(low), float(high)

@@ -22,8 +22,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gainrl.errors import UserError
 from gainrl.evaluation import Completed, Sampling, Store, TransformersEngine, append_record, evaluate, rows_digest
-from gainrl.evaluation.engines import ServerEngine
-from gainrl.evaluation.generation import cut
+from gainrl.evaluation.engines import ServerEngine, cut
 from gainrl.tasks import Grade, Row, Status, Task
 from tests.tiny_models import FAMILIES, OTHER_FAMILIES, make_family, make_tokenizer
 

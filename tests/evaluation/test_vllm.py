@@ -10,8 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from gainrl.evaluation import Sampling
 from gainrl.evaluation.engines import VLLMEngine
-from gainrl.evaluation.generation import Sampling
 from tests.tiny_models import make_tokenizer
 
 pytest.importorskip("vllm", reason="vllm: not installed here (scripts/vllm_environment.sh makes a place for it)")
