@@ -11,6 +11,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import typer
 
@@ -33,6 +34,15 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def options(panel: str) -> Any:
+    """Makes options of one group, each a line of an 80-column terminal in `--help`."""
+
+    def option(help: str, metavar: str = "TEXT", *names: str) -> Any:
+        return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+
+    return option
 
 
 @app.callback()

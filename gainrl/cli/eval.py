@@ -3,48 +3,54 @@
 from __future__ import annotations
 
 import json
+import os
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gainrl.cli import options
+from gainrl.errors import UserError
+
+if TYPE_CHECKING:
+    from gainrl.evaluation import Engine
+
+
+_main, _drawn = options("Options"), options("How completions are made")
+
 
 def eval(
-    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m.")],
-    task: Annotated[str, typer.Option(help="Task name (gsm8k, math500, humanevalplus, ...) or dotted path.")],
-    checkpoint: Annotated[str | None, typer.Option(help="Weights to evaluate instead of the model's own.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split; the task's held-out one by default.")] = None,
-    source: Annotated[str | None, typer.Option(help="Local file or hub id in the task's schema.")] = None,
-    limit: Annotated[int | None, typer.Option(help="First so many problems only.")] = None,
-    prompt: Annotated[Path | None, typer.Option(help="JSON prompt template instead of the task's own.")] = None,
-    samples: Annotated[int, typer.Option(help="Completions for each problem.")] = 1,
-    temperature: Annotated[float | None, typer.Option(help="0: greedy. Default 0 for one sample, else 1.")] = None,
-    top_p: Annotated[float, typer.Option(help="Nucleus.")] = 1.0,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens of a completion; the task's default.")] = None,
-    batch_size: Annotated[
-        int | None, typer.Option(help="Sequences at a time; 32 with transformers, 1024 with vllm or a server.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1.")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16.")] = "auto",
-    engine: Annotated[
-        str, typer.Option(help="auto (vllm on a GPU if installed), transformers, vllm or server.")
-    ] = "auto",
-    server: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder for the generations (Parquet).")] = None,
-    resume: Annotated[bool, typer.Option(help="Go on with the folder's generations.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Start anew in a folder that holds generations.")] = False,
-    run: Annotated[Path | None, typer.Option(help="Run directory whose evals.jsonl gets the record.")] = None,
-    stage: Annotated[str, typer.Option(help="Name of the record: before, after, ...")] = "eval",
-    max_unscorable_share: Annotated[float, typer.Option(help="More unscorable completions stop the run.")] = 0.1,
-    check: Annotated[bool, typer.Option(help="Grade the gold answers instead of generating.")] = False,
+    model: Annotated[str, _main("Hub id, folder or smollm2-135m.")],
+    task: Annotated[str, _main("gsm8k, math500, ... or dotted path.")],
+    checkpoint: Annotated[str | None, _main("Weights in place of the model's own.")] = None,
+    split: Annotated[str | None, _main("Split (the task's held-out one).")] = None,
+    source: Annotated[str | None, _main("Hub id or file in the task's schema.")] = None,
+    limit: Annotated[int | None, _main("Only the first N problems.", "N")] = None,
+    prompt: Annotated[Path | None, _main("Prompt template in place of the task's.", "JSON")] = None,
+    output: Annotated[Path | None, _main("Where generations are kept.", "FOLDER")] = None,
+    resume: Annotated[bool, _main("Go on with the folder's generations.", "", "--resume")] = False,
+    overwrite: Annotated[bool, _main("Replace the folder's generations.", "", "--overwrite")] = False,
+    run: Annotated[Path | None, _main("Run whose evals.jsonl gets the record.", "FOLDER")] = None,
+    stage: Annotated[str, _main("Name of the record: before, after, ...")] = "eval",
+    check: Annotated[bool, _main("Grade the gold answers; generate nothing.", "", "--check")] = False,
+    samples: Annotated[int, _drawn("Completions per problem (1).", "N")] = 1,
+    temperature: Annotated[float | None, _drawn("0 is greedy (1; 0 for one sample).", "X")] = None,
+    top_p: Annotated[float, _drawn("Probability mass of the nucleus (1).", "X")] = 1.0,
+    max_new_tokens: Annotated[int | None, _drawn("Of a completion (the task's default).", "N")] = None,
+    batch_size: Annotated[int | None, _drawn("Sequences at a time (32; vllm, server: 1024).", "N")] = None,
+    seed: Annotated[int, _drawn("Seed of the draws (0).", "N")] = 0,
+    device: Annotated[str, _drawn("auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, _drawn("auto, float32, bfloat16 or float16.")] = "auto",
+    engine: Annotated[str, _drawn("auto, transformers, vllm or server.")] = "auto",
+    server: Annotated[str | None, _drawn("Address of an OpenAI-compatible server.", "URL")] = None,
+    max_unscorable_share: Annotated[float, _drawn("More unscorable ones end it (0.1).", "X")] = 0.1,
 ) -> None:
-    """Evaluate a model on a task: pass@1 or avg@k, pass@k, maj@k, each with a 95 % bootstrap interval."""
-    import os
+    """Evaluate a model on a task: avg@k, pass@k, maj@k with 95 % intervals.
 
-    from gainrl.errors import UserError
-    from gainrl.evaluation import Engine, Store, append_record, rows_digest
-    from gainrl.evaluation import evaluate as run_evaluation
+    Example: gainrl eval --model smollm2-135m --task arithmetic --limit 8
+    """
+    from gainrl.evaluation import Store, append_record, evaluate, rows_digest
     from gainrl.tasks import load_task
 
     loaded = load_task(task, prompt=prompt)
@@ -58,70 +64,20 @@ def eval(
         raise UserError(f"--engine is {engine!r}; it must be auto, transformers, vllm or server")
     if engine == "server" and server is None:
         raise UserError("--engine server needs --server ADDRESS")
-    if server is not None:
-        engine = "server"
-    if engine == "auto":
-        engine = _engine(checkpoint)
-    if engine == "vllm" and _is_adapter(checkpoint):
-        raise UserError(
-            f"{checkpoint!r} holds an adapter, which --engine vllm does not take here: merge it into the model, or use "
-            "--engine transformers"
-        )
-    batch_size = batch_size or (32 if engine == "transformers" else 1024)
-    heat = (0.0 if samples == 1 else 1.0) if temperature is None else temperature
-    weights = checkpoint or model
-    settings = {
-        "task": loaded.name,
-        "rows": rows_digest(rows),
-        "model": model,
-        "checkpoint": checkpoint,
-        "samples": samples,
-        "temperature": heat,
-        "top_p": top_p,
-        "max_new_tokens": max_new_tokens or loaded.max_new_tokens,
-        "batch_size": batch_size,
-        "seed": seed,
-        "dtype": dtype,
-    }
-    step, epoch = _place(checkpoint)
-    store = Store(output, settings, resume=resume, overwrite=overwrite) if output else None
     if resume and output is None:
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
-
-    generator: Engine
-    if engine == "server":
-        assert server is not None
-        from gainrl.evaluation.engines import ServerEngine
-
-        generator = ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
-    else:
-        from gainrl.evaluation import TransformersEngine
-        from gainrl.models import load_tokenizer, resolve_model
-
-        own = checkpoint is not None and (Path(checkpoint) / "tokenizer_config.json").is_file()
-        tokenizer = load_tokenizer(weights if own else model)
-        if engine == "vllm":
-            from gainrl.evaluation.engines import VLLMEngine
-
-            generator = VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
-        else:
-            generator = TransformersEngine(_load(model, checkpoint, device, dtype), tokenizer)
-
-    evaluation = run_evaluation(
-        None,
-        None,
-        loaded,
-        rows,
-        samples=samples,
-        temperature=heat,
-        top_p=top_p,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        seed=seed,
-        engine=generator,
-        store=store,
-        max_unscorable_share=max_unscorable_share,
-    )
+    engine = "server" if server else _engine(checkpoint) if engine == "auto" else engine
+    settings: dict[str, Any] = {
+        "samples": samples, "top_p": top_p, "max_new_tokens": max_new_tokens or loaded.max_new_tokens, "seed": seed,
+        "temperature": (0.0 if samples == 1 else 1.0) if temperature is None else temperature,
+        "batch_size": batch_size or (32 if engine == "transformers" else 1024),
+    }  # fmt: skip
+    named = {"task": loaded.name, "rows": rows_digest(rows), "model": model, "checkpoint": checkpoint, "dtype": dtype}
+    step, epoch = _place(checkpoint)
+    store = Store(output, named | settings, resume=resume, overwrite=overwrite) if output else None
+    made = _made(engine, model, checkpoint, server, device, dtype, seed)
+    more: dict[str, Any] = {"engine": made, "store": store, "max_unscorable_share": max_unscorable_share}
+    evaluation = evaluate(None, None, loaded, rows, **settings, **more)
     typer.echo(evaluation.summary())
     if store is not None:
         typer.echo(f"  generations: {store.merge(evaluation.generations)}")
@@ -131,14 +87,32 @@ def eval(
 
 
 def _engine(checkpoint: str | None) -> str:
-    """The engine of `auto`: vLLM where it is installed and has a GPU, except for adapters."""
-    import importlib.util
-
-    if importlib.util.find_spec("vllm") is None or _is_adapter(checkpoint):
+    """The engine of `auto`: vLLM if it is installed and has a GPU, except for adapters."""
+    if find_spec("vllm") is None or _is_adapter(checkpoint):
         return "transformers"
     import torch
 
     return "vllm" if torch.cuda.is_available() else "transformers"
+
+
+def _made(
+    engine: str, model: str, checkpoint: str | None, server: str | None, device: str, dtype: str, seed: int
+) -> Engine:
+    from gainrl.evaluation.engines import ServerEngine, TransformersEngine, VLLMEngine
+    from gainrl.models import load_tokenizer, resolve_model
+
+    weights = checkpoint or model
+    if server is not None:
+        return ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
+    if engine == "vllm" and _is_adapter(checkpoint):
+        raise UserError(
+            f"{checkpoint!r} holds an adapter, which --engine vllm does not take here: merge it into the model, or use "
+            "--engine transformers"
+        )
+    tokenizer = load_tokenizer(weights if (Path(weights) / "tokenizer_config.json").is_file() else model)
+    if engine == "vllm":
+        return VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
+    return TransformersEngine(_load(model, checkpoint, device, dtype), tokenizer)
 
 
 def _is_adapter(checkpoint: str | None) -> bool:
@@ -149,8 +123,6 @@ def _is_adapter(checkpoint: str | None) -> bool:
 
 def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
     """The training step and epoch of a checkpoint of a run; None for other weights."""
-    from gainrl.errors import UserError
-
     state = Path(checkpoint or "") / "trainer_state.json"
     if checkpoint is None or not state.is_file():
         return None, None
@@ -164,7 +136,6 @@ def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
 
 def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
     """The model, the checkpoint in its place, or, where that holds an adapter only, the model with the adapter."""
-    from gainrl.errors import UserError
     from gainrl.models import load_model
 
     if checkpoint is None:

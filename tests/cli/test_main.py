@@ -10,11 +10,13 @@ import pytest
 from gainrl.cli import VERBS
 
 
-def test_every_verb_has_help(run_cli):
+def test_every_verb_has_help_that_fits_a_screen(run_cli, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     for verb in VERBS:
         status, out, _ = run_cli([verb, "--help"])
         assert status == 0
         assert "Usage" in out
+        assert len(out.splitlines()) <= 40, verb
 
 
 def test_the_help_lists_every_verb(run_cli):
