@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,23 +21,36 @@ GROUP_ELEMENTS = 1 << 21
 
 def run(call: AngleCall) -> Outputs:
     """The op in plain PyTorch."""
-    device, batch, width = call.hidden.device, call.sequences, call.width
+    device, batch, padded = call.hidden.device, call.sequences, call.padded
     with torch.no_grad():
-        numbers = torch.zeros(4, batch, dtype=torch.float64, device=device)  # ‖U_q‖², U_q·U_p, ‖U_p+U_q‖², ‖·‖
+        numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)  # ‖U_q‖², U_q·U_p, ‖U_p+U_q‖²
         counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
-        outputs = Outputs(
-            numbers, counts,
-            torch.zeros(batch, width, device=device) if call.directions else None,
-            torch.zeros(batch, width, device=device) if call.sums else None,
-        )  # fmt: skip
-        offsets = _host_offsets(call.cu_seqlens, call.token_role)
-        if _ordered(offsets, call.token_role.numel()):
-            _Pass(call, outputs).run(offsets)
-            values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
-        else:
+        directions, sums = (
+            torch.zeros(batch, call.width, device=device) if on else None for on in (call.directions, call.sums)
+        )
+        length = call.token_role.shape[1] if padded else 0
+        offsets = [b * length for b in range(batch + 1)] if padded else call.cu_seqlens.tolist()
+        in_order = all(a <= b for a, b in itertools.pairwise(offsets))
+        if not in_order or offsets[0] < 0 or offsets[-1] > call.token_role.numel():
             counts[0] = int(Status.INVALID_OFFSETS)
-            values = torch.full((4, batch), torch.nan, device=device)
-    return outputs._replace(values=values)
+            return Outputs(torch.full((4, batch), torch.nan, device=device), counts, directions, sums)
+        most = max(1, GROUP_ELEMENTS // call.width)
+        for first, last in _groups(offsets, most):
+            question, prefix = _role_sums(call, offsets[first : last + 1], first, most, counts[:, first:last])
+            if call.shared_sum is not None:
+                prefix = prefix + call.shared_sum.double()
+                counts[2, first:last] += call.shared_tokens
+            whole = question + prefix
+            for row, (left, right) in enumerate(((question, question), (question, prefix), (whole, whole))):
+                numbers[row, first:last] = (left * right).sum(dim=1)
+            if directions is not None:
+                norm = question.norm(dim=1, keepdim=True)
+                defined = (norm > 0) & ((counts[0, first:last] & BAD) == 0)[:, None]
+                directions[first:last] = torch.where(defined, question / norm, 0.0).float()
+            if sums is not None:
+                sums[first:last] = whole.float()
+        values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
+    return Outputs(values, counts, directions, sums)
 
 
 def finish(question: Tensor, cross: Tensor, whole: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
@@ -58,18 +72,6 @@ def finish(question: Tensor, cross: Tensor, whole: Tensor, counts: Tensor, diago
     return torch.where((status & BAD) != 0, nan, values).float()
 
 
-def _host_offsets(cu_seqlens: Tensor | None, token_role: Tensor) -> list[int]:
-    if cu_seqlens is None:
-        batch, length = token_role.shape
-        return [b * length for b in range(batch + 1)]
-    offsets: list[int] = cu_seqlens.tolist()
-    return offsets
-
-
-def _ordered(offsets: list[int], rows: int) -> bool:
-    return offsets[0] >= 0 and offsets[-1] <= rows and all(a <= b for a, b in itertools.pairwise(offsets))
-
-
 def _groups(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
     """Ranges [first, last) of sequences that together have at most `most` rows (or are one longer sequence)."""
     first = 0
@@ -81,86 +83,43 @@ def _groups(offsets: list[int], most: int) -> Iterator[tuple[int, int]]:
         yield first, len(offsets) - 1
 
 
-class _Pass:
-    """One pass over the activations; `outputs.values` collects the products (4, B) in float64."""
+def _role_sums(call: AngleCall, offsets: list[int], before: int, most: int, counts: Tensor) -> Tensor:
+    """(2, n, D) float64 sums of question and prefix of n sequences, `most` rows at a time; adds to `counts` (3, n).
 
-    def __init__(self, call: AngleCall, outputs: Outputs) -> None:
-        self.hidden, self.roles, self.padded, self.width = call.hidden, call.token_role, call.padded, call.width
-        self.shared_sum, self.shared_tokens = call.shared_sum, call.shared_tokens
-        self.numbers, self.counts, self.directions, self.sums = outputs
-
-    def run(self, offsets: list[int]) -> None:
-        most = max(1, GROUP_ELEMENTS // max(1, self.width))
-        for first, last in _groups(offsets, most):
-            sums = torch.zeros(2 * (last - first), self.width, dtype=torch.float64, device=self.hidden.device)
-            for rows, roles, owner in self._pieces(offsets, first, last, most):
-                self._add(rows, roles, owner, first, sums)
-            self._close(first, last, sums.view(2, last - first, self.width))
-
-    def _pieces(self, offsets: list[int], first: int, last: int, most: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Rows (n, D) as stored, roles (n,) int32 and owning sequences (n,) of the group, `most` rows at a time."""
-        device = self.hidden.device
-        start, stop = offsets[first], offsets[last]
-        bounds = torch.tensor(offsets[first : last + 1], device=device)
-        for low in range(start, stop, most):
-            high = min(low + most, stop)
-            position = torch.arange(low, high, device=device)
-            owner = torch.searchsorted(bounds, position, right=True) - 1 + first
-            if self.padded:
-                length = self.roles.shape[1]
-                rows = self.hidden[owner, position - owner * length]
-                roles = self.roles[owner, position - owner * length]
-            else:
-                rows, roles = self.hidden[low:high], self.roles[low:high]
-            roles = roles.int() * (2 if roles.dtype == torch.bool else 1)
-            yield rows, roles, owner
-
-    def _unit(self, rows: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit rows in float32 (zero where unused, zero or not finite); which rows are finite; which are not zero."""
-        rows = torch.where(used[:, None], rows, 0).float()
-        finite = torch.isfinite(rows).all(dim=1)
-        rows = torch.where(finite[:, None], rows, 0.0)
-        rows = rows * _power_of_two(rows)
-        square = (rows * rows).sum(dim=1, keepdim=True)
-        return rows * torch.where(square > 0, square, 1.0).rsqrt(), finite, square[:, 0] > 0
-
-    def _add(self, rows: Tensor, roles: Tensor, owner: Tensor, first: int, sums: Tensor) -> None:
-        group = sums.shape[0] // 2
+    The sequences begin and end at `offsets` (n+1,); `before` others precede them in the call.
+    """
+    group, device = len(offsets) - 1, call.hidden.device
+    sums = torch.zeros(2 * group, call.width, dtype=torch.float64, device=device)
+    bounds = torch.tensor(offsets, device=device)
+    for low in range(offsets[0], offsets[-1], most):
+        high = min(low + most, offsets[-1])
+        position = torch.arange(low, high, device=device)
+        owner = torch.searchsorted(bounds, position, right=True) - 1
+        at: Any = slice(low, high)
+        if call.padded:
+            at = (owner + before, position - (owner + before) * call.token_role.shape[1])
+        rows, roles = call.hidden[at], call.token_role[at]
+        roles = roles.int() * (2 if roles.dtype == torch.bool else 1)
         used = (roles == 1) | (roles == 2)
-        unit, finite, nonzero = self._unit(rows, used)
+        unit, finite, nonzero = _unit(rows, used)
         counted = used & finite & nonzero
-        # Question sums come first, then prefix sums; rows that do not count are zero and may land anywhere.
-        sums.index_add_(0, owner - first + group * (roles == 1), unit.double())
-        self.counts[1].index_add_(0, owner, (counted & (roles == 2)).int())
-        self.counts[2].index_add_(0, owner, (counted & (roles == 1)).int())
+        # Rows that do not count are zero and may land anywhere.
+        sums.index_add_(0, owner + group * (roles == 1), unit.double())
+        counts[1].index_add_(0, owner, (counted & (roles == 2)).int())
+        counts[2].index_add_(0, owner, (counted & (roles == 1)).int())
         for flag, wrong in ((Status.INVALID_ROLE, (roles < 0) | (roles > 2)), (Status.NON_FINITE, used & ~finite)):
-            found = torch.zeros_like(self.counts[0]).index_add_(0, owner, wrong.int())
-            self.counts[0] |= (found > 0).int() * int(flag)
-
-    def _close(self, first: int, last: int, sums: Tensor) -> None:
-        """Products of the group's sums into `numbers`, and its outputs."""
-        question, prefix = sums[0], sums[1]
-        if self.shared_sum is not None:
-            prefix = prefix + self.shared_sum.double()
-            self.counts[2, first:last] += self.shared_tokens
-        whole = question + prefix
-        numbers = self.numbers[:, first:last]
-        numbers[0] = (question * question).sum(dim=1)
-        numbers[1] = (question * prefix).sum(dim=1)
-        numbers[2] = (whole * whole).sum(dim=1)
-        good = ((self.counts[0, first:last] & BAD) == 0)[:, None]
-        if self.directions is not None:
-            self.directions[first:last] = torch.where(good, _normalised(question), 0.0).float()
-        if self.sums is not None:
-            self.sums[first:last] = whole.float()
+            found = torch.zeros_like(counts[0]).index_add_(0, owner, wrong.int())
+            counts[0] |= (found > 0).int() * int(flag)
+    return sums.view(2, group, call.width)
 
 
-def _power_of_two(rows: Tensor) -> Tensor:
-    """(n, 1) powers of two that bring each row's largest magnitude into [1, 2) (or near it, at float32's ends)."""
+def _unit(rows: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit rows in float32 (zero where unused, zero or not finite); which rows are finite; which are not zero."""
+    rows = torch.where(used[:, None], rows, 0).float()
+    finite = torch.isfinite(rows).all(dim=1)
+    rows = torch.where(finite[:, None], rows, 0.0)
+    # A power of two brings each row's largest magnitude into [1, 2), or near it at float32's ends.
     _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
-    return torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), (1 - exponent).clamp(-126, 126))
-
-
-def _normalised(rows: Tensor) -> Tensor:
-    norm = rows.norm(dim=1, keepdim=True)
-    return rows / torch.where(norm > 0, norm, 1.0)
+    rows = rows * torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), (1 - exponent).clamp(-126, 126))
+    square = (rows * rows).sum(dim=1, keepdim=True)
+    return rows * torch.where(square > 0, square, 1.0).rsqrt(), finite, square[:, 0] > 0
