@@ -181,16 +181,22 @@ def _chunks_of(offsets, b, length, chunk_rows, PADDED: tl.constexpr):
 
 
 @triton.jit
-def _add_part(part, b, slots, segments, columns, width, question, prefix, q, p, flags):
-    """The sums and counts with those of segment `part`, if it is sequence b's."""
-    # A foreign segment is met only where the offsets are out of order, which the host reports.
-    mine = tl.load(segments + part * 4) == b
-    there = columns < tl.where(mine, width, 0)
-    question += tl.load(slots + part * 2 * width + columns, mask=there, other=0.0)
-    prefix += tl.load(slots + (part * 2 + 1) * width + columns, mask=there, other=0.0)
-    q += tl.where(mine, tl.load(segments + part * 4 + 1), 0)
-    p += tl.where(mine, tl.load(segments + part * 4 + 2), 0)
-    flags = flags | tl.where(mine, tl.load(segments + part * 4 + 3), 0)
+def _sum_parts(c, stop, step, first, b, slots, segments, columns, width, WIDTH: tl.constexpr):
+    """Sums and counts of sequence b's segments in chunks c, c + step, ... before `stop`; it begins in chunk `first`."""
+    question = tl.zeros((WIDTH,), dtype=tl.float64)
+    prefix = tl.zeros((WIDTH,), dtype=tl.float64)
+    q, p, flags = b * 0, b * 0, b * 0
+    while c < stop:
+        part = c * 2 + tl.where(c == first, 1, 0)
+        # A foreign segment is met only where the offsets are out of order, which the host reports.
+        mine = tl.load(segments + part * 4) == b
+        there = columns < tl.where(mine, width, 0)
+        question += tl.load(slots + part * 2 * width + columns, mask=there, other=0.0)
+        prefix += tl.load(slots + (part * 2 + 1) * width + columns, mask=there, other=0.0)
+        q += tl.where(mine, tl.load(segments + part * 4 + 1), 0)
+        p += tl.where(mine, tl.load(segments + part * 4 + 2), 0)
+        flags = flags | tl.where(mine, tl.load(segments + part * 4 + 3), 0)
+        c += step
     return question, prefix, q, p, flags
 
 
@@ -208,16 +214,9 @@ def fold_partials(
             columns = tl.arange(0, WIDTH)
             inside = columns < width
             own = chunk * 2 + tl.where(chunk == first, 1, 0)
-            question = tl.zeros((WIDTH,), dtype=tl.float64)
-            prefix = tl.zeros((WIDTH,), dtype=tl.float64)
-            q, p, flags = b * 0, b * 0, b * 0
-            c = chunk
-            while c < tl.minimum(chunk + FOLDED, last + 1):
-                part = c * 2 + tl.where(c == first, 1, 0)
-                question, prefix, q, p, flags = _add_part(
-                    part, b, slots, segments, columns, width, question, prefix, q, p, flags
-                )
-                c += 1
+            question, prefix, q, p, flags = _sum_parts(
+                chunk, tl.minimum(chunk + FOLDED, last + 1), 1, first, b, slots, segments, columns, width, WIDTH
+            )
             tl.debug_barrier()  # other warps may still read what this overwrites
             tl.store(slots + own * 2 * width + columns, question.to(tl.float32), mask=inside)
             tl.store(slots + (own * 2 + 1) * width + columns, prefix.to(tl.float32), mask=inside)
@@ -240,16 +239,9 @@ def join_partials(
         inside = columns < width
         _, last = _chunks_of(offsets, b, length, chunk_rows, PADDED)
         step = tl.where(last - chunk >= 2 * FOLDED, FOLDED, 1)  # what `fold_partials` has added already
-        question = tl.zeros((WIDTH,), dtype=tl.float64)
-        prefix = tl.zeros((WIDTH,), dtype=tl.float64)
-        q, p, flags = b * 0, b * 0, b * 0
-        c = chunk
-        while c <= last:
-            part = c * 2 + tl.where(c == chunk, 1, 0)
-            question, prefix, q, p, flags = _add_part(
-                part, b, slots, segments, columns, width, question, prefix, q, p, flags
-            )
-            c += step
+        question, prefix, q, p, flags = _sum_parts(
+            chunk, last + 1, step, chunk, b, slots, segments, columns, width, WIDTH
+        )
         if SHARED:
             prefix += tl.load(shared + columns, mask=inside, other=0.0)
         _write(
