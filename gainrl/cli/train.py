@@ -254,22 +254,17 @@ def _converted(action: Any, value: Any, hint: str) -> Any:
     """A YAML value as the flag of this name would give it.  Raises UserError for another type."""
     if isinstance(value, dict) and "dict" in hint:
         return value
-    if action.nargs == "+" or (isinstance(value, list) and "list" in hint):
-        return [_converted_one(action, entry) for entry in (value if isinstance(value, list) else [value])]
-    return _converted_one(action, value)
-
-
-def _converted_one(action: Any, value: Any) -> Any:
-    kind = action.type or str
+    several = action.nargs == "+" or (isinstance(value, list) and "list" in hint)
+    kind, made = action.type or str, []
     no = "no" if kind is str or "no" in (action.choices or ()) else "false"  # YAML reads a plain `no` as false
-    text = no if value is False else "true" if value is True else value
-    try:
-        if isinstance(value, dict | list):
-            raise TypeError
-        made = kind(text if isinstance(text, str) else str(text))
-    except (TypeError, ValueError, argparse.ArgumentTypeError):
-        name = getattr(kind, "__name__", "value").replace("string_to_", "")
-        raise UserError(f"{action.dest}: {value!r} is not of the type {name}") from None
-    if action.choices and made not in action.choices:
-        raise UserError(f"{action.dest}: {value!r} is none of {', '.join(map(str, action.choices))}")
-    return made
+    for entry in value if several and isinstance(value, list) else [value]:
+        try:
+            if isinstance(entry, dict | list):
+                raise TypeError
+            made.append(kind(no if entry is False else "true" if entry is True else str(entry)))
+        except (TypeError, ValueError, argparse.ArgumentTypeError):
+            name = getattr(kind, "__name__", "value").replace("string_to_", "")
+            raise UserError(f"{action.dest}: {entry!r} is not of the type {name}") from None
+        if action.choices and made[-1] not in action.choices:
+            raise UserError(f"{action.dest}: {entry!r} is none of {', '.join(map(str, action.choices))}")
+    return made if several else made[0]

@@ -253,11 +253,11 @@ class VLLMEngine:
         return int(self._model.llm_engine.model_config.max_model_len)
 
     def generate(self, prompts: Sequence[Prompt], sampling: Sampling, *, key: int) -> list[Completed]:
-        common = {"temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens}
-        drawn = [
-            self._vllm.SamplingParams(**common, stop=list(sampling.stop) or None, seed=_seed(sampling, key, number))
-            for number in range(len(prompts))
-        ]
+        common = {
+            "temperature": sampling.temperature, "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens,
+            "stop": list(sampling.stop) or None,
+        }  # fmt: skip
+        drawn = [self._vllm.SamplingParams(**common, seed=_seed(sampling, key, n)) for n in range(len(prompts))]
         inputs = [{"prompt_token_ids": self.encode(prompt)} for prompt in prompts]
         outputs = self._model.generate(inputs, drawn, use_tqdm=False)
         return [
@@ -282,17 +282,12 @@ class ServerEngine(Engine):
             return list(threads.map(lambda pair: self._one(pair[1], sampling, key, pair[0]), enumerate(prompts)))
 
     def _one(self, prompt: Prompt, sampling: Sampling, key: int, number: int) -> Completed:
-        body: dict[str, Any] = {
-            "model": self.model,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "max_tokens": sampling.max_new_tokens,
-            "seed": _seed(sampling, key, number),
-        }
-        if sampling.stop:
-            body["stop"] = list(sampling.stop)
         chat = not isinstance(prompt, str)
-        body["messages" if chat else "prompt"] = prompt
+        body = {
+            "model": self.model, "messages" if chat else "prompt": prompt, "temperature": sampling.temperature,
+            "top_p": sampling.top_p, "max_tokens": sampling.max_new_tokens, "seed": _seed(sampling, key, number),
+            **({"stop": list(sampling.stop)} if sampling.stop else {}),
+        }  # fmt: skip
         path = f"{self.url}/v1/{'chat/completions' if chat else 'completions'}"
         request = urllib.request.Request(path, json.dumps(body).encode(), self._headers)
         try:

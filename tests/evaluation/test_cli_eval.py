@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet
 import pytest
@@ -44,24 +45,11 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *ar
 def test_eval_prints_figures_keeps_generations_and_resumes(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    common = (
-        "--model",
-        tiny,
-        "--task",
-        "arithmetic",
-        "--limit",
-        "6",
-        "--samples",
-        "2",
-        "--output",
-        str(tmp_path / "g"),
-    )
+    words = ["--model", tiny, "--task", "arithmetic", "--limit", "6", "--samples", "2"]
+    common = [*words, "--output", str(tmp_path / "g")]
     code, out, _ = run(monkeypatch, capsys, *common, "--run", str(tmp_path / "run"), "--stage", "before")
     assert code == 0
-    assert "arithmetic: 6 problems, 2 samples each" in out
-    assert "avg@2" in out
-    assert "pass@2" in out
-    assert "maj@2" in out
+    assert all(said in out for said in ("arithmetic: 6 problems, 2 samples each", "avg@2", "pass@2", "maj@2"))
     table = pyarrow.parquet.read_table(tmp_path / "g" / "generations.parquet")
     assert table.num_rows == 12
     record = json.loads((tmp_path / "run" / "evals.jsonl").read_text())
@@ -104,11 +92,7 @@ def test_a_checkpoint_replaces_the_models_weights(
     ],
 )
 def test_a_mistake_is_one_message_and_status_2(
-    tiny: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    arguments: tuple[str, ...],
-    message: str,
+    tiny: str, monkeypatch: Any, capsys: Any, arguments: tuple[str, ...], message: str
 ) -> None:
     code, _, err = run(monkeypatch, capsys, "--model", tiny, *arguments)
     assert code == 2
@@ -135,11 +119,9 @@ def test_a_damaged_checkpoint_is_a_clear_error_or_a_correct_read(
     whole = (folder / name).read_bytes()
     arguments = ("--model", tiny, "--task", "arithmetic", "--limit", "1", "--max-new-tokens", "1")
     for place in (5, len(whole) // 2):
-        (folder / name).write_bytes(
-            whole[:place] + bytes([whole[place] ^ 16 if place < len(whole) else 0]) + whole[place + 1 :]
-        )
-        code, _, err = run(
-            monkeypatch, capsys, *arguments, "--checkpoint", str(folder), "--run", str(tmp_path / "run"),
-        )  # fmt: skip
+        flipped = bytes([whole[place] ^ 16 if place < len(whole) else 0])
+        (folder / name).write_bytes(whole[:place] + flipped + whole[place + 1 :])
+        more = ("--checkpoint", str(folder), "--run", str(tmp_path / "run"))
+        code, _, err = run(monkeypatch, capsys, *arguments, *more)
         assert code in (0, 2), err
         assert "Traceback" not in err

@@ -8,6 +8,7 @@ import math
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from gainrl.errors import UserError
-from gainrl.evaluation import Completed, Sampling, Store, TransformersEngine, append_record, evaluate, rows_digest
+from gainrl.evaluation import (
+    Completed,
+    Engine,
+    Sampling,
+    Store,
+    TransformersEngine,
+    append_record,
+    evaluate,
+    rows_digest,
+)
 from gainrl.evaluation.engines import ServerEngine, cut
 from gainrl.tasks import Grade, Row, Status, Task
 from tests.tiny_models import FAMILIES, OTHER_FAMILIES, make_family, make_tokenizer
@@ -159,28 +169,17 @@ def test_a_prompt_without_room_is_unscorable_and_named(model: Any, tokenizer: An
     assert "context of 64" in last.reason
 
 
-class Scripted:
-    """An engine whose k-th completion for a prompt is given, counting batches."""
+class Scripted(Engine):
+    """An engine whose k-th completion for a prompt is given."""
 
-    def __init__(self, texts: Mapping[str, Sequence[str]], fail_at: int | None = None):
-        self.texts, self.fail_at, self.batches = texts, fail_at, 0
-        self.given: dict[str, int] = {}
-
-    def encode(self, prompt: Any) -> None:
-        return None
-
-    def room(self) -> None:
-        return None
+    def __init__(self, texts: Mapping[str, Sequence[str]]):
+        self.texts, self.given = texts, Counter[str]()
 
     def generate(self, prompts: Sequence[Any], sampling: Sampling, *, key: int) -> list[Completed]:
-        if self.batches == self.fail_at:
-            raise KeyboardInterrupt
-        self.batches += 1
         out = []
         for prompt in prompts:
-            number = self.given.get(prompt, 0)
-            self.given[prompt] = number + 1
-            out.append(Completed(self.texts[prompt][number], 3, "stop"))
+            out.append(Completed(self.texts[prompt][self.given[prompt]], 3, "stop"))
+            self.given[prompt] += 1
         return out
 
 
@@ -304,36 +303,17 @@ def test_bad_input_gets_a_clear_error(model: Any, tokenizer: Any, rows: Any, opt
         run(model, tokenizer, rows, **options)
 
 
-def test_too_many_unscorable_completions_stop_the_run() -> None:
-    rows = [{"prompt": str(n), "question": str(n), "answer": "1"} for n in range(60)]
-    with pytest.raises(UserError, match=r"more than the allowed share 0\.1: 50 times: nothing"):
-        run(
-            None,
-            None,
-            rows,
-            engine=Scripted({str(n): [""] for n in range(60)}),
-            max_unscorable_share=0.1,
-            batch_size=50,
-        )
-
-
-def test_a_short_evaluation_of_a_dead_grader_stops_too_and_keeps_its_batches(tmp_path: Path) -> None:
-    rows = [{"prompt": str(n), "question": str(n), "answer": "1"} for n in range(40)]
-    engine = Scripted({str(n): [""] for n in range(40)})
-    store = Store(tmp_path / "g", {})
-    with pytest.raises(UserError, match=r"40 of 40 .*40 times: nothing"):
-        run(None, None, rows, engine=engine, max_unscorable_share=0.1, store=store)
-    assert len(Store(tmp_path / "g", {}, resume=True).kept) == 40
-
-
-def test_the_batch_that_stops_an_evaluation_is_kept(tmp_path: Path) -> None:
-    rows = [{"prompt": str(n), "question": str(n), "answer": "1"} for n in range(60)]
-    store = Store(tmp_path / "g", {})
-    engine = Scripted({str(n): [""] for n in range(60)})
-    with pytest.raises(UserError, match="50 of 50"):
-        run(None, None, rows, engine=engine, max_unscorable_share=0.1, batch_size=50, store=store)
-    kept = Store(tmp_path / "g", {}, resume=True).kept
-    assert ({one.reason for one in kept}, len(kept)) == ({"nothing"}, 50)
+@pytest.mark.parametrize(("rows", "batch_size", "kept"), [(60, 50, 50), (40, 32, 40)])
+def test_too_many_unscorable_completions_stop_the_run_and_are_kept(
+    tmp_path: Path, rows: int, batch_size: int, kept: int
+) -> None:
+    prompts = [str(n) for n in range(rows)]
+    given = [{"prompt": one, "question": one, "answer": "1"} for one in prompts]
+    options = {"engine": Scripted({one: [""] for one in prompts}), "max_unscorable_share": 0.1}
+    with pytest.raises(UserError, match=rf"{kept} of {kept} .*allowed share 0\.1: {kept} times: nothing"):
+        run(None, None, given, batch_size=batch_size, store=Store(tmp_path / "g", {}), **options)
+    found = Store(tmp_path / "g", {}, resume=True).kept
+    assert ({one.reason for one in found}, len(found)) == ({"nothing"}, kept)
 
 
 @pytest.fixture
