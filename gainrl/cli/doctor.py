@@ -72,10 +72,9 @@ def _build() -> Iterator[Check]:
         yield Check("gainrl", "compiled module", "broken", f"it does not load: {error}")
         return
     yield Check("gainrl", "compiled module", "ok", f"{module.compiler}; kernels use {module.cpu_isa()}")
-    if module.built_with_cuda:
-        yield Check("gainrl", "compiled for CUDA", "ok", f"{module.cuda_version}: {module.cuda_architectures}")
-    else:
-        yield Check("gainrl", "compiled for CUDA", "missing", "built without nvcc, or with GAINRL_CUDA=OFF")
+    lacking = Check("gainrl", "compiled for CUDA", "missing", "built without nvcc, or with GAINRL_CUDA=OFF")
+    built = module.built_with_cuda and f"{module.cuda_version}: {module.cuda_architectures}"
+    yield Check("gainrl", "compiled for CUDA", "ok", built) if built else lacking
 
 
 def _read(path: str, pattern: str) -> str:
@@ -101,10 +100,8 @@ def _gpu() -> Iterator[Check]:
     number, serves = _read("/proc/driver/nvidia/version", r"Kernel Module\D*([\d.]+)"), ctypes.c_int(0)
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(serves))
-    if number or serves.value:
-        yield driver_check(number, serves.value)
-    else:
-        yield Check("gpu", "NVIDIA driver", "missing", "none was found")
+    none = Check("gpu", "NVIDIA driver", "missing", "none was found")
+    yield driver_check(number, serves.value) if number or serves.value else none
     try:
         import torch
     except Exception:  # the backends' section tells what is wrong with it
