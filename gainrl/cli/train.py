@@ -195,9 +195,14 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     Raises UserError for a file that cannot be read, an unknown name (with the nearest one), a value of another type,
     and what the configs refuse.
     """
-    files, flags = _config_files(words)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    first.add_argument("--config", action="append", default=[])
     values: dict[str, Any] = {}
-    for file in files:
+    try:
+        found, flags = first.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        raise UserError(str(error)) from None
+    for file in found.config:
         values |= _yaml(file)
     for name, value in (values.pop("env", None) or {}).items():
         os.environ[str(name)] = str(value)
@@ -217,18 +222,8 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
         run, settings, model = parser.parse_dict(given)
     if settings.loss_type not in parser.known["loss_type"].help:  # TRL looks at it only once it trains
         raise UserError(f"loss_type: {settings.loss_type!r} is none of TRL's; --help-all lists them")
-    once = ("resume", "overwrite")
-    return {name: value for name, value in given.items() if name not in once}, (run, settings, model)
-
-
-def _config_files(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", action="append", default=[])
-    try:
-        found, rest = first.parse_known_args(list(words))
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    return found.config, rest
+    kept = {name: value for name, value in given.items() if name not in ("resume", "overwrite")}
+    return kept, (run, settings, model)
 
 
 def _yaml(file: str) -> dict[str, Any]:
