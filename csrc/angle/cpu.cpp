@@ -15,7 +15,6 @@
 
 #include "angle/cpu_rows.h"
 #include "angle/cpu_sequence.h"
-#include "angle/cpu_threads.h"
 
 namespace gainrl {
 namespace {
@@ -43,14 +42,12 @@ const RowTable& rows() noexcept {
   return chosen;
 }
 
-// A tile is a range of rows that one thread takes at a time: the sequences that start in it, and its piece of a
-// sequence that is longer than a tile.  Tiles depend on the input alone, never on the number of threads, and their
-// partial sums are added in order: that is what makes the result reproducible.
+// A tile is a range of rows that one thread takes at a time.  Tiles depend on the input alone, not on the number of
+// threads, and their partial sums are added in order, so the result is reproducible.
 constexpr std::int64_t kSmallestTileBytes = std::int64_t{1} << 19, kLargestTileBytes = std::int64_t{1} << 24;
 constexpr std::int64_t kTilesWanted = 64;
 
-// A sequence longer than a tile leaves one of these per tile.  Its sums are float32, as the sum of all of them will be
-// in the end: what that loses of a part, 2^-24, is small beside what summing its rows lost.
+// A sequence longer than a tile leaves one of these per tile.  Rounding its sums to float32 loses little.
 struct Partial {
   std::int64_t sequence = 0, question_rows = 0, prefix_rows = 0;
   std::int32_t flags = 0;

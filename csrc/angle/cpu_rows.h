@@ -7,29 +7,24 @@
 
 namespace gainrl {
 
-// How many rows of one role are measured and added at once, where they wait in the second-level cache in between.
-// Measuring reads memory and adding does not: so that memory does not rest meanwhile, both fetch some of the bytes that
-// the next batch will read into that cache.  Finer turns between the two lose more than they win, since each makes the
-// hardware begin again to read ahead.
+// How many rows of one role are measured and then added, from the second-level cache.  So that memory does not rest
+// while rows are added, both steps fetch bytes of the next batch.  Finer turns make the hardware read ahead anew.
 constexpr int kRowBatch = 8;
 
-// The bytes that come next, of which each operation fetches its share, line by line, and moves on.  Where it is not
-// known what comes next, the step is 0 and the first line of what is there already is fetched, which does nothing.
+// The bytes that come next, of which each operation fetches its share, line by line.  Step 0: not known.
 struct Fetch {
   static constexpr int kLine = 64;
   const char* next = nullptr;
   std::int64_t step = 0;
 };
 
-// `square` and `add` take a row's elements in the order in which the instruction set loads them best, the placed order:
-// within each whole group of `group` elements, those with even index come before those with odd index (group 1: as they
-// are).  Sums are in that order too, until `natural` puts a sum right.
+// `square` and `add` take elements in the order that the instruction set loads best, the placed order: within each
+// whole group of `group` elements, even indices before odd ones.  Sums keep that order until `natural` puts them right.
 struct RowOperations {
   // squares[r] = sum of squares of the n elements of row r.
   void (*square)(const void* const* rows, int count, std::int64_t n, float* squares, Fetch& fetch);
   // sum[i] (+)= row_0[i] * scale_0 + ... + row_{count-1}[i] * scale_{count-1}; `first` overwrites sum (placed).
-  // 1 <= count <= kRowBatch.  Up to kRowBatch rows are summed by themselves before they go into `sum`: that rounds the
-  // sum once for all of them.
+  // 1 <= count <= kRowBatch.  The rows are summed by themselves first, so that `sum` is rounded once.
   void (*add)(const void* const* rows, const float* scales, int count, float* sum, bool first, std::int64_t n,
               Fetch& fetch);
   // Dot product of a row with a vector; both as they are, not placed.

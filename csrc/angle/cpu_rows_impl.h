@@ -40,7 +40,6 @@ inline void fetch_share(Fetch& fetch, std::int64_t offset) {
 
 // The squares of one row, read one after the other as memory delivers them.  (`Fetch` is worked on as a copy here and
 // in add_rows: through the reference it would be stored and loaded again at each step.)
-//
 // Where vectors have 64 bytes, those of float32 and bfloat16 are read by halves: from memory, loads of 64 bytes were 10
 // to 15 % slower than those of 32, on which the hardware reads ahead better.
 #if defined(__AVX512F__)

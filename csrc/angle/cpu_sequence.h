@@ -14,9 +14,8 @@
 
 namespace gainrl {
 
-// Additions to a float32 sum before it goes into the float64 one: repeated equal rows lose at most half a unit in the
-// last place of the sum per addition, which about 64 additions keep near 2^-19 and a million would not.  A batch of
-// rows is one addition; what its own few rows lose, about 2^-22, is small beside that.
+// Additions to a float32 sum before it goes into the float64 one.  Equal rows lose up to half a unit in the last place
+// per addition: near 2^-19 after 64.  A batch of rows is one addition; what its own rows lose is small beside that.
 constexpr int kAdditionsPerBlock = 64;
 
 // A squared norm between these is as good as exact: no square overflowed, and what vanished weighs nothing.
@@ -42,9 +41,8 @@ struct CallContext {
   float row_dot(const void* row, const float* vector) const;
 };
 
-// The unit rows of one role, summed.  Rows wait until there is a batch of them: then their norms are taken, one row
-// after the other as memory delivers them, and while the batch is still in the cache it is added into a float32 block,
-// blocks into a float64 total.  Sums are in the placed order of the row operations.
+// The unit rows of one role, summed in the placed order.  Rows wait for a batch: then their norms are taken, and while
+// they are still in the cache they are added into a float32 block, blocks into a float64 total.
 class RoleSum {
  public:
   explicit RoleSum(const CallContext& call);
@@ -94,9 +92,8 @@ class SequenceSum {
   // Writes every per-sequence result of sequence b.  Returns whether it has a prefix row.
   bool finish(std::int64_t b);
 
-  // Does all of this for up to `most` sequences from b on, each of one row, the first of which is `first`, as long as
-  // they are question rows, and returns how many it did.  Rows must be packed with their columns side by side, and none
-  // but the required results wanted.  most <= kRowBatch.
+  // Does all of this for up to `most` <= kRowBatch sequences of one question row each, from b on, whose first row is
+  // `first`; returns how many it did.  Rows are packed with their columns side by side; only values and counts wanted.
   int finish_single_rows(std::int64_t b, std::int64_t first, int most);
 
   RoleSum question, prefix;
@@ -107,5 +104,9 @@ class SequenceSum {
   const unsigned char* row(std::int64_t b, std::int64_t index) const;
   const CallContext* call_;
 };
+
+// Calls body(data), which does not throw, on up to `threads` threads, the caller's among them.  They are those of the
+// OpenMP runtime that the process has loaded (torch's), whose threads spin on the cores that ours would need; else new.
+void on_threads(int threads, void (*body)(void*), void* data);
 
 }  // namespace gainrl

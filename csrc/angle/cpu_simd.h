@@ -1,7 +1,5 @@
 // One vector of floats in the instruction set that this file is compiled for, loaded from float32, float16 or bfloat16.
-//
-// Everything lies in an unnamed namespace: the same names exist in several object files compiled for different
-// instruction sets, and the linker must never merge them.
+// All in an unnamed namespace, so that the linker never merges what was compiled for different instruction sets.
 #pragma once
 
 #include <cstdint>

@@ -1,11 +1,11 @@
-#include "angle/cpu_threads.h"
-
 #include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <exception>
 #include <thread>
 #include <vector>
+
+#include "angle/cpu_sequence.h"
 
 #if defined(__linux__)
 #include <dlfcn.h>

@@ -1,10 +1,8 @@
 // The second kernel: adds the partial sums of sequences that span chunks, writes empty sequences, and settles what only
 // the whole call shows (whether any sequence has a prefix, whether the offsets are in order).
-//
-// Block c stands for the boundary between chunks c and c + 1, which at most one sequence crosses; so the grid is as
-// large as that of the first kernel, and a sequence has as many blocks as boundaries.  One that crosses few (prompts)
-// is summed by the first of them.  One that crosses many (a long document) is spread over all: by slices of its columns
-// and, where blocks are left, by parts of its chunks, so that thousands of partial sums are read by hundreds of blocks.
+// Block c stands for the boundary between chunks c and c + 1, which at most one sequence crosses.  A sequence that
+// crosses few is summed by the first of its blocks; one that crosses many is spread over all of them, by slices of its
+// columns and, where blocks are left, by parts of its chunks.
 #pragma once
 
 #include "angle/cuda_sequence.cuh"
@@ -65,8 +63,7 @@ class Join {
   // Chunks that a block of a long sequence sums: one such reading by each of its warps.
   static constexpr std::int64_t kChunksPerPart = kAtOnce * kWarps;
 
-  // The flags of this thread's share of the chunks, read sixteen at once: a call over a hundred million rows has 50,000
-  // chunks, and every block asks for all of them.
+  // The flags of this thread's share of the chunks, sixteen at once: there may be 50,000, and every block reads all.
   __device__ __forceinline__ std::uint32_t flags_seen() const {
     std::uint32_t found = 0;
     const auto* sixteen = reinterpret_cast<const uint4*>(k.flags);
@@ -104,8 +101,7 @@ class Join {
     return k.slots + place_of(c) * 2 * k.padded_width;
   }
 
-  // Adds four columns of chunks from, from + step, ... before `to`.  Which sums there are is read for three chunks at
-  // once and the sums under a predicate, not behind a branch: so that the loads are under way together.
+  // Adds four columns of chunks from, from + step, ... before `to`, under predicates: three chunks' loads at once.
   __device__ __forceinline__ void add_chunks(std::int64_t from, std::int64_t to, int step, std::int64_t column,
                                              double (&question)[4], double (&prefix)[4]) const {
     for (std::int64_t c = from; c < to; c += kAtOnce * step) {
@@ -204,8 +200,7 @@ class Join {
     finish(b, block_sum(products, scratch, kJoinThreads));
   }
 
-  // Whether this block is the last of `count` to come here; what thread 0 of the others wrote before can then be read
-  // fresh.
+  // Whether this block is the last of `count` to come here; it then reads afresh what thread 0 of the others wrote.
   __device__ __forceinline__ bool last_of(std::int32_t* ticket, std::int64_t count) {
     bool is_last = false;
     if (thread == 0) is_last = last_to_arrive(ticket, static_cast<int>(count));

@@ -1,8 +1,6 @@
 // How a call is cut into blocks, and where things lie in the workspace.  Plain host code.
-//
-// The rows are cut into chunks of equal length, whatever sequences they belong to, and one block takes one chunk: many
-// short sequences and few long ones fill the chip alike.  A sequence that lies within a chunk is finished there; one
-// that spans chunks leaves a partial sum per chunk and role, and the second kernel adds these in order.
+// The rows are cut into chunks of equal length, whatever sequences they belong to, one block each.  A sequence within a
+// chunk is finished there; one that spans chunks leaves a partial sum per chunk and role for the second kernel.
 #pragma once
 
 #include <algorithm>
@@ -13,11 +11,9 @@
 
 namespace gainrl {
 
-// Rows added in registers before they go into a partial sum: as kAdditionsPerBlock in cpu_sequence.h, a row an
-// addition.
+// Rows added in registers before they go into a partial sum, as kAdditionsPerBlock in cpu_sequence.h.
 constexpr int kRowsPerFlush = 64;
-// A chunk of a call of several waves has this many rows or more, so that starting it costs little; and less than twice
-// as many, whose roles are staged in shared memory.
+// A chunk of a call of several waves has at least this many rows, and less than twice as many.
 constexpr std::int64_t kWaveRows = 512, kMostChunkRows = 2 * kWaveRows;
 constexpr int kStages = 3;               // row batches in flight or in use per block
 constexpr int kMostBatch = 4;            // rows reduced with one barrier
@@ -69,10 +65,8 @@ inline bool rows_fit(const AngleParams& p) {
 
 // Chooses the first kernel's shape.  `shared_limit` is the most shared memory a block may have, `shared_per_processor`
 // what a multiprocessor has.  Whether the rows fit.
-//
-// As few warps per row as can hold it: what a warp does besides a row's columns (copies' addresses, the reduction of
-// the norm, tests of roles and ends) costs as much as two vectors per thread, and narrow rows are bound by
-// instructions.
+// As few warps per row as can hold it: narrow rows are bound by instructions, and what a warp does besides a row's
+// columns costs as much as two vectors per thread.
 inline bool plan_shape(const AngleParams& p, std::size_t shared_limit, std::size_t shared_per_processor, Plan& plan) {
   if (!rows_fit(p)) return false;
   const int elements = elements_per_vector(p.dtype), unit = kUnitColumns / elements;

@@ -1,6 +1,4 @@
-// How the first kernel gets its rows: which rows of a chunk count, where they lie, and their copies to shared memory
-// ahead of use.
-//
+// How the first kernel gets its rows: which of a chunk count, and their copies to shared memory ahead of use.
 // Thread i owns the 16-byte vectors i, i + threads, ... of every row.  It reads back only what it copied itself, so no
 // barrier guards these.  The roles are everybody's.
 #pragma once
@@ -22,8 +20,7 @@ class RowCopies {
   __device__ __forceinline__ int role(int row) const { return roles[row]; }
   __device__ __forceinline__ bool counted(int row) const { return roles[row] == kPrefix || roles[row] == kQuestion; }
 
-  // Reads the roles of all `count` rows of the chunk that begins at `first_row`.  Some loads at a time are under way
-  // together, and none waits for the offsets.  A barrier must follow.
+  // Reads the roles of all `count` rows of the chunk that begins at `first_row`.  A barrier must follow.
   __device__ __forceinline__ void read_roles(std::int64_t first_row, int count) {
     for (int base = thread; base < count; base += kAtOnce * threads) {
       int found[kAtOnce];

@@ -1,15 +1,11 @@
 // The first kernel: sums of unit rows, which start on 16-byte boundaries.
+// A block takes one chunk of rows, which come through shared memory in batches, with one barrier each, for the norms.
+// The sum of one role stays in registers.  It is added to a partial sum in the workspace when the role changes, after
+// kRowsPerFlush rows, and where a sequence ends that needs more than its question's norm.
 //
-// A block takes one chunk of rows, which come through shared memory in batches (cuda_rows.cuh).  Per batch there is one
-// barrier, for the norms.  The sum of one role stays in registers; it is added to a partial sum in the workspace (which
-// the level-2 cache holds) when the role changes, when kRowsPerFlush rows came together, and where a sequence ends that
-// needs more than its question's norm.
-//
-// Narrow rows are held up by instructions, not by memory: at 4.4 TB/s a multiprocessor of an H200 (132 at 1.98 GHz)
-// gets a row of 576 bfloat16 every 68 cycles, in which its four schedulers issue 273 instructions.  The two passes over
-// one vector take 34 (a load, eight conversions and eight multiply-adds, twice), so a row is given as few warps as can
-// hold it, and everything else is done once per batch: tests of roles and ends, square roots, and the reduction of four
-// norms.  tools/sass_rows.py counts what the compiler made of it; docs/kernels.md has the table.
+// Narrow rows are bound by instructions: at 4.4 TB/s a multiprocessor of an H200 gets a row of 576 bfloat16 every 68
+// cycles, in which it issues 273 instructions, and the two passes over one vector take 34.  So a row has as few warps
+// as can hold it, and all else is done once per batch.  tools/sass_rows.py counts; docs/kernels.md has the table.
 #pragma once
 
 #include "angle/cuda_rows.cuh"
@@ -17,8 +13,7 @@
 
 namespace gainrl {
 
-// The sums over the warp of the values of a batch's rows, in six exchanges instead of twenty: lane i gets that of value
-// i % 4.
+// The sums over the warp of a batch's values, in six exchanges instead of twenty: lane i gets that of value i % 4.
 __device__ __forceinline__ float batch_sums(const float (&values)[kMostBatch], int lane) {
   static_assert(kMostBatch == 4, "two halvings leave one value per lane");
   const bool odd = lane % 2 != 0, high = lane % 4 >= 2;
@@ -117,8 +112,7 @@ class ChunkSum {
     }
   }
 
-  // Takes the next batch and leaves the scale of row r in every lane whose number is r modulo kMostBatch: zero for a
-  // row whose squared norm leaves float32.
+  // Takes the next batch.  Lane r modulo kMostBatch gets row r's scale: zero where the squared norm leaves float32.
   __device__ __forceinline__ void take_batch() {
     mine = rows.next_batch(in_batch);
     taken = 0;
@@ -197,8 +191,7 @@ class ChunkSum {
     }
   }
 
-  // Adds the batch if its rows all have one role, belong to the current sequence and were measured in float32: nearly
-  // every batch of a text.  Each lane looks at one row.  Returns whether it did.
+  // Adds the batch if its rows all have one role, one sequence and a float32 norm (nearly always); whether it did.
   __device__ __forceinline__ bool take_whole_batch(int stop) {
     const int lane = thread % 32;
     const bool alike = lane >= in_batch || (scale != 0.0F && at + lane < stop && rows.role(at + lane) == rows.role(at));
@@ -245,8 +238,7 @@ class ChunkSum {
     return as_float(reinterpret_cast<const T*>(row + i / kEach * threads)[i % kEach]);
   }
 
-  // A row whose squared norm leaves float32: measured in float64 and added to the flushed sum.  Rare, so the loops stay
-  // rolled up.  Returns whether the row counts.
+  // A row whose squared norm leaves float32: measured in float64 and added to the flushed sum.  Whether it counts.
   __device__ __forceinline__ bool take_exactly(const uint4* row, bool question) {
     Products exact{0.0, 0.0, 0.0};
 #pragma unroll 1
@@ -400,10 +392,8 @@ class ChunkSum {
   float sum[kColumns];
 };
 
-// The most threads that plan_shape gives a row of so many vectors per thread, and blocks per multiprocessor that leave
-// the registers which nothing spills with.  That many blocks keep enough bytes under way: 4.8 TB/s times 700 ns, shared
-// by 132 multiprocessors, is 25 KB each, and two stages of four rows are 9 KB per block at 576 bfloat16 (11 blocks, by
-// shared memory), 25 KB at 1536 (5), 64 KB at 4096 (2).
+// The most threads that plan_shape gives a row of so many vectors per thread, and blocks per multiprocessor that spill
+// nothing.  They keep the 25 KB under way that 4.8 TB/s times 700 ns asks of each of 132 multiprocessors.
 template <typename T, int kPerThread>
 constexpr int kBlockThreads = kPerThread == 4 * vectors_per_unit<T> ? most_threads(sizeof(T)) : 96;
 template <typename T, int kPerThread>

@@ -1,8 +1,6 @@
 // The boundary of the angle-concentration kernels: a plain struct of pointers, strides and sizes.
-//
 //   U_R = sum over rows i of role R of h_i / |h_i|
 //   intra = |U_q|^2 / q^2    inter = U_q . U_p / (q p)    whole = |U_p + U_q|^2 / (p + q)^2    score = intra + inter
-//
 // (Wang et al. 2025, arXiv 2506.02281, in linear form.)  Nothing here owns memory.  Every pointer of one call lies on
 // one device.  Strides are in elements, not bytes.
 #pragma once

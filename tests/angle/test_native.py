@@ -14,7 +14,6 @@ import torch
 from angle_cases import DTYPES, random_case
 
 import gainrl
-from gainrl import Status
 from gainrl.angle.backends import native_module
 
 
@@ -85,21 +84,6 @@ def test_rows_of_any_magnitude_have_their_unit_vector():
     torch.testing.assert_close(result.intra, torch.tensor([1.0, 1.0]), atol=1e-2, rtol=0)
     assert abs(float(result.intra[0]) - 1) < 1e-6
     assert result.question_tokens.tolist() == [3, 2]
-
-
-def test_nan_stays_in_its_sequence_and_ignored_rows_are_neither_read_nor_checked():
-    hidden, _, roles = two_sequences(rows=40)
-    offsets = torch.tensor([0, 10, 20, 30, 40])
-    roles[15] = 0
-    clean = call(hidden, offsets, roles)
-    hidden[15] = float("nan")
-    assert torch.equal(call(hidden, offsets, roles).values, clean.values)
-    hidden[12, 3], hidden[25, 0] = float("nan"), float("-inf")
-    roles[12], roles[25] = 2, 1
-    hit = call(hidden, offsets, roles)
-    assert [bool(s & Status.NON_FINITE) for s in hit.status.tolist()] == [False, True, True, False]
-    assert hit.values[:, 1:3].isnan().all()
-    assert torch.equal(hit.values[:, [0, 3]], clean.values[:, [0, 3]])
 
 
 def test_more_than_two_to_the_31_elements_are_indexed_in_64_bits():
