@@ -64,14 +64,12 @@ def _run(call: AngleCall) -> Outputs:
             PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions,
             SUMS=call.sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
         )  # fmt: skip
-        if chunks > 2 * kernels.FOLD:
-            kernels.fold_partials[(chunks,)](
-                where, slots, segments, batch, width, length, chunk_rows, PADDED=padded, **tile
+        for folds in (True, False) if chunks > 2 * kernels.FOLD else (False,):
+            kernels.join_partials[(chunks,)](
+                where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
+                chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions, SUMS=call.sums,
+                FOLDS=folds, **tile,
             )  # fmt: skip
-        kernels.join_partials[(chunks,)](
-            where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
-            chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions, SUMS=call.sums, **tile,
-        )  # fmt: skip
     values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
     if offsets is not None:
         ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)

@@ -1,10 +1,9 @@
 """Triton kernels of the op: rows are cut into chunks of equal length, one program each, whatever sequences they hold.
 
 A sequence that lies within a chunk is finished by its program; one that spans chunks leaves a partial sum per chunk and
-role, which `join_partials` adds in order.  Where a sequence spans many chunks, `fold_partials` has first added them by
-groups of FOLD, all groups at the same time: one program reads partial sums one after the other, at the memory's
-latency, about a microsecond each, and a long document has a thousand.  Every sum has a fixed order, so equal inputs
-give equal bits.
+role, which `join_partials` adds in order.  Where a sequence spans many chunks, a launch with FOLDS has first added them
+by groups of FOLD, all groups at the same time: one program reads partial sums one after the other, about a microsecond
+each, and a long document has a thousand.  Every sum has a fixed order, so equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -173,14 +172,6 @@ def sum_chunks(
 
 
 @triton.jit
-def _chunks_of(offsets, b, length, chunk_rows, PADDED: tl.constexpr):
-    """The first and the last chunk that hold rows of sequence b (of the launch's)."""
-    first = _start(offsets, b, length, PADDED) // chunk_rows
-    last = (_start(offsets, b + 1, length, PADDED) - 1) // chunk_rows
-    return first, tl.minimum(last, tl.num_programs(0) - 1)
-
-
-@triton.jit
 def _sum_parts(c, stop, step, first, b, slots, segments, columns, width, WIDTH: tl.constexpr):
     """Sums and counts of sequence b's segments in chunks c, c + step, ... before `stop`; it begins in chunk `first`."""
     question = tl.zeros((WIDTH,), dtype=tl.float64)
@@ -201,50 +192,45 @@ def _sum_parts(c, stop, step, first, b, slots, segments, columns, width, WIDTH: 
 
 
 @triton.jit(do_not_specialize=VARIES)
-def fold_partials(
-    offsets, slots, segments, sequences, width, length, chunk_rows, PADDED: tl.constexpr, WIDTH: tl.constexpr
-):  # fmt: skip
-    """Program c adds the FOLD chunks from c on into chunk c's partial sum, if c begins a group of a long sequence."""
-    chunk = tl.program_id(0).to(tl.int64)
-    outgoing = tl.load(segments + (chunk * 2 + 1) * 4)
-    b = tl.where(outgoing >= 0, outgoing, tl.load(segments + chunk * 2 * 4))
-    if (b >= 0) & (b < sequences):
-        first, last = _chunks_of(offsets, b, length, chunk_rows, PADDED)
-        if (last - first >= 2 * FOLDED) & (chunk >= first) & (chunk < last) & ((chunk - first) % FOLDED == 0):
-            columns = tl.arange(0, WIDTH)
-            inside = columns < width
-            own = chunk * 2 + tl.where(chunk == first, 1, 0)
-            question, prefix, q, p, flags = _sum_parts(
-                chunk, tl.minimum(chunk + FOLDED, last + 1), 1, first, b, slots, segments, columns, width, WIDTH
-            )
-            tl.debug_barrier()  # other warps may still read what this overwrites
-            tl.store(slots + own * 2 * width + columns, question.to(tl.float32), mask=inside)
-            tl.store(slots + (own * 2 + 1) * width + columns, prefix.to(tl.float32), mask=inside)
-            tl.store(segments + own * 4 + 1, q)
-            tl.store(segments + own * 4 + 2, p)
-            tl.store(segments + own * 4 + 3, flags)
-
-
-@triton.jit(do_not_specialize=VARIES)
 def join_partials(
     offsets, shared, shared_tokens, numbers, counts, directions, sums, slots, segments, sequences, width, length,
     chunk_rows, PADDED: tl.constexpr, SHARED: tl.constexpr, DIRECTIONS: tl.constexpr, SUMS: tl.constexpr,
-    WIDTH: tl.constexpr,
+    FOLDS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """Program c finishes the sequence that begins in chunk c and goes on after it."""
+    """Program c finishes the sequence that begins in chunk c and goes on after it.
+
+    With FOLDS it only adds FOLD chunks from c on into chunk c's partial sum, if c begins a group of a long sequence.
+    """
     chunk = tl.program_id(0).to(tl.int64)
     b = tl.load(segments + (chunk * 2 + 1) * 4)
+    if FOLDS:
+        b = tl.where(b >= 0, b, tl.load(segments + chunk * 2 * 4))
     if (b >= 0) & (b < sequences):
         columns = tl.arange(0, WIDTH)
         inside = columns < width
-        _, last = _chunks_of(offsets, b, length, chunk_rows, PADDED)
-        step = tl.where(last - chunk >= 2 * FOLDED, FOLDED, 1)  # what `fold_partials` has added already
-        question, prefix, q, p, flags = _sum_parts(
-            chunk, last + 1, step, chunk, b, slots, segments, columns, width, WIDTH
-        )
-        if SHARED:
-            prefix += tl.load(shared + columns, mask=inside, other=0.0)
-        _write(
-            b, question, prefix, q.to(tl.int32), (p + shared_tokens).to(tl.int32), flags.to(tl.int32), numbers, counts,
-            directions, sums, sequences, width, columns, inside, DIRECTIONS, SUMS,
-        )  # fmt: skip
+        first = _start(offsets, b, length, PADDED) // chunk_rows
+        last = (_start(offsets, b + 1, length, PADDED) - 1) // chunk_rows
+        last = tl.minimum(last, tl.num_programs(0) - 1)
+        if FOLDS:
+            if (last - first >= 2 * FOLDED) & (chunk >= first) & (chunk < last) & ((chunk - first) % FOLDED == 0):
+                own = chunk * 2 + tl.where(chunk == first, 1, 0)
+                question, prefix, q, p, flags = _sum_parts(
+                    chunk, tl.minimum(chunk + FOLDED, last + 1), 1, first, b, slots, segments, columns, width, WIDTH
+                )
+                tl.debug_barrier()  # other warps may still read what this overwrites
+                tl.store(slots + own * 2 * width + columns, question.to(tl.float32), mask=inside)
+                tl.store(slots + (own * 2 + 1) * width + columns, prefix.to(tl.float32), mask=inside)
+                tl.store(segments + own * 4 + 1, q)
+                tl.store(segments + own * 4 + 2, p)
+                tl.store(segments + own * 4 + 3, flags)
+        else:
+            step = tl.where(last - chunk >= 2 * FOLDED, FOLDED, 1)  # what the launch with FOLDS has added already
+            question, prefix, q, p, flags = _sum_parts(
+                chunk, last + 1, step, chunk, b, slots, segments, columns, width, WIDTH
+            )
+            if SHARED:
+                prefix += tl.load(shared + columns, mask=inside, other=0.0)
+            _write(
+                b, question, prefix, q.to(tl.int32), (p + shared_tokens).to(tl.int32), flags.to(tl.int32), numbers,
+                counts, directions, sums, sequences, width, columns, inside, DIRECTIONS, SUMS,
+            )  # fmt: skip

@@ -36,8 +36,8 @@ def compile_for(target, kernel, dtype, width, flags, small=False):
 target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
 on = dict.fromkeys(("PADDED", "SHARED", "DIRECTIONS", "SUMS"), True)
 for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", dict(on, PADDED=False)), (kernels.sum_chunks, "fp32", on),
-                             (kernels.fold_partials, "bf16", dict(PADDED=False)),
-                             (kernels.join_partials, "bf16", dict(on, PADDED=False))):
+                             (kernels.join_partials, "bf16", dict(on, PADDED=False, FOLDS=True)),
+                             (kernels.join_partials, "bf16", dict(on, PADDED=False, FOLDS=False))):
     compile_for(target, kernel, dtype, 2048, flags)
     if target.backend == "cuda":
         compile_for(target, kernel, dtype, 256, {**flags, "SUMS": False}, small=True)
