@@ -18,7 +18,7 @@ import logging
 import os
 from collections.abc import Callable
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from gainrl.angle.result import AngleCall, Outputs
 from gainrl.errors import UserError
@@ -79,21 +79,13 @@ def _triton(device: str) -> str:
     return "ok"
 
 
-class Backend(NamedTuple):
-    """One way to serve a call."""
-
-    available: Callable[[str], str]
-    """"ok" for tensors on a device type, or why not."""
-    module: str
-    """The module of this package whose `run` serves; imported by the first call."""
-
-
-BACKENDS = {
-    "native": Backend(_native, "native"),
-    "triton": Backend(_triton, "triton_backend"),
-    "torch": Backend(lambda device: _imports("torch"), "torch_backend"),
-    "reference": Backend(lambda device: "ok", "reference"),
+BACKENDS: dict[str, tuple[Callable[[str], str], str]] = {
+    "native": (_native, "native"),
+    "triton": (_triton, "triton_backend"),
+    "torch": (lambda device: _imports("torch"), "torch_backend"),
+    "reference": (lambda device: "ok", "reference"),
 }
+"""Name: ("ok" for tensors on a device type, or why not; the module of this package whose `run` serves)."""
 NAMES = ("auto", *BACKENDS)
 
 
@@ -105,8 +97,8 @@ def check_backend(backend: str) -> None:
 
 @functools.cache
 def runner(name: str) -> Callable[[AngleCall], Outputs]:
-    """The `run` of backend `name`."""
-    run: Callable[[AngleCall], Outputs] = importlib.import_module(f"{__package__}.{BACKENDS[name].module}").run
+    """The `run` of backend `name`, whose module the first call imports."""
+    run: Callable[[AngleCall], Outputs] = importlib.import_module(f"{__package__}.{BACKENDS[name][1]}").run
     return run
 
 
@@ -118,7 +110,7 @@ def available_backends() -> dict[str, str]:
 
 def unavailable(name: str, device: str) -> str:
     """Empty if backend `name` can serve tensors on device type `device`, else the reason."""
-    reason = BACKENDS[name].available(device)
+    reason = BACKENDS[name][0](device)
     return "" if reason == "ok" else reason
 
 
