@@ -64,7 +64,8 @@ class AngleScorer(BaseScorer):
             raise UserError("AngleScorer was given a loaded model but no tokenizer: pass tokenizer=")
         self.model = model
         self.renderer = PromptRenderer(tokenizer, given, context_length(model))
-        require_offsets(self.renderer.tokenizer)
+        self.tokenizer = self.renderer.tokenizer
+        require_offsets(self.tokenizer)
         self.forward = choose_forward(model, given.tap, given.attention)
         self.device, self.form, self.tap = self.forward.device, self.forward.form, self.forward.tap
         require_backend(given.backend, self.device)
