@@ -94,7 +94,6 @@ def test_a_worker_that_cannot_start_says_why() -> None:
 
 
 def test_a_script_without_a_guard_works(tmp_path: Path) -> None:
-    pytest.importorskip("math_verify")
     script = tmp_path / "script.py"
     script.write_text(
         "from gainrl.tasks import load_task\n"
