@@ -78,7 +78,7 @@ _failed: dict[str, str] = {}  # why there are none yet: a failure that is not th
 
 
 def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Have the expected outputs of every row at hand: from the cache, else from the canonical solutions, isolated."""
+    """Load the expected outputs of every row: from the cache, else from the canonical solutions, isolated."""
     folder, requests = cache_directory() / "humanevalplus", dict[str, dict[str, Any]]()
     for key, row in {key: row for row in rows if (key := _key(row)) not in _known}.items():
         try:
