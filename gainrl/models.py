@@ -197,7 +197,8 @@ def model_identity(name: str | Path, model: Any = None) -> str:
 
 
 def _weights_hash(directory: Path) -> str:
-    files = sorted(p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
+    kept = (p for p in directory.iterdir() if p.suffix in (".safetensors", ".bin") and p.is_file())
+    files = sorted(p for p in kept if p.name != "training_args.bin")
     if not files:
         raise UserError(f"model directory {str(directory)!r} holds no weights (*.safetensors or *.bin)")
     described = next(name for name in ("config.json", "adapter_config.json") if (directory / name).is_file())

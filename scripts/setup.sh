@@ -36,10 +36,10 @@ if [ ${#missing[@]} -gt 0 ]; then
 fi
 
 stamp="$venv/.gainrl-$extras"
-wanted="$torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} ${constraints:+"$constraints"} | sha256sum)"
+wanted="$("$python" -V) $torch $(cat pyproject.toml CMakeLists.txt $(find csrc -type f | sort) ${wheel:+"$wheel"} ${constraints:+"$constraints"} | sha256sum)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setting up $venv with gainrl[$extras] and $torch"
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+[ "$("$venv/bin/python" -V 2>/dev/null)" = "$("$python" -V)" ] || "$python" -m venv --clear "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check ${constraints:+--constraint "$constraints"})
 "${pip[@]}" "$torch"  # first and alone: gainrl's own range then leaves it as it is
 built="$venv/.gainrl-built"

@@ -11,10 +11,10 @@ venv=$1 python=${PYTHON:-python3} torch=${TORCH:-torch==2.13.0}
 packages=(verl==0.9.1 TransferQueue==0.1.11 cachetools fastapi uvicorn typer scipy pytest pytest-timeout)
 
 stamp="$venv/.gainrl-verl"
-wanted="$torch ${packages[*]} $PWD"
+wanted="$("$python" -V) $torch ${packages[*]} $PWD"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 echo "setting up $venv with ${packages[0]} and $torch"
-[ -x "$venv/bin/python" ] || "$python" -m venv "$venv"
+[ "$("$venv/bin/python" -V 2>/dev/null)" = "$("$python" -V)" ] || "$python" -m venv --clear "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 "${pip[@]}" --no-compile "$torch"  # first and alone; named again below, so that nothing brings another build
 "${pip[@]}" --no-compile "$torch" "${packages[@]}"

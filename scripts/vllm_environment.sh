@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 venv=${1:-.venv-vllm}
 stamp="$venv/.made"
-wanted=$(sha256sum <scripts/vllm_environment.sh)
+wanted="${PYTHON:-python3} ${TORCH:-} $PWD $(sha256sum <scripts/vllm_environment.sh)"
 if [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then exit 0; fi
 [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"
 pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)

@@ -72,7 +72,8 @@ def eval(
         "temperature": (0.0 if samples == 1 else 1.0) if temperature is None else temperature,
         "batch_size": batch_size or (32 if engine == "transformers" else 1024),
     }  # fmt: skip
-    named = {"task": loaded.name, "rows": rows_digest(rows), "model": model, "checkpoint": checkpoint, "dtype": dtype}
+    named = {"task": loaded.name, "rows": rows_digest(rows), "model": model, "checkpoint": checkpoint}
+    named |= {"dtype": dtype, "engine": engine}
     step, epoch = _place(checkpoint)
     store = Store(output, named | settings, resume=resume, overwrite=overwrite) if output else None
     made = _made(engine, model, checkpoint, server, device, dtype, seed)

@@ -11,21 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
+from gainrl.cli import options
 from gainrl.errors import UserError
 
-
-def _of(panel: str) -> Any:
-    """Options of one group, each a line of an 80-column terminal in `--help`."""
-
-    def option(help: str, metavar: str = "TEXT", *names: str) -> Any:
-        return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
-
-    return option
-
-
-_main, _scores, _running = _of("Options"), _of("What is scored"), _of("How it runs")
+_main, _scores, _running = options("Options"), options("What is scored"), options("How it runs")
 
 
 def score(

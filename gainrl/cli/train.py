@@ -6,6 +6,7 @@ import argparse
 import difflib
 import importlib.util
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -87,7 +88,7 @@ def train(context: typer.Context) -> None:
             raise typer.Exit(2) from None
         raise
     except KeyboardInterrupt:
-        again = " ".join(word for word in words if word not in ("--resume", "--overwrite"))
+        again = shlex.join(word for word in words if word not in ("--resume", "--overwrite"))
         print(f"\nstopped; go on from the last checkpoint with: gainrl train {again} --resume", file=sys.stderr)
         raise typer.Exit(130) from None
     if trainer.accelerator.is_main_process:

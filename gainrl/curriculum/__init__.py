@@ -17,7 +17,16 @@ from gainrl.curriculum.probe import ProbeNavigator
 from gainrl.curriculum.prompts import Outcomes, Prompts, check_number
 from gainrl.curriculum.uniform import UniformNavigator
 
-__all__ = ["DEFAULT", "NAVIGATORS", "Navigator", "Outcomes", "Prompts", "check_number", "make_navigator"]
+__all__ = [
+    "DEFAULT",
+    "NAVIGATORS",
+    "Navigator",
+    "Outcomes",
+    "Prompts",
+    "check_number",
+    "make_navigator",
+    "navigator_settings",
+]
 
 NAVIGATORS: dict[str, type[Navigator]] = {
     "gaussian": GaussianNavigator,
@@ -41,11 +50,17 @@ def make_navigator(
 
     Raises UserError for an unknown navigator or argument, naming the nearest, and for values out of range.
     """
+    settings = navigator_settings(name, args)
+    return NAVIGATORS[name](prompts, settings, seed=seed, quota=quota)
+
+
+def navigator_settings(name: str, args: Mapping[str, Any] | None = None) -> Any:
+    """The settings of a navigator from its arguments, checked without any prompts; errors as in `make_navigator`."""
     if name not in NAVIGATORS:
         raise unknown_name("unknown navigator", name, NAVIGATORS)
-    kind = NAVIGATORS[name]
-    known = [field.name for field in dataclasses.fields(kind.Settings)]
+    kind = NAVIGATORS[name].Settings
+    known = [field.name for field in dataclasses.fields(kind)]
     for given in args or {}:
         if given not in known:
             raise unknown_name(f"the navigator {name!r} has no argument", given, known)
-    return kind(prompts, kind.Settings(**(args or {})), seed=seed, quota=quota)
+    return kind(**(args or {}))

@@ -55,7 +55,7 @@ def _sample(prompts: Prompts) -> npt.NDArray[np.float32]:
             chosen[np.arange(rows) * size // rows] = True
         parts.append(block[chosen[index]])
     if not sum(map(len, parts)):
-        raise UserError("no prompt has a direction: every one of them has an entry that is not finite")
+        raise UserError("no prompt has a direction: every one in the sample has an entry that is not finite")
     return np.concatenate(parts)
 
 

@@ -277,7 +277,8 @@ def evaluate(
         for key, batch in enumerate(_batches(rows, lengths, samples, batch_size)):
             if all(item in have for item in batch):
                 continue
-            finished = _run(engine, task, rows, lengths, batch, sampling, key)
+            finished = [one for one in _run(engine, task, rows, lengths, batch, sampling, key)
+                        if (one.row, one.sample) not in have]  # fmt: skip
             done += finished
             if store:  # before the guard may stop the run, so that what was unscorable can be read
                 store.add(finished, time.monotonic() - began + before)

@@ -63,6 +63,9 @@ def read_run(path: Path) -> Run:
     run.table = _table(path, run)
     run.draws = [one for one in _lines(path / "draws.jsonl", run.notes) if one.get("rows")]
     run.evals = list(_lines(path / "evals.jsonl", run.notes))
+    if run.table and any(max(draw["rows"]) >= len(run.table) for draw in run.draws):
+        run.table = None
+        run.notes.append("the score table is of another dataset than the draws")
     if not (run.config or run.table or run.draws or run.evals):
         raise UserError(f"{str(path)!r} holds no run: none of config.yaml, scores.parquet, draws.jsonl, evals.jsonl")
     return run
@@ -93,7 +96,10 @@ def plain(value: object) -> str:
 
 
 def _table(directory: Path, run: Run) -> ScoreTable | None:
-    path = Path(str(run.config.get("scores") or directory / "scores.parquet")).expanduser()
+    named, own = run.config.get("scores"), directory / "scores.parquet"
+    path = own if own.is_file() or named is None else Path(str(named)).expanduser()
+    if named and not path.is_file():
+        run.notes.append(f"the score table {named} is not here")
     try:
         return ScoreTable.read(path) if path.is_file() else None
     except UserError as error:

@@ -214,7 +214,7 @@ class PromptRenderer:
         """The rendered chat, and the span of the last user message's `content` in it."""
         text = self._render(messages)
         before, after = self._frame(messages, last)
-        if "{'type': 'text'" in text:
+        if isinstance(messages[last]["content"], list) and "{'type': 'text'" in text:
             raise _RowError("failed", "the chat template prints the parts of a message as Python does")
         if text.startswith(before) and text.endswith(after) and len(before) + len(after) <= len(text):
             middle = text[len(before) : len(text) - len(after)]

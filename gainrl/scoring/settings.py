@@ -33,7 +33,7 @@ class Definition:
         """`intra+inter`, `intra` or `intra+0.5*inter`: what a table's metadata holds, beside `diagonal`."""
         if self.inter_weight == 0:
             return "intra"
-        return "intra+inter" if self.inter_weight == 1 else f"intra+{self.inter_weight:g}*inter"
+        return "intra+inter" if self.inter_weight == 1 else f"intra+{self.inter_weight!r}*inter"
 
     @classmethod
     def parse(cls, text: str) -> Definition:

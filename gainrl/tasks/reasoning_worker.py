@@ -61,7 +61,7 @@ def harmless(answer: str, how: str) -> bool:
     if how == "formula":
         return _is_formula(answer.strip())
     try:
-        ast.literal_eval(ast.parse(answer.lstrip(" \t"), mode="eval"))  # as `eval` reads it
+        ast.literal_eval(ast.parse(answer.strip(), mode="eval"))  # scorers strip before they evaluate
     except SyntaxError:
         return True  # eval refuses it as well
     except (ValueError, TypeError, MemoryError, RecursionError):

@@ -67,7 +67,7 @@ def _import(path: str, name: str) -> type[Task]:
         sys.path.append(os.getcwd())  # console scripts do not search the working directory
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
+    except (ImportError, ValueError, TypeError) as error:
         raise UserError(f"task {name!r}: cannot import {module!r}: {error}") from error
     except AttributeError as error:
         raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}") from error

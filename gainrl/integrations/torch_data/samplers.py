@@ -48,6 +48,10 @@ class DrawSampler(Sampler[Item]):
         self.rank = rank if rank is not None else dist.get_rank() if started else 0
         if self.num_replicas > 1 and not started:
             raise UserError(f"num_replicas={self.num_replicas}, but torch.distributed is not initialized")
+        if started and self.num_replicas not in (1, dist.get_world_size()):
+            raise UserError(
+                f"num_replicas={self.num_replicas}: give 1 or the number of processes, {dist.get_world_size()}"
+            )
         if curriculum.n % self.num_replicas:
             raise UserError(f"n = {curriculum.n} prompts do not divide among {self.num_replicas} processes")
         self.curriculum, self.repeats = curriculum, repeats
@@ -153,7 +157,11 @@ class DrawSampler(Sampler[Item]):
         credit, reward, angle = (np.array(column, np.float64) for column in columns[1:4])  # None becomes NaN
         if (wrong := (credit < 0) | (credit > 1)).any():
             raise UserError(f"the credit of a rollout is {credit[wrong][0]:g}: give one in [0, 1]")
-        row_list = [int(row) for row in columns[0] if row is not None]
+        if len({len(column) for column in columns}) != 1:
+            raise UserError(f"rows, correct and the others differ in length: {[len(column) for column in columns]}")
+        row_list: list[int] = np.array(columns[0], np.int64).tolist()
+        if wrong_rows := [row for row in row_list if not 0 <= row < len(self.curriculum.table_rows)]:
+            raise UserError(f"row {wrong_rows[0]} is not among the dataset's {len(self.curriculum.table_rows)} rows")
         table_rows = self.curriculum.table_rows[row_list]
         self.curriculum.navigator.prompts.index(table_rows)  # UserError for a row that cannot be drawn
         place = np.array([self._rows.get(row, -1) for row in row_list], np.int64)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from transformers import ProgressCallback, TrainerCallback, TrainerState
 from transformers.trainer_callback import ExportableState
 
+from gainrl.errors import UserError
 from gainrl.integrations.groups import from_json, to_json
 
 NAME = "CurriculumState"
@@ -53,15 +54,23 @@ def saved_curriculum(callbacks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def newest_checkpoint(directory: Path, fingerprint: str) -> str | None:
-    """The newest checkpoint whose `trainer_state.json`, which is written last, parses and names this score table."""
+    """The newest checkpoint whose `trainer_state.json`, which is written last, parses and names this score table.
+
+    None if there is no whole checkpoint; UserError if there are only those of another table.
+    """
+    other = None
     found = [(int(p.name.rpartition("-")[2]), p) for p in directory.glob("checkpoint-*") if p.name[11:].isdecimal()]
     for _, path in sorted(found, reverse=True):
         try:
             state = TrainerState.load_from_json(str(path / "trainer_state.json"))
-            if saved_curriculum(state.stateful_callbacks)["navigator"]["fingerprint"] == fingerprint:
-                return str(path)
+            saved = saved_curriculum(state.stateful_callbacks)
         except (OSError, ValueError, TypeError, KeyError):
             continue
+        if saved.get("navigator", {}).get("fingerprint") == fingerprint:
+            return str(path)
+        other = other or path
+    if other:
+        raise UserError(f"{other} belongs to another score table: give that one, or start anew with --overwrite")
     return None
 
 

@@ -56,6 +56,7 @@ class CurriculumArguments:
         if not torch.accelerator.is_available():
             args.use_cpu, args.dataloader_pin_memory = True, False
         if args.bf16 is None and not args.fp16:
+            _ = args.device  # joins the processes of a launcher, so that the measurement of rank 0 holds for all
             device = None if args.use_cpu else torch.accelerator.current_accelerator()
             precision = mixed_precision(device or "cpu")
             args.bf16, args.fp16 = precision == "bf16", precision == "fp16"

@@ -169,7 +169,7 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
         arguments["chat_template_kwargs"] = trainer.args.chat_template_kwargs
     scorer = scoring.AngleScorer(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, **arguments)
     source = scoring.Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
-    prompts = [scoring.ScoringPrompt(row["prompt"], row.get("question")) for row in rows]
+    prompts = list(scoring.scoring_prompts(rows))
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
     with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
@@ -236,7 +236,8 @@ def clear(directory: Path) -> None:
     for name in RECORDS:
         (directory / name).unlink(missing_ok=True)
     for path in directory.glob("checkpoint-*"):
-        shutil.rmtree(path)
+        if path.is_dir() and path.name[11:].isdecimal():
+            shutil.rmtree(path)
 
 
 def _say(settings: Any, text: str) -> None:

@@ -29,7 +29,7 @@ from transformers import ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from gainrl.angle import angle_concentration
-from gainrl.curriculum import NAVIGATORS, Navigator
+from gainrl.curriculum import NAVIGATORS, Navigator, navigator_settings
 from gainrl.errors import UserError
 from gainrl.integrations.groups import Draw
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
@@ -75,6 +75,10 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         scores = config.scores if scores is None else scores
         if scores is None:
             raise UserError("the curriculum needs the dataset's score table: give scores=PATH (made by `gainrl score`)")
+        navigator_settings(config.navigator, config.navigator_args)
+        if config.group_by is not None and config.group_by not in dataset.column_names:
+            raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
+        _require_enough(len(dataset), "the dataset has", config)
         self.navigator: Navigator | None = None
         """What decides the draws, on rank 0; None on the others."""
         self.drawn: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -96,6 +100,10 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             raise UserError(f"accuracy_rewards={chosen}: choose those of the rewards {names} that tell what is correct")
         self._accuracy_columns = [names.index(name) for name in chosen or names]
         angles = config.log_angle or NAVIGATORS[config.navigator].needs_angle
+        if angles and getattr(self, "use_liger_kernel", False):
+            raise UserError(
+                "use_liger_kernel of this TRL release computes the loss past the angle measurement: leave it out"
+            )
         self._tap = AngleTap(self.model, self.accelerator.device) if angles else None
         self._bar = None
         if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
@@ -114,19 +122,12 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._index_of = np.argsort(rows)
         sources = None
         if config.group_by is not None:
-            if config.group_by not in dataset.column_names:
-                raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
             sources = [str(source) for source in plain[config.group_by]]
         self.navigator = load_navigator(
             table, rows, config.navigator, config.navigator_args, sources=sources, quota=config.quota,
             seed=config.seed if config.data_seed is None else config.data_seed,
         )  # fmt: skip
-        needed, there = config.generation_batch_size // config.num_generations, len(self.navigator.prompts)
-        if there < needed:
-            raise UserError(
-                f"one draw needs {needed} prompts (generation_batch_size / num_generations), but the score table has "
-                f"{there} usable ones"
-            )
+        _require_enough(len(self.navigator.prompts), "the score table has usable", config)
 
     # -- the three methods of TRL --------------------------------------------------------------------------------
 
@@ -270,6 +271,15 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
                 )
         self._draw_log.keep(draws)
         return draws
+
+
+def _require_enough(prompts: int, what: str, config: Any) -> None:
+    needed = config.generation_batch_size // config.num_generations
+    if prompts < needed:
+        raise UserError(
+            f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / num_generations "
+            f"{config.num_generations}), but {what} {prompts}"
+        )
 
 
 class GainRLTrainer(GainRLMixin, GRPOTrainer):  # type: ignore[misc]

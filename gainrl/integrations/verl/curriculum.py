@@ -183,7 +183,11 @@ class Curriculum:
         Raises UserError, changing nothing, for other fields, another `data.train_batch_size`, and whatever the
         navigator refuses: another navigator, table or setting.
         """
-        if not isinstance(state, Mapping) or set(state) != {"version", "draws", "handed", "open", "navigator"}:
+        if (
+            not isinstance(state, Mapping)
+            or set(state) != {"version", "draws", "handed", "open", "navigator"}
+            or state["version"] != 1
+        ):
             raise UserError("the checkpoint's data.pt has no state of this curriculum: it is of a run without it")
         opened = [Draw.from_state(from_json(draw)) for draw in state["open"]]
         if any(len(draw.rows) != self.batch for draw in opened):
