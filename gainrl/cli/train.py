@@ -131,9 +131,10 @@ def check_output(directory: Path, run: Any) -> None:
         raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
     if directory.exists() and not directory.is_dir():
         raise UserError(f"output_dir {str(directory)!r} is a file: name a directory")
-    from gainrl.integrations.trl.script import RECORDS
-
-    there = [name for name in RECORDS if (directory / name).exists()] + [p.name for p in directory.glob("checkpoint-*")]
+    there = [
+        name for name in ("config.yaml", "draws.jsonl") if (directory / name).exists()
+    ]  # evaluations may come first
+    there += [path.name for path in directory.glob("checkpoint-*") if path.name[11:].isdecimal()]
     if run.resume and not there:
         raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
     if there and not (run.resume or run.overwrite):

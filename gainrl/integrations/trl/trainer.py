@@ -78,7 +78,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         navigator_settings(config.navigator, config.navigator_args)
         if config.group_by is not None and config.group_by not in dataset.column_names:
             raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
-        _require_enough(len(dataset), "the dataset has", config)
+        _require_enough(len(dataset), "the dataset", config)
         self.navigator: Navigator | None = None
         """What decides the draws, on rank 0; None on the others."""
         self.drawn: npt.NDArray[np.int64] = np.empty(0, dtype=np.int64)
@@ -127,7 +127,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             table, rows, config.navigator, config.navigator_args, sources=sources, quota=config.quota,
             seed=config.seed if config.data_seed is None else config.data_seed,
         )  # fmt: skip
-        _require_enough(len(self.navigator.prompts), "the score table has usable", config)
+        _require_enough(len(self.navigator.prompts), "the usable part of the score table", config)
 
     # -- the three methods of TRL --------------------------------------------------------------------------------
 
@@ -278,7 +278,7 @@ def _require_enough(prompts: int, what: str, config: Any) -> None:
     if prompts < needed:
         raise UserError(
             f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / num_generations "
-            f"{config.num_generations}), but {what} {prompts}"
+            f"{config.num_generations}), but {what} has {prompts}"
         )
 
 
