@@ -1,0 +1,65 @@
+"""The convergence study: problems with right answers, measures on curves that are known, results that can be read."""
+
+from __future__ import annotations
+
+from random import Random
+
+import pytest
+
+pytest.importorskip("studies", reason="studies are not beside these tests (they run on an installed wheel)")
+
+from studies.convergence import protocol, study
+from studies.convergence.held_out import FAMILIES
+from studies.convergence.measures import compared, factor, rollouts_to, target_of
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
+def test_every_level_draws_problems_with_a_right_answer(family):
+    random = Random(0)
+    for index in range(len(family.levels)):
+        for _ in range(20):
+            problem = family.draw(index, random)
+            assert problem.answer in problem.answers
+            assert problem.question not in problem.answers
+    assert {problem.level for problem in family.problems(2000, random)} == set(range(len(family.levels)))
+
+
+def test_expressions_are_right_if_they_give_the_number():
+    terms, random = FAMILIES["terms"], Random(0)
+    for index in range(len(terms.levels)):
+        problem = terms.draw(index, random)
+        number = int("".join(letter for letter in problem.question if letter.isdigit()))
+        assert all(eval(answer) == number for answer in problem.answers)
+        assert eval(terms.slip(problem.question, problem.answer)) != number
+
+
+def run(arm: str, accuracies: list[float], usual: bool = False) -> dict:
+    curve = [{"rollouts": 100 * at, "accuracy": value} for at, value in enumerate(accuracies)]
+    return {"family": "f", "seed": 0, "base": "b", "arm": arm, "usual": usual, "curve": curve}
+
+
+def test_a_run_that_climbs_twice_as_fast_has_a_factor_of_two():
+    slow = run("uniform", [0.1 * at for at in range(9)], usual=True)
+    fast = run("probe", [0.2 * at for at in range(9)])
+    target = target_of(slow)
+    assert target == pytest.approx(0.75)  # the last evaluation is smoothed with its one neighbour
+    assert rollouts_to(slow, target) == (pytest.approx(800), True)
+    value, censored = compared([slow, fast], slow, fast)
+    assert value == pytest.approx(800 / 375)
+    assert not censored
+    flat = run("flat", [0.1] * 9)
+    assert compared([slow, flat], slow, flat) == (pytest.approx(1.0), True)
+
+
+def test_a_factor_is_a_geometric_mean_over_families_then_bases_with_an_interval():
+    found = factor([(0, 2.0, False), (0, 8.0, False), (1, 4.0, False), (2, 4.0, True)])
+    assert found.mean == pytest.approx(4.0)
+    assert (found.bases, found.censored) == (3, 1)
+    assert str(factor([(0, 2.0, True)])) == "≤ 2.00"
+
+
+def test_the_results_belong_to_the_protocol():
+    runs, families = study.results(), set(FAMILIES)
+    assert runs
+    assert {one["family"] for one in runs} <= families
+    assert study.ranked(protocol.load(), "uniform", runs)
