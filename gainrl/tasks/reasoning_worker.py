@@ -60,12 +60,13 @@ def harmless(answer: str, how: str) -> bool:
         return False
     if how == "formula":
         return _is_formula(answer.strip())
-    try:
-        ast.literal_eval(ast.parse(answer.strip(), mode="eval"))  # scorers strip before they evaluate
-    except SyntaxError:
-        return True  # eval refuses it as well
-    except (ValueError, TypeError, MemoryError, RecursionError):
-        return False
+    for text in (answer.lstrip(" \t"), answer.strip()):  # as `eval` reads it, and as scorers hand it to `eval`
+        try:
+            ast.literal_eval(ast.parse(text, mode="eval"))
+        except SyntaxError:
+            continue  # eval refuses it as well
+        except (ValueError, TypeError, MemoryError, RecursionError):
+            return False
     return True
 
 
