@@ -254,7 +254,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "splits": ({"rows": DatasetDict(train=Dataset.from_list(problems()))}, r"dataset\['train'\]"),
     "no prompt": ({"rows": Dataset.from_dict({"text": ["a"] * 24})}, "no column 'prompt'"),
     "another dataset": ({"table": make_table(problems(25))}, "made for another dataset"),
-    "too few": ({"rows": problems(3), "table": make_table(problems(3))}, "one draw needs 4 prompts .* the dataset has 3"),
+    "too few": ({"rows": problems(3), "table": make_table(problems(3))}, "needs 4 prompts .* the dataset has 3"),
     "navigator": ({"navigator": "gausian"}, "gaussian"),
     "argument": ({"navigator_args": {"sigmas": 3}}, "sigma"),
     "not JSON": ({"navigator_args": "{sigma"}, "not JSON"),
