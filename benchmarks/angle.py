@@ -2,12 +2,16 @@
 
     python benchmarks/angle.py                             # CPU, or the GPU where torch sees one
     python benchmarks/angle.py --widths 1536 --compare compiled eager published
+    python benchmarks/angle.py --isa avx2                  # the kernels and torch as on a CPU without AVX-512
 
 For every shape, dtype and width: time per call, bytes of activations read per second, and the share of the ceiling, a
 read-only pass over the same buffer measured in the same rounds.  `--compare` adds providers at `--compare-widths`.
 Every provider's scores are checked against float64 first (`--no-check` leaves that out); one that fails is left out of
 its row, which says why, and the exit status is 1 at the end.  Ratios are medians over rounds.  The JSON is written
 again, whole, after every row.
+
+The kernels' instruction set is held down by GAINRL_CPU_ISA (plain, avx2, avx512), that of torch, and so of the ceiling,
+by ATEN_CPU_CAPABILITY (avx2); `--isa avx2` sets both and runs anew.  "isa" in the JSON is what the kernels used.
 
 On a GPU, times are those of CUDA events, with caches that hold other data, begun while the GPU is still busy so that
 the host's part is not in them; up to 128 MiB of activations, where launches matter, the replay of a CUDA graph is
@@ -19,16 +23,20 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from angle_providers import PROVIDERS, Call, Inputs, copy_pass, exact_scores, read_passes
 from harness import Timing, quantile, side_by_side, write_result
 
 import gainrl
+from gainrl.angle.backends import native_module
 
 WIDTHS = (576, 896, 1536, 2048, 3584, 4096, 8192)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -210,16 +218,21 @@ def measure(row: dict[str, Any], inputs: Inputs, providers: list[str], rounds: i
     }
 
 
-def host_cost() -> float:
-    """Seconds that a call takes the host for a training micro-batch, 16 x 512 x 1536 bf16, the GPU not waited for."""
-    inputs = make_inputs([512] * 16, 1536, torch.bfloat16, "cuda")
+def host_cost(device: str) -> float:
+    """Seconds that a call takes the host for a training micro-batch, 16 x 512 x 1536 bf16, without the kernel.
+
+    The GPU is not waited for; on the CPU the compiled kernel is replaced by a function that does nothing.
+    """
+    inputs = make_inputs([512] * 16, 1536, torch.bfloat16, device)
     samples = []
-    for _ in range(50):
-        torch.cuda.synchronize()
-        start = time.perf_counter()
-        for _ in range(20):
-            gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, backend="native", check=False)
-        samples.append((time.perf_counter() - start) / 20)
+    with patch.object(native_module(), "angle_cpu", lambda params, threads: None):
+        for _ in range(50):
+            if device == "cuda":
+                torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(20):
+                gainrl.angle_concentration(inputs.hidden, inputs.offsets, inputs.roles, backend="native", check=False)
+            samples.append((time.perf_counter() - start) / 20)
     return statistics.median(samples)
 
 
@@ -249,14 +262,18 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--most-mib", type=int, default=None, help="most activations per case (CPU 256, GPU 4096)")
     parser.add_argument("--fill", action="store_true", help="repeat each shape until it has that much")
     parser.add_argument("--threads", type=int, default=None, help="CPU threads (torch's default otherwise)")
+    parser.add_argument("--isa", choices=["own", "avx2"], default="own", help="avx2: without AVX-512, on the CPU")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--no-check", action="store_true", help="leave out the comparison with float64")
-    parser.add_argument("--output", type=Path, default=None, help="default: benchmarks/results/angle_<device>.json")
+    parser.add_argument("--output", type=Path, default=None, help="default: in benchmarks/results")
     return parser.parse_args()
 
 
 def main() -> None:
     arguments = parsed()
+    avx2 = {"GAINRL_CPU_ISA": "avx2", "ATEN_CPU_CAPABILITY": "avx2"}
+    if arguments.isa == "avx2" and not avx2.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **avx2})  # both are read once
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = arguments.device
@@ -264,9 +281,12 @@ def main() -> None:
     most = (arguments.most_mib or (4096 if device == "cuda" else 256)) << 20
     rows: list[dict[str, Any]] = []
     more: dict[str, Any] = {"backends": gainrl.available_backends(), "threads": torch.get_num_threads()}
+    if not isinstance(module := native_module(), str):
+        more["isa"] = module.cpu_isa()
 
     def write() -> Path:
-        return write_result(f"angle_{device}", rows, path=arguments.output, **more)
+        name = f"angle_{device}" + ("_avx2" if arguments.isa == "avx2" else "")
+        return write_result(name, rows, path=arguments.output, **more)
 
     print(f"{'shape':8} {'dtype':9} {'D':>5} {'MB':>6} {'ceiling':>8}   provider GB/s (share of the ceiling)")
     for shape, dtype_name, width in itertools.product(arguments.shapes, arguments.dtypes, arguments.widths):
@@ -285,8 +305,8 @@ def main() -> None:
         rows.append(row)
         print(line(row), flush=True)
         write()
-    if device == "cuda" and "batch" in arguments.shapes and "native" in providers:
-        more["host_s"] = host_cost()
+    if "isa" in more and "batch" in arguments.shapes and "native" in providers:
+        more["host_s"] = host_cost(device)
         print(f"host cost of a call, 16 x 512 x 1536 bf16: {more['host_s'] * 1e6:.1f} us")
     print(json.dumps({"written": write().name, "cases": len(rows)}))
     if any("failed" in row for row in rows):

@@ -10,8 +10,7 @@ The same in a few lines of PyTorch, for one prompt:
     q, p = u[token_role == 2], u[token_role == 1]
     score = (q @ q.T).mean() + (q @ p.T).mean()
 
-Backends: native (C++ SIMD and CUDA), triton, torch, reference; see `gainrl.angle.backends`.  Importing this package
-needs neither torch nor the compiled module.
+Importing this package needs neither torch nor the compiled module.
 """
 
 from __future__ import annotations

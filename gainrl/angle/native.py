@@ -5,7 +5,6 @@ Torch tensors, or NumPy arrays (bfloat16 of ml_dtypes included), which need no t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 import numpy as np
 
 from gainrl.angle.backends import native_module
-from gainrl.angle.result import AngleCall, Outputs, empty_outputs
+from gainrl.angle.result import AngleCall, AngleConcentration, new_result
 from gainrl.errors import UserError
 
 _CODES = {"float32": 0, "float16": 1, "bfloat16": 2, "torch.float32": 0, "torch.float16": 1, "torch.bfloat16": 2}
 
 
-def _params(call: AngleCall, outputs: Outputs, address: Any, strides: Any) -> Any:
+def _params(call: AngleCall, result: AngleConcentration, address: Any, strides: Any) -> Any:
     """csrc/angle/params.h of a call: `address(array)`, and `strides(array)` in elements."""
     module: Any = native_module()
     p = module.AngleParams()
@@ -40,53 +39,50 @@ def _params(call: AngleCall, outputs: Outputs, address: Any, strides: Any) -> An
     if call.shared_sum is not None:
         p.shared_sum, p.shared_tokens = address(call.shared_sum), call.shared_tokens
     p.diagonal = call.diagonal
-    p.values, p.counts = address(outputs.values), address(outputs.counts)
-    if outputs.directions is not None:
-        p.directions = address(outputs.directions)
-    if outputs.sums is not None:
-        p.sums = address(outputs.sums)
+    p.values, p.counts = address(result.values), address(result.counts)
+    if result.directions is not None:
+        p.directions = address(result.directions)
+    if result.sums is not None:
+        p.sums = address(result.sums)
     return p
 
 
-def run(call: AngleCall) -> Outputs:
+def _make_contiguous(call: AngleCall, contiguous: Any) -> None:
+    if call.cu_seqlens is not None:
+        call.cu_seqlens = contiguous(call.cu_seqlens)
+    if call.shared_sum is not None:
+        call.shared_sum = contiguous(call.shared_sum)
+
+
+def run(call: AngleCall) -> AngleConcentration:
     """The op on torch tensors or NumPy arrays."""
     hidden = call.hidden
     module: Any = native_module()
     if isinstance(hidden, np.ndarray):
-        outputs = _array_outputs(call)
-        params = _params(call, outputs, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
+        for array, name in ((hidden, "hidden"), (call.token_role, "token_role")):
+            if any(stride % array.itemsize for stride in array.strides):
+                raise UserError(f"{name} has strides of {array.strides} bytes, no multiples of its {array.itemsize}")
+        _make_contiguous(call, np.ascontiguousarray)
+        result = new_result(call, np.empty, np.float32, np.int32)
+        params = _params(call, result, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
         asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
         threads = int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
         module.angle_cpu(params, threads)
-        return outputs
+        return result
     torch = sys.modules["torch"]
     if hidden.is_neg():  # negated lazily: a view whose memory holds the opposite
         call.hidden = hidden = hidden.resolve_neg()
-    for name in ("cu_seqlens", "shared_sum"):
-        if (tensor := getattr(call, name)) is not None and not tensor.is_contiguous():
-            setattr(call, name, tensor.contiguous())
+    _make_contiguous(call, torch.Tensor.contiguous)
     device = hidden.device
-    outputs = empty_outputs(call, torch.empty, torch.float32, torch.int32, device=device)
-    params = _params(call, outputs, torch.Tensor.data_ptr, torch.Tensor.stride)
+    result = new_result(call, torch.empty, torch.float32, torch.int32, device=device)
+    params = _params(call, result, torch.Tensor.data_ptr, torch.Tensor.stride)
     if hidden.is_cpu:
         module.angle_cpu(params, torch.get_num_threads())
-        return outputs
-    # Made current here, for PyTorch puts the caller's device back without making a context there.
-    other = device.index != torch.cuda.current_device()
-    with torch.cuda.device(device) if other else contextlib.nullcontext():
+        return result
+    with torch.cuda.device_of(hidden):  # here, for PyTorch puts the caller's device back without making a context there
         size = module.angle_cuda_workspace(params, device.index)
         # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
         workspace = torch.empty(size, dtype=torch.uint8, device=device)
         stream = torch.cuda.current_stream(device).cuda_stream
         module.angle_cuda(params, workspace.data_ptr(), size, device.index, stream)
-    return outputs
-
-
-def _array_outputs(call: AngleCall) -> Outputs:
-    for array, name in ((call.hidden, "hidden"), (call.token_role, "token_role")):
-        if any(stride % array.itemsize for stride in array.strides):
-            raise UserError(f"{name} has strides {array.strides} bytes, which are no multiples of its {array.itemsize}")
-    for name in ("cu_seqlens", "shared_sum"):
-        if (array := getattr(call, name)) is not None:
-            setattr(call, name, np.ascontiguousarray(array))
-    return empty_outputs(call, np.empty, np.float32, np.int32)
+    return result

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gainrl.angle.result import AngleCall, AngleConcentration, Outputs, Status
+from gainrl.angle.result import AngleCall, AngleConcentration, Status
 from gainrl.errors import UserError
 
 TOLERANCE = 2e-6
@@ -41,17 +41,10 @@ def unit_rows(rows: Float64) -> Float64:
     return np.asarray(scaled / np.where(norms > 0, norms, 1.0))
 
 
-def _mean_similarity(left: Float64, right: Float64) -> float:
-    """Mean of the matrix of cosines between two sets of unit rows."""
-    return float((left @ right.T).mean()) if len(left) and len(right) else np.nan
-
-
-def _mean_within(rows: Float64, diagonal: bool) -> float:
-    similarity = rows @ rows.T
-    if diagonal:
-        return float(similarity.mean()) if len(rows) else np.nan
-    off_diagonal = similarity[~np.eye(len(rows), dtype=bool)]
-    return float(off_diagonal.mean()) if len(rows) > 1 else np.nan
+def _mean(similarity: Float64, diagonal: bool = True) -> float:
+    """Mean of a matrix of cosines, with its diagonal or without; NaN if there are none."""
+    cosines = similarity if diagonal else similarity[~np.eye(len(similarity), dtype=bool)]
+    return float(cosines.mean()) if cosines.size else np.nan
 
 
 def angle_concentration_reference(
@@ -60,12 +53,8 @@ def angle_concentration_reference(
     """The definition, for packed rows (T, D) with `cu_seqlens` (B+1,) or padded rows (B, L, D) with None.
 
     `shared_rows` (P, D) are the activations of the shared prefix themselves, so that the oracle does not depend on
-    the sum that it judges.  Everything else as in `gainrl.angle_concentration`; values and directions are float64.
+    the sum that it judges.  Everything else as in `gainrl.angle_concentration`; values and vectors are float64.
     """
-    return AngleConcentration(*_outputs(hidden, cu_seqlens, token_role, shared_rows, diagonal)[:3])
-
-
-def _outputs(hidden: Any, cu_seqlens: Any, token_role: Any, shared_rows: Any, diagonal: bool) -> Outputs:
     roles = _host(token_role)
     roles = roles.astype(np.int64) * (2 if roles.dtype == np.bool_ else 1)
     offsets = np.arange(len(roles) + 1) * roles.shape[1] if cu_seqlens is None else _host(cu_seqlens).astype(np.int64)
@@ -81,15 +70,14 @@ def _outputs(hidden: Any, cu_seqlens: Any, token_role: Any, shared_rows: Any, di
     directions, sums = np.zeros((2, count, flat.shape[1]))
     if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(flat):
         counts[0] = Status.INVALID_OFFSETS
-        return Outputs(values, counts, directions, sums)
+        return AngleConcentration(values, counts, directions, sums)
 
     for b in range(count):
         span = np.arange(offsets[b], offsets[b + 1])
-        role = roles[span]
         flags = Status.OK
-        if ((role < 0) | (role > 2)).any():
+        if ((roles[span] < 0) | (roles[span] > 2)).any():
             flags |= Status.INVALID_ROLE
-        used = span[(role == 1) | (role == 2)]
+        used = span[(roles[span] == 1) | (roles[span] == 2)]
         finite = np.isfinite(flat[used]).all(axis=1)
         if not finite.all():
             flags |= Status.NON_FINITE
@@ -109,29 +97,28 @@ def _outputs(hidden: Any, cu_seqlens: Any, token_role: Any, shared_rows: Any, di
         counts[:, b], sums[b] = (flags, len(question), len(prefix)), rows.sum(axis=0)
         if flags & (Status.NON_FINITE | Status.INVALID_ROLE):
             continue
-        intra, inter = _mean_within(question, diagonal), _mean_similarity(question, prefix)
-        values[:, b] = intra, inter, intra + inter, _mean_within(rows, diagonal)
+        intra, inter = _mean(question @ question.T, diagonal), _mean(question @ prefix.T)
+        values[:, b] = intra, inter, intra + inter, _mean(rows @ rows.T, diagonal)
         directions[b] = unit_rows(question.sum(axis=0, keepdims=True))[0]
 
     if not counts[2].any():
         values[2] = values[0]
-    return Outputs(values, counts, directions, sums)
+    return AngleConcentration(values, counts, directions, sums)
 
 
-def run(call: AngleCall) -> Outputs:
+def run(call: AngleCall) -> AngleConcentration:
     """The oracle behind the backends' contract: NumPy arrays for NumPy arrays, else tensors on hidden's device."""
     if call.shared_sum is not None:
         raise UserError(
             "backend 'reference' forms similarity matrices and cannot use the sum of a shared prefix;"
             " put the prefix rows into each sequence, or use another backend"
         )
-    values, counts, directions, sums = _outputs(call.hidden, call.cu_seqlens, call.token_role, None, call.diagonal)
-    outputs = (
-        values.astype(np.float32), counts,
-        directions.astype(np.float32) if call.directions else None, sums.astype(np.float32) if call.sums else None,
-    )  # fmt: skip
-    if isinstance(call.hidden, np.ndarray):
-        return Outputs(*outputs)
-    import torch
+    found = angle_concentration_reference(call.hidden, call.cu_seqlens, call.token_role, diagonal=call.diagonal)
+    parts = [found.values.astype(np.float32), found.counts]
+    wanted = ((found.directions, call.directions), (found.sums, call.sums))
+    parts += [vectors.astype(np.float32) if on else None for vectors, on in wanted]
+    if not isinstance(call.hidden, np.ndarray):
+        import torch
 
-    return Outputs(*(None if x is None else torch.from_numpy(x).to(call.hidden.device) for x in outputs))
+        parts = [None if part is None else torch.from_numpy(part).to(call.hidden.device) for part in parts]
+    return AngleConcentration(*parts)

@@ -1,10 +1,10 @@
-"""What the op returns, and the contract of its backends: `run(call: AngleCall) -> Outputs`."""
+"""What the op returns, and the contract of its backends: `run(call: AngleCall) -> AngleConcentration`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import IntFlag
-from typing import Any, NamedTuple
+from typing import Any
 
 
 class Status(IntFlag):
@@ -42,41 +42,23 @@ class AngleConcentration:
     """(3, B) int32: rows `status`, `question_tokens`, `prefix_tokens`."""
     directions: Any = None
     """(B, D) float32 `U_q / ‖U_q‖` (zero where undefined), or None when not asked for."""
+    sums: Any = None
+    """(B, D) float32 `U_p + U_q`, the shared prefix included; only for calls of this package."""
 
-    @property
-    def intra(self) -> Any:
-        """(B,) float32 `‖U_q‖² / q²`; without the diagonal `(‖U_q‖² − q) / (q(q−1))`."""
-        return self.values[0]
-
-    @property
-    def inter(self) -> Any:
-        """(B,) float32 `U_q·U_p / (q·p)`, NaN where q or p is 0."""
-        return self.values[1]
-
-    @property
-    def score(self) -> Any:
-        """(B,) float32 `intra + inter`; `intra` alone when no sequence of the call has a prefix."""
-        return self.values[2]
-
-    @property
-    def whole(self) -> Any:
-        """(B,) float32 mean over the whole sequence, `‖U_p + U_q‖² / (p+q)²` (with or without the diagonal)."""
-        return self.values[3]
-
-    @property
-    def status(self) -> Any:
-        """(B,) int32 flags of `Status`."""
-        return self.counts[0]
-
-    @property
-    def question_tokens(self) -> Any:
-        """(B,) int32 q, the non-zero question rows."""
-        return self.counts[1]
-
-    @property
-    def prefix_tokens(self) -> Any:
-        """(B,) int32 p, the non-zero prefix rows, those of the shared prefix included."""
-        return self.counts[2]
+    intra = property(lambda self: self.values[0])
+    """(B,) float32 `‖U_q‖² / q²`; without the diagonal `(‖U_q‖² − q) / (q(q−1))`."""
+    inter = property(lambda self: self.values[1])
+    """(B,) float32 `U_q·U_p / (q·p)`, NaN where q or p is 0."""
+    score = property(lambda self: self.values[2])
+    """(B,) float32 `intra + inter`; `intra` alone when no sequence of the call has a prefix."""
+    whole = property(lambda self: self.values[3])
+    """(B,) float32 mean over the whole sequence, `‖U_p + U_q‖² / (p+q)²` (with or without the diagonal)."""
+    status = property(lambda self: self.counts[0])
+    """(B,) int32 flags of `Status`."""
+    question_tokens = property(lambda self: self.counts[1])
+    """(B,) int32 q, the non-zero question rows."""
+    prefix_tokens = property(lambda self: self.counts[2])
+    """(B,) int32 p, the non-zero prefix rows, those of the shared prefix included."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -91,55 +73,29 @@ class SharedPrefix:
 
 @dataclass(slots=True)
 class AngleCall:
-    """Checked arguments of one call.  What is wrong with their values, a backend puts into `Outputs.counts[0]`."""
+    """Checked arguments of one call.  What is wrong with their values, a backend puts into the result's status."""
 
-    hidden: Any
-    """(T, D) packed or (B, L, D) padded."""
-    cu_seqlens: Any
-    """(B+1,), or None for padded rows."""
-    token_role: Any
-    """(T,) or (B, L)."""
-    shared_sum: Any = None
-    """(D,) float32, or None."""
+    hidden: Any  # (T, D) packed or (B, L, D) padded
+    cu_seqlens: Any  # (B+1,), or None for padded rows
+    token_role: Any  # (T,) or (B, L)
+    shared_sum: Any = None  # (D,) float32, or None
     shared_tokens: int = 0
     diagonal: bool = True
     directions: bool = False
-    """Whether (B, D) float32 `U_q / ‖U_q‖` is wanted."""
     sums: bool = False
-    """Whether (B, D) float32 `U_p + U_q` is wanted, the shared prefix included (what `shared_prefix` keeps)."""
-
-    @property
-    def padded(self) -> bool:
-        """Whether rows are (B, L, D)."""
-        return self.cu_seqlens is None
 
     @property
     def sequences(self) -> int:
         """B."""
         return int(self.token_role.shape[0] if self.cu_seqlens is None else self.cu_seqlens.shape[0] - 1)
 
-    @property
-    def width(self) -> int:
-        """D."""
-        return int(self.hidden.shape[-1])
 
-
-class Outputs(NamedTuple):
-    """What a backend returns: fields as in `AngleConcentration`, and `sums`; None if not wanted."""
-
-    values: Any
-    counts: Any
-    directions: Any = None
-    sums: Any = None
-
-
-def empty_outputs(call: AngleCall, empty: Any, floats: Any, integers: Any, **options: Any) -> Outputs:
-    """Outputs of the right shapes, not filled, made by `empty` (of torch or NumPy)."""
-    batch = call.sequences
-    values, counts = empty((4, batch), dtype=floats, **options), empty((3, batch), dtype=integers, **options)
-    if not (call.directions or call.sums):
-        return Outputs(values, counts)
-    vectors = (
-        empty((batch, call.width), dtype=floats, **options) if on else None for on in (call.directions, call.sums)
+def new_result(call: AngleCall, make: Any, floats: Any, integers: Any, **options: Any) -> AngleConcentration:
+    """A result of the right shapes for a backend to fill, made by `make` (`empty` or `zeros` of torch or NumPy)."""
+    batch, width = call.sequences, call.hidden.shape[-1]
+    return AngleConcentration(
+        make((4, batch), dtype=floats, **options),
+        make((3, batch), dtype=integers, **options),
+        make((batch, width), dtype=floats, **options) if call.directions else None,
+        make((batch, width), dtype=floats, **options) if call.sums else None,
     )
-    return Outputs(values, counts, *vectors)

@@ -5,79 +5,68 @@ With TRITON_INTERPRET=1 the same kernels run on the CPU, which is how they are t
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
 import triton
 
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.result import AngleCall, Outputs, Status
-from gainrl.angle.torch_backend import finish
+from gainrl.angle.result import AngleCall, AngleConcentration, Status, new_result
+from gainrl.angle.torch_backend import add_shared, finish
 
 PROGRAMS_PER_PROCESSOR = 8
 MOST_CHUNK_ROWS = 512
 
 
-def run(call: AngleCall) -> Outputs:
+def run(call: AngleCall) -> AngleConcentration:
     """The op in Triton, on hidden's device: Triton itself launches on the current one, whatever the tensors say."""
-    on_gpu = call.hidden.device.type == "cuda"  # ROCm's devices have that name too
-    with torch.cuda.device(call.hidden.device) if on_gpu else contextlib.nullcontext():
+    with torch.cuda.device_of(call.hidden):  # type: ignore[no-untyped-call]
         return _run(call)
 
 
-def _run(call: AngleCall) -> Outputs:
-    hidden, cu_seqlens, token_role = call.hidden, call.cu_seqlens, call.token_role
-    device, width, batch, padded = hidden.device, call.width, call.sequences, call.padded
-    rows, length = token_role.numel(), token_role.shape[1] if padded else 0
-    offsets = None if cu_seqlens is None else cu_seqlens.contiguous()
-    shared = None if call.shared_sum is None else call.shared_sum.contiguous()
-    shared_tokens = call.shared_tokens
-
+def _run(call: AngleCall) -> AngleConcentration:
+    hidden, role, batch = call.hidden, call.token_role, call.sequences
+    device, width, rows = hidden.device, hidden.shape[-1], role.numel()
+    result = new_result(call, torch.zeros, torch.float32, torch.int32, device=device)
     numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)
-    counts = torch.zeros(3, batch, dtype=torch.int32, device=device)
-    counts[2] = shared_tokens
-    directions = torch.zeros(batch if call.directions else 0, width, device=device)
-    sums = torch.zeros(batch if call.sums else 0, width, device=device)
-    if shared is not None:  # what a sequence without rows has; the kernels write all others
-        numbers[2] = shared.double().square().sum()
-        sums += shared
+    add_shared(call, numbers, result)  # to sequences without rows; the kernels write all others
+    # Row t of sequence b lies `t * stride + b * skip` from the first.
+    skip = role_skip = 0
+    if call.cu_seqlens is None:
+        offsets = torch.arange(batch + 1, device=device) * role.shape[1]
+        skip = hidden.stride(0) - role.shape[1] * hidden.stride(1)
+        role_skip = role.stride(0) - role.shape[1] * role.stride(1)
+    else:
+        offsets = call.cu_seqlens.long().contiguous()
 
-    wide = triton.next_power_of_2(width)
     chunk_rows, chunks = _chunks(rows, device)
     slots = torch.empty(chunks, 2, 2, width, device=device)
     segments = torch.full((chunks, 2, 4), -1, dtype=torch.int64, device=device)
-    role_stride = token_role.stride()
-    rows_layout = (hidden.stride(0) if padded else 0, hidden.stride(-2), hidden.stride(-1))
-    roles_layout = (role_stride[0] if padded else 0, role_stride[-1], 2 if token_role.dtype == torch.bool else 1)
-    roles = token_role.view(torch.int8)
-    # Arguments that a call does not need still need a pointer; `numbers` is one.
-    where, kept = (x if x is not None else numbers for x in (offsets, shared))
+    wide = triton.next_power_of_2(width)
     # Fused multiply-adds would give the lanes of one sum different last bits, and which lane's is stored is chance.
     tile: dict[str, Any] = {
         "WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16, "enable_fp_fusion": False
     }  # fmt: skip
+    shared = None if call.shared_sum is None else call.shared_sum.contiguous()
+    ends = (
+        offsets, shared, call.shared_tokens, numbers, result.counts, result.directions, result.sums, slots, segments,
+        batch, width, chunk_rows,
+    )  # fmt: skip
     if batch and rows:
         kernels.sum_chunks[(chunks,)](
-            hidden, roles, where, kept, shared_tokens, numbers, counts, directions, sums, slots,
-            segments, rows, batch, width, length, chunk_rows, *rows_layout, *roles_layout,
-            PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions,
-            SUMS=call.sums, ROWS=max(1, min(8, 8192 // wide)), **tile,
+            hidden, role.view(torch.int8), *ends, rows, hidden.stride(-2), hidden.stride(-1), skip, role.stride(-1),
+            role_skip, 2 if role.dtype == torch.bool else 1, ROWS=max(1, min(8, 8192 // wide)), **tile,
         )  # fmt: skip
         for folds in (True, False) if chunks > 2 * kernels.FOLD else (False,):
-            kernels.join_partials[(chunks,)](
-                where, kept, shared_tokens, numbers, counts, directions, sums, slots, segments, batch, width, length,
-                chunk_rows, PADDED=padded, SHARED=shared is not None, DIRECTIONS=call.directions, SUMS=call.sums,
-                FOLDS=folds, **tile,
-            )  # fmt: skip
-    values = finish(numbers[0], numbers[1], numbers[2], counts, call.diagonal)
-    if offsets is not None:
-        ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
-        values = torch.where(ordered, values, torch.nan)
-        counts[0] = torch.where(ordered, counts[0], int(Status.INVALID_OFFSETS))
-        counts[1:] *= ordered
-        directions *= ordered
-    return Outputs(values, counts, directions if call.directions else None, sums if call.sums else None)
+            kernels.join_partials[(chunks,)](*ends, FOLDS=folds, **tile)
+    values = finish(numbers, result.counts, call.diagonal)
+    ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
+    result.values.copy_(torch.where(ordered, values, torch.nan))
+    result.counts[0] = torch.where(ordered, result.counts[0], int(Status.INVALID_OFFSETS))
+    result.counts[1:] *= ordered
+    if result.directions is not None:
+        result.directions.mul_(ordered)
+    return result
 
 
 def _chunks(rows: int, device: torch.device) -> tuple[int, int]:

@@ -16,14 +16,15 @@ from triton.compiler import ASTSource
 from gainrl.angle import triton_kernels as kernels
 
 POINTERS = {"roles": "*i8", "offsets": "*i64", "shared": "*fp32", "numbers": "*fp64",
-            "counts": "*i32", "directions": "*fp32", "sums": "*fp32", "slots": "*fp32", "segments": "*i64",
-            "status": "*i32"}
+            "counts": "*i32", "directions": "*fp32", "sums": "*fp32", "slots": "*fp32", "segments": "*i64"}
 
 # A launch turns integers that are 1 into constants, and small ones into i32.
 ONES = ("stride_column", "role_stride_row", "role_scale")
 
 def compile_for(target, kernel, dtype, width, flags, small=False):
     constants = {"WIDTH": width, "ROWS": 4, **flags, **dict.fromkeys(ONES if small else (), 1)}
+    if small:
+        constants |= {"shared": None, "sums": None}
     names = kernel.arg_names
     constants = {name: constants[name] for name in names if name in constants}
     integer = "i32" if small else "i64"
@@ -34,13 +35,12 @@ def compile_for(target, kernel, dtype, width, flags, small=False):
     assert len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]) > 1000
 
 target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
-on = dict.fromkeys(("PADDED", "SHARED", "DIRECTIONS", "SUMS"), True)
-for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", dict(on, PADDED=False)), (kernels.sum_chunks, "fp32", on),
-                             (kernels.join_partials, "bf16", dict(on, PADDED=False, FOLDS=True)),
-                             (kernels.join_partials, "bf16", dict(on, PADDED=False, FOLDS=False))):
+for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", {}), (kernels.sum_chunks, "fp32", {}),
+                             (kernels.join_partials, "bf16", {"FOLDS": True}),
+                             (kernels.join_partials, "bf16", {"FOLDS": False})):
     compile_for(target, kernel, dtype, 2048, flags)
     if target.backend == "cuda":
-        compile_for(target, kernel, dtype, 256, {**flags, "SUMS": False}, small=True)
+        compile_for(target, kernel, dtype, 256, flags, small=True)
 """
 
 

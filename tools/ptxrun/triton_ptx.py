@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 
 from gainrl.angle import triton_backend
 from gainrl.angle import triton_kernels as kernels
-from gainrl.angle.result import AngleCall, Outputs
+from gainrl.angle.result import AngleCall, AngleConcentration
 
 TYPES = {torch.float32: "fp32", torch.float16: "fp16", torch.bfloat16: "bf16", torch.float64: "fp64", torch.int8: "i8",
          torch.int32: "i32", torch.int64: "i64"}  # fmt: skip
@@ -61,7 +61,8 @@ class Launches:
         signature, constants, attributes = {}, {}, {}
         for i, argument in enumerate(names):
             value = values[argument]
-            if argument in options or (isinstance(value, int) and value == 1 and argument not in kernels.VARIES):
+            one = isinstance(value, int) and value == 1 and argument not in kernels.VARIES
+            if argument in options or value is None or one:
                 signature[argument], constants[argument] = "constexpr", value
                 continue
             if isinstance(value, torch.Tensor):
@@ -77,7 +78,6 @@ class Launches:
             compiled[key] = Module(made.asm["ptx"]), made.metadata.shared, made.metadata.num_warps
         module, shared, warps = compiled[key]
         packed, buffers, seen = b"", [], set()
-        # An argument that a call does not need is `numbers` again, which the kernels write.
         tensors = {n: v for n, v in values.items() if isinstance(v, torch.Tensor)}
         outputs = {v.untyped_storage().data_ptr() for n, v in tensors.items() if n not in INPUTS}
         for argument in names:
@@ -104,7 +104,7 @@ class Launches:
             raise AssertionError(f"{name}: {signature} {constants}\n{report}")
 
 
-def run(case: Case, seed: int, directions: bool, sums: bool) -> Outputs:
+def run(case: Case, seed: int, directions: bool, sums: bool) -> AngleConcentration:
     """The backend with its launches run by ptxrun."""
     hidden = torch.from_numpy(case.hidden.copy())
     hidden = hidden.view(torch.bfloat16) if case.dtype == "bfloat16" else hidden
@@ -122,11 +122,14 @@ def run(case: Case, seed: int, directions: bool, sums: bool) -> Outputs:
 
 def check(case: Case, seed: int, directions: bool = True, sums: bool = True) -> None:
     """The case in two orders: right, without a fault, and with the same bits."""
-    found, again = run(case, 0, directions, sums), run(case, seed, directions, sums)
-    assert_matches(case, *(None if x is None else x.numpy() for x in found[:3]))
+    found, again = (
+        [x if x is None else x.numpy() for x in (result.values, result.counts, result.directions, result.sums)]
+        for result in (run(case, order, directions, sums) for order in (0, seed))
+    )
+    assert_matches(case, *found[:3])
     for a, b in zip(found, again, strict=True):
         if a is not None:
-            np.testing.assert_array_equal(a.numpy(), b.numpy(), err_msg="another order of blocks and warps")
+            np.testing.assert_array_equal(a, b, err_msg="another order of blocks and warps")
 
 
 def main() -> None:
