@@ -6,4 +6,4 @@ traceback) and exits with status 2; in Python it is a `ValueError`, so callers n
 
 
 class UserError(ValueError):
-    """A value, file or setting that cannot be used; the message names it and says what would work."""
+    """A value, file or setting that cannot be used; the message names it and the remedy."""

@@ -9,27 +9,20 @@ from __future__ import annotations
 import importlib
 import io
 import logging
+import os
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import typer
 
 from gainrl.errors import UserError
 
-VERBS = {
-    "score": "gainrl.cli.score",
-    "train": "gainrl.cli.train",
-    "eval": "gainrl.cli.eval",
-    "compare": "gainrl.cli.compare",
-    "profile": "gainrl.cli.profile",
-    "report": "gainrl.cli.report",
-    "doctor": "gainrl.cli.doctor",
-}
+VERBS = ("score", "train", "eval", "report", "compare", "profile", "doctor")
 
 app = typer.Typer(
     name="gainrl",
     help="Reinforcement fine-tuning with a curriculum: rank, train, evaluate, report.",
+    epilog="Example: gainrl score --model smollm2-135m --task arithmetic --directions --output scores.parquet",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -51,22 +44,18 @@ def _options(verbose: bool = typer.Option(False, "--verbose", help="Log what is 
     logging.getLogger("gainrl").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
-def _register(arguments: Sequence[str] = ()) -> None:
-    """Load the verb that `arguments` name, or all of them (for --help, or a verb that does not exist)."""
-    named = [word for word in arguments if not word.startswith("-")][:1]
-    for verb in VERBS.keys() & named or VERBS:
-        module = importlib.import_module(VERBS[verb])
-        app.command(verb, **getattr(module, "COMMAND", {}))(getattr(module, verb))
-
-
 def main() -> None:
     """Entry point of the `gainrl` command."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    _register(sys.argv[1:])
+    named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    for verb in [named] if named in VERBS else VERBS:  # all for --help, or for a verb that does not exist
+        module = importlib.import_module(f"gainrl.cli.{verb}")
+        app.command(verb, **getattr(module, "COMMAND", {}))(getattr(module, verb))
     try:
         app()
     except UserError as error:
-        print(f"gainrl: {error}", file=sys.stderr)
+        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a machine have the same to report
+            print(f"gainrl: {error}", file=sys.stderr)
         sys.exit(2)

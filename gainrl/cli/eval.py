@@ -74,7 +74,7 @@ def eval(
     }  # fmt: skip
     named = {"task": loaded.name, "rows": rows_digest(rows), "model": model, "checkpoint": checkpoint}
     named |= {"dtype": dtype, "engine": engine}
-    step, epoch = _place(checkpoint)
+    step = _step(checkpoint)
     store = Store(output, named | settings, resume=resume, overwrite=overwrite) if output else None
     made = _made(engine, model, checkpoint, server, device, dtype, seed)
     more: dict[str, Any] = {"engine": made, "store": store, "max_unscorable_share": max_unscorable_share}
@@ -83,7 +83,7 @@ def eval(
     if store is not None:
         typer.echo(f"  generations: {store.merge(evaluation.generations)}")
     if run is not None:
-        append_record(run, evaluation.record(stage, step, epoch=epoch, model=model, checkpoint=checkpoint))
+        append_record(run, evaluation.record(stage, step, model=model, checkpoint=checkpoint))
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")
 
 
@@ -100,7 +100,7 @@ def _made(
     engine: str, model: str, checkpoint: str | None, server: str | None, device: str, dtype: str, seed: int
 ) -> Engine:
     from gainrl.evaluation.engines import ServerEngine, TransformersEngine, VLLMEngine
-    from gainrl.models import load_tokenizer, resolve_model
+    from gainrl.models import load_model, load_tokenizer, resolve_model
 
     weights = checkpoint or model
     if server is not None:
@@ -113,7 +113,12 @@ def _made(
     tokenizer = load_tokenizer(weights if (Path(weights) / "tokenizer_config.json").is_file() else model)
     if engine == "vllm":
         return VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
-    return TransformersEngine(_load(model, checkpoint, device, dtype), tokenizer)
+    try:
+        return TransformersEngine(load_model(weights, device=device, dtype=dtype), tokenizer)
+    except UserError:
+        raise
+    except Exception as error:  # safetensors and peft raise their own for a damaged file
+        raise UserError(f"{weights!r} cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def _is_adapter(checkpoint: str | None) -> bool:
@@ -122,34 +127,12 @@ def _is_adapter(checkpoint: str | None) -> bool:
     return bool(checkpoint) and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
 
 
-def _place(checkpoint: str | None) -> tuple[int | None, float | None]:
-    """The training step and epoch of a checkpoint of a run; None for other weights."""
+def _step(checkpoint: str | None) -> int | None:
+    """The training step of a checkpoint of a run; None for other weights."""
     state = Path(checkpoint or "") / "trainer_state.json"
     if checkpoint is None or not state.is_file():
-        return None, None
+        return None
     try:
-        found = json.loads(state.read_text(encoding="utf-8"))
-        epoch = found.get("epoch")
-        return int(found["global_step"]), None if epoch is None else float(epoch)
-    except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
+        return int(json.loads(state.read_text(encoding="utf-8"))["global_step"])
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise UserError(f"{str(state)!r} is damaged: {error}") from error
-
-
-def _load(model: str, checkpoint: str | None, device: str, dtype: str) -> Any:
-    """The model, the checkpoint in its place, or, where that holds an adapter only, the model with the adapter."""
-    from gainrl.models import load_model
-
-    if checkpoint is None:
-        return load_model(model, device=device, dtype=dtype)
-    try:
-        if not _is_adapter(checkpoint):
-            return load_model(checkpoint, device=device, dtype=dtype)
-        from peft import PeftModel
-
-        return PeftModel.from_pretrained(load_model(model, device=device, dtype=dtype), checkpoint).eval()
-    except UserError:
-        raise
-    except ImportError as error:
-        raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
-    except Exception as error:  # transformers, safetensors and peft raise their own for a damaged file
-        raise UserError(f"the checkpoint {checkpoint!r} cannot be loaded: {type(error).__name__}: {error}") from error

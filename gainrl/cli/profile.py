@@ -6,40 +6,41 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from gainrl.cli import options
 from gainrl.errors import UserError
 
 WARM = 32
 """Prompts that are scored before: for what is compiled, allocated and measured once."""
+_main, _running = options("Options"), options("How it runs")
 
 
 def profile(
-    model: Annotated[str, typer.Option(help="Hub id, local directory, or smollm2-135m (the packaged model).")],
-    dataset: Annotated[str | None, typer.Option(help="As for gainrl score.")] = None,
-    task: Annotated[str | None, typer.Option(help="As for gainrl score.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the dataset or task.")] = None,
-    limit: Annotated[int, typer.Option(help="Profile the pass over the first LIMIT rows.")] = 256,
-    question_after: Annotated[str | None, typer.Option(help="As for gainrl score.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto (as this machine is fast), float32, bfloat16, float16.")] = "auto",
-    backend: Annotated[str, typer.Option(help="auto, native, triton, torch or reference.")] = "auto",
-    attention: Annotated[str, typer.Option(help="auto, grouped, flex or padded.")] = "auto",
-    tokens_per_batch: Annotated[int | None, typer.Option(help="As for gainrl score.")] = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="As for gainrl score.")] = False,
-    nll: Annotated[bool, typer.Option("--nll", help="With the likelihoods that gainrl score --nll stores.")] = False,
-    trace: Annotated[Path | None, typer.Option(help="Write a trace here (.json), for ui.perfetto.dev.")] = None,
+    model: Annotated[str, _main("Hub id, folder or smollm2-135m.")],
+    dataset: Annotated[str | None, _main("Hub id (name:config) or file.")] = None,
+    task: Annotated[str | None, _main("Task that makes prompts of the rows.")] = None,
+    split: Annotated[str | None, _main("Split of the dataset or task.")] = None,
+    limit: Annotated[int, _main("Only the first N rows (256).", "N")] = 256,
+    trace: Annotated[Path | None, _main("Write a trace for ui.perfetto.dev.", "JSON")] = None,
+    question_after: Annotated[str | None, _main("Text right before plain-text questions.")] = None,
+    nll: Annotated[bool, _main("With mean log-likelihoods.", "", "--nll")] = False,
+    device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
+    dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
+    backend: Annotated[str, _running("auto, native, triton, torch, reference.")] = "auto",
+    attention: Annotated[str, _running("auto, grouped, flex or padded.")] = "auto",
+    tokens_per_batch: Annotated[int | None, _running("Of a forward pass.", "N")] = None,
+    trust_remote_code: Annotated[bool, _running("Run the model's own code.", "", "--trust-remote-code")] = False,
 ) -> None:
-    """Measure where a scoring pass spends its time, with torch's profiler."""
+    """Measure where a scoring pass spends its time, with torch's profiler.
+
+    Example: gainrl profile --model smollm2-135m --task arithmetic --trace t.json
+    """
     if trace is not None and not (trace := trace.expanduser()).parent.is_dir():
         raise UserError(f"--trace {trace}: the folder {trace.parent} does not exist")
     from gainrl.cli.score import prompts_of
 
-    rows, _ = prompts_of(dataset, task, split, limit)
-    prompts = list(rows)
+    prompts = list(prompts_of(dataset, task, split, limit)[0])
 
     import torch
-    from torch.profiler import ProfilerActivity
 
     from gainrl.scoring import AngleScorer
     from gainrl.scoring.base import PHASES
@@ -49,11 +50,10 @@ def profile(
         question_after=question_after, attention=attention, trust_remote_code=trust_remote_code,
     )  # fmt: skip
     scorer.score(prompts[:WARM])
-    activities = [ProfilerActivity.CPU]
-    if cuda := scorer.device.type == "cuda":
-        activities.append(ProfilerActivity.CUDA)
+    cuda = scorer.device.type == "cuda"
+    if cuda:
         torch.cuda.reset_peak_memory_stats(scorer.device)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with torch.profiler.profile() as profiler:  # of all that the machine has
         start = time.perf_counter()
         scores = scorer.score(prompts)
         seconds = time.perf_counter() - start
@@ -63,13 +63,13 @@ def profile(
     print(f"{scored} of {len(prompts)} prompts scored, {tokens:,} question tokens, {seconds:.2f} s")
     print(f"({scorer.dtype}, {scorer.form} attention, {scorer.tokens_per_batch} tokens per batch, {scorer.device})\n")
     print(f"{'phase':<10} {'host s':>9} {'share':>7} {'device s':>9}")
-    events, rest = {event.key: event for event in profiler.key_averages()}, seconds
-    for name in PHASES:
-        event = events.get(f"gainrl:{name}")
-        host, on_device = (event.cpu_time_total / 1e6, event.device_time_total / 1e6) if event else (0.0, 0.0)
-        rest -= host
+    events = {event.key: event for event in profiler.key_averages()}
+    rows = {name: event for name in PHASES if (event := events.get(f"gainrl:{name}"))}
+    for name, event in rows.items():
+        host, on_device = event.cpu_time_total / 1e6, event.device_time_total / 1e6
         print(f"{name:<10} {host:>9.3f} {host / seconds:>7.1%} {on_device:>9.3f}")
-    print(f"{'other':<10} {max(rest, 0.0):>9.3f} {max(rest, 0.0) / seconds:>7.1%}")
+    rest = max(seconds - sum(event.cpu_time_total for event in rows.values()) / 1e6, 0.0)
+    print(f"{'other':<10} {rest:>9.3f} {rest / seconds:>7.1%}")
     print(f"\n{len(prompts) / seconds:.1f} prompts/s under the profiler")
     if cuda:
         print(f"peak memory: {torch.cuda.max_memory_allocated(scorer.device) / 2**20:,.0f} MiB")

@@ -7,26 +7,27 @@ from typing import Annotated
 
 import typer
 
+from gainrl.cli import options
 from gainrl.errors import UserError
 
-Runs = Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directories, or one score table (.parquet).")]
-Output = Annotated[
-    Path | None, typer.Option(help="HTML file to write; default: report.html in RUN, or comparison.html.")
-]
-Prompts = Annotated[int, typer.Option(help="How many of the highest and lowest ranked prompts to print.")]
+_main = options("Options")
 
 
-def report(runs: Runs, output: Output = None, prompts: Prompts = 5) -> None:
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one score table.")],
+    output: Annotated[Path | None, _main("Page to write (RUN/report.html, comparison.html).", "HTML")] = None,
+    prompts: Annotated[int, _main("Highest and lowest ranked prompts to show (5).", "N")] = 5,
+) -> None:
     """Write one self-contained HTML page about a run; about several, a comparison.
 
-    Examples: gainrl report runs/a · gainrl report runs/a runs/b --output both.html
+    Example: gainrl report runs/a runs/b --output both.html
     """
     if prompts < 0:
         raise UserError(f"--prompts {prompts}: give at least 0")
     from gainrl.report import write_comparison, write_report
 
     if len(runs) > 1:
-        written = write_comparison(runs, output or "comparison.html")
+        page = write_comparison(runs, output or "comparison.html")
     else:
-        written = write_report(runs[0], output, prompts=prompts)
-    print(f"{written} ({written.stat().st_size / 1024:,.0f} KiB)")
+        page = write_report(runs[0], output, prompts=prompts)
+    print(f"{page} ({page.stat().st_size / 1024:,.0f} KiB)")

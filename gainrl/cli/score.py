@@ -7,9 +7,11 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Annotated, Any
+
+import yaml
 
 from gainrl.cli import options
 from gainrl.errors import UserError
@@ -30,11 +32,9 @@ def score(
     question_after: Annotated[str | None, _scores("Text right before plain-text questions.")] = None,
     too_long: Annotated[str, _scores("Beyond the context: skip or truncate.")] = "skip",
     chat_template_kwargs: Annotated[str | None, _scores("Of the chat template, as in training.", "JSON")] = None,
-    date: Annotated[str | None, _scores("Given to templates that print today's.", "DATE")] = None,
     tap: Annotated[str, _scores("Hidden states: final, layer:K, ...")] = "final",
     definition: Annotated[str, _scores("intra+inter, intra, intra+W*inter.")] = "intra+inter",
     nll: Annotated[bool, _scores("Store mean log-likelihoods, too.", "", "--nll")] = False,
-    direction_dtype: Annotated[str, _scores("Of stored directions: float16, float32.")] = "float16",
     no_prompts: Annotated[bool, _scores("Leave the prompts' text out.", "", "--no-prompts")] = False,
     dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
@@ -46,7 +46,11 @@ def score(
     workers: Annotated[int | None, _running("ray: copies of the model.", "N")] = None,
     engine_option: Annotated[list[str] | None, _running("vllm: NAME=VALUE; repeatable.")] = None,
 ) -> None:
-    """Rank a dataset by angle concentration, with one forward pass over its prompts."""
+    """Rank a dataset by angle concentration, with one forward pass over its prompts.
+
+    Example: gainrl score --model smollm2-135m --task gsm8k --output s.parquet
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
     if engine not in ("torch", "ray", "vllm"):
         raise UserError(f"--engine {engine!r}: choose torch, ray or vllm")
     if engine != "ray" and workers is not None:
@@ -67,12 +71,8 @@ def score(
     from gainrl.scoring import ScoringSettings, score_dataset
     from gainrl.scoring.summary import summary
 
-    settings = ScoringSettings(
-        model=model, dtype=dtype, device=device, revision=revision, trust_remote_code=trust_remote_code,
-        backend=backend, tokens_per_batch=tokens_per_batch, question_after=question_after, too_long=too_long,
-        chat_template_kwargs=_object(chat_template_kwargs), tap=tap, definition=definition, directions=directions,
-        direction_dtype=direction_dtype, nll=nll, **({"date": date} if date else {}),
-    )  # fmt: skip
+    given["chat_template_kwargs"] = _object(chat_template_kwargs)
+    settings = ScoringSettings(**{name: given[name] for name in ScoringSettings.__dataclass_fields__ if name in given})
     with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
         hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
         share = source.size and -(-source.size // size)
@@ -82,10 +82,8 @@ def score(
                 def progress(finished: int, tokens: int) -> None:
                     bar.update(finished)
 
-                run = score_dataset(
-                    scorer, rows, output, source, overwrite=overwrite, resume=resume, keep_prompts=not no_prompts,
-                    progress=progress,
-                )  # fmt: skip
+                more: Any = {"overwrite": overwrite, "resume": resume, "keep_prompts": not no_prompts}
+                run = score_dataset(scorer, rows, output, source, progress=progress, **more)
         except KeyboardInterrupt:
             print(f"interrupted: go on with --resume ({output}.parts keeps finished rows)", file=sys.stderr)
             raise
@@ -95,7 +93,7 @@ def score(
 
 @contextmanager
 def _processes(size: int, settings: Any) -> Iterator[None]:
-    """torch.distributed, where torchrun started this process as one of several; each has the GPU of its place."""
+    """torch.distributed, if torchrun started several processes; each takes the GPU of its local rank."""
     if size < 2:
         yield
         return
@@ -110,27 +108,19 @@ def _processes(size: int, settings: Any) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-@contextmanager
-def _scorer(engine: str, settings: Any, workers: int | None, options: list[str]) -> Iterator[Any]:
-    """What runs the model; an engine's processes end with it."""
-    if engine == "torch":
-        from gainrl.scoring import AngleScorer
-
-        yield AngleScorer(**vars(settings))
-        return
-    scorer: Any
+def _scorer(engine: str, settings: Any, workers: int | None, options: list[str]) -> Any:
+    """A context with what runs the model; an engine's processes end with it."""
     if engine == "ray":
         from gainrl.scoring.ray_engine import RayScorer
 
-        scorer = RayScorer(settings, workers=workers)
-    else:
+        return closing(RayScorer(settings, workers=workers))
+    if engine == "vllm":
         from gainrl.scoring.vllm_engine import VllmScorer
 
-        scorer = VllmScorer(settings, engine_options(options))
-    try:
-        yield scorer
-    finally:
-        scorer.close()
+        return closing(VllmScorer(settings, engine_options(options)))
+    from gainrl.scoring import AngleScorer
+
+    return nullcontext(AngleScorer(**vars(settings)))
 
 
 def _object(text: str | None) -> Any:
@@ -142,17 +132,13 @@ def _object(text: str | None) -> Any:
 
 
 def engine_options(given: list[str]) -> dict[str, Any]:
-    """NAME=VALUE each, VALUE read as JSON where it is JSON; UserError for anything else."""
+    """NAME=VALUE each, VALUE as in YAML; UserError for anything else."""
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
-        name = name.strip().replace("-", "_")
-        if not equals or not name.isidentifier():
+        if not equals:
             raise UserError(f"--engine-option {text!r}: give NAME=VALUE, say gpu_memory_utilization=0.8")
-        try:
-            options[name] = json.loads(value)
-        except json.JSONDecodeError:
-            options[name] = value
+        options[name.strip().replace("-", "_")] = yaml.safe_load(value)
     return options
 
 

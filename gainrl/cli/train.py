@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import importlib.util
 import os
-import shlex
+import pkgutil
+import runpy
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -56,6 +56,7 @@ Most used of TRL
   save_steps, save_total_limit, logging_steps, report_to
 
   --help-all shows every name with its default.
+Example: gainrl train --model_name_or_path smollm2-135m --task arithmetic:size=600 --output_dir runs/a --max_steps 8
 """
 
 
@@ -77,20 +78,14 @@ def train(context: typer.Context) -> None:
     if "--help-all" in words:
         parser.print_help()
         return
+    given, (run, settings, model) = read(parser, words)
+    agreed(lambda: check_output(Path(settings.output_dir).expanduser(), run))
+    run.rewards = [import_reward(path) for path in run.rewards or []]
     try:
-        given, (run, settings, model) = read(parser, words)
-        agreed(lambda: check_output(Path(settings.output_dir).expanduser(), run))
-        run.rewards = [import_reward(path) for path in run.rewards or []]
-        callbacks = [_live_report(settings.output_dir)] if run.report else None
-        trainer = script.train(run, settings, model, given, callbacks)
-    except UserError:
-        if os.environ.get("LOCAL_RANK", "0") != "0":  # the first process of each machine has the same to say
-            raise typer.Exit(2) from None
-        raise
+        trainer = script.train(run, settings, model, given, [_live_report(settings.output_dir)] if run.report else None)
     except KeyboardInterrupt:
-        again = shlex.join(word for word in words if word not in ("--resume", "--overwrite"))
-        print(f"\nstopped; go on from the last checkpoint with: gainrl train {again} --resume", file=sys.stderr)
-        raise typer.Exit(130) from None
+        print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        raise
     if trainer.accelerator.is_main_process:
         print(f"trained {trainer.state.global_step} steps; run directory {trainer.args.output_dir}")
 
@@ -99,72 +94,56 @@ def _live_report(directory: str) -> Any:
     """A callback that writes the run's report in a process of its own: at most once a minute, and at the end."""
     from transformers import TrainerCallback
 
-    command = [sys.executable, "-m", "gainrl", "report", str(Path(directory).expanduser().resolve())]
+    command: Any = [sys.executable, "-m", "gainrl", "report", str(Path(directory).expanduser().resolve())]
+    quiet: Any = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
     class LiveReport(TrainerCallback):
-        def __init__(self) -> None:
-            self.writer: subprocess.Popen[bytes] | None = None
-            self.since = time.monotonic()
-
-        def begin(self) -> subprocess.Popen[bytes]:
-            self.since, null = time.monotonic(), subprocess.DEVNULL
-            return subprocess.Popen(command, stdin=null, stdout=null, stderr=null, start_new_session=True)
+        writer: Any = None
+        due = time.monotonic() + 60
 
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             idle = self.writer is None or self.writer.poll() is not None
-            if state.is_world_process_zero and idle and time.monotonic() - self.since > 60:
-                self.writer = self.begin()
+            if state.is_world_process_zero and idle and time.monotonic() > self.due:
+                self.writer, self.due = subprocess.Popen(command, **quiet), time.monotonic() + 60
 
         def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                if self.writer is not None:
-                    self.writer.wait()
-                if self.begin().wait():  # a report that fails ends no run
-                    print(f"no report: `gainrl report {directory}` says why", file=sys.stderr)
+            if self.writer is not None:
+                self.writer.wait()
+            if state.is_world_process_zero and subprocess.call(command, **quiet):  # a report that fails ends no run
+                print(f"no report: `gainrl report {directory}` shows the reason", file=sys.stderr)
 
     return LiveReport()
 
 
 def check_output(directory: Path, run: Any) -> None:
     """UserError if a run is in the way, or is not there to resume."""
+    records = [directory / "config.yaml", directory / "draws.jsonl", *directory.glob("checkpoint-*")]
+    there = next((path.name for path in records if path.exists()), None)  # evaluations may come before the run
     if run.resume and run.overwrite:
         raise UserError("--resume and --overwrite exclude each other: go on, or start anew")
-    if directory.exists() and not directory.is_dir():
+    if directory.is_file():
         raise UserError(f"output_dir {str(directory)!r} is a file: name a directory")
-    there = [
-        name for name in ("config.yaml", "draws.jsonl") if (directory / name).exists()
-    ]  # evaluations may come first
-    there += [path.name for path in directory.glob("checkpoint-*") if path.name[11:].isdecimal()]
     if run.resume and not there:
         raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
     if there and not (run.resume or run.overwrite):
         raise UserError(
-            f"output_dir {str(directory)!r} holds a run ({there[0]}): go on with --resume, replace it with "
-            "--overwrite, or name another directory"
+            f"output_dir {str(directory)!r} holds a run ({there}): go on with --resume, replace it with --overwrite, "
+            "or name another directory"
         )
 
 
 def import_reward(path: str) -> Callable[..., Any]:
     """A reward function by `package.module.function` or `file.py:function`.  Raises UserError if there is none."""
-    home, _, name = path.rpartition(":") if ":" in path else path.rpartition(".")
-    if path.endswith(".py") or not home:
-        shown = f"{path}:function" if path.endswith(".py") else "package.module.function or file.py:function"
-        raise UserError(f"reward {path!r} names no function: give {shown}")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    file, _, name = path.rpartition(":")
     try:
-        if home.endswith(".py"):
-            spec: Any = importlib.util.spec_from_file_location(Path(home).stem, Path(home).expanduser())
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(home)
+        found = runpy.run_path(os.path.expanduser(file))[name] if file.endswith(".py") else pkgutil.resolve_name(path)
+        if not callable(found):
+            raise TypeError(f"{name or path} is not callable")
     except Exception as error:  # whatever the module does when it is imported
-        raise UserError(f"reward {path!r}: cannot import {home!r}: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not callable(found):
-        functions = [n for n, value in vars(module).items() if callable(value) and not n.startswith("_")]
-        raise UserError(f"reward {path!r}: {home!r} has no function {name!r}, only {', '.join(functions) or 'none'}")
+        forms = "give package.module.function or file.py:function"
+        raise UserError(f"reward {path!r} is no function: {type(error).__name__}: {error} ({forms})") from error
     made: Callable[..., Any] = found
     return made
 
@@ -177,8 +156,6 @@ def run_parser() -> Any:
     from gainrl.integrations.trl.script import RunArguments
 
     class RunParser(TrlParser):  # type: ignore[misc]
-        known: dict[str, Any]
-
         def add_argument(self, *names: Any, **settings: Any) -> Any:
             action = super().add_argument(*names, **settings)
             self.__dict__.setdefault("known", {}).setdefault(action.dest, action)
@@ -197,32 +174,42 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     Raises UserError for a file that cannot be read, an unknown name (with the nearest one), a value of another type,
     and what the configs refuse.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    first.add_argument("--config", action="append", default=[])
+    from gainrl.integrations.trl.script import refused
+
+    known = dict(parser.known)
+    parser.set_defaults(**dict.fromkeys(known))  # so that what is not None was given
+    parser.add_argument("--config", action="append", default=[])
     values: dict[str, Any] = {}
-    try:
-        found, flags = first.parse_known_args(list(words))
-    except argparse.ArgumentError as error:
-        raise UserError(str(error)) from None
-    for file in found.config:
+    for file in parser.parse_known_args(words)[0].config:
         values |= _yaml(file)
     for name, value in (values.pop("env", None) or {}).items():
         os.environ[str(name)] = str(value)
-    _refuse_unknown(values, parser.known, "")
+    # A list or a mapping stays as YAML gives it; every other value becomes a flag, in front of those of the caller.
+    whole = {name: value for name, value in values.items() if isinstance(value, list | dict)}
+    flags = [
+        f"--{name}={'no' if value is False else 'true' if value is True else value}"
+        for name, value in values.items()
+        if value is not None and name not in whole
+    ]
+    namespace, rest = parser.parse_known_args([*flags, *words])
+    for word in [*rest, *whole]:
+        if (name := word.lstrip("-").partition("=")[0].replace("-", "_")) not in known:
+            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+            raise UserError(f"there is no setting {name}: the nearest name is {near} (--help-all lists all)")
     hints = {name: str(hint) for kind in parser.dataclass_types for name, hint in get_type_hints(kind).items()}
-    values = {n: _converted(parser.known[n], v, hints[n]) for n, v in values.items() if v is not None}
-    defaults = {name: action.default for name, action in parser.known.items()}
-    parser.set_defaults_with_config(**values)
-    namespace, rest = parser.parse_known_args(flags)
-    _refuse_unknown([word.lstrip("-").partition("=")[0].replace("-", "_") for word in rest], parser.known, "--")
-    given = {name: value for name, value in vars(namespace).items() if name in values or value != defaults[name]}
+    for name, value in whole.items():
+        kind = known[name].type
+        if type(value).__name__ not in hints[name]:
+            raise UserError(f"{name}: {value!r} is not of the type {kind.__name__}")
+        if isinstance(value, list) and kind in (int, float, str):
+            with refused(name):
+                whole[name] = [kind(entry) for entry in value]
+    given = whole | {name: value for name, value in vars(namespace).items() if value is not None and name != "config"}
     if "output_dir" not in given:
         raise UserError("output_dir is missing: name the run directory")
-    from gainrl.integrations.trl.script import refused
-
     with refused("these settings"):
         run, settings, model = parser.parse_dict(given)
-    if settings.loss_type not in parser.known["loss_type"].help:  # TRL looks at it only once it trains
+    if settings.loss_type not in known["loss_type"].help:  # TRL looks at it only once it trains
         raise UserError(f"loss_type: {settings.loss_type!r} is none of TRL's; --help-all lists them")
     kept = {name: value for name, value in given.items() if name not in ("resume", "overwrite")}
     return kept, (run, settings, model)
@@ -231,37 +218,8 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
 def _yaml(file: str) -> dict[str, Any]:
     try:
         given = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the config {file!r}: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"the config {file!r} is not YAML: {' '.join(str(error).split())}") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read the config {file!r}: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise UserError(f"the config {file!r} must hold names and values, not a {type(given).__name__}")
     return given
-
-
-def _refuse_unknown(names: Iterable[Any], known: Mapping[str, Any], dashes: str) -> None:
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.0)[0]
-            raise UserError(f"there is no setting {dashes}{name}: the nearest name is {dashes}{near}")
-
-
-def _converted(action: Any, value: Any, hint: str) -> Any:
-    """A YAML value as the flag of this name would give it.  Raises UserError for another type."""
-    if isinstance(value, dict) and "dict" in hint:
-        return value
-    several = action.nargs == "+" or (isinstance(value, list) and "list" in hint)
-    kind, made = action.type or str, []
-    no = "no" if kind is str or "no" in (action.choices or ()) else "false"  # YAML reads a plain `no` as false
-    for entry in value if several and isinstance(value, list) else [value]:
-        try:
-            if isinstance(entry, dict | list):
-                raise TypeError
-            made.append(kind(no if entry is False else "true" if entry is True else str(entry)))
-        except (TypeError, ValueError, argparse.ArgumentTypeError):
-            name = getattr(kind, "__name__", "value").replace("string_to_", "")
-            raise UserError(f"{action.dest}: {entry!r} is not of the type {name}") from None
-        if action.choices and made[-1] not in action.choices:
-            raise UserError(f"{action.dest}: {entry!r} is none of {', '.join(map(str, action.choices))}")
-    return made if several else made[0]

@@ -123,25 +123,18 @@ def _prediction(run: Run) -> Section:
 
 def _drawn(run: Run) -> Section:
     x, draws = run.rollouts, run.draws
-    of = {
-        name: series(draws, "metrics", name)
-        for name in ("position_median", "position_p10", "position_p90", "mean", "sigma")
-    }
-    curves = [Line("drawn: median, 10 to 90 %", x, of["position_median"], of["position_p10"], of["position_p90"])]
-    if np.isfinite(of["mean"]).any():
-        mean, sigma = of["mean"], of["sigma"]
+    names = ("position_median", "position_p10", "position_p90", "mean", "sigma")
+    median, p10, p90, mean, sigma = (series(draws, "metrics", name) for name in names)
+    curves = [Line("drawn: median, 10 to 90 %", x, median, p10, p90)]
+    if np.isfinite(mean).any():
         curves.append(Line("window: mean ± σ", x, mean, mean - sigma, mean + sigma))
-    plots = [
-        (
-            figures.lines(curves, "rollouts", "position in the ranking"),
-            "Positions of the drawn prompts; 0 is the highest score.",
-        )
-    ]
+    positions = figures.lines(curves, "rollouts", "position in the ranking")
+    plots = [(positions, "Positions of the drawn prompts; 0 is the highest score.")]
     if run.table is not None and draws:
         fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
         shares = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
-        names = [f"{100 * at // FIFTHS} to {100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
-        parts = {name: _moving(part) for name, part in zip(names, np.transpose(shares), strict=True)}
+        fifths = [f"{100 * at // FIFTHS} to {100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
+        parts = {name: _moving(part) for name, part in zip(fifths, np.transpose(shares), strict=True)}
         stack = figures.stack(x, parts, "rollouts", "Share of the draws by fifth of the ranking.")
         plots.append((stack, "Share of each fifth of the ranking; the first has the highest scores."))
     return Section("Which prompts are drawn", "", plots)
@@ -154,9 +147,8 @@ def _progress(runs: Sequence[Run]) -> Section:
         curves = [Line(run.name, run.rollouts, _moving(series(run.draws, name))) for run in runs]
         plot = figures.lines(curves, "rollouts", label, percent=name in ("accuracy", "mixed"))
         plots.append((plot, f"{label.capitalize()}, a moving mean over a twentieth of the draws."))
-    return Section(
-        "Training", "Every draw has other prompts: a level curve over harder prompts is progress too.", plots
-    )
+    lead = "Every draw has other prompts: a level curve over harder prompts is progress too."
+    return Section("Training", lead, plots)
 
 
 def _sources(run: Run) -> Section:
@@ -186,10 +178,7 @@ def _cost(run: Run) -> Section:
 def _scores(table: ScoreTable, prompts: int) -> list[Section]:
     score = table.column("score").astype(np.float64)
     reasons = Counter(zip(table.column("status"), table.columns["reason"].to_pylist(), strict=True))
-    rows = [
-        [f"{status}: {reason}" if reason else status, count(number)]
-        for (status, reason), number in reasons.most_common(30)
-    ]
+    rows = [[": ".join(filter(None, pair)), count(number)] for pair, number in reasons.most_common(30)]
     falling = Line("score", np.arange(len(score), dtype=np.float64), -np.sort(-score))
     plots = [(figures.lines([falling], "position in the ranking", "score C"), "Scores of the prompts, highest first.")]
     lead = "Angle concentration of each prompt's final hidden states before training."

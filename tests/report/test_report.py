@@ -14,8 +14,10 @@ import pytest
 
 from gainrl.errors import UserError
 from gainrl.report import write_comparison, write_report
+from tests.score_tables import score_table
 
 HOSTILE = "<script>alert(1)</script> \x1b[31m & \ud83d"
+PROMPT = "<img src=x onerror=alert(2)> \u202e" + "x" * 400
 Make = Callable[..., Path]
 
 
@@ -38,9 +40,12 @@ def draw(number: int, navigator: str) -> dict[str, Any]:
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> Make:
-    def make(name: str = "run", navigator: str = "probe", draws: int = 30) -> Path:
+    def make(name: str = "run", navigator: str = "probe", draws: int = 30, table: int = 20) -> Path:
         folder = tmp_path / name
         folder.mkdir()
+        prompts = [json.dumps([{"role": "user", "content": PROMPT}]) for _ in range(table)]
+        ids = [f"{row:064x}" for row in range(table)]
+        score_table(ids, np.linspace(1, 2, table), {"prompt": prompts}).write(folder / "scores.parquet")
         config = f"model_name_or_path: tiny\ndataset: d\nnavigator: {navigator}\nnote: '<b>'\n"
         (folder / "config.yaml").write_text(config)
         lines = [json.dumps(draw(number, navigator)) for number in range(draws)]
@@ -67,7 +72,7 @@ def headings(page: str) -> list[str]:
 def test_a_run_of_probe_shows_groups_prediction_evaluations_sources_and_cost(make_run: Make) -> None:
     page = page_of(write_report(make_run()))
     names = "Evaluations, Groups, Predicted and observed, Which prompts are drawn, Training, By source, Cost"
-    assert headings(page) == names.split(", ")
+    assert headings(page) == [*names.split(", "), "Scores", "Highest scores", "Lowest scores"]
     assert "960" in page  # rollouts of 30 draws
     assert "20.0 %" in page
     assert "30.0 % to 50.0 %" in page
@@ -83,6 +88,8 @@ def test_text_of_the_run_cannot_become_part_of_the_page(make_run: Make) -> None:
     page = page_of(write_report(make_run()))
     assert "<script" not in page
     assert "&lt;script&gt;alert(1)" in page
+    assert "<img src=x" not in page
+    assert "&lt;img src=x" in page
     assert "\x1b" not in page
 
 
@@ -112,6 +119,11 @@ def test_damaged_records_become_notes(make_run: Make) -> None:
     page = page_of(write_report(run))
     assert "config.yaml cannot be read" in page
     assert "draws.jsonl, line 4, is no record" in page
+    assert "Scores" in headings(page)
+    page = page_of(write_report(make_run("other", table=3)))
+    assert "the score table is of another dataset than the draws" in page
+    assert "Which prompts are drawn" in headings(page)
+    assert "Scores" not in headings(page)
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
