@@ -11,8 +11,7 @@ namespace {
 // Columns whose products are summed in float32 before they go into a float64 sum.
 constexpr std::int64_t kColumnBlock = 4096;
 
-// Additions that less than a batch of rows may take: 4 + 2 + 1 (add_count).
-constexpr int kMostAdditions = 3;
+constexpr int kMostAdditions = 3;  // that less than a batch of eight rows may take: 4 + 2 + 1 (add_count)
 static_assert(kRowBatch == 8);
 
 }  // namespace

@@ -1,11 +1,9 @@
 // One vector of floats in the instruction set that this file is compiled for, loaded from float32, float16 or bfloat16.
 // All in an unnamed namespace, so that the linker never merges what was compiled for different instruction sets.
 #pragma once
-
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
-
 #if defined(__AVX2__)
 #include <immintrin.h>
 #endif

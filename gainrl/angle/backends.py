@@ -1,4 +1,4 @@
-"""Which backend serves a call, and why another cannot.
+"""Which backend serves a call, why another cannot, and the one of the compiled module.
 
 A backend named by the caller never falls back.  `auto` takes the first that works and logs its choice once.
 """
@@ -9,11 +9,14 @@ import functools
 import importlib
 import logging
 import os
+import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from gainrl.angle.result import AngleCall, AngleConcentration
+import numpy as np
+
+from gainrl.angle.result import AngleCall, AngleConcentration, new_result
 from gainrl.errors import UserError
 
 log = logging.getLogger("gainrl.angle")
@@ -62,13 +65,93 @@ def _triton(device: str) -> str:
     return ""
 
 
-BACKENDS: dict[str, tuple[Callable[[str], str], str]] = {
-    "native": (_native, "native"),
-    "triton": (_triton, "triton_backend"),
-    "torch": (lambda device: _imports("torch"), "torch_backend"),
-    "reference": (lambda device: "", "reference"),
+def _params(call: AngleCall, result: AngleConcentration, address: Any, strides: Any) -> Any:
+    """csrc/angle/params.h of a call: `address(array)`, and `strides(array)` in elements."""
+    module: Any = native_module()
+    p = module.AngleParams()
+    hidden, roles, offsets = call.hidden, call.token_role, call.cu_seqlens
+    p.hidden, p.roles = address(hidden), address(roles)
+    p.dtype = ("float32", "float16", "bfloat16").index(str(hidden.dtype).removeprefix("torch."))
+    shape, row_strides, role_strides = hidden.shape, strides(hidden), strides(roles)
+    p.width, p.stride_row, p.stride_column = shape[-1], row_strides[-2], row_strides[-1]
+    p.role_stride_row = role_strides[-1]
+    if offsets is None:
+        p.sequences, p.length, p.rows = shape[0], shape[1], shape[0] * shape[1]
+        p.stride_batch, p.role_stride_batch = row_strides[0], role_strides[0]
+    else:
+        p.sequences, p.rows, p.offsets = offsets.shape[0] - 1, shape[0], address(offsets)
+        p.offsets_are_64 = offsets.dtype.itemsize == 8
+    if str(roles.dtype).endswith("bool"):
+        p.role_scale = 2
+    if call.shared_sum is not None:
+        p.shared_sum, p.shared_tokens = address(call.shared_sum), call.shared_tokens
+    p.diagonal = call.diagonal
+    p.values, p.counts = address(result.values), address(result.counts)
+    if result.directions is not None:
+        p.directions = address(result.directions)
+    if result.sums is not None:
+        p.sums = address(result.sums)
+    return p
+
+
+def _make_contiguous(call: AngleCall, contiguous: Any) -> None:
+    if call.cu_seqlens is not None:
+        call.cu_seqlens = contiguous(call.cu_seqlens)
+    if call.shared_sum is not None:
+        call.shared_sum = contiguous(call.shared_sum)
+
+
+def _run_native(call: AngleCall) -> AngleConcentration:
+    """The compiled kernels, C++ or CUDA, on torch tensors or on NumPy arrays, which need no torch; no row is copied."""
+    hidden = call.hidden
+    module: Any = native_module()
+    if isinstance(hidden, np.ndarray):
+        for array, name in ((hidden, "hidden"), (call.token_role, "token_role")):
+            if any(stride % array.itemsize for stride in array.strides):
+                raise UserError(f"{name} has strides of {array.strides} bytes, no multiples of its {array.itemsize}")
+        _make_contiguous(call, np.ascontiguousarray)
+        result = new_result(call, np.empty, np.float32, np.int32)
+        params = _params(call, result, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
+        asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        threads = int(asked) if asked.isdigit() and int(asked) > 0 else len(os.sched_getaffinity(0))
+        module.angle_cpu(params, threads)
+        return result
+    torch = sys.modules["torch"]
+    if hidden.is_neg():  # negated lazily: a view whose memory holds the opposite
+        call.hidden = hidden = hidden.resolve_neg()
+    _make_contiguous(call, torch.Tensor.contiguous)
+    device = hidden.device
+    result = new_result(call, torch.empty, torch.float32, torch.int32, device=device)
+    params = _params(call, result, torch.Tensor.data_ptr, torch.Tensor.stride)
+    if hidden.is_cpu:
+        module.angle_cpu(params, torch.get_num_threads())
+        return result
+    with torch.cuda.device_of(hidden):  # here, for PyTorch puts the caller's device back without making a context there
+        size = module.angle_cuda_workspace(params, device.index)
+        # Freed when this function returns; the caching allocator gives it only to later work of the same stream.
+        workspace = torch.empty(size, dtype=torch.uint8, device=device)
+        stream = torch.cuda.current_stream(device).cuda_stream
+        module.angle_cuda(params, workspace.data_ptr(), size, device.index, stream)
+    return result
+
+
+def _run_of(module: str) -> Callable[[AngleCall], AngleConcentration]:
+    """`run` of a module of this package, which the first call imports."""
+
+    def run(call: AngleCall) -> AngleConcentration:
+        result: AngleConcentration = importlib.import_module(f"{__package__}.{module}").run(call)
+        return result
+
+    return run
+
+
+BACKENDS: dict[str, tuple[Callable[[str], str], Callable[[AngleCall], AngleConcentration]]] = {
+    "native": (_native, _run_native),
+    "triton": (_triton, _run_of("triton_backend")),
+    "torch": (lambda device: _imports("torch"), _run_of("torch_backend")),
+    "reference": (lambda device: "", _run_of("reference")),
 }
-"""Name: (why it cannot serve a device type, else empty; the module of this package whose `run` serves)."""
+"""Name: (why it cannot serve a device type, else empty; what serves a call)."""
 NAMES = ("auto", *BACKENDS)
 
 
@@ -76,13 +159,6 @@ def check_backend(backend: str) -> None:
     """Raise UserError unless `backend` is a known name."""
     if backend not in NAMES:
         raise UserError(f"backend is {backend!r}; it must be one of {', '.join(NAMES)}")
-
-
-@functools.cache
-def runner(name: str) -> Callable[[AngleCall], AngleConcentration]:
-    """The `run` of backend `name`, whose module the first call imports."""
-    run: Callable[[AngleCall], AngleConcentration] = importlib.import_module(f"{__package__}.{BACKENDS[name][1]}").run
-    return run
 
 
 def unavailable(name: str, device: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from gainrl.angle.backends import check_backend, choose, runner, unavailable
+from gainrl.angle.backends import BACKENDS, check_backend, choose, unavailable
 from gainrl.angle.result import AngleCall, AngleConcentration, SharedPrefix, Status
 from gainrl.errors import UserError
 
@@ -114,7 +114,7 @@ def run(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
 def run_plain(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     """The chosen backend's result."""
     device = "cpu" if isinstance(call.hidden, np.ndarray) else call.hidden.device.type
-    result = runner(choose(backend, device, call.hidden))(call)
+    result = BACKENDS[choose(backend, device, call.hidden)][1](call)
     if check:
         wrong = result.status & int(Status.INVALID_ROLE | Status.INVALID_OFFSETS)
         if wrong.any():
