@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from gainrl.errors import UserError
 from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
 from gainrl.tasks.maths.task import MathTask
@@ -19,13 +18,7 @@ class AMC23(MathTask):
     name = "amc23"
     source = Source("math-ai/amc23")
     splits = ("test",)
-    columns = ("answer",)
+    columns = ("problem|question", "answer")
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
-        problem = item.get("problem", item.get("question"))
-        if problem is None:
-            raise UserError(
-                f"task {self.name!r} needs the field 'problem' or 'question'; "
-                f"row {index} has {', '.join(map(str, item))}"
-            )
-        return super().row({**item, "problem": problem}, index)
+        return super().row({"problem": item.get("question"), **item}, index)

@@ -21,6 +21,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 
 from gainrl.errors import UserError
@@ -103,8 +104,7 @@ class Task(ABC):
     name: str  # in the registry
     source: Source | None = None  # where rows come from unless the caller names another place; None if generated
     splits: tuple[str, ...] = ("train", "test")  # that `load` knows; the last one is held out
-    columns: tuple[str, ...] = ("question", "answer")  # that a source must have
-    fields: str = ""  # what messages say that a source must have, where that is more than `columns`
+    columns: tuple[str, ...] = ("question", "answer")  # that a source must have; "a|b" is either of two
     template: str = ""  # name of the packaged prompt template, gainrl/tasks/prompts/<template>.json
     stop: tuple[str, ...] = ()  # strings that end a completion, besides the tokenizer's end token
     probes: tuple[str, ...] = ()  # answers without reading, for the self-check; "{question}" is the row's
@@ -147,8 +147,13 @@ class Task(ABC):
     def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         """The rows that `load` and `stream` give; raises what `load` does when the first one is asked for."""
         split = self._check(split, limit)
-        raw = stream_rows(source, self.source, split, self.columns, self.name, limit, self.fields)
-        yield from (self.row(item, index) for index, item in enumerate(raw))
+        raw = stream_rows(source, self.source, split, self.columns, self.name)
+        kept = (item for item in raw if self.keeps(item, split))
+        yield from (self.row(item, index) for index, item in enumerate(islice(kept, limit)))
+
+    def keeps(self, item: Mapping[str, Any], split: str) -> bool:
+        """Whether a record is of this split, where the source itself has none."""
+        return True
 
     def _check(self, split: str | None, limit: int | None) -> str:
         if limit is not None and limit < 1:

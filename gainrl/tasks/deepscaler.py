@@ -7,12 +7,11 @@ of its text, is this task's held-out split `test`; a problem that occurs twice s
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from itertools import islice
+from collections.abc import Mapping
+from typing import Any
 
-from gainrl.tasks.base import Row, held_out
-from gainrl.tasks.loading import Source, stream_rows
+from gainrl.tasks.base import held_out
+from gainrl.tasks.loading import Source
 from gainrl.tasks.maths.task import MathTask
 
 
@@ -21,9 +20,5 @@ class DeepScaleR(MathTask):
     source = Source("agentica-org/DeepScaleR-Preview-Dataset", splits={"train": "train", "test": "train"})
     columns = ("problem", "answer")
 
-    def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
-        split = self._check(split, limit)
-        raw = stream_rows(source, self.source, split, self.columns, self.name)
-        kept = (item for item in raw if held_out(" ".join(str(item["problem"]).split()), 1 / 50) == (split == "test"))
-        for index, item in enumerate(islice(kept, limit)):
-            yield self.row(item, index)
+    def keeps(self, item: Mapping[str, Any], split: str) -> bool:
+        return held_out(" ".join(str(item["problem"]).split()), 1 / 50) == (split == "test")

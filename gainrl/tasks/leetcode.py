@@ -14,59 +14,42 @@ of test is unscorable.
 from __future__ import annotations
 
 import ast
-import os
-from collections.abc import Iterator, Mapping
-from itertools import chain, islice
+from collections.abc import Mapping
 from typing import Any
 
-from gainrl.errors import UserError
 from gainrl.tasks.base import Row, held_out
-from gainrl.tasks.loading import Source, is_path, stream_rows
+from gainrl.tasks.loading import Source
 from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.statement import stated
-from gainrl.tasks.programs.task import CodeTask, Unscorable
+from gainrl.tasks.programs.task import METHOD, CodeTask
 from gainrl.tasks.sandbox.pool import packed
 
-_HUB = ("problem_description", "starter_code", "completion", "entry_point", "test")
-_RLLM = ("problem", "tests")
 _NODES = ("list_node", "tree_node")
-_METHOD = "Complete this class:\n```python\n{starter}\n```"
 
 
 class LeetCode(CodeTask):
     name = "leetcode"
     source = Source("newfacade/LeetCodeDataset", splits={"all": "train+test"})
     splits = ("train", "all", "test")
-    columns = _HUB
+    columns = ("problem_description|problem", "test|tests")
     template = "program"
 
-    def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
-        split = self._check(split, limit)
-        with_splits = source is None or not is_path(source)
-        columns = _HUB if with_splits else ()
-        raw = stream_rows(source, self.source, split, columns, self.name)
-        first = next(raw)
-        divided, test = "problem" in first and split != "all", split == "test"
-        kept = (item for item in chain([first], raw) if not divided or _held_out(item.get("problem")) == test)
-        for index, item in enumerate(islice(kept, limit)):
-            yield self.row(item, index)
+    def keeps(self, item: Mapping[str, Any], split: str) -> bool:
+        if "problem" not in item or split == "all":
+            return True
+        return held_out(" ".join(str(item["problem"]).split()), 1 / 10) == (split == "test")
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
-        wanted = _RLLM if "problem" in item else _HUB
-        missing = [column for column in wanted if column not in item]
-        if missing:
-            raise UserError(
-                f"task {self.name!r}, row {index}: missing the fields {', '.join(missing)} "
-                f"(it reads {', '.join(_HUB)}, or {', '.join(_RLLM)}; the row has {', '.join(map(str, item))})"
-            )
-        if wanted is _RLLM:
-            question, asked, gold, before = str(item["problem"]), str(item["problem"]), item.get("solutions"), ""
+        if "problem" in item:
+            question, gold, before = str(item["problem"]), item.get("solutions"), ""
+            asked = question
         else:
-            question, gold, before = str(item["problem_description"]), item["completion"], str(item.get("prompt") or "")
-            asked = f"{question}\n\n{_METHOD.replace('{starter}', str(item['starter_code']).rstrip())}"
+            question, gold = str(item["problem_description"]), item.get("completion")
+            before = str(item.get("prompt") or "")
+            asked = f"{question}\n\n{METHOD.replace('{starter}', str(item.get('starter_code') or '').rstrip())}"
         try:
-            entry, tests = read_tests(item["tests"]) if wanted is _RLLM else read_hub_tests(item)
+            entry, tests = read_tests(item)
             why = ""
         except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError) as error:
             entry, tests, why = "", [], f"the row's tests cannot be read: {error}"
@@ -77,8 +60,6 @@ class LeetCode(CodeTask):
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
-        if about["why"]:
-            raise Unscorable(about["why"])
         code = program(completion, about["entry"].partition(":")[0])
         # the dataset's own imports hold names like inf that programs take for granted
         code = lifted(f"{about['before']}\n{imports_for(code)}{code}")
@@ -94,21 +75,15 @@ class LeetCode(CodeTask):
 Tests = list[tuple[list[Any], dict[str, Any], Any]]
 
 
-def read_tests(tests: Any) -> tuple[str, Tests]:
-    """(entry, [(args, kwargs, expected)]) of rLLM's tests, read as literals."""
-    if isinstance(tests, str):
-        tests = ast.literal_eval(tests)
-    tree = ast.parse(tests["functional"])
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "check"]
-    return _read(tree, ast.unparse(calls[-1].args[0]) if calls else "")
-
-
-def read_hub_tests(item: Mapping[str, Any]) -> tuple[str, Tests]:
-    """(entry, [(args, kwargs, expected)]) of the hub's tests, read as literals."""
-    return _read(ast.parse(str(item["test"])), str(item["entry_point"]))
-
-
-def _read(tree: ast.Module, entry: str) -> tuple[str, Tests]:
+def read_tests(item: Mapping[str, Any]) -> tuple[str, Tests]:
+    """(entry, [(args, kwargs, expected)]) of a record's tests, read as literals."""
+    if "problem" not in item:
+        tree, entry = ast.parse(str(item["test"])), str(item["entry_point"])
+    else:
+        tests = item["tests"]
+        tree = ast.parse((ast.literal_eval(tests) if isinstance(tests, str) else tests)["functional"])
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "check"]
+        entry = ast.unparse(calls[-1].args[0]) if calls else ""
     found = [_assertion(node) for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     entry = entry.replace("()", "")
     if not entry or not found:
@@ -140,7 +115,3 @@ def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.List):
         return [_literal(item) for item in node.elts]
     return ast.literal_eval(node)
-
-
-def _held_out(problem: Any) -> bool:
-    return held_out(" ".join(str(problem).split()), 1 / 10)

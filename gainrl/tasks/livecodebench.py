@@ -31,7 +31,7 @@ from gainrl.tasks.base import Row
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.extract import contest_preamble, defines, lifted, program
 from gainrl.tasks.programs.statement import stated
-from gainrl.tasks.programs.task import CodeTask, Unscorable
+from gainrl.tasks.programs.task import METHOD, CodeTask, Unscorable
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
 
@@ -41,14 +41,12 @@ _HARMLESS = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"
 _STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
 _UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, RecursionError)
 _STDIN = "Read the input from standard input and print the answer to standard output."
-_METHOD = "Complete this class:\n```python\n{starter}\n```"
 
 
 class LiveCodeBench(CodeTask):
     name = "livecodebench"
     splits = ("test",)
-    columns = ("starter_code",)
-    fields = "question_content, starter_code, public_test_cases, private_test_cases, metadata"
+    columns = ("question_content|problem", "starter_code", "public_test_cases|tests")
     template = "program"
 
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
@@ -64,11 +62,6 @@ class LiveCodeBench(CodeTask):
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         problem = item.get("question_content", item.get("problem"))
-        if problem is None or not ({"tests", "public_test_cases"} & set(item)):
-            raise UserError(
-                f"task {self.name!r} needs the fields question_content and public_test_cases, or problem and tests; "
-                f"row {index} has {', '.join(map(str, item))}"
-            )
         starter = str(item.get("starter_code") or "").rstrip()
         # private tests stay packed: all of them unpacked would fill the memory of most machines
         private = "" if "tests" in item else str(item.get("private_test_cases") or "")
@@ -81,15 +74,13 @@ class LiveCodeBench(CodeTask):
                 metadata |= {"kind": "calls", "entry": _entry(item, starter)}
         except _UNREADABLE as error:
             metadata["why"] = f"the row's tests cannot be read: {error}"
-        asked = _METHOD.replace("{starter}", starter) if starter else _STDIN
+        asked = METHOD.replace("{starter}", starter) if starter else _STDIN
         named = {} if item.get("question_id") is None else {"id": str(item["question_id"])}
         prompt = self.prompt.render(f"{problem}\n\n{asked}")
         return {**named, "prompt": prompt, "question": str(problem), "answer": "", "metadata": metadata}
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
-        if about["why"]:
-            raise Unscorable(about["why"])
         entry = about["entry"]
         owner, _, method = entry.partition(".")
         code = program(completion, entry)

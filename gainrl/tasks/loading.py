@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +40,13 @@ def stream_rows(
     split: str,
     columns: Sequence[str],
     task: str,
-    limit: int | None = None,
-    described: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """At most `limit` records of `source` (or of the task's own `default`), each checked to have `columns`.
+    """The records of `source` (or of the task's own `default`), each checked to have `columns` ("a|b": either).
 
     A file, or the hub's copy on disk, is read as records are taken.  UserError, where they stand, for what cannot be
-    read, for a record without all `columns`, and for a source without records.  `described`: the fields for messages.
+    read, for a record without all `columns`, and for a source without records.
     """
+    fields = ", ".join(columns).replace("|", " or ")
     if source is None and default is None:
         raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
     if source is not None and is_path(source):
@@ -57,13 +55,13 @@ def stream_rows(
         wanted = default or Source("")
         if source is not None:
             wanted = Source(os.fspath(source), None, wanted.splits)
-        records, origin = _hub(wanted, split, described or ", ".join(columns), task), str(wanted)
+        records, origin = _hub(wanted, split, fields, task), str(wanted)
     number = -1
-    for number, row in enumerate(islice(records, limit)):
-        missing = [column for column in columns if column not in row]
+    for number, row in enumerate(records):
+        missing = [column.replace("|", " or ") for column in columns if not set(column.split("|")) & set(row)]
         if missing:
             raise UserError(
-                f"{origin!r}, row {number}: task {task!r} needs the fields {', '.join(columns)}; "
+                f"{origin!r}, row {number}: task {task!r} needs the fields {fields}; "
                 f"missing: {', '.join(missing)} (the row has {', '.join(map(str, row)) or 'no fields'})"
             )
         yield row

@@ -25,7 +25,7 @@ from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.base import Completion, Grade, Row, Status, Task, guarded, held_out, text_of
-from gainrl.tasks.maths.extract import after_question, after_thoughts
+from gainrl.tasks.maths.extract import after_question, after_thoughts, last_tags
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.workers import shared_pool
@@ -119,7 +119,7 @@ class ReasoningGym(Task):
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         decided = [guarded(self._request, text_of(c), row) for c, row in zip(completions, rows, strict=True)]
         requests = [one for one in decided if not isinstance(one, Grade)]
-        scored = shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": r["gold"]})
+        scored = shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": None})
         replies = iter(zip(requests, scored, strict=True))
         return [one if isinstance(one, Grade) else _grade(*next(replies)) for one in decided]
 
@@ -141,11 +141,9 @@ class ReasoningGym(Task):
 
 def _answer(text: str) -> str:
     """What the last pair of <answer> tags holds; without tags, the text where it is one line."""
-    before, closed, _ = text.rpartition("</answer>")
-    _, opened, inside = before.rpartition("<answer>")
-    if closed and opened:
-        return inside.strip()
-    return "" if "\n" in text.strip() else text.strip()
+    if tagged := last_tags(text):
+        return tagged[1].strip()
+    return "" if "\n" in text.strip() or "<answer>" in text else text.strip()
 
 
 def _grade(request: dict[str, Any], reply: dict[str, Any]) -> Grade:

@@ -11,7 +11,7 @@ import difflib
 import importlib
 import os
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from gainrl.errors import UserError
 from gainrl.tasks.base import Task
@@ -26,11 +26,7 @@ _BUILT_IN = {
 
 def task_names() -> list[str]:
     """Names that `load_task` knows, sorted; dotted paths come on top."""
-    return sorted({*_BUILT_IN, *(entry.name for entry in _entry_points())})
-
-
-def _entry_points() -> tuple[EntryPoint, ...]:
-    return tuple(entry_points(group="gainrl.tasks"))
+    return sorted({*_BUILT_IN, *entry_points(group="gainrl.tasks").names})
 
 
 def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | None = None) -> Task:
@@ -42,13 +38,12 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
     head, _, argument = name.partition(":")
     if head in _BUILT_IN:
         return _import(f"gainrl.tasks.{head.replace('-', '_')}:{_BUILT_IN[head]}", name)(argument, prompt=prompt)
-    for entry in _entry_points():
-        if entry.name == head:
-            try:
-                found = entry.load()
-            except Exception as error:
-                raise UserError(f"task {name!r}: its entry point {entry.value!r} does not load: {error}") from error
-            return _checked(found, name)(argument, prompt=prompt)
+    for entry in entry_points(group="gainrl.tasks", name=head):
+        try:
+            found = entry.load()
+        except Exception as error:
+            raise UserError(f"task {name!r}: its entry point {entry.value!r} does not load: {error}") from error
+        return _checked(found, name)(argument, prompt=prompt)
     if argument.isidentifier() and all(part.isidentifier() for part in head.split(".")):
         return _import(name, name)(prompt=prompt)
     if "." in head:

@@ -98,6 +98,7 @@ WRITTEN = [
     "```python\n{}\n```\nThe key:\n```python\nprint(n*2)\n```", "```python\n{}\n```\nTest:\n```python\nassert 1\n```",
     "```python\nn=int(input())\nprint(n*3)\n```\nOops:\n```python\n{}\n```", "```python\n{}\n```\n```cpp\nint main(){{}}\n```",
     "Input:\n```\n4\n```\nOutput:\n```\n8\n```\nCode:\n```\n{}\n```", "```python\nx = '''```'''\n{}\n```", "\ufeff{}",
+    "python\n{}\n```\nDone.", "```python:main.py\n{}\n```", "```python,ignore\n{}\n```", "{}<end_of_turn>",
 ]  # fmt: skip
 
 

@@ -84,7 +84,9 @@ def test_an_unreachable_hub_says_how_to_give_a_local_copy(monkeypatch: pytest.Mo
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     with pytest.raises(UserError, match=r"could not be loaded from the hub.*no route.*source=PATH.*question, answer"):
         load_task("gsm8k").load("test")
-    with pytest.raises(UserError, match=r"test6.jsonl of .*no route.*source=PATH.*question_content, starter_code, pub"):
+    with pytest.raises(
+        UserError, match=r"test6.jsonl of .*no route.*source=PATH.*question_content or problem, starter_code, pub"
+    ):
         load_task("livecodebench:v6").load("test")
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import mpmath
 import sympy
 
-from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed
+from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed, signed
 
 Value = Any  # Fraction, mpf or mpc
 
@@ -27,6 +27,7 @@ _PLACES = 6  # decimals, and digits, from which a rounded value stands for an ex
 _MINUS: Node = ("num", Fraction(-1), "-1")
 _TEXTS = (
     (re.compile(r"no (?:real )?solutions?|empty set"), ("set", ())),
+    (re.compile(r"infinity"), ("inf",)),
     (re.compile(r"(?:set of )?(?:all )?real numbers|all real(?:s| x| values)"), ("reals",)),
 )
 
@@ -247,7 +248,7 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
     places, digits = len(match[2]), len((match[1] + match[2]).lstrip("0"))
     with mpmath.workdps(80):
         value = evaluate(exact, {})
-        if isinstance(value, mpmath.mpc) or (strict and isinstance(value, Fraction) and value.denominator == 1):
+        if isinstance(value, mpmath.mpc) or (strict and isinstance(value, Fraction) and _finite(value)):
             return False
         if strict and (not places or digits < _PLACES or (places < _PLACES and digits < _PLACES + 2)):
             return False
@@ -256,6 +257,11 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
         error = abs(value - found)
         cut = error < unit and abs(found) <= abs(value)
         return bool(error <= unit / 2 or cut or error <= abs(found) / 10**13)
+
+
+def _finite(value: Fraction) -> bool:
+    """Whether a number has a finite decimal."""
+    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 def plain(node: Node) -> Node:
@@ -275,7 +281,7 @@ def _signed(node: Any, upper: bool) -> Any:
         return node
     if node[:1] == ("pm",):
         inside = _signed(node[2], upper)
-        return inside if (node[1] == "pm") == upper else ("mul", _MINUS, inside)
+        return inside if (node[1] == "pm") == upper else signed("-", inside)
     return tuple(_signed(part, upper) for part in node)
 
 
@@ -422,7 +428,7 @@ def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
             if bool(one[1]) != bool(other[1]) and one[0] != other[0]:
                 return _day(one) == _day(other)
             return one[0] == other[0] and not (one[1] and other[1] and one[1] != other[1])
-        if one or other or len(gold[1]) != len(answer[1]):
+        if any(side and (side[1] or side[0][1] < 10) for side in (one, other)) or len(gold[1]) != len(answer[1]):
             return False
         first, second = gold[1], answer[1]
         pairs = zip(first[1:], second[1:], strict=True)

@@ -17,7 +17,7 @@ _BOX = re.compile(r"\\(?:boxed|fbox)\s*+")
 _BARE = re.compile(r"[^\s$.,;{}\\]+")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # `\{` is a character of the answer, not a brace
 _THOUGHTS = re.compile(r"<(/?)think(?:ing)?>", re.IGNORECASE)
-_TAG = re.compile(r"<(/?)answer>", re.IGNORECASE)
+_TAGGED = re.compile(r"<answer>((?:(?!</?answer>).)*+)(?:</answer>|\Z)", re.IGNORECASE | re.DOTALL)
 _BETWEEN = re.compile(
     r"(?:\$|\\[()\[\]]|\\text\s*\{\s*(?:and|or|,)\s*\}|\\(?:quad|qquad|[,;: ])|[,;&*.]|\b(?:and|or|also)\b|"
     r"[A-Za-z](?:_\{?\w\}?)?\s*(?:=|\\in\b)|\n\s*(?:[-*•]|\d\.)|[^\S\n])*+",
@@ -97,9 +97,9 @@ def final_answer(completion: str, question: str = "") -> str | None:
     """The final answer of a completion, or None where it gives none (see the module's docstring)."""
     text = after_thoughts(after_question(completion, question))
     held = [(a, b, c) for a, b, c in _boxes(text) if text[a:b].strip()]
-    tagged = _tagged(text)
-    if tagged and (not held or tagged[0] > held[-1][2]):
-        inside = text[tagged[0] : tagged[1]]
+    tagged = last_tags(text)
+    if tagged and (not held or tagged.start() > held[-1][2]):
+        inside = tagged[1]
         return final_answer(inside) or _bare(inside) or None
     if held:
         last, rest = held[-1], held[:-1]
@@ -121,19 +121,9 @@ def final_answer(completion: str, question: str = "") -> str | None:
     return _phrased(text)
 
 
-def _tagged(text: str) -> tuple[int, int] | None:
-    """Where the contents of the last <answer> tags that hold something start and end; the last may stay open."""
-    found, opened = None, -1
-    for match in _TAG.finditer(text):
-        if not match[1]:
-            opened = match.end()
-        elif opened >= 0:
-            if text[opened : match.start()].strip():
-                found = (opened, match.start())
-            opened = -1
-    if opened >= 0 and text[opened:].strip():
-        found = (opened, len(text))
-    return found
+def last_tags(text: str) -> re.Match[str] | None:
+    """The last <answer> tags that hold something, their contents in group 1; the last may stay open."""
+    return next((match for match in reversed([*_TAGGED.finditer(text)]) if match[1].strip()), None)
 
 
 def _phrased(text: str) -> str | None:

@@ -29,7 +29,7 @@ _WORDS = {name: frozenset(words.split()) for name, words in _DATA.items() if isi
 _ALIASES, _NUMBERS, _MAGNITUDES = _DATA["aliases"], _DATA["numbers"], _DATA["magnitudes"]
 _UNITS = {name: unit for unit, names in _DATA["units"].items() for name in names.split()}
 _SHORT = _WORDS["short_words"]
-_NO_UNIT = (_WORDS["no_units"] | _NUMBERS.keys()) - {"one"}
+_NO_UNIT = (_WORDS["no_units"] | _NUMBERS.keys()) - {"one", "second"}
 FUNCTIONS = _WORDS["functions"]
 _BARE = FUNCTIONS | _WORDS["bare"]
 _ATOMS = {"frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "mathbb", "langle", *_WORDS["letters"]}
@@ -59,7 +59,9 @@ _CLEANING: list[tuple[re.Pattern[str], Any]] = [
             "",
         ),
         (r"\\(?:math(?:bf|it|sf|tt|normal|cal)|boldsymbol|bm|ensuremath|underline|bold)\b\s*", ""),
-        (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))|\\[fb]o(?:xed|x)\b", ""),
+        (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))|\\(?:boxed|f(?:rame)?box)\b", ""),
+        (r"(?:\\(?:text|mathbin|mathrel))?\{:\}", ":"),
+        (r"\\textsuperscript\b", "^"),
         (r"\bRs\.?(?=\s*\d)", "₹"),
         (r"\bUS\s*(?=\\?\$)", ""),
         (r"(\d+) dollars? and (\d\d?) cents?\b", lambda m: f"{m[1]}.{m[2]:0>2} dollars"),
@@ -94,7 +96,7 @@ def clean(text: str) -> str:
 
 _TOKEN = re.compile(
     rf"(?P<blank> )|(?P<text>{_TEXT}\s*\{{)|\\(?P<edge>begin|end)\s*\{{(?P<env>[A-Za-z]+)\*?\}}(?:\s*\{{[^{{}}]*\}})?"
-    r"|\\(?P<c>[A-Za-z]+|.)|(?P<r>[^\W\d_]+)|(?P<pair>\*\*|[<>!=]=|->|=>)|(?P<s>.)",
+    r"|\\(?P<c>[A-Za-z]+|.)|(?P<r>[^\W\d_]+)|(?P<pair>\*\*|(?<![\d)])!=|[<>=]=|->|=>)|(?P<s>.)",
     re.DOTALL,
 )
 _REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
@@ -174,7 +176,7 @@ def _number(text: str, position: int, depth: int) -> tuple[str, str, int]:
 # the reader
 
 _BASED = re.compile(r"(-?)(?=[A-Z\d.]*\d)([A-Z\d]+(?:\.[A-Z\d]+)?)(?:_(?:base)?|base)(\d+|[a-z]+)", re.IGNORECASE)
-_AM_PM = re.compile(r"(?<!\\)\b([ap])\.?\s?m\b\.?", re.IGNORECASE)
+_AM_PM = re.compile(r"(?<![\\A-Za-z])([ap])\.?\s?m\b\.?", re.IGNORECASE)
 
 
 def _based(text: str) -> Node | None:
@@ -381,7 +383,7 @@ class _Reader:
         while self.rest and not self.peek(",", ";", "=", ")", "]", "approx"):
             text = self.token[1]
             if self.token[0] in "wra":
-                if parts and self.says("and", "or"):
+                if self.says("and", "or"):
                     break
                 if not parts and text.lower() in _MAGNITUDES and node[0] == "num":
                     number = ("num", node[1] * _MAGNITUDES[text.lower()], "")
@@ -418,9 +420,9 @@ class _Reader:
         self.depth += 1
         if self.depth > _DEEPEST:
             raise Unreadable("nested too deeply")
-        terms = [_signed(self.sign(), self.product())]
+        terms = [signed(self.sign(), self.product())]
         while self.peek("+", "-", "pm", "mp"):
-            terms.append(_signed(self.sign(), self.product()))
+            terms.append(signed(self.sign(), self.product()))
         self.depth -= 1
         return terms[0] if len(terms) == 1 else ("add", *terms)
 
@@ -436,9 +438,9 @@ class _Reader:
         factors = [self.power()]
         while True:
             if self.take("*"):
-                factors.append(_signed(self.sign(), self.power()))
+                factors.append(signed(self.sign(), self.power()))
             elif self.take("/"):
-                factors.append(_signed(self.sign(), ("pow", self.power(), _NUM[-1])))
+                factors.append(signed(self.sign(), ("pow", self.power(), _NUM[-1])))
             elif self.ahead(3) in (["x", "10", "^"], ["X", "10", "^"]):
                 self.at += 1
                 factors.append(self.power())
@@ -470,7 +472,7 @@ class _Reader:
         """Whether parentheses after a number repeat it, as in `3/4 (0.75)`; they are then passed over."""
         start = self.at
         self.at += 1
-        self.take("or", "approx", "=")
+        self.take("approx", "=") or self.take_word("or")
         try:
             inside = self.sum()
         except Unreadable:
@@ -490,7 +492,11 @@ class _Reader:
         if kind == "c":
             return (text in FUNCTIONS or text in _ATOMS) and not (text == "frac" and after[1:] and after[1][0] == "w")
         if text in ("{", "("):  # words in it are a unit
-            return not after or not (after[0][0] == "w" or (after[0][0] == "r" and _wordlike(after[0][1])))
+            return (
+                not after
+                or after[0][1] == "or"
+                or not (after[0][0] == "w" or (after[0][0] == "r" and _wordlike(after[0][1])))
+            )
         return kind in ("n", "q", "a") or (text == "|" and not self.bars)
 
     def unit_follows(self, factors: list[Node]) -> bool:
@@ -535,7 +541,7 @@ class _Reader:
         node = self.atom() if self.peek("{") else self.power()
         if self.peek("^"):
             raise Unreadable("two exponents")
-        return _signed(sign, node)
+        return signed(sign, node)
 
     def postfix(self, node: Node) -> Node:
         while self.peek("!", "'", "degree"):
@@ -588,7 +594,7 @@ class _Reader:
             self.bars -= 1
             return ("call", "abs", node)
         if text in _MONEY and (sign := self.sign()) in ("", "-") and self.token[0] in "nq":
-            return ("unit", _signed(sign, self.atom()), _UNITS[text])
+            return ("unit", signed(sign, self.atom()), _UNITS[text])
         raise Unreadable(repr(text))
 
     def name(self, letter: str) -> Node:
@@ -697,7 +703,7 @@ class _Reader:
             sign, factors = self.sign(), [self.power()]
             while self.token[0] in "anq" or self.peek("pi", "theta", "frac", "alpha", "beta", "sqrt"):
                 factors.append(self.power())
-            inside = _signed(sign, factors[0] if len(factors) == 1 else ("mul", *factors))
+            inside = signed(sign, factors[0] if len(factors) == 1 else ("mul", *factors))
             if name not in ("ln", "log") and self.take("/"):
                 inside = ("mul", inside, ("pow", self.power(), _NUM[-1]))
         if exponent and exponent[:2] == ("num", Fraction(-1)):
@@ -740,14 +746,16 @@ def _number_of(text: str) -> Node:
     return ("num", Fraction(text.rstrip(".")), text)
 
 
-def _signed(sign: str, node: Node) -> Node:
+def signed(sign: str, node: Node) -> Node:
     if sign in ("pm", "mp"):
         return ("pm", sign, node)
     if sign != "-":
         return node
     if node[0] == "num":
         return ("num", -node[1], (node[2][1:] if node[2][0] == "-" else f"-{node[2]}") if node[2] else "")
-    return ("unit", _signed("-", node[1]), node[2]) if node[0] == "unit" else ("mul", _NUM[-1], node)
+    if node[:2] == ("call", "degree"):
+        return (*node[:2], signed("-", node[2]))
+    return ("unit", signed("-", node[1]), node[2]) if node[0] == "unit" else ("mul", _NUM[-1], node)
 
 
 def _is_integer(node: Node) -> bool:

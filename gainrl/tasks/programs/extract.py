@@ -21,8 +21,11 @@ _FENCE = re.compile(
 )
 _PYTHON = re.compile(r"[{\s.]*(?:i?python|py|c?pypy|cpython|sage)[\d.]*(?![A-Za-z])", re.IGNORECASE)
 _PLAIN = re.compile(r"(?:code|solution|answer|program|tool_code|\{\})?", re.IGNORECASE)
-_INFO = re.compile(r"(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*)?(?:\s[\w.\"'{]+[=:].*|\s\S+\.\w+|\s\d[\d.]*|\s+#.*)?")
-_SPECIAL = re.compile(r"<[|｜][\w▁ -]{2,40}+[|｜]>|</s>(?=\s|$)")
+_INFO = re.compile(
+    r"(?:\{[^{}]*\}|[A-Za-z][\w+#.-]*(?:[:,][\w./-]+)?)?(?:\s[\w.\"'{]+[=:].*|\s\S+\.\w+|\s\d[\d.]*|\s+#.*)?"
+)
+_SPECIAL = re.compile(r"<[|｜][\w▁ -]{2,40}+[|｜]>|</s>(?=\s|$)|<(?:end_of_turn|eos)>")
+_LANGUAGE = re.compile(r"\s*(?:python|py)3?[ \t]*\n", re.IGNORECASE)  # behind a fence that the prompt opened
 _AFTER_ENTRY = re.compile(r"\n(?=if __name__|print\(|assert )")
 _TAGGED = re.compile(r"(<answer>|<code>|\[PYTHON\])(.*?)(?:</answer>|</code>|\[/PYTHON\]|\Z)", re.DOTALL)
 _READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(0|\bfileinput\b|\bos\.read\b")
@@ -70,6 +73,8 @@ def program(completion: str, entry: str = "") -> str:
     """
     text = after_thoughts(completion)
     text = next((part for part in _SPECIAL.split(text) if part.strip()), "").replace("\r\n", "\n").lstrip("\ufeff")
+    if language := _LANGUAGE.match(text):
+        text = text[language.end() :]
     if "```" not in text and (tagged := _TAGGED.search(text)):
         text = tagged[2]
     blocks = list(_blocks(text))

@@ -10,6 +10,8 @@ from gainrl.tasks.base import Completion, Grade, Status, Task, guarded, text_of
 from gainrl.tasks.programs.statement import several
 from gainrl.tasks.sandbox import Limits, Verdict, require_isolation, shared_graders
 
+METHOD = "Complete this class:\n```python\n{starter}\n```"
+
 
 class Unscorable(Exception):
     """A row that cannot be graded; the message says why."""
@@ -47,6 +49,8 @@ class CodeTask(Task):
         if not text.strip():
             return Grade(Status.WRONG, "an empty completion", share=0.0)
         try:
+            if why := row["metadata"].get("why"):
+                raise Unscorable(why)
             return {**self.request(text, row), "all": self.share_of_tests}
         except Unscorable as error:
             return Grade(Status.UNSCORABLE, str(error))

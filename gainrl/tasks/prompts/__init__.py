@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from gainrl.errors import UserError
 
@@ -56,32 +54,27 @@ class PromptTemplate:
         return [*messages, {"role": "user", "content": asked}]
 
     @classmethod
-    def _checked(cls, data: Mapping[str, Any], origin: str) -> PromptTemplate:
-        unknown = sorted(set(data) - set(_FIELDS))
-        if unknown:
+    def read(cls, path: str | os.PathLike[str]) -> PromptTemplate:
+        """A template from a JSON file."""
+        origin = f"the prompt template {os.fspath(path)!r}"
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"{origin} cannot be read: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{origin} is not JSON: {error}") from error
+        if not isinstance(data, dict):
+            raise UserError(f"{origin} must be a JSON object")
+        if unknown := sorted(set(data) - set(_FIELDS)):
             raise UserError(f"{origin}: unknown field {', '.join(unknown)}; a prompt template has {', '.join(_FIELDS)}")
         try:
             shown = tuple((str(e["question"]), str(e["answer"])) for e in data.get("examples", []))
         except (KeyError, TypeError) as error:
             raise UserError(f"{origin}: 'examples' must be a list of objects with 'question' and 'answer'") from error
         texts = {key: data[key] for key in _FIELDS[:5] if key in data}
-        for key, value in texts.items():
-            if not isinstance(value, str):
-                raise UserError(f"{origin}: {key!r} must be a string, but is {value!r}")
+        if wrong := [key for key, value in texts.items() if not isinstance(value, str)]:
+            raise UserError(f"{origin}: {', '.join(wrong)} must be a string")
         return cls(**texts, examples=shown)
-
-    @classmethod
-    def read(cls, path: str | os.PathLike[str]) -> PromptTemplate:
-        """A template from a JSON file."""
-        try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot read the prompt template {os.fspath(path)!r}: {error.strerror}") from error
-        except ValueError as error:
-            raise UserError(f"the prompt template {os.fspath(path)!r} is not JSON: {error}") from error
-        if not isinstance(data, dict):
-            raise UserError(f"the prompt template {os.fspath(path)!r} must be a JSON object")
-        return cls._checked(data, f"prompt template {os.fspath(path)!r}")
 
     @classmethod
     def packaged(cls, name: str) -> PromptTemplate:
