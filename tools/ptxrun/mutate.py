@@ -4,8 +4,7 @@
 
 Each change must end in a fault, in a wrong result, or in results that depend on the order of blocks and warps.  What
 survives is printed with its neighbours: it is not needed, or not reached by the cases below, or a hole in ptxrun.
-Known: `block_sum` ends with a barrier for whoever uses its memory next, and in `Join::finish` and `join_many` another
-barrier follows anyway.  The exit status is 1 if fewer than `--least` of the changes are noticed.
+README.md explains those that are known.  The exit status is 1 if fewer than `--least` of the changes are noticed.
 """
 
 from __future__ import annotations
