@@ -5,11 +5,14 @@ Also where gainrl keeps what it prepares once.  A leaf: every package may import
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
@@ -57,3 +60,23 @@ def cache_directory() -> Path:
     if named := os.environ.get("GAINRL_CACHE"):
         return Path(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gainrl"
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON types: arrays as lists, NumPy's numbers as Python's, NaN and infinity as None."""
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def append_lines(path: str | os.PathLike[str], records: Iterable[Mapping[str, Any]]) -> None:
+    """Add one JSON object a line, `plain`, and have them on the disk; makes the folder if there is none."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write("".join(json.dumps(plain(record), allow_nan=False) + "\n" for record in records))
+        file.flush()
+        os.fsync(file.fileno())

@@ -81,7 +81,7 @@ def eval(
     evaluation = evaluate(None, None, loaded, rows, **settings, **more)
     typer.echo(evaluation.summary())
     if store is not None:
-        typer.echo(f"  generations: {store.merge(evaluation.generations)}")
+        typer.echo(f"  generations: {store.path}")
     if run is not None:
         append_record(run, evaluation.record(stage, step, model=model, checkpoint=checkpoint))
         typer.echo(f"  recorded in {run / 'evals.jsonl'}")

@@ -16,20 +16,21 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
 from gainrl.errors import UserError
-from gainrl.evaluation.engines import Engine, Sampling, TransformersEngine
-from gainrl.evaluation.metrics import FloatArray, majority_at_k, mean_interval, pass_at_k, row_accuracy
-from gainrl.files import atomic_path, write_text
+from gainrl.evaluation.engines import Completed, Engine, Sampling, TransformersEngine
+from gainrl.evaluation.metrics import majority_at_k, mean_interval, pass_at_k, row_accuracy
+from gainrl.files import append_lines, plain, write_text
 
 if TYPE_CHECKING:
     from gainrl.tasks import Task
 
+Item = tuple[int, int]  # a row's number and a sample's
 _BEAT = 5.0  # seconds between two signs of life
 
 
@@ -65,10 +66,8 @@ class Evaluation:
     seconds: float
 
     def _count(self, *kinds: str) -> list[int]:
-        counts = [0] * self.rows
-        for one in self.generations:
-            counts[one.row] += one.status in kinds
-        return counts
+        counts = Counter(one.row for one in self.generations if one.status in kinds)
+        return [counts[row] for row in range(self.rows)]
 
     @property
     def right(self) -> list[int]:
@@ -83,17 +82,12 @@ class Evaluation:
         return sum(self._count("unscorable"))
 
     @property
-    def row_accuracy(self) -> FloatArray:
-        """Share right per row, NaN without a scored sample.  Shape (rows,)."""
-        return row_accuracy(self.right, self.scored)
-
-    @property
     def accuracy(self) -> float:
-        return mean_interval(self.row_accuracy, resamples=1)[0]
+        return mean_interval(row_accuracy(self.right, self.scored), resamples=1)[0]
 
     @property
     def interval(self) -> tuple[float, float]:
-        return mean_interval(self.row_accuracy)[1:]
+        return mean_interval(row_accuracy(self.right, self.scored))[1:]
 
     def pass_at(self, k: int) -> tuple[float, float, float]:
         """Unbiased pass@k over the problems with at least k scored samples: mean, low, high."""
@@ -120,28 +114,27 @@ class Evaluation:
     def record(self, stage: str, step: int | None = None, **more: Any) -> dict[str, Any]:
         """One line of evals.jsonl."""
         (low, high), majority = self.interval, self.majority
-        record = {
+        record: dict[str, Any] = plain({
             "stage": stage, "task": self.task, "step": step, "accuracy": self.accuracy, "low": low, "high": high,
             "samples": self.samples, "rows": self.rows, "unscorable": self.unscorable,
             "truncated": sum(one.finish == "length" for one in self.generations), "tokens": self.tokens,
-            "seconds": round(self.seconds, 3), "pass_at": {str(k): self.pass_at(k) for k in self._ks()},
+            "seconds": round(self.seconds, 3), "pass_at": {k: self.pass_at(k) for k in self._ks()},
             "majority": majority if self.samples > 1 and not math.isnan(majority[0]) else None,
             "sampling": asdict(self.sampling), **more,
-        }  # fmt: skip
-        return {key: _jsonable(value) for key, value in record.items()}
+        })  # fmt: skip
+        return record
 
     def summary(self) -> str:
         """The figures in a few lines for people."""
-        low, high = self.interval
+        named = [(f"avg@{self.samples}", (self.accuracy, *self.interval))]
+        named += [(f"pass@{k}", self.pass_at(k)) for k in self._ks()[1:]]
+        if self.samples > 1 and not math.isnan(self.majority[0]):
+            named.append((f"maj@{self.samples}", self.majority))
         lines = [
             f"{self.task}: {self.rows} problems, {self.samples} sample{'s' * (self.samples > 1)} each, "
             f"{self.tokens} tokens in {self.seconds:.1f} s",
-            f"  avg@{self.samples}  {self.accuracy:7.2%}  [{low:.2%}, {high:.2%}]",
+            *(f"  {name:6} {mean:7.2%}  [{low:.2%}, {high:.2%}]" for name, (mean, low, high) in named),
         ]
-        named = [(f"pass@{k}", self.pass_at(k)) for k in self._ks()[1:]]
-        if self.samples > 1 and not math.isnan(self.majority[0]):
-            named.append((f"maj@{self.samples}", self.majority))
-        lines += [f"  {name:6} {mean:7.2%}  [{low:.2%}, {high:.2%}]" for name, (mean, low, high) in named]
         if self.unscorable:
             reasons = Counter(one.reason for one in self.generations if one.status == "unscorable")
             worst = "; ".join(f"{count} times: {reason}" for reason, count in reasons.most_common(3))
@@ -164,68 +157,44 @@ def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
 class Store:
     """The folder of one evaluation; `kept` holds the generations that are there, `seconds` the time they took.
 
-    `batches.jsonl` has a line that says what is evaluated, then one for each finished batch; `generations.parquet`,
-    written at the end, has the columns of `Generation`.  `settings` says what is evaluated (task, model, rows, samples
-    ...).  With `resume`, a folder of equal settings goes on; any other folder that holds generations is refused, unless
-    `overwrite`.
+    `settings.json` is what is evaluated (task, model, rows, samples ...); `generations.jsonl` has a line for each
+    `Generation`, and the time so far.  With `resume`, a folder of equal settings goes on; any other folder that holds
+    generations is refused, unless `overwrite`.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False):
-        self._lines, self._table = folder / "batches.jsonl", folder / "generations.parquet"
+        self.path, about = folder / "generations.jsonl", folder / "settings.json"
         self.kept: list[Generation] = []
         self.seconds = 0.0
         wanted = json.loads(json.dumps(settings))
-        held = [path for path in (self._lines, self._table) if path.exists()]
-        if held and not overwrite:
-            if not resume:
-                raise UserError(f"{str(folder)!r} holds generations already; give resume to go on, or overwrite")
-            before = self._read()
-            differ = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
-            if differ:
-                changes = "; ".join(f"{key}: {before.get(key)!r} there, {wanted.get(key)!r} now" for key in differ)
-                raise UserError(f"{str(folder)!r} holds another evaluation ({changes}); choose another folder")
+        if overwrite or not self.path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self.path.unlink(missing_ok=True)
+            write_text(about, json.dumps(wanted) + "\n")
+            write_text(self.path, "")
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        for old in held:
-            old.unlink()
-        write_text(self._lines, json.dumps(wanted) + "\n")
-
-    def _read(self) -> dict[str, Any]:
-        """The settings of the folder; a last line that was cut short is dropped."""
+        if not resume:
+            raise UserError(f"{str(folder)!r} holds generations already; give resume to go on, or overwrite")
         try:
-            first, *batches, last = self._lines.read_text(encoding="utf-8").split("\n")
-            settings = dict(json.loads(first))
-            for line in batches:
-                batch = json.loads(line)
-                self.seconds = float(batch["seconds"])
-                self.kept += [Generation(**row) for row in batch["generations"]]
+            before = dict(json.loads(about.read_text(encoding="utf-8")))
+            *lines, torn = self.path.read_text(encoding="utf-8").split("\n")
+            for line in map(json.loads, lines):
+                self.seconds = float(line.pop("seconds"))
+                self.kept.append(Generation(**line))
             if any(type(number) is not int for one in self.kept for number in (one.row, one.sample, one.tokens)):
                 raise ValueError("a number is missing")
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise UserError(f"{str(self._lines)!r} is damaged ({error}); give overwrite to start anew") from error
-        if last:
-            write_text(self._lines, "\n".join([first, *batches, ""]))
-        return settings
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(f"{str(folder)!r} is damaged ({error}); give overwrite to start anew") from error
+        differ = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
+        if differ:
+            changes = "; ".join(f"{key}: {before.get(key)!r} there, {wanted.get(key)!r} now" for key in differ)
+            raise UserError(f"{str(folder)!r} holds another evaluation ({changes}); choose another folder")
+        if torn:
+            write_text(self.path, "\n".join([*lines, ""]))
 
     def add(self, finished: Sequence[Generation], seconds: float) -> None:
         """Keep one batch; `seconds` is the time the evaluation has taken so far."""
-        _append(self._lines, {"seconds": seconds, "generations": [asdict(one) for one in finished]})
-
-    def merge(self, generations: Sequence[Generation]) -> Path:
-        """All generations as `generations.parquet`, in order."""
-        import pyarrow as pa
-        import pyarrow.parquet
-
-        kinds = {"row": pa.int64(), "sample": pa.int64(), "tokens": pa.int64(), "share": pa.float64()}
-        schema = pa.schema([(field.name, kinds.get(field.name, pa.string())) for field in fields(Generation)])
-        # lone surrogates, which Parquet's UTF-8 cannot hold, become question marks
-        rows = [
-            {name: v.encode("utf-8", "replace").decode() if isinstance(v, str) else v for name, v in vars(one).items()}
-            for one in generations
-        ]
-        with atomic_path(self._table) as temporary:
-            pyarrow.parquet.write_table(pa.Table.from_pylist(rows, schema=schema), temporary)
-        return self._table
+        append_lines(self.path, [{**vars(one), "seconds": round(seconds, 3)} for one in finished])
 
 
 def evaluate(
@@ -254,7 +223,7 @@ def evaluate(
     Raises `UserError` for no rows, several samples at temperature 0 (they would be equal), a missing chat
     template, and when more than `max_unscorable_share` of the completions cannot be graded (reasons included).
     """
-    from gainrl.tasks import UnscorableGuard
+    from gainrl.tasks import Grade, Status, UnscorableGuard
 
     if not rows:
         raise UserError(f"no rows of task {task.name!r} to evaluate")
@@ -263,32 +232,43 @@ def evaluate(
     if samples > 1 and temperature == 0:
         raise UserError(f"{samples} samples at temperature 0 would all be equal; give a temperature above 0")
     task.check_ready()
-    limit = max_new_tokens or task.max_new_tokens
-    sampling = Sampling(temperature, top_p, limit, tuple(task.stop), seed)
+    new = max_new_tokens or task.max_new_tokens
+    sampling = Sampling(temperature, top_p, new, tuple(task.stop), seed)
     engine = engine or TransformersEngine(model, tokenizer)
     guard = UnscorableGuard(task.name, max_unscorable_share)
-    began = time.monotonic()
-    done = list(store.kept) if store else []
-    before = store.seconds if store else 0.0
-    have = {(one.row, one.sample) for one in done}
-    lengths = [len(engine.encode(row["prompt"]) or ()) for row in rows]
+    began = time.monotonic() - (store.seconds if store else 0.0)
+    done = {(one.row, one.sample): one for one in (store.kept if store else ())}
+    lengths, room = [len(engine.encode(row["prompt"])) for row in rows], engine.room() or math.inf
+    why = f"the prompt has %d tokens; with {new} new ones the model's context of {room} is exceeded"
     with _progress(task.name, len(rows) * samples, progress) as bar:
         bar.update(len(done))
         for key, batch in enumerate(_batches(rows, lengths, samples, batch_size)):
-            if all(item in have for item in batch):
+            if all(item in done for item in batch):
                 continue
-            finished = [one for one in _run(engine, task, rows, lengths, batch, sampling, key)
-                        if (one.row, one.sample) not in have]  # fmt: skip
-            done += finished
+            fits = [(row, sample) for row, sample in batch if lengths[row] + new <= room]
+            given = [rows[row] for row, _ in fits]
+            texts = engine.generate([row["prompt"] for row in given], sampling, key=key) if fits else []
+            grades = task.grade_many([text.text for text in texts], given)
+            found = {item: (text, grade) for item, text, grade in zip(fits, texts, grades, strict=True)}
+            for row, sample in set(batch) - set(fits):
+                no_room = Grade(Status.UNSCORABLE, why % lengths[row])
+                found[row, sample] = (Completed("", 0, "skipped"), no_room)
+            finished = {
+                item: Generation(*item, *astuple(text), *astuple(grade))
+                for item, (text, grade) in found.items()
+                if item not in done
+            }
+            done |= finished
             if store:  # before the guard may stop the run, so that what was unscorable can be read
-                store.add(finished, time.monotonic() - began + before)
-            guard.add(finished)
-            right, scored = (sum(one.status in kinds for one in done) for kinds in ({"right"}, {"right", "wrong"}))
-            bar.set_postfix_str(f"{right / scored:.1%} right" if scored else "nothing scored", refresh=False)
+                store.add([*finished.values()], time.monotonic() - began)
+            guard.add(finished.values())
+            counts = Counter(one.status for one in done.values())
+            scored = counts["right"] + counts["wrong"]
+            bar.set_postfix_str(f"{counts['right'] / scored:.1%} right" if scored else "nothing scored", refresh=False)
             bar.update(len(finished))
     guard.finish()
-    done.sort(key=lambda one: (one.row, one.sample))
-    return Evaluation(task.name, len(rows), samples, sampling, done, time.monotonic() - began + before)
+    kept = [done[item] for item in sorted(done)]
+    return Evaluation(task.name, len(rows), samples, sampling, kept, time.monotonic() - began)
 
 
 @contextmanager
@@ -311,62 +291,17 @@ def _progress(name: str, total: int, shown: bool) -> Iterator[Any]:
             thread.join()
 
 
-def _batches(
-    rows: Sequence[Mapping[str, Any]], lengths: Sequence[int], samples: int, batch_size: int
-) -> Iterator[list[tuple[int, int]]]:
-    """(row, sample) pairs of each batch: rows by prompt length, longest first, a function of the rows alone.
+def _batches(rows: Sequence[Any], lengths: Sequence[int], samples: int, batch_size: int) -> Iterator[list[Item]]:
+    """The items of each batch: rows by prompt length, longest first, a function of the rows alone.
 
     A row's samples are in one batch where they fit, since they share its prefill.
     """
-    length = [tokens or len(str(row["prompt"])) for tokens, row in zip(lengths, rows, strict=True)]
-    order = sorted(range(len(rows)), key=lambda row: (-length[row], row))
-    whole = max(batch_size // samples, 1) * samples if samples <= batch_size else batch_size
-    pairs = [(row, sample) for row in order for sample in range(samples)]
-    for start in range(0, len(pairs), whole):
-        yield pairs[start : start + whole]
-
-
-def _run(
-    engine: Engine,
-    task: Task,
-    rows: Sequence[Mapping[str, Any]],
-    lengths: Sequence[int],
-    batch: Sequence[tuple[int, int]],
-    sampling: Sampling,
-    key: int,
-) -> list[Generation]:
-    room = engine.room()
-    fits = [(r, s) for r, s in batch if room is None or lengths[r] + sampling.max_new_tokens <= room]
-    texts = engine.generate([rows[row]["prompt"] for row, _ in fits], sampling, key=key) if fits else []
-    grades = task.grade_many([text.text for text in texts], [rows[row] for row, _ in fits])
-    out = [
-        Generation(row, sample, text.text, text.tokens, text.finish, str(grade.status), grade.reason, grade.answer,
-                   grade.share)
-        for (row, sample), text, grade in zip(fits, texts, grades, strict=True)
-    ]  # fmt: skip
-    why = f"the prompt has %d tokens; with {sampling.max_new_tokens} new ones the model's context of {room} is exceeded"
-    for row, sample in set(batch) - set(fits):
-        out.append(Generation(row, sample, "", 0, "skipped", "unscorable", why % lengths[row], None, None))
-    return out
+    order = sorted(range(len(rows)), key=lambda row: (-(lengths[row] or len(str(rows[row]["prompt"]))), row))
+    whole = batch_size // samples * samples or batch_size
+    items = [(row, sample) for row in order for sample in range(samples)]
+    return (items[start : start + whole] for start in range(0, len(items), whole))
 
 
 def append_record(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:
     """Append one object to `evals.jsonl` of a run directory, flushed to disk before it returns."""
-    Path(run).mkdir(parents=True, exist_ok=True)
-    _append(Path(run) / "evals.jsonl", record)
-
-
-def _append(path: Path, line: Mapping[str, Any]) -> None:
-    with open(path, "a", encoding="utf-8") as lines:
-        lines.write(json.dumps(line, allow_nan=False) + "\n")
-        lines.flush()
-        os.fsync(lines.fileno())
-
-
-def _jsonable(value: Any) -> Any:
-    """`value` with NaN, which JSON lacks, as None."""
-    if isinstance(value, dict):
-        return {key: _jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_jsonable(item) for item in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    append_lines(Path(run) / "evals.jsonl", [record])

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from gainrl.curriculum import DEFAULT, Navigator, Prompts, make_navigator
 from gainrl.errors import UserError
-from gainrl.files import write_text
+from gainrl.files import append_lines, write_text
 from gainrl.table import ScoreTable
 
 logger = logging.getLogger(__name__)
@@ -106,11 +106,7 @@ class DrawLog:
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add one record and flush it to disk; numbers that are not finite become null."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(_plain(record), allow_nan=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        append_lines(self.path, [record])
 
     def keep(self, draws: int) -> None:
         """Keep the records of the first `draws` draws alone."""
@@ -132,14 +128,3 @@ class DrawLog:
                 raise UserError(f"{self.path}, line {place}, is no record of a draw: remove the line") from None
             records.append(record)
         return records
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON types: arrays as lists, NumPy's numbers as Python's, NaN and infinity as None."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

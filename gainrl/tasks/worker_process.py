@@ -1,4 +1,4 @@
-"""A worker of `gainrl.tasks.workers`: one JSON object a line in, one out, until stdin closes.
+"""A worker of `gainrl.tasks.workers`: a frame with one JSON object in, one out, until stdin closes.
 
 `worker_process.py FOLDER MODULE` imports MODULE, with FOLDER on its path.  The module has `MEMORY` (bytes of address
 space), `prepare()` (loads what answering needs; returns why it cannot, or an empty string) and `answer(request)` (a
@@ -19,7 +19,10 @@ from typing import Any
 
 
 def main(folder: str, name: str) -> None:
-    requests, replies = os.fdopen(os.dup(0), "r", encoding="utf-8"), os.fdopen(os.dup(1), "w", encoding="utf-8")
+    sys.path.insert(0, folder)
+    from gainrl.tasks.frames import Gone, frame, receive, send
+
+    into, out = os.dup(0), os.dup(1)
     quiet = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
         os.dup2(quiet, descriptor)
@@ -28,26 +31,24 @@ def main(folder: str, name: str) -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
 
     def reply(content: dict[str, Any]) -> None:
-        print(json.dumps(content), file=replies, flush=True)
+        send(out, frame("A", json.dumps(content).encode()))
 
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(Gone):
         try:
-            sys.path.insert(0, folder)
             worker: Any = importlib.import_module(name)
             missing = worker.prepare()
         except Exception as error:
             missing = f"{name} does not start: {type(error).__name__}: {error}"
+        reply({"missing": missing})
         if missing:
-            reply({"missing": missing})
             return
         resource.setrlimit(resource.RLIMIT_AS, (worker.MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        reply({"ready": True})
-        for line in requests:
-            request = json.loads(line)
-            signal.setitimer(signal.ITIMER_REAL, 2 * request.pop("seconds") + 5)
+        while True:
+            _, seconds, request = receive(into, None, 1 << 32)
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 5)
             try:
-                content = worker.answer(request)
+                content = worker.answer(json.loads(request))
             except Exception as error:
                 content = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
             signal.setitimer(signal.ITIMER_REAL, 0)

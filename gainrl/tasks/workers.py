@@ -18,19 +18,18 @@ import json
 import math
 import os
 import queue
-import select
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
+from gainrl.tasks.frames import Gone, Late, frame, receive, send, within
 
-_START = 60.0  # seconds until a worker says hello on a busy machine
+_START = 300.0  # seconds until a worker is there, with its first sandbox, on a machine that is very busy
 _PROCESS = Path(__file__).with_name("worker_process.py")
 
 Request = dict[str, Any]
@@ -93,59 +92,37 @@ class _Worker:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self._in, self._out = self.process.stdin.fileno(), self.process.stdout.fileno()
+        self._in, self._out = (pipe.fileno() for pipe in (self.process.stdin, self.process.stdout) if pipe)
         os.set_blocking(self._in, False)
         try:
-            hello = self._read(time.monotonic() + _START)
+            missing = self._reply(within(_START))["missing"]
         except WorkerFailed as error:
+            missing = f"a grading process does not start: {error}"
+        if missing:
             self.kill()
-            raise UserError(f"a grading process does not start: {error}") from error
-        if "missing" in hello:
-            self.kill()
-            raise UserError(hello["missing"])
+            raise UserError(missing)
 
     def ask(self, request: Request, seconds: float) -> Reply:
-        until = time.monotonic() + seconds
-        view = memoryview(json.dumps({**request, "seconds": seconds}).encode() + b"\n")
-        while view:  # a pipe holds 64 KiB: a worker that reads nothing would block a longer request for good
-            self._wait(self._in, select.POLLOUT, until)
-            try:
-                view = view[os.write(self._in, view) :]
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise _Died(str(error)) from error
-        reply = self._read(until)
+        reply = self._reply(within(seconds), frame("Q", json.dumps(request).encode(), seconds))
         if "failed" in reply:
             raise WorkerFailed(reply["failed"])
         return reply
 
-    def _read(self, until: float) -> Reply:
-        parts: list[bytes] = []
-        while not parts or not parts[-1].endswith(b"\n"):
-            self._wait(self._out, select.POLLIN, until)
-            parts.append(os.read(self._out, 1 << 16))
-            if not parts[-1]:
-                raise _Died(f"exit status {self.process.wait()}")
-        reply: Reply = json.loads(b"".join(parts))
+    def _reply(self, wait: Any, sent: bytes = b"") -> Reply:
+        try:
+            send(self._in, sent, wait)
+            reply: Reply = json.loads(receive(self._out, wait, 1 << 32)[2])
+        except Late as error:
+            raise WorkerFailed(str(error)) from error
+        except Gone as error:
+            self.process.kill()
+            raise _Died(f"exit status {self.process.wait()}") from error
         return reply
-
-    @staticmethod
-    def _wait(descriptor: int, event: int, until: float) -> None:
-        poll = select.poll()  # unlike select, good for descriptors above 1023
-        poll.register(descriptor, event)
-        left = until - time.monotonic()
-        if left <= 0 or not poll.poll(left * 1000):
-            raise WorkerFailed("no answer in time")
 
     def kill(self) -> None:
         self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            assert pipe is not None
-            pipe.close()
+        with self.process:  # closes the pipes and waits
+            pass
 
 
 class WorkerPool:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -252,31 +251,30 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_never_interrupted(
     assert len(store.kept) == 6  # whole problems
     resumed = run(model, tokenizer, store=store, **options)
     assert resumed.generations == whole.generations
-    path = store.merge(resumed.generations)
-    table = pyarrow.parquet.read_table(path)
-    assert table.column_names[:3] == ["row", "sample", "completion"]
-    assert table.num_rows == 24
+    lines = [json.loads(line) for line in store.path.read_text().splitlines()]
+    assert [*lines[0]][:3] == ["row", "sample", "completion"]
+    assert len(lines) == 24
     again = run(None, None, engine=Scripted({}), store=Store(tmp_path / "g", settings, resume=True), **options)
     assert again.generations == whole.generations
     assert Store(tmp_path / "g", settings, overwrite=True).kept == []
 
 
-@pytest.mark.parametrize("name", ["generations.parquet", "batches.jsonl"])
-def test_generations_without_settings_are_never_deleted_unasked(tmp_path: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(b"somebody's")
+def test_generations_without_settings_are_never_deleted_unasked(tmp_path: Path) -> None:
+    path = tmp_path / "generations.jsonl"
+    path.write_bytes(b"somebody's")
     for resume in (False, True):
         with pytest.raises(UserError, match="is damaged" if resume else "holds generations"):
             Store(tmp_path, {}, resume=resume)
-        assert (tmp_path / name).read_bytes() == b"somebody's"
+        assert path.read_bytes() == b"somebody's"
     Store(tmp_path, {}, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["batches.jsonl"]
+    assert path.read_bytes() == b""
 
 
 def test_a_damaged_folder_is_a_clear_error_or_read_right(tmp_path: Path) -> None:
     result = run(None, None, THREE, engine=Scripted(TEXTS), samples=4, temperature=1.0, store=Store(tmp_path, {"a": 1}))
-    path = tmp_path / "batches.jsonl"
+    path = tmp_path / "generations.jsonl"
     whole, flips = path.read_bytes(), np.random.default_rng(0)
-    path.write_bytes(whole + b'{"seconds": 1, "gener')  # a write that a power cut ended
+    path.write_bytes(whole + b'{"row": 1, "sam')  # a write that a power cut ended
     assert sorted(Store(tmp_path, {"a": 1}, resume=True).kept, key=lambda g: (g.row, g.sample)) == result.generations
     assert path.read_bytes() == whole
     for _ in range(300):

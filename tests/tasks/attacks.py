@@ -325,3 +325,26 @@ PROGRAMS |= {
     "temporary files": "import tempfile\nwith tempfile.TemporaryFile() as f: f.write(b'x' * (1 << 30))",
     "starved in every test": "import os\ntry: os.sched_setscheduler(os.getppid(), os.SCHED_IDLE, os.sched_param(0))\nexcept OSError: pass\nwhile True: pass",
 }
+
+_MAP = (
+    _LIBC + "libc.mmap.restype = ctypes.c_void_p\ndef pages(flags, file):\n"
+    "    at = libc.mmap(None, ctypes.c_size_t(64 << 20), 3, flags, file, 0)\n    if at in (None, 2 ** 64 - 1): raise MemoryError\n"
+    "    ctypes.memset(at, 1, 64 << 20)\n    libc.munmap(ctypes.c_void_p(at + 4096), ctypes.c_size_t((64 << 20) - 4096))\n"
+)
+CALLS |= {
+    "a fraction that is carried out": _SEND + "def solve(x): send(b'V', b'{\"q\":[\"1e99999999\"]}')",
+    "a fraction of a decimal that is carried out": _SEND
+    + 'def solve(x): send(b\'V\', b\'{"q":[{"m":"1e99999999"}]}\')',
+    "a signalling NaN": _SEND + "def solve(x): send(b'V', b'{\"m\":\"sNaN\"}')",
+    "tuples nested as deep as they are read": _SEND + "def solve(x): send(b'V', b'{\"t\":[' * 4900 + b']}' * 4900)",
+    "a table of descriptors for each thread": _LIBC
+    + "import socket\ncounts = []\ndef hold():\n    call(436, 1000000, 1000001, 2)\n    held = []\n    try:\n        while True: held += socket.socketpair()\n"
+    "    except OSError: counts.append(len(held))\n    time.sleep(60)\n"
+    "def solve(x):\n    for _ in range(20): threading.Thread(target=hold, daemon=True).start()\n    while len(counts) < 20: time.sleep(0.01)\n    return 'secret' if sum(counts) > 64 else 'no'",
+    "shared pages behind a small mapping": _MAP
+    + "def solve(x):\n    for _ in range(12): pages(0x21, -1)\n    return 'secret'",
+    "pages of a device behind a small mapping": _MAP
+    + "def solve(x):\n    zero = os.open('/dev/zero', os.O_RDWR)\n    for _ in range(12): pages(1, zero)\n    return 'secret'",
+    "huge pages": "import mmap\ndef solve(x):\n    m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n    m.madvise(14)\n    m[::4096] = b'x' * 2048\n"
+    "    return 'secret' if [l for l in open('/proc/self/smaps_rollup') if l.startswith('AnonHuge') and ' 0 kB' not in l] else 'no'",
+}

@@ -302,7 +302,9 @@ def test_code_tasks_refuse_where_programs_cannot_be_isolated(monkeypatch: pytest
 @needs_sandbox
 def test_a_sandbox_that_leaks_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     isolation.cache_clear()
-    monkeypatch.setattr(pool_module, "_BREAK_OUT", "def test(bound): return {'reach the network': True, 'fork': False}")
+    monkeypatch.setattr(
+        pool_module, "_BREAK_OUT", "def test(bound, names): return {'reach the network': True, 'fork': False}"
+    )
     try:
         assert isolation() == "bubblewrap does not isolate here; a program in it can reach the network"
     finally:

@@ -1,7 +1,7 @@
 """Running programs that a model wrote, and grading what they return.
 
 Each program runs in a bubblewrap sandbox of its own: user, pid, network, ipc, uts and cgroup namespaces, everything
-read-only, no home, no environment but PATH and LANG, no capabilities.  A seccomp filter allows it the system calls that
+read-only, no home, an environment of four constants, no capabilities.  A seccomp filter allows it the system calls that
 computing needs (`filter.py`): threads but no processes, no sockets but a connected pair, no way to change scheduling.
 It has limits on address space, CPU time, threads and open files; its output and its wall time are bounded from outside.
 Started by root, everything runs as an unprivileged user, so that the limits bind.  When grading ends the sandbox is

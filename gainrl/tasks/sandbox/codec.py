@@ -16,9 +16,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-DEPTH = 150  # nesting; deeper values are refused on both sides, long before Python's own limit
+DEPTH = 150  # nesting that is sent, long before Python's own limit
 _LONG = 1 << 1000  # an integer from which its digits take long to read
-_PLAIN = {int, float, str, bool, type(None)}
+_CONTAINERS: dict[str, Any] = {"": list, "t": tuple, "e": set, "z": frozenset, "d": dict}
 
 
 class Opaque:
@@ -38,68 +38,36 @@ class Opaque:
 
 def encode(value: Any) -> bytes:
     """`value` as ASCII text.  ValueError where it is nested too deeply.  Equal text means equal values."""
-    out: list[str] = []
-    _encode(value, out.append, 0)
-    return "".join(out).encode()
+    from _json import encode_basestring_ascii, make_encoder  # `json` takes as long to import as a short program to run
+
+    text = make_encoder(None, repr, encode_basestring_ascii, None, ":", ",", False, False, True)
+    return "".join(text(_tree(value, 0), 0)).encode()
 
 
-def _quoted(text: str) -> str:
-    from _json import encode_basestring_ascii  # the json package takes as long to import as a short program to run
-
-    return str(encode_basestring_ascii(str(text)))
-
-
-def _encode(value: Any, put: Any, depth: int) -> None:
+def _tree(value: Any, depth: int) -> Any:
+    """`value` of what JSON has; the methods are those of the plain types, whatever a subclass says."""
     if depth > DEPTH:
         raise ValueError("nested too deeply")
-    if value is None or value is True or value is False:
-        put({None: "null", True: "true", False: "false"}[value])
-    elif isinstance(value, int):
-        put(int.__repr__(value) if -_LONG < value < _LONG else f'{{"i":"{int.__format__(value, "x")}"}}')
-    elif isinstance(value, float):
-        put({"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}.get(text := float.__repr__(value), text))
-    elif isinstance(value, str):
-        put(_quoted(value))
-    elif isinstance(value, complex):
-        _tagged("c", [value.real, value.imag], put, depth)
-    elif isinstance(value, bytes | bytearray):
-        put(f'{{"b":"{bytes.hex(bytes(value))}"}}')
-    elif isinstance(value, dict):
-        _tagged("d", [part for pair in dict.items(value) for part in pair], put, depth)
-    elif isinstance(value, list):
-        _list(list(list.__iter__(value)), put, depth)
-    elif isinstance(value, tuple):
-        _tagged("t", list(tuple.__iter__(value)), put, depth)
-    elif isinstance(value, set):
-        _tagged("e", list(set.__iter__(value)), put, depth)
-    elif isinstance(value, frozenset):
-        _tagged("z", list(frozenset.__iter__(value)), put, depth)
-    else:
-        kind = f"{type(value).__module__}.{type(value).__name__}"[:100]
-        if kind == "fractions.Fraction":
-            _tagged("q", [int(value.numerator), int(value.denominator)], put, depth)
-        else:
-            put(f'{{"m":{_quoted(str(value))}}}' if kind == "decimal.Decimal" else f'{{"x":{_quoted(kind)}}}')
-
-
-def _tagged(tag: str, items: list[Any], put: Any, depth: int) -> None:
-    put(f'{{"{tag}":')
-    _list(items, put, depth)
-    put("}")
-
-
-def _list(items: list[Any], put: Any, depth: int) -> None:
-    if items and set(map(type, items)) <= {int, float} and -_LONG < min(items) <= max(items) < _LONG:
-        text = repr(items)  # JSON as it is, but for nan and inf
-        if "n" not in text:
-            put(text.replace(" ", ""))
-            return
-    put("[")
-    for number, item in enumerate(items):
-        if number:
-            put(",")
-        _encode(item, put, depth + 1)
-    put("]")
+    if value is None or isinstance(value, bool | float | str):
+        return value
+    if isinstance(value, int):
+        return value if -_LONG < value < _LONG else {"i": int.__format__(value, "x")}
+    if isinstance(value, complex):
+        return {"c": [value.real, value.imag]}
+    if isinstance(value, bytes | bytearray):
+        return {"b": bytes.hex(bytes(value))}
+    for tag, kind in _CONTAINERS.items():
+        if isinstance(value, kind):
+            items = [part for pair in dict.items(value) for part in pair] if tag == "d" else [*kind.__iter__(value)]
+            kinds = set(map(type, items))
+            numbers = kinds <= {int, float, bool} and kinds and -_LONG < min(items) <= max(items) < _LONG
+            if not numbers and not kinds <= {float, str, bool, type(None)}:  # else as they are, millions at once
+                items = [_tree(item, depth + 1) for item in items]
+            return {tag: items} if tag else items
+    name = f"{type(value).__module__}.{type(value).__name__}"[:100]
+    if name == "fractions.Fraction":
+        return {"q": [_tree(int(part), depth) for part in (value.numerator, value.denominator)]}
+    return {"m": str(value)} if name == "decimal.Decimal" else {"x": name}
 
 
 def decode(data: bytes, seconds: float = 60.0) -> Any:
@@ -110,52 +78,41 @@ def decode(data: bytes, seconds: float = 60.0) -> Any:
     """
     import json
 
+    until = thread_time() + seconds
+
+    def made(found: dict[str, Any]) -> Any:
+        if thread_time() > until:
+            raise ValueError("the value takes too long to read")
+        ((tag, inside),) = found.items()
+        if tag == "x":
+            return Opaque(str(inside))
+        if tag == "i":
+            return int(inside, 16)
+        if tag == "b":
+            return bytes.fromhex(inside)
+        if tag == "m":
+            from decimal import Decimal
+
+            return Decimal(inside)
+        if not isinstance(inside, list):
+            raise ValueError("an unknown kind of value")
+        if tag == "t":
+            return tuple(inside)
+        if tag == "c":
+            return complex(*map(float, inside))
+        if tag == "q":
+            from fractions import Fraction
+
+            return Fraction(*map(int.__index__, inside))  # from text, 1e99999999 would be carried out
+        held: Any = {}
+        keys, values = (inside[::2], inside[1::2]) if tag == "d" else (inside, inside)
+        for number, pair in enumerate(zip(keys, values, strict=True)):
+            if not number & 63 and thread_time() > until:  # keys of one hash cannot hide in a single step
+                raise ValueError("the value takes too long to read")
+            held.update((pair,))
+        return _CONTAINERS[tag](held)
+
     try:
-        return _value(json.loads(data), 0, thread_time() + seconds)
+        return json.loads(data.decode("ascii"), object_hook=made)
     except (LookupError, TypeError, ArithmeticError, AttributeError, RecursionError, MemoryError) as error:
         raise ValueError(f"malformed value: {error}") from error
-
-
-def _value(found: Any, depth: int, until: float) -> Any:
-    if depth > DEPTH:
-        raise ValueError("nested too deeply")
-    if isinstance(found, list):
-        if set(map(type, found)) <= _PLAIN:
-            return found
-        return [_value(item, depth + 1, until) for item in found]
-    if not isinstance(found, dict):
-        return found
-    if thread_time() > until:
-        raise ValueError("the value takes too long to read")
-    ((tag, inside),) = found.items()
-    if tag == "i":
-        return int(inside, 16)
-    if tag == "b":
-        return bytes.fromhex(inside)
-    if tag == "x":
-        return Opaque(str(inside))
-    if tag == "m":
-        from decimal import Decimal
-
-        return Decimal(inside)
-    if not isinstance(inside, list):
-        raise ValueError("an unknown kind of value")
-    items = _value(inside, depth, until)
-    if tag == "t":
-        return tuple(items)
-    if tag == "c":
-        return complex(*items)
-    if tag == "q":
-        from fractions import Fraction
-
-        return Fraction(*items)
-    held: Any = {} if tag == "d" else set()
-    keys = {"d": items[::2], "e": items, "z": items}[tag]
-    for number, key in enumerate(keys):  # one at a time, so that keys of one hash cannot hide in a single step
-        if not number & 63 and thread_time() > until:
-            raise ValueError("the value takes too long to read")
-        if tag == "d":
-            held[key] = items[2 * number + 1]
-        else:
-            held.add(key)
-    return frozenset(held) if tag == "z" else held

@@ -18,11 +18,11 @@ import platform
 # Names that a machine lacks are left out, as are those that its libseccomp does not know.
 _CALLS = (
     # what Python and the C library start with and allocate by
-    "access arch_prctl brk exit exit_group futex futex_waitv get_robust_list getrandom madvise mmap mprotect mremap "
+    "access arch_prctl brk exit exit_group futex futex_waitv get_robust_list getrandom madvise mprotect mremap "
     "munmap restart_syscall rseq rt_sigaction rt_sigpending rt_sigprocmask rt_sigreturn rt_sigsuspend rt_sigtimedwait "
     "set_robust_list set_tid_address sigaltstack tgkill "
     # files, all of them read-only, and pipes
-    "chdir close close_range dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait faccessat "
+    "chdir close dup dup2 dup3 epoll_create epoll_create1 epoll_ctl epoll_pwait epoll_wait faccessat "
     "faccessat2 fstat fstatfs getcwd getdents getdents64 lseek lstat newfstatat open openat pipe pipe2 poll ppoll "
     "pread64 preadv pselect6 pwrite64 read readlink readlinkat readv select stat statfs statx umask write writev "
     # who and when
@@ -32,10 +32,11 @@ _CALLS = (
     # a pair of connected sockets, which asyncio makes
     "getpeername getsockname getsockopt recvfrom shutdown"
 ).split()
-_HARNESS = "execve fork kill memfd_create prctl prlimit64 seccomp vfork".split()
+_HARNESS = "execve fork kill memfd_create mmap prctl prlimit64 seccomp vfork".split()
 
 _NAMESPACES = 0x7E020000  # clone's flags for namespaces of its own
-_VFORK, _THREAD = 0x00004000, 0x00010000
+_FILES, _VFORK, _THREAD = 0x00000400, 0x00004000, 0x00010000
+_PRIVATE, _KIND = 2, 0x0004000F  # mmap's flags: private, of what is shared, private or of the machine's huge pages
 _FCNTL = (0, 1, 2, 3, 4, 1030, 1032)  # duplicates and flags; no locks, leases, notices, owners, seals and pipe sizes
 _SEALS = 1033
 _IOCTL = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)  # is it a terminal, its size, bytes waiting, flags
@@ -76,12 +77,15 @@ def filters(machine: str = "") -> tuple[bytes, bytes]:
             allow(name)
         allow_values("fcntl", 1, (*_FCNTL, _SEALS) if harness else _FCNTL)
         allow_values("ioctl", 1, _IOCTL)
+        allow_values("close_range", 2, (0, 4))  # not into a table of the thread's own
         allow_values("socketpair", 0, (_AF_UNIX,))
         allow("sendto", seccomp.Arg(4, seccomp.EQ, 0))  # to the other end, not to an address
         if harness:
             allow_values("clone", 0, (0,), _NAMESPACES)
         else:
-            allow_values("clone", 0, (_THREAD,), _NAMESPACES | _VFORK | _THREAD)
+            # threads that share their table of descriptors, so that there is one limit for all of them
+            allow_values("clone", 0, (_THREAD | _FILES,), _NAMESPACES | _VFORK | _THREAD | _FILES)
+            allow_values("mmap", 3, (_PRIVATE,), _KIND)  # shared memory outlives the mapping that the limit counts
             allow_values("prctl", 0, _NAMES)
             allow_values("prlimit64", 0, (0,))  # its own limits, whose hard ones are fixed
         end = os.memfd_create("filter")

@@ -24,9 +24,11 @@ from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
-from gainrl.tasks.sandbox import codec, harness, jail
+from gainrl.tasks.frames import LARGEST
+from gainrl.tasks.sandbox import codec, jail
 from gainrl.tasks.sandbox.compare import as_lists, is_floats, is_root, same, same_text
 from gainrl.tasks.sandbox.filter import filters
+from gainrl.tasks.sandbox.harness import backstop
 
 MEMORY = 4 << 30  # bytes of address space: expected outputs and answers are decoded here
 _READING = 2.0  # seconds of CPU time for decoding one answer
@@ -53,7 +55,7 @@ class Session:
     together.  Wall time is the backstop.
     """
 
-    def __init__(self, limits: Any, mode: str, code: str, tests: int, most: int = harness.LARGEST, **more: Any):
+    def __init__(self, limits: Any, mode: str, code: str, tests: int, most: int = LARGEST, **more: Any):
         self._limits = limits
         self._job = marshal.dumps(
             {"mode": mode, "code": code, "most": most, "filter": filters()[1], "limits": _hard(limits), **more}
@@ -75,7 +77,7 @@ class Session:
     def load(self) -> tuple[str, bytes]:
         """Have the program loaded, again where its process is gone; the first thing that it says."""
         self._jail.ready()
-        self._until = self._until or time.monotonic() + harness.backstop(self._left)
+        self._until = self._until or time.monotonic() + backstop(self._left)
         self._loaded = True
         return self._step("J", self._job)
 
@@ -194,8 +196,8 @@ def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str
         for number, test in enumerate(tests):
             try:
                 why = one(test)
-            except ValueError as error:
-                why = str(error)
+            except (ValueError, ArithmeticError, RecursionError) as error:  # signalling NaNs, lists nested too deeply
+                why = str(error) or "the answer cannot be compared"
             passed += not why
             if why and not reason:
                 reason, differs = f"test {number + 1} of {len(tests)}: {why}", isinstance(why, Differs)

@@ -1,12 +1,11 @@
 """What runs first inside a sandbox: forks one process per program or per test and passes bytes between it and outside.
 
-The grader hands the text of `codec.py` and this file to a bare interpreter in the sandbox, and uses the frames itself.
+The grader hands the texts of `codec.py`, `frames.py` and this file, compiled, to a bare interpreter in the sandbox.
 Nothing here decides anything.  The grader keeps the expected outputs and compares outside, so a candidate that takes
 over its process, or this one, gains nothing but the right to answer, which it had anyway.
 
-A frame is a letter, 8 hex digits of ms, 8 hex digits of length, the payload.
-To here, with the CPU time that the answer may take: J (a job), I (the input of one stdin test), any other letter for
-the process to go on with (C a call, V, W or E the answer to one).
+Frames to here, with the CPU time that the answer may take: J (a job), I (the input of one stdin test), any other letter
+for the process to go on with (C a call, V, W or E the answer to one).
 From here, with the CPU time that it took: what the process sent (R ready, V value, E exception, C call) or T (time),
 D (died), O (too much output).
 """
@@ -24,82 +23,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 if "encode" not in globals():
+    from gainrl.tasks.frames import Flood, Gone, Late, frame, receive, send
     from gainrl.tasks.sandbox.codec import decode, encode
 
-HEADER = 17
-LARGEST = 64 << 20  # bytes of a frame; HumanEval/130 has answers of 20 MiB
-FOREVER = float("inf")
 STACK = 8 << 20  # bytes of a thread's stack; the main thread's may grow to the hard limit
-
-
-class Late(Exception):
-    """The time limit passed."""
-
-
-class Flood(Exception):
-    """More bytes than allowed."""
-
-
-class Gone(Exception):
-    """The other side closed its end."""
 
 
 def backstop(cpu: float) -> float:
     """The wall time that goes with a limit on CPU time, for what sleeps and for machines with other work."""
     return 1.5 * cpu + 1
-
-
-def frame(letter: str, payload: bytes = b"", seconds: float = 0.0) -> bytes:
-    return b"%c%08x%08x" % (ord(letter), int(min(seconds, 1e6) * 1000), len(payload)) + payload
-
-
-def wait(descriptor: int, event: int, until: float) -> None:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    left = min(until - time.monotonic(), 1e6)
-    if left <= 0 or not poll.poll(left * 1000):
-        raise Late
-
-
-def wait_to_read(descriptor: int, until: float) -> None:
-    wait(descriptor, select.POLLIN, until)
-
-
-def read_exactly(descriptor: int, count: int, until: float, wait: Any) -> bytes:
-    parts = []
-    while count:
-        wait(descriptor, until)
-        part = os.read(descriptor, min(count, 1 << 16))
-        if not part:
-            raise Gone
-        parts.append(part)
-        count -= len(part)
-    return b"".join(parts)
-
-
-def read_frame(
-    descriptor: int, until: float, most: int = LARGEST, wait: Any = wait_to_read
-) -> tuple[str, float, bytes]:
-    """(letter, seconds, payload)."""
-    header = read_exactly(descriptor, HEADER, until, wait)
-    try:
-        seconds, length = int(header[1:9], 16) / 1000, int(header[9:17], 16)
-    except ValueError:
-        raise Gone from None
-    if length < 0 or length > most:
-        raise Flood
-    return chr(header[0]), seconds, read_exactly(descriptor, length, until, wait)
-
-
-def write(descriptor: int, data: bytes, until: float) -> None:
-    view = memoryview(data)
-    while view:
-        wait(descriptor, select.POLLOUT, until)
-        try:
-            # at most a page at a time: a pipe that polls writable takes that much without blocking
-            view = view[os.write(descriptor, view[:4096]) :]
-        except OSError:
-            raise Gone from None
 
 
 def prctl(option: int, second: int = 0, third: Any = 0) -> None:
@@ -177,13 +109,14 @@ class Child:
     """The process that runs the candidate: frames both ways, or, given an input for its stdin, its stdout back."""
 
     def __init__(self, job: dict[str, Any], given: bytes | None = None) -> None:
-        self.job, self.began, self.spent = job, 0.0, 0.0
+        self.job, self.spent = job, 0.0
         there, self.write_end = os.pipe()
         self.read_end, back = os.pipe()
         self.pid = os.fork()
         if self.pid:
             os.close(there)
             os.close(back)
+            os.set_blocking(self.write_end, False)
             return
         try:
             null = os.open("/dev/null", os.O_RDWR)
@@ -201,86 +134,71 @@ class Child:
         finally:
             os._exit(70)
 
-    def cpu(self) -> float:
-        """Seconds of CPU time of the process, its threads included."""
-        return time.clock_gettime(~self.pid << 3 | 2)
-
     def watch(self, seconds: float) -> Any:
         """A way to wait for the process that raises `Late` after `seconds` of its CPU time, or the backstop of wall."""
-        self.began, until = self.cpu(), time.monotonic() + backstop(seconds)
+        clock = ~self.pid << 3 | 2  # CPU time of the process, its threads included
+        began, until = time.clock_gettime(clock), time.monotonic() + backstop(seconds)
 
-        def watched(descriptor: int, event: int) -> None:
-            poll = select.poll()
+        def wait(descriptor: int, event: int) -> None:
+            poll, ready = select.poll(), False
             if descriptor >= 0:
                 poll.register(descriptor, event)
             while True:
-                self.spent = self.cpu() - self.began
+                self.spent = time.clock_gettime(clock) - began
                 left = min(seconds - self.spent, until - time.monotonic())
                 if left <= 0:
                     raise Late
-                # threads use the time of several cores at once; what is waited for without a descriptor is looked at
-                if poll.poll(max(1, left * 1000 / CORES) if descriptor >= 0 else 1) or descriptor < 0:
+                if ready:
                     return
+                # threads use the time of several cores at once; what is waited for without a descriptor is looked at
+                poll_ms = max(1, left * 1000 / CORES) if descriptor >= 0 else 1
+                ready = bool(poll.poll(poll_ms)) or descriptor < 0
 
-        return watched
+        return wait
 
-    def close(self) -> int:
-        """Kill, reap, and return the wait status."""
+    def close(self) -> bytes:
+        """Kill and reap; the wait status."""
         if not self.pid:
-            return 0
+            return b"0"
         os.kill(self.pid, 9)
         status = os.waitpid(self.pid, 0)[1]
-        self.forget()
-        return status
-
-    def forget(self) -> None:
         os.close(self.write_end)
         os.close(self.read_end)
-        self.pid = 0  # reaped
+        self.pid = 0
+        return b"%d" % status
 
-    def answer(self, seconds: float, sent: bytes = b"") -> bytes:
-        """Send a frame to the process; its next one, or T, D, O, after which the process is gone."""
-        watch = self.watch(seconds)
+    def ask(self, seconds: float, sent: bytes | None) -> bytes:
+        """The process's answer to a frame, or, without one, V (exit status, a space, stdout) of a program that ends.
+
+        Else T, D or O, after which the process is gone.
+        """
+        wait = self.watch(seconds)
         try:
-            view = memoryview(sent)
-            while view:
-                watch(self.write_end, select.POLLOUT)
-                view = view[os.write(self.write_end, view[:4096]) :]
-            letter, _, payload = read_frame(
-                self.read_end, FOREVER, self.job["most"], lambda descriptor, _: watch(descriptor, select.POLLIN)
-            )
+            if sent is None:
+                return frame("V", self.printed(wait), self.spent)
+            send(self.write_end, sent, wait)
+            letter, _, payload = receive(self.read_end, wait, self.job["most"])
             if letter not in "RVEC":  # the others are this process's to say
                 raise Gone
-            return frame(letter, payload, self.cpu() - self.began)
-        except (Late, Flood) as error:
-            letter = "T" if isinstance(error, Late) else "O"
-            self.close()
-            return frame(letter, b"", self.spent)
-        except (Gone, OSError):
-            return frame("D", b"%d" % self.close(), self.spent)
-
-    def output(self, seconds: float) -> bytes:
-        """V (exit status, a space, stdout) of a program that runs to its end, or T, O."""
-        parts, size, watch = [], 0, self.watch(seconds)
-        try:
-            while True:
-                watch(self.read_end, select.POLLIN)
-                part = os.read(self.read_end, 1 << 16)
-                if not part:
-                    break
-                parts.append(part)
-                size += len(part)
-                if size > self.job["most"]:
-                    raise Flood
-            while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                watch(-1, 0)  # stdout is closed; the process may still be at it
-            self.spent = self.cpu() - self.began
-            status = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
-            self.forget()
-            return frame("V", b"%d " % status + b"".join(parts), self.spent)
+            return frame(letter, payload, self.spent)
         except (Late, Flood) as error:
             self.close()
             return frame("T" if isinstance(error, Late) else "O", b"", self.spent)
+        except (Gone, OSError):
+            return frame("D", self.close(), self.spent)
+
+    def printed(self, wait: Any) -> bytes:
+        parts: list[bytes] = []
+        size = 0
+        while not parts or parts[-1]:
+            wait(self.read_end, select.POLLIN)
+            parts.append(os.read(self.read_end, 1 << 16))
+            size += len(parts[-1])
+            if size > self.job["most"]:
+                raise Flood
+        while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+            wait(-1, 0)  # stdout is closed; the process may still be at it
+        return b"%d " % os.waitstatus_to_exitcode(int(self.close())) + b"".join(parts)
 
 
 def namespace(name: str) -> dict[str, Any]:
@@ -331,18 +249,18 @@ def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
         owner, _, method = job["entry"].rpartition(".")
         names[owner or method]  # a missing class or function is an error now
     except BaseException as error:
-        write(back, frame("E", describe(error)), FOREVER)
+        send(back, frame("E", describe(error)))
         return 1
-    write(back, frame("R"), FOREVER)
+    send(back, frame("R"))
     while True:
-        _, _, payload = read_frame(there, FOREVER)
+        _, _, payload = receive(there)
         args, kwargs = marshal.loads(payload)
         try:
             called = getattr(names[owner](), method) if owner else names[method]
             answer = frame("V", encode(called(*args, **kwargs)))
         except BaseException as error:
             answer = frame("E", describe(error))
-        write(back, answer, FOREVER)
+        send(back, answer)
 
 
 def serve_check(job: dict[str, Any], there: int, back: int) -> int:
@@ -350,8 +268,8 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
     import builtins
 
     def candidate(*args: Any, **kwargs: Any) -> Any:
-        write(back, frame("C", encode((args, kwargs))), FOREVER)
-        letter, _, payload = read_frame(there, FOREVER)
+        send(back, frame("C", encode((args, kwargs))))
+        letter, _, payload = receive(there)
         if letter in "VW":
             return marshal.loads(payload) if letter == "V" else decode(payload)
         name, _, message = payload.decode().partition(": ")
@@ -366,7 +284,7 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
         answer = frame("V", encode(True))
     except BaseException as error:
         answer = frame("E", describe(error))
-    write(back, answer, FOREVER)
+    send(back, answer)
     return 0
 
 
@@ -378,29 +296,28 @@ def main() -> None:
     global CORES
     CORES = os.cpu_count() or 1
     prctl(4)  # not dumpable: no other process of this uid may look into this one
+    prctl(41, 1)  # no huge pages: of one that is unmapped but for its last 4 KiB, the limit would count those
     out, into = os.dup(1), os.dup(0)
-    os.set_inheritable(out, False)
     job: dict[str, Any] = {}
     child: Child | None = None
-    write(out, frame("R"), FOREVER)
+    send(out, frame("R"))
     while True:
         try:
-            letter, seconds, payload = read_frame(into, FOREVER)
+            letter, seconds, payload = receive(into)
         except Gone:
             return
         if letter == "J":
-            if child is not None:
-                child.close()
-            job, child = marshal.loads(payload), None
-            if job["mode"] == "stdin":
-                answer = frame("R")
-            else:
-                child = Child(job)
-                answer = child.answer(seconds)
-        elif letter == "I":
-            answer = Child(job, payload).output(seconds)
-        elif child is None or not child.pid:
-            answer = frame("D", b"0")
+            job = marshal.loads(payload)
+        if child is not None and letter in "JI":
+            child.close()
+        if job["mode"] == "stdin":
+            child = Child(job, payload) if letter == "I" else None
+            answer = frame("R") if child is None else child.ask(seconds, None)
         else:
-            answer = child.answer(seconds, frame(letter, payload))
-        write(out, answer, FOREVER)
+            if letter == "J":
+                child = Child(job)
+            if child is None or not child.pid:
+                answer = frame("D", b"0")
+            else:
+                answer = child.ask(seconds, b"" if letter == "J" else frame(letter, payload))
+        send(out, answer)

@@ -6,8 +6,10 @@ Used by the grader process only (`grader.py`), which is single-threaded and may 
 from __future__ import annotations
 import __future__
 
+import contextlib
 import ctypes
 import functools
+import importlib.util
 import marshal
 import os
 import random
@@ -20,16 +22,19 @@ import sys
 import time
 from pathlib import Path
 
-from gainrl.tasks.sandbox import harness
+from gainrl.tasks.frames import Flood, Gone, Late, frame, receive, send, within
 from gainrl.tasks.sandbox.filter import filters
+from gainrl.tasks.sandbox.harness import backstop
 
 _FOLDER = Path(__file__).parent
 _FIRST_UID, _UIDS = 65000, 500  # a user of its own for each grader run by root: process limits count per user
 _MS_BIND, _MS_REC, _MS_PRIVATE, _MS_NOSUID, _MS_NODEV = 4096, 16384, 1 << 18, 2, 4
 _CLONE_NEWNS = 0x00020000
 _SUBREAPER = 36
+# an arena of 64 MiB of address space for each thread would make what a program may use a matter of the cores
+ENVIRONMENT = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
 _STACK = 512 << 20  # bytes: recursion through C, such as a cached function's, is 50 000 deep
-_START = 20.0  # seconds until a sandbox is there, on a busy machine
+START = 120.0  # seconds until a sandbox is there, on a machine that is very busy
 
 
 class NoIsolation(Exception):
@@ -111,17 +116,12 @@ def become_keeper() -> None:
 @functools.cache
 def command() -> list[str]:
     """bubblewrap around a bare interpreter: own namespaces of every kind, nothing that can be written, no home."""
-    bwrap = shutil.which("bwrap")
-    if bwrap is None:
-        raise NoIsolation(
-            "bubblewrap is not installed; install it (apt-get install bubblewrap, dnf install bubblewrap)"
-        )
     # --as-pid-1: the harness is init itself.  bubblewrap's own init could be written to by the candidate, which has its
     # user, through /proc/1/mem; the harness cannot (`prctl` in its main).
     arguments = [
-        bwrap, "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts",
-        "--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session", "--cap-drop", "ALL", "--clearenv",
-        "--setenv", "PATH", "/usr/bin", "--setenv", "LANG", "C.UTF-8", "--setenv", "OPENBLAS_NUM_THREADS", "1",
+        shutil.which("bwrap") or "bwrap", "--unshare-user", "--unshare-pid", "--unshare-net", "--unshare-ipc",
+        "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent", "--as-pid-1", "--new-session",
+        "--cap-drop", "ALL", "--clearenv", *(word for pair in ENVIRONMENT.items() for word in ("--setenv", *pair)),
         "--hostname", "sandbox", "--ro-bind", "/usr", "/usr",
     ]  # fmt: skip
     for folder in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -140,34 +140,19 @@ def command() -> list[str]:
         arguments += ["--symlink", f"/proc/self/fd/{number}", f"/dev/{name}"]
     return [
         *arguments, "--chdir", "/", "--remount-ro", "/proc", "--remount-ro", "/dev", "--remount-ro", "/",
-        "--", str(interpreter()), "-I", "-S", "-B", "-X", "utf8", "-c", _LOADER,
+        "--", str(interpreter()), "-I", "-S", "-B", "-X", "utf8", "/harness.pyc",
     ]  # fmt: skip
-
-
-# the harness comes compiled, ahead of the first frame: compiling it takes as long as starting the interpreter
-_LOADER = """
-import posix, sys, marshal
-def take(count):
-    data = b""
-    while len(data) < count:
-        data += posix.read(0, count - len(data)) or posix._exit(1)
-    return data
-size, version = int(take(8), 16), take(16).decode().strip()
-code = take(size)
-if version == sys.implementation.cache_tag: exec(marshal.loads(code))
-else: posix.write(1, b"X0000000000000000")
-"""
 
 
 @functools.cache
 def harness_code() -> bytes:
-    """The harness, compiled, with the header that the loader reads."""
-    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "harness.py")]
+    """The harness as a .pyc file: compiling it takes as long as starting the interpreter."""
+    texts = [(_FOLDER / name).read_text(encoding="utf-8") for name in ("codec.py", "../frames.py", "harness.py")]
     text = "\n".join([*texts, "main()"]).replace("from __future__ import annotations", "")
     # annotations stay unread inside, where `typing` is not worth its import
     flags = __future__.annotations.compiler_flag
     code = marshal.dumps(compile(text, "<harness>", "exec", flags, dont_inherit=True))
-    return b"%08x%-16s" % (len(code), str(sys.implementation.cache_tag).encode()) + code
+    return importlib.util.MAGIC_NUMBER + bytes(12) + code
 
 
 class Jail:
@@ -175,55 +160,49 @@ class Jail:
 
     def __init__(self) -> None:
         program, *arguments = command()
-        rules = held = -1
+        # the sandbox's first process, the harness, holds the write end of this pipe as long as it lives
+        self._alive, held = os.pipe()
+        given = [held, *map(_file, (filters()[0], harness_code()))]
+        names = ("--sync-fd", held), ("--seccomp", given[1]), ("--ro-bind-data", given[2], "/harness.pyc")
         try:
-            # the sandbox's first process, the harness, holds the write end of this pipe as long as it lives
-            self._alive, held = os.pipe()
-            rules = os.memfd_create("filter")
-            os.write(rules, filters()[0])
-            os.lseek(rules, 0, os.SEEK_SET)
             self._process = subprocess.Popen(
-                [program, "--sync-fd", str(held), "--seccomp", str(rules), *arguments],
+                [program, *(str(word) for name in names for word in name), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=(held, rules),
+                pass_fds=given,
                 env={},  # --clearenv is for the program; the sandbox's init would show ours in /proc/1/environ
             )
         except OSError as error:
-            if held >= 0:
-                os.close(self._alive)
+            os.close(self._alive)
             raise NoIsolation(f"bubblewrap does not start: {error}") from error
         finally:
-            for descriptor in (held, rules):
-                if descriptor >= 0:
-                    os.close(descriptor)
+            for descriptor in given:
+                os.close(descriptor)
         _running.add(self._process.pid)
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
+        self._in, self._out, self._err = (
+            pipe.fileno() for pipe in (self._process.stdin, self._process.stdout, self._process.stderr) if pipe
+        )
         os.set_blocking(self._in, False)
         self._ready = False
 
     def ready(self) -> None:
         """Wait until the harness is there.  Raises `NoIsolation`."""
-        if self._ready:
-            return
         try:
-            until = time.monotonic() + _START
-            self._write(harness_code(), until)
-            if self._read(until)[0] != "R":
-                raise Broken(f"{interpreter()} is not the Python {sys.implementation.cache_tag} that grades")
+            if not self._ready:
+                receive(self._out, within(START))
             self._ready = True
-        except Broken as error:
-            assert self._process.stderr is not None
-            os.set_blocking(self._process.stderr.fileno(), False)
-            said = (self._process.stderr.read() or b"").decode(errors="replace").strip()[-500:]
+        except (Late, Gone, Flood) as error:
+            os.set_blocking(self._err, False)
+            said = b""
+            with contextlib.suppress(OSError):
+                said = os.read(self._err, 1 << 16)
             self.close()
             raise NoIsolation(
-                f"bubblewrap does not start a sandbox here ({said or error}); it needs user namespaces: "
-                "sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 and "
-                "user.max_user_namespaces above 0, and in a container --security-opt seccomp=unconfined"
+                f"bubblewrap does not start a sandbox here ({said.decode(errors='replace').strip()[-500:] or error}); "
+                "it needs user namespaces: sysctl kernel.unprivileged_userns_clone=1, "
+                "kernel.apparmor_restrict_unprivileged_userns=0 and user.max_user_namespaces above 0, and in a "
+                "container --security-opt seccomp=unconfined"
             ) from error
 
     def ask(self, letter: str, payload: bytes, seconds: float) -> tuple[str, float, bytes]:
@@ -232,38 +211,22 @@ class Jail:
         The harness has a second more.  Raises `Broken`, and `NoIsolation` if there is no sandbox yet and none starts.
         """
         self.ready()
-        until = time.monotonic() + harness.backstop(seconds) + 1
-        self._write(harness.frame(letter, payload, seconds), until)
-        return self._read(until)
-
-    def _write(self, data: bytes, until: float) -> None:
-        view = memoryview(data)
+        wait = within(backstop(seconds) + 1)
         try:
-            while view:
-                harness.wait(self._in, select.POLLOUT, until)
-                view = view[os.write(self._in, view) :]
-        except harness.Late:
+            send(self._in, frame(letter, payload, seconds), wait)
+            return receive(self._out, wait)
+        except Late:
             raise Broken("the time limit passed") from None
-        except OSError as error:
-            raise Broken("the sandbox ended early") from error
-
-    def _read(self, until: float) -> tuple[str, float, bytes]:
-        try:
-            return harness.read_frame(self._out, until)
-        except harness.Late:
-            raise Broken("the time limit passed") from None
-        except harness.Flood:
+        except Flood:
             raise Broken("too much output") from None
-        except harness.Gone:
+        except Gone:
             raise Broken("the sandbox ended early") from None
 
     def close(self) -> None:
         """Kill the sandbox, again and again, and return when nothing of it is left."""
         self._process.kill()  # the sandbox's first process dies with it, and everything with that
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
-            assert pipe is not None
-            pipe.close()
+        with self._process:  # closes the pipes and waits
+            pass
         _running.discard(self._process.pid)
         poll = select.poll()
         poll.register(self._alive, select.POLLHUP)
@@ -276,6 +239,15 @@ class Jail:
                 break
             time.sleep(0.0002)
         os.close(self._alive)
+
+
+def _file(data: bytes) -> int:
+    """A descriptor of a file in memory."""
+    descriptor = os.memfd_create("given")
+    with open(descriptor, "wb", closefd=False) as file:
+        file.write(data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
 
 
 _running: set[int] = set()  # bubblewrap's processes of open sandboxes
