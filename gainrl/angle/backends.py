@@ -135,21 +135,15 @@ def _run_native(call: AngleCall) -> AngleConcentration:
     return result
 
 
-def _run_of(module: str) -> Callable[[AngleCall], AngleConcentration]:
-    """`run` of a module of this package, which the first call imports."""
-
-    def run(call: AngleCall) -> AngleConcentration:
-        result: AngleConcentration = importlib.import_module(f"{__package__}.{module}").run(call)
-        return result
-
-    return run
+def _module(name: str) -> Any:
+    return importlib.import_module(f"{__package__}.{name}")
 
 
 BACKENDS: dict[str, tuple[Callable[[str], str], Callable[[AngleCall], AngleConcentration]]] = {
     "native": (_native, _run_native),
-    "triton": (_triton, _run_of("triton_backend")),
-    "torch": (lambda device: _imports("torch"), _run_of("torch_backend")),
-    "reference": (lambda device: "", _run_of("reference")),
+    "triton": (_triton, lambda call: _module("triton_backend").run(call)),
+    "torch": (lambda device: _imports("torch"), lambda call: _module("torch_backend").run(call)),
+    "reference": (lambda device: "", lambda call: _module("reference").run(call)),
 }
 """Name: (why it cannot serve a device type, else empty; what serves a call)."""
 NAMES = ("auto", *BACKENDS)

@@ -65,7 +65,8 @@ def angle_concentration(
     if check is None:
         check = isinstance(hidden, np.ndarray) or hidden.is_cpu
     result = run(call, backend, bool(check))
-    return AngleConcentration(*map(_numpy, (result.values, result.counts, result.directions))) if on_host else result
+    parts = (result.values, result.counts, result.directions)
+    return AngleConcentration(*(part if part is None else part.numpy() for part in parts)) if on_host else result
 
 
 def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
@@ -85,10 +86,7 @@ def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
     status, _, tokens = (int(count) for count in result.counts[:, 0].tolist())
     if status & Status.NON_FINITE:
         raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
-    return SharedPrefix(_numpy(result.sums[0]) if on_host else result.sums[0], tokens)
-
-
-_registered: Any = None
+    return SharedPrefix(result.sums[0].numpy() if on_host else result.sums[0], tokens)
 
 
 def run(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
@@ -104,11 +102,9 @@ def run(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     ours = type(call.hidden) in plain and type(call.token_role) in plain and not call.hidden.is_meta
     if ours and not torch.compiler.is_compiling():
         return run_plain(call, backend, check)
-    global _registered
-    if _registered is None:
-        from gainrl.angle.library import run_registered as _registered
-    result: AngleConcentration = _registered(call, backend, check)
-    return result
+    from gainrl.angle.library import run_registered
+
+    return run_registered(call, backend, check)
 
 
 def run_plain(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
@@ -192,7 +188,3 @@ def _converted(arrays: tuple[Any, ...], backend: str) -> tuple[bool, Any]:
 
     arrays = tuple(map(tensor, arrays))
     return arrays[0].is_cpu, arrays
-
-
-def _numpy(array: Any) -> Any:
-    return array.numpy() if hasattr(array, "numpy") else array

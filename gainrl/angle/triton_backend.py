@@ -19,12 +19,7 @@ MOST_CHUNK_ROWS = 512
 
 
 def run(call: AngleCall) -> AngleConcentration:
-    """The op in Triton, on hidden's device: Triton itself launches on the current one, whatever the tensors say."""
-    with torch.cuda.device_of(call.hidden):  # type: ignore[no-untyped-call]
-        return _run(call)
-
-
-def _run(call: AngleCall) -> AngleConcentration:
+    """The op in Triton."""
     hidden, role, batch = call.hidden, call.token_role, call.sequences
     device, width, rows = hidden.device, hidden.shape[-1], role.numel()
     result = new_result(call, torch.zeros, torch.float32, torch.int32, device=device)
@@ -52,13 +47,15 @@ def _run(call: AngleCall) -> AngleConcentration:
         offsets, shared, call.shared_tokens, numbers, result.counts, result.directions, result.sums, slots, segments,
         batch, width, chunk_rows,
     )  # fmt: skip
-    if batch and rows:
-        kernels.sum_chunks[(chunks,)](
-            hidden, role.view(torch.int8), *ends, rows, hidden.stride(-2), hidden.stride(-1), skip, role.stride(-1),
-            role_skip, 2 if role.dtype == torch.bool else 1, ROWS=max(1, min(8, 8192 // wide)), **tile,
-        )  # fmt: skip
-        for folds in (True, False) if chunks > 2 * kernels.FOLD else (False,):
-            kernels.join_partials[(chunks,)](*ends, FOLDS=folds, **tile)
+    # Triton launches on the current device, whatever the tensors say.
+    with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
+        if batch and rows:
+            kernels.sum_chunks[(chunks,)](
+                hidden, role.view(torch.int8), *ends, rows, hidden.stride(-2), hidden.stride(-1), skip, role.stride(-1),
+                role_skip, 2 if role.dtype == torch.bool else 1, ROWS=max(1, min(8, 8192 // wide)), **tile,
+            )  # fmt: skip
+            for folds in (True, False) if chunks > 2 * kernels.FOLD else (False,):
+                kernels.join_partials[(chunks,)](*ends, FOLDS=folds, **tile)
     values = finish(numbers, result.counts, call.diagonal)
     ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
     result.values.copy_(torch.where(ordered, values, torch.nan))
