@@ -68,7 +68,7 @@ class LiveCodeBench(CodeTask):
         metadata: dict[str, Any] = {"why": "", "kind": "stdin", "entry": "", "public": "[]", "private": private}
         try:
             public = _public(item)
-            kinds = {test["testtype"] for test in _checked(public or unpacked(private))}
+            kinds = {test["testtype"] for test in public or unpack(private)}
             metadata["public"] = json.dumps(public)
             if "functional" in kinds:
                 metadata |= {"kind": "calls", "entry": _entry(item, starter)}
@@ -100,7 +100,7 @@ class LiveCodeBench(CodeTask):
 @functools.lru_cache(2)  # the samples of a problem follow each other, and one may hold 0.2 GiB
 def _tests(kind: str, public: str, private: str) -> Any:
     """All tests of a row, public and private, as the grader takes them."""
-    tests = _checked([*json.loads(public), *unpacked(private)])
+    tests = [*json.loads(public), *unpack(private)]
     if not tests:
         raise ValueError("there are none")
     return packed(list(map(_call, tests))) if kind == "calls" else [[t["input"], t["output"]] for t in tests]
@@ -114,25 +114,14 @@ def _public(item: Mapping[str, Any]) -> list[dict[str, str]]:
     return list(ast.literal_eval(tests) if isinstance(tests, str) else tests)
 
 
-def _checked(tests: list[dict[str, str]]) -> list[dict[str, str]]:
-    if any({"input", "output", "testtype"} - set(test) for test in tests):
-        raise ValueError("a test without input, output or testtype")
-    return tests
-
-
-def unpacked(private: str) -> list[dict[str, str]]:
-    """Private tests: none, JSON, or packed."""
+def unpack(private: str) -> list[dict[str, str]]:
+    """Private tests: none, JSON, or packed, which is never unpickled: ValueError for anything but one string."""
     try:
         return list(json.loads(private or "[]"))
     except ValueError:
-        return unpack(private)
-
-
-def unpack(packed_tests: str) -> list[dict[str, str]]:
-    """Private tests from their packed form, without unpickling.  ValueError for anything but one string."""
-    try:
         inflater = zlib.decompressobj()
-        data = inflater.decompress(base64.b64decode(packed_tests, validate=True), _LARGEST)
+    try:
+        data = inflater.decompress(base64.b64decode(private, validate=True), _LARGEST)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"private tests are not base64 of zlib: {error}") from error
     if inflater.unconsumed_tail:
@@ -154,12 +143,10 @@ def unpack(packed_tests: str) -> list[dict[str, str]]:
 def _entry(item: Mapping[str, Any], starter: str) -> str:
     about = item.get("metadata") or "{}"
     named = (json.loads(about) if isinstance(about, str) else about).get("func_name")
-    if not named:
-        match = re.search(r"def\s+(\w+)\s*\(\s*self", starter)
-        if match is None:
-            raise UserError(f"task 'livecodebench': no method name in the starter code {starter[:100]!r}")
-        named = match[1]
-    return f"Solution.{named}"
+    found = [named] if named else re.findall(r"def\s+(\w+)\s*\(\s*self", starter)
+    if not found:
+        raise ValueError(f"no method name in the starter code {starter[:100]!r}")
+    return f"Solution.{found[0]}"
 
 
 def _call(test: Mapping[str, str]) -> tuple[list[Any], dict[str, Any], Any]:

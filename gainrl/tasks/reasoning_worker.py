@@ -172,9 +172,6 @@ def _target(entry: dict[str, Any], answer: str) -> bool:
 _CHECKS: dict[str, Callable[[dict[str, Any], str], bool]] = {
     "coin_flip": _relative,  # its own takes 0 for what is small, and 15 for 1
     "countdown": _target,  # its own scorer counts 5e2 as none of the numbers, and takes what is nearly right
-    "game_of_life_halting": lambda entry, answer: (
-        answer.strip() == str(entry["answer"]).strip()
-    ),  # its own takes any text for True
     "puzzle24": _target,  # its own takes any four numbers
 }
 _DECOYS = ("qzv no answer", "-98765.4321")

@@ -122,9 +122,6 @@ def _whole(value: Value) -> int:
     return int(value)
 
 
-_EXACT: dict[str, Callable[..., Any]] = {"factorial": math.factorial, "binom": math.comb}
-
-
 def _call(name: str, values: list[Value], real: bool) -> Value:
     if name == "pi":
         return mpmath.pi + 0
@@ -141,11 +138,11 @@ def _call(name: str, values: list[Value], real: bool) -> Value:
         return Fraction(getattr(math, name)(*map(_whole, values)))
     if name in ("max", "min"):
         return (max if name == "max" else min)(values, key=_mp)
-    if name in _EXACT:
+    if name in ("factorial", "binom"):
         if max(abs(_mp(value)) for value in values) > (10**4 if name == "factorial" else 10**5):
             raise Undefined("too large a factorial")
         if all(isinstance(value, Fraction) and value.denominator == 1 and value >= 0 for value in values):
-            return Fraction(_EXACT[name](*map(int, values)))
+            return Fraction((math.factorial if name == "factorial" else math.comb)(*map(int, values)))
         return (mpmath.factorial if name == "factorial" else mpmath.binomial)(*map(_mp, values))
     if name in ("ln", "log", "lg"):
         return _logarithm(first, mpmath.e + 0 if name == "ln" else (*values, Fraction(10))[1], real)
@@ -298,10 +295,6 @@ class Asked:
         found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
         sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
         self.whole, self.formulas = _forms(found), _forms([*found, *sides])
-
-    def shows(self, answer: Node) -> bool:
-        """Whether the answer stands in the question as a formula or as a side of one."""
-        return form(answer) in self.formulas
 
     def spells(self, answer: str) -> bool:
         """Whether the answer's text stands in the question's."""

@@ -54,7 +54,7 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     except (Undefined, Unreadable, ArithmeticError) as error:
         return "wrong", f"{answer[:80]!r} cannot be compared: {error}", canonical(answer)
     other = form(given) != form(wanted)
-    if (other and ask.shows(given)) or ((other or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
+    if (other and form(given) in ask.formulas) or ((other or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
         return "wrong", f"{answer[:80]!r} stands in the question", canonical(answer)
     return "right", "", canonical(gold)
 

@@ -105,13 +105,12 @@ def _blocks(text: str) -> Iterator[_Block]:
         match
         for match in _FENCE.finditer(text)
         if match["before"] is not None or _is_info(match["info"]) or match["info"].lstrip().startswith("<")
-    ]
-    fences = fences[-_FENCES:]
+    ][-_FENCES:]
     number, last = 0, 0
     while number < len(fences):
         fence = fences[number]
         info, number = fence["info"], number + 1
-        if not _opens(fence) and not _is_info(info):
+        if not _is_info(info):
             yield from _loose(text[last : fence.start()])  # it closes what the prompt opened
             last = fence.end() - len(info)
             continue
@@ -140,10 +139,6 @@ def _blocks(text: str) -> Iterator[_Block]:
         if not _PYTHON.match(closer["info"]):
             number, last = number + 1, closer.end() - len(closer["info"])
     yield from _loose(text[last:])
-
-
-def _opens(fence: re.Match[str]) -> bool:
-    return _PYTHON.match(fence["info"]) is not None and _is_info(fence["info"])
 
 
 def _is_info(text: str) -> bool:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from typing import Any
 
@@ -43,7 +42,6 @@ _INPUT_ORDER = re.compile(
 )
 
 
-@functools.lru_cache(1024)
 def tolerance(statement: str) -> float:
     """The error that the statement allows, 0 if it names none."""
     for sentence in _SENTENCES.split(statement):
@@ -54,13 +52,11 @@ def tolerance(statement: str) -> float:
     return 0.0
 
 
-@functools.lru_cache(1024)
 def any_case(statement: str) -> bool:
     """Whether letters may be printed in any case."""
     return _CASE.search(statement) is not None
 
 
-@functools.lru_cache(1024)
 def several(statement: str) -> bool:
     """Whether other outputs than the expected one are right too, which only a checker could tell."""
     return _SEVERAL.search(_INPUT_ORDER.sub("", _CASE.sub("", statement))) is not None
