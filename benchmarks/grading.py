@@ -40,8 +40,7 @@ def cost(programs: int) -> dict[str, float]:
     """Milliseconds of one grading beyond a bare interpreter's run of the same program, by kind."""
     pool = GraderPool(1)
     bare = [str(jail.interpreter()), "-I", "-S", "-B", "-c", CODE]
-    boxed = jail.command()
-    boxed = [*boxed[: boxed.index("-c")], "-c", CODE]
+    boxed = [*jail.command()[:-1], "-c", CODE]
     quiet: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "check": True}
     times: dict[str, list[float]] = {"bare": [], "bubblewrap": [], "calls": [], "stdin": [], "check": []}
     pool.grade([CALLS], Limits())
