@@ -196,6 +196,7 @@ def test_floats_are_compared_as_evalplus_does(
         "from functools import lru_cache\n@lru_cache(None)\ndef f(n): return n and 1 + f(n - 1)\nprint(f(20_000) - 20_000 + 2 * int(input()))",
         "import os\nprint(int(os.read(0, os.fstat(0).st_size)) * 2)",
         "def conv(x: int) -> int: return x\nprint(conv.__annotations__['x'](input()) * 2)",
+        "import threading, time\nts = [threading.Thread(target=lambda: time.sleep(len('x' * 2**20) / 2**22)) for _ in range(40)]\nfor t in ts: t.start()\nb = bytearray(400 << 20)\nfor t in ts: t.join()\nprint(int(input()) * 2)",
         "import threading\nthreading.stack_size(2**27)\nt = threading.Thread(target=lambda: print(int(input()) * 2))\nt.start()\nt.join()",
     ],
 )
