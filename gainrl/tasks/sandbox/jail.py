@@ -200,9 +200,9 @@ class Jail:
             self.close()
             raise NoIsolation(
                 f"bubblewrap does not start a sandbox here ({said.decode(errors='replace').strip()[-500:] or error}); "
-                "it needs user namespaces: sysctl kernel.unprivileged_userns_clone=1, "
-                "kernel.apparmor_restrict_unprivileged_userns=0 and user.max_user_namespaces above 0, and in a "
-                "container --security-opt seccomp=unconfined"
+                f"{interpreter()} must be the {sys.implementation.cache_tag} that grades, and user namespaces must be "
+                "allowed: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 "
+                "and user.max_user_namespaces above 0, and in a container --security-opt seccomp=unconfined"
             ) from error
 
     def ask(self, letter: str, payload: bytes, seconds: float) -> tuple[str, float, bytes]:
