@@ -38,10 +38,10 @@ class Unsupported(Exception):
 
 
 class Settings(NamedTuple):
-    """What a layer asks for: each query sees the last `window` tokens, its own included (0: all)."""
+    """What a layer asks for: each query sees the last `span` tokens, its own included (0: all)."""
 
     scale: float
-    window: int
+    span: int
     softcap: float
 
 
@@ -50,8 +50,8 @@ class Layout:
 
     def __init__(self, lengths: Sequence[int], shared: int) -> None:
         self.lengths, self.shared = list(lengths), shared
-        self.called: dict[nn.Module, int] = {}
-        """The attention modules that were called, in order, with their sliding windows."""
+        self.spans: dict[nn.Module, int] = {}
+        """The attention modules that ran, in order, with their spans."""
         self.masks: dict[Any, Any] = {}
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
@@ -87,7 +87,7 @@ class Grouped(Layout):
             if self.before is not None:
                 kept = (x.expand(count, -1, -1, -1) for x in self.before[module])
                 k, v = (torch.cat(pair, dim=2) for pair in zip(kept, (k, v), strict=True))
-            mask = self._mask(length, asked.window, query).repeat(heads // kv_heads, 1)
+            mask = self._mask(length, asked.span, query).repeat(heads // kv_heads, 1)
             if asked.softcap:
                 logits = torch.tanh(q @ k.transpose(2, 3) * (asked.scale / asked.softcap)) * asked.softcap
                 mixed = torch.softmax((logits + mask).float(), dim=-1).to(v.dtype) @ v
@@ -107,13 +107,13 @@ class Grouped(Layout):
                 yield first, count, length
                 first, left = first + count * length, left - count
 
-    def _mask(self, length: int, window: int, like: Tensor) -> Tensor:
+    def _mask(self, length: int, span: int, like: Tensor) -> Tensor:
         """(length, shared + length): 0 where a query may look, else -infinity."""
-        key = (length, window)
+        key = (length, span)
         if key not in self.masks:
             query = torch.arange(self.shared, self.shared + length, device=like.device)[:, None]
             seen = torch.arange(self.shared + length, device=like.device)[None, :]
-            allowed = (seen <= query) & (seen > query - window if window else seen >= 0)
+            allowed = (seen <= query) & (seen > query - span if span else seen >= 0)
             self.masks[key] = torch.zeros_like(allowed, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
         mask: Tensor = self.masks[key]
         return mask
@@ -130,15 +130,15 @@ class Flex(Layout):
         self.document, self.position = document.to(device), position.to(device)
 
     def attend(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, asked: Settings) -> Tensor:
-        if asked.window not in self.masks:
-            self.masks[asked.window] = self.block_mask(asked.window)
+        if asked.span not in self.masks:
+            self.masks[asked.span] = self.block_mask(asked.span)
         mixed: Tensor = _flex(query.is_cuda)(
             query[None], key[None], value[None], score_mod=_soft_cap(asked.softcap) if asked.softcap else None,
-            block_mask=self.masks[asked.window], scale=asked.scale, enable_gqa=query.shape[0] != key.shape[0],
+            block_mask=self.masks[asked.span], scale=asked.scale, enable_gqa=query.shape[0] != key.shape[0],
         )  # fmt: skip
         return mixed[0].transpose(0, 1)
 
-    def block_mask(self, window: int) -> Any:
+    def block_mask(self, span: int) -> Any:
         """The block mask: blocks that no query of a row of blocks sees are left out, whole ones are not looked into."""
         from torch.nn.attention.flex_attention import BlockMask
 
@@ -147,7 +147,7 @@ class Flex(Layout):
         def allowed(batch: Any, head: Any, query: Tensor, key: Tensor) -> Tensor:
             distance = position[query] - position[key]
             seen = ((document[key] == document[query]) | (document[key] == 0)) & (distance >= 0)
-            return seen & (distance < window) if window else seen
+            return seen & (distance < span) if span else seen
 
         # By blocks: documents stand in order, so a block's first and last row say which ones it holds.
         tokens = len(document)
@@ -157,7 +157,7 @@ class Flex(Layout):
         query = key[:, None]
         behind = document[last][key] == 0  # keys of the prefix alone
         touched = (key <= query) & ((document[last][key] >= document[first][query]) | (first[key] < self.shared))
-        whole = touched & behind & (document[first][query] > 0) & (window == 0)
+        whole = touched & behind & (document[first][query] > 0) & (span == 0)
 
         def listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
             order = chosen.int().argsort(dim=1, descending=True, stable=True).int()
@@ -204,7 +204,7 @@ def _attention(
         raise Unsupported(f"attention arguments {strange or ['dropout']}")
     layout = _under_way.get()
     asked = Settings(query.shape[-1] ** -0.5 if scaling is None else scaling, sliding_window or 0, softcap or 0.0)
-    layout.called[module] = asked.window
+    layout.spans[module] = asked.span
     return layout.attend(module, query[0], key[0], value[0], asked)[None], None
 
 

@@ -76,8 +76,8 @@ class PackedForward(_Runner):
     def __init__(self, model: nn.Module, tap: str = FINAL, form: str = "grouped") -> None:
         super().__init__(model, tap)
         self.form = form
-        self.called: dict[nn.Module, int] = {}
-        """The attention modules that were called, in order, with their sliding windows."""
+        self.spans: dict[nn.Module, int] = {}
+        """The attention modules that ran, in order, with their spans."""
         self._kept: tuple[bytes, KeysValues, Tensor] | None = None
 
     def forget(self) -> None:
@@ -108,9 +108,9 @@ class PackedForward(_Runner):
         ids = np.concatenate(row).astype(np.int64)
         with packed(self.decoder, layout):
             hidden = self._forward(input_ids=ids[None], position_ids=np.concatenate(positions)[None])
-        if not layout.called:
+        if not layout.spans:
             raise Unsupported("its attention does not go through transformers' AttentionInterface")
-        self.called |= layout.called
+        self.spans |= layout.spans
         if hidden.shape[:-1] != (1, len(ids)):
             raise Unsupported(f"hidden states of shape {tuple(hidden.shape)} for {len(ids)} tokens")
         return hidden[0]
@@ -199,7 +199,7 @@ def _difference(padded: PaddedForward, forward: PackedForward) -> str:
     try:
         forward(whole[:1])  # finds out which modules attend
         early = max([3, *map(kinds.index, kinds)])
-        padded.module = forward.module = [*forward.called][min(early, len(forward.called) - 1)]
+        padded.module = forward.module = [*forward.spans][min(early, len(forward.spans) - 1)]
         single = [padded([sequence]).hidden.float() for sequence in whole]
         mine = forward(whole).hidden.float()
         behind = forward([sequence[shared:] for sequence in whole], tokens[:shared])
@@ -212,7 +212,7 @@ def _difference(padded: PaddedForward, forward: PackedForward) -> str:
         padded.module = forward.module = own
         forward.forget()
     windowed = "sliding_attention" in kinds if kinds else stated and getattr(config, "use_sliding_window", True)
-    if windowed and not any(forward.called.values()):
+    if windowed and not any(forward.spans.values()):
         return "it keeps its sliding window in the mask alone"
     steps = differs / torch.finfo(next(forward.decoder.parameters()).dtype).eps
     return "" if steps <= 32 else f"a packed batch differs from the padded form by {steps:.0f} rounding steps"

@@ -87,9 +87,9 @@ def test_bf16_scores_stay_near_fp32(make_model, tokenizer, form):
 
 
 def test_a_model_that_attends_otherwise_in_a_batch_gets_the_padded_form(make_model, tokenizer, oracle):
-    # its window is in the mask alone, which packed rows make themselves
-    window = make_model("Qwen2Moe", sliding_window=12, use_sliding_window=True, max_window_layers=0)
-    assert_like_one_at_a_time(window, AngleScorer(window, tokenizer), prompts(6), oracle)
+    # its sliding window is in the mask alone, which packed rows make themselves
+    sliding = make_model("Qwen2Moe", sliding_window=12, use_sliding_window=True, max_window_layers=0)
+    assert_like_one_at_a_time(sliding, AngleScorer(sliding, tokenizer), prompts(6), oracle)
     # one long prompt switches the rotary factors of its whole batch
     rope = {"rope_type": "longrope", "rope_theta": 10000.0, "short_factor": [1.0] * 4, "long_factor": [4.0] * 4}
     rope["original_max_position_embeddings"] = 40
@@ -108,13 +108,13 @@ def test_equal_lengths_behind_a_long_prefix_are_attended_to_in_slices(make_model
 LENGTHS = {"short": ([3, 5, 5, 1], 0), "shared": ([3, 5, 5, 1], 7), "long": ([200, 3, 130, 128, 60], 300)}
 
 
-@pytest.mark.parametrize("window", [0, 4, 140])
+@pytest.mark.parametrize("span", [0, 4, 140])
 @pytest.mark.parametrize("case", LENGTHS)
-def test_the_block_mask_leaves_out_no_block_that_is_seen(case, window):
+def test_the_block_mask_leaves_out_no_block_that_is_seen(case, span):
     from torch.nn.attention.flex_attention import create_block_mask
 
     layout = Flex(*LENGTHS[case], torch.device("cpu"))
-    mask, tokens = layout.block_mask(window), len(layout.document)
+    mask, tokens = layout.block_mask(span), len(layout.document)
     exact = create_block_mask(mask.mask_mod, 1, 1, tokens, tokens, device="cpu").to_dense()
     ours = mask.to_dense()
     assert not (exact.bool() & ~ours.bool()).any()
