@@ -63,3 +63,21 @@ def test_the_results_belong_to_the_protocol():
     assert runs
     assert {one["family"] for one in runs} <= families
     assert study.ranked(protocol.load(), "uniform", runs)
+
+
+def test_uniform_is_tuned_first_and_one_rate_beyond_the_end_of_the_range():
+    from studies.real_model.__main__ import missing
+    from studies.real_model.problems import load
+
+    def land(arm: str, seed: int, rate: float, end: float) -> dict:
+        return {**run(arm, [0.1, end]), "seed": seed, "rate": rate}
+
+    model = load()
+    model.rates = [2.0, 1.0, 4.0]
+    done = [land("uniform", 0, rate, 0.1 * rate) for rate in model.rates]
+    assert missing(model, ["probe"], [0, 1], done[:1]) == [("uniform", 0, 1.0), ("uniform", 0, 4.0)]
+    assert missing(model, ["probe"], [0, 1], done) == [("uniform", 0, 8.0)]
+    done.append(land("uniform", 0, 8.0, 0.3))
+    assert missing(model, ["uniform", "probe"], [0, 1], done) == [
+        ("probe", 0, 4.0), ("uniform", 1, 4.0), ("probe", 1, 4.0)
+    ]  # fmt: skip

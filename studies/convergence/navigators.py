@@ -1,30 +1,32 @@
 """What the study compares against: the oracle, and peers in the plainest form of their papers.
 
-`oracle` and the screening peers are told the present policy's true pass rates.  The oracle uses them as they are, which
-nobody has in practice; the peers use them to throw the dice of a screening, whose rollouts are counted.
+`oracle` is told the present policy's true pass rates, which nobody has in practice.  The screening peers generate
+before they decide: what they discard is counted, and what they keep is part of the group that is trained on.
 """
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from gainrl.curriculum import NAVIGATORS, Navigator, Outcomes
 from gainrl.curriculum.prompts import Floats, Integers
 
 PassRates = Callable[[], Floats]
 """(M,) chances that a rollout of each prompt is right under the present policy."""
+Sample = Callable[[Integers, int], tuple[list[list[list[int]]], Integers]]
+"""So many rollouts of each of these prompts under the present policy, as token ids, and how many of them are right."""
 
 
 class Told(Navigator):
     """A navigator that is told pass rates; its state does not hold the policy, so a run cannot be resumed."""
 
     pass_rates: PassRates
-    extra = 0
-    """Rollouts that screening has cost and that no step has trained on."""
 
 
 class Oracle(Told):
@@ -32,10 +34,14 @@ class Oracle(Told):
 
     name = "oracle"
 
-    def race(self, n: int) -> Floats:
-        """(M,) exponential arrival times with the variances as rates."""
+    def usefulness(self) -> Floats:
+        """(M,) what the chances to be drawn are proportional to."""
         rates = self.pass_rates()
-        times: Floats = self.rng.standard_exponential(len(rates)) / np.maximum(rates * (1 - rates), 1e-12)
+        return rates * (1 - rates)
+
+    def race(self, n: int) -> Floats:
+        """(M,) exponential arrival times."""
+        times: Floats = self.rng.standard_exponential(len(self.prompts)) / np.maximum(self.usefulness(), 1e-12)
         return times
 
 
@@ -98,40 +104,73 @@ class ScreenSettings:
     group: int = 8
 
 
-class Speed(Told):
-    """SPEED-RL (Zhang et al. 2025, arXiv 2506.09016): prompts are screened, those with both outcomes are trained on.
+class Screening(Navigator):
+    """A navigator that generates rollouts of prompts in a uniform order until n prompts have right and wrong ones.
 
-    The screening of a prompt that is trained on is part of its group and costs nothing more.  Groups are generated
-    anew, not given that the screening had both outcomes: a handicap where pass rates are near 0 or 1.
+    The rollouts of those n are the first of their groups; all others are discarded and counted.
     """
 
-    name = "speed"
     Settings: type = ScreenSettings
     settings: ScreenSettings
+    sample: Sample
+    extra = 0
+    """Rollouts that were discarded."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.kept: dict[int, list[list[int]]] = {}
+        """The rollouts, as token ids, that the prompts of this draw have; by their place among the prompts."""
+
+    @property
+    @abstractmethod
+    def rollouts(self) -> int:
+        """Rollouts of a screening."""
+
+    def wanted(self, order: Integers) -> Integers:
+        """The prompts that may be generated, in this order."""
+        return order
+
+    def screened(self, index: Integers, mixed: npt.NDArray[np.bool_]) -> None:
+        """Learn which of the prompts of this draw had right and wrong rollouts."""
 
     def race(self, n: int) -> Floats:
-        """(M,) places in a uniform order in which the first n that pass the screening stand first."""
-        rates = self.pass_rates()
-        order = self.rng.permutation(len(rates))
-        right = self.rng.binomial(self.settings.screen, rates[order])
-        passed = (right > 0) & (right < self.settings.screen)
-        last = int(np.flatnonzero(np.cumsum(passed) >= n)[0]) if passed.sum() >= n else len(order) - 1
-        self.extra += int((~passed[: last + 1]).sum()) * self.settings.screen
-        times = np.empty(len(order))
-        times[order] = np.arange(len(order)) + np.where(passed, 0.0, len(order))
+        """(M,) arrival times: first those that passed, then the others in a random order."""
+        order = self.wanted(self.rng.permutation(len(self.prompts)))
+        self.kept, found = {}, []
+        at = 0
+        while len(self.kept) < n and at < len(order):
+            tried = order[at : at + n - len(self.kept)]
+            completions, right = self.sample(tried, self.rollouts)
+            found.append((right > 0) & (right < self.rollouts))
+            self.kept.update((int(place), completions[i]) for i, place in enumerate(tried) if found[-1][i])
+            at += len(tried)
+        mixed = np.concatenate(found)
+        self.extra += int((~mixed).sum()) * self.rollouts
+        self.screened(order[:at], mixed)
+        times = 1.0 + self.rng.random(len(self.prompts))
+        times[list(self.kept)] = 0.0
         return times
 
 
-class Greso(Told):
+class Speed(Screening):
+    """SPEED-RL (Zhang et al. 2025, arXiv 2506.09016): prompts are screened, those with both outcomes get the rest."""
+
+    name = "speed"
+
+    @property
+    def rollouts(self) -> int:
+        """A part of the group."""
+        return self.settings.screen
+
+
+class Greso(Screening):
     """GRESO (Zheng et al. 2025, arXiv 2506.02177): prompts that were alike z times are skipped with 1 − e^z.
 
-    Groups that turn out alike are thrown away and others generated until the batch is full (dynamic sampling); they
-    count.  The share of exploration e starts at one half and follows the share of alike groups (a quarter is wanted).
+    Groups that turn out alike are thrown away and others generated until the batch is full (dynamic sampling).  The
+    share of exploration e starts at one half and follows the share of alike groups (a quarter is wanted).
     """
 
     name = "greso"
-    Settings: type = ScreenSettings
-    settings: ScreenSettings
     TARGET, STEP = 0.25, 0.01
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -139,23 +178,20 @@ class Greso(Told):
         self.alike = np.zeros(len(self.prompts))
         self.explore = 0.5
 
-    def race(self, n: int) -> Floats:
-        """(M,) places in a uniform order of the prompts that pass filter and dynamic sampling, then all others."""
-        rates, group = self.pass_rates(), self.settings.group
-        order = self.rng.permutation(len(rates))
-        tried = self.rng.random(len(order)) < self.explore ** self.alike[order]
-        right = self.rng.binomial(group, rates[order])
-        mixed = tried & (right > 0) & (right < group)
-        last = int(np.flatnonzero(np.cumsum(mixed) >= n)[0]) if mixed.sum() >= n else len(order) - 1
-        thrown = order[: last + 1][(tried & ~mixed)[: last + 1]]
-        self.alike[thrown] += 1
-        self.alike[order[: last + 1][mixed[: last + 1]]] = 0
-        self.extra += len(thrown) * group
-        share = len(thrown) / max(1, int(tried[: last + 1].sum()))
-        self.explore = float(np.clip(self.explore + (self.STEP if share < self.TARGET else -self.STEP), 0.05, 1.0))
-        times = np.empty(len(order))
-        times[order] = np.arange(len(order)) + np.where(mixed, 0.0, len(order))
-        return times
+    @property
+    def rollouts(self) -> int:
+        """The whole group."""
+        return self.settings.group
+
+    def wanted(self, order: Integers) -> Integers:
+        """Without the prompts that the filter skips."""
+        return order[self.rng.random(len(order)) < self.explore ** self.alike[order]]
+
+    def screened(self, index: Integers, mixed: npt.NDArray[np.bool_]) -> None:
+        """Count on for alike groups, and move the share of exploration."""
+        self.alike[index] = np.where(mixed, 0, self.alike[index] + 1)
+        step = self.STEP if (~mixed).mean() < self.TARGET else -self.STEP
+        self.explore = float(np.clip(self.explore + step, 0.05, 1.0))
 
 
 def register() -> None:

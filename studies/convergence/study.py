@@ -112,13 +112,18 @@ def land(protocol: Protocol, key: Key, path: Path = RESULTS) -> dict[str, Any]:
         **made, "machine": {**machine(), "load": round(os.getloadavg()[0], 2)},
         **run(protocol, key.family, key.arm, key.seed, key.shape),
     }  # fmt: skip
+    append(result, path)
+    return result
+
+
+def append(result: Mapping[str, Any], path: Path) -> None:
+    """Add a line to a file of results that other processes may add to as well."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         file.write(json.dumps(result) + "\n")
         file.flush()
         os.fsync(file.fileno())
-    return result
 
 
 def walk(

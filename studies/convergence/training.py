@@ -7,6 +7,8 @@ import json
 import tempfile
 import time
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,11 @@ from transformers import TrainerCallback
 from gainrl.integrations.trl import GainRLConfig, GainRLTrainer
 from gainrl.scoring import AngleScorer, ScoringPrompt, Source, score_dataset
 from gainrl.table import ScoreTable
-from studies.convergence.arms import arm
+from studies.convergence.arms import ARMS, arm
 from studies.convergence.bed import Bed, right_answers
-from studies.convergence.navigators import Told, register
+from studies.convergence.navigators import Screening, Told, register
 from studies.convergence.protocol import Protocol, Shape
+from studies.generation import generate
 
 
 class Progress(TrainerCallback):
@@ -54,8 +57,14 @@ class Progress(TrainerCallback):
         self.seconds_elsewhere += time.perf_counter() - started
 
 
-def run(protocol: Protocol, family: str, name: str, seed: int, shape: Shape) -> dict[str, Any]:
-    """Train one arm; what came of it, as JSON types (without provenance)."""
+def run(
+    protocol: Protocol, family: str, name: str, seed: int, shape: Shape, *,
+    trainer_class: Any = GainRLTrainer, prepare: Callable[[Bed, Any], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Train one arm; what came of it, as JSON types (without provenance).
+
+    For `bounds`: `name` may be a navigator that is no arm, and `prepare` gets the bed and the trainer.
+    """
     register()
     bed = protocol.bed(family, seed)
     per_step = shape.prompts * shape.rollouts
@@ -64,15 +73,16 @@ def run(protocol: Protocol, family: str, name: str, seed: int, shape: Shape) -> 
     with tempfile.TemporaryDirectory() as directory, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         settings = GainRLConfig(
-            output_dir=directory, navigator=arm(name).navigator,
+            output_dir=directory, navigator=arm(name).navigator if name in ARMS else name,
             navigator_args=screening if name in ("speed", "greso") else _window(name, shape),
-            max_steps=protocol.budget // per_step, seed=seed, num_generations=shape.rollouts,
+            max_steps=protocol.budget // per_step * (1 if prepare is None else 2),  # Progress stops it
+            seed=seed, num_generations=shape.rollouts,
             per_device_train_batch_size=per_step, gradient_accumulation_steps=1, learning_rate=shape.rate,
             lr_scheduler_type="constant_with_warmup", warmup_steps=4, max_completion_length=bed.longest_answer,
             temperature=1.0, use_cpu=True, bf16=False, gradient_checkpointing=False, save_strategy="no",
             logging_strategy="no", report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
         )  # fmt: skip
-        trainer = GainRLTrainer(
+        trainer = trainer_class(
             bed.model(), reward_funcs=right_answers, args=settings, train_dataset=bed.dataset,
             processing_class=bed.tokenizer, callbacks=[progress], scores=score_table(bed),
         )  # fmt: skip
@@ -80,6 +90,11 @@ def run(protocol: Protocol, family: str, name: str, seed: int, shape: Shape) -> 
         navigator: Any = trainer.navigator
         if isinstance(navigator, Told):
             navigator.pass_rates = lambda: _timed(progress, bed, trainer)[navigator.prompts.rows]
+        if isinstance(navigator, Screening):
+            navigator.sample = partial(_sample, bed, trainer)
+            trainer.rollout_func = _rollouts
+        if prepare is not None:
+            prepare(bed, trainer)
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
@@ -95,6 +110,36 @@ def run(protocol: Protocol, family: str, name: str, seed: int, shape: Shape) -> 
         "evaluation_seconds": round(progress.seconds_elsewhere, 1), "threads": torch.get_num_threads(),
         "levels": [level.name for level in bed.family.levels], "curve": progress.curve,
     }  # fmt: skip
+
+
+def _sample(bed: Bed, trainer: Any, index: Any, count: int) -> tuple[list[list[list[int]]], Any]:
+    """Rollouts that a navigator asks for: (by prompt, token ids), and how many of each prompt are right."""
+    problems = [bed.problems[row] for row in trainer.navigator.prompts.rows[index]]
+    prompts = [bed.family.prompt(problem) for problem in problems]
+    _, ids = generate(
+        trainer.model, bed.tokenizer, prompts, count, trainer.eos_token_ids, trainer.max_completion_length
+    )
+    texts = bed.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    answers = [problem.answers for problem in problems for _ in range(count)]
+    right = np.array(right_answers(texts, answers)).reshape(-1, count).sum(axis=1)
+    return [ids[at : at + count] for at in range(0, len(ids), count)], right.astype(np.int64)
+
+
+def _rollouts(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
+    """TRL's `rollout_func`: the rollouts that the navigator has kept, and new ones up to the group's size."""
+    group, navigator = trainer.num_generations, trainer.navigator
+    kept = [navigator.kept.get(int(place), []) for place in navigator._last]
+    more = max(group - min(map(len, kept)), 1)
+    asked, new = generate(
+        trainer.model, trainer.processing_class, prompts[::group], more, trainer.eos_token_ids,
+        trainer.max_completion_length,
+    )  # fmt: skip
+    groups = [(old + new[at * more : (at + 1) * more])[:group] for at, old in enumerate(kept)]
+    return {
+        "prompt_ids": [ids for ids in asked for _ in range(group)],
+        "completion_ids": [ids for one in groups for ids in one],
+        "logprobs": None,
+    }
 
 
 def _usual(protocol: Protocol, name: str, shape: Shape) -> bool:
@@ -122,8 +167,14 @@ def score_table(bed: Bed) -> ScoreTable:
     """The bed's score table, made by gainrl's scorer with the base; kept beside it."""
     problems = "\n".join(bed.dataset["prompt"])
     path = bed.directory / f"scores-{hashlib.sha256(problems.encode()).hexdigest()[:12]}.parquet"
-    if not path.is_file():
-        prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
-        scorer = AngleScorer(bed.model().eval(), bed.tokenizer, directions=True)
-        score_dataset(scorer, prompts, path, Source(f"{bed.family.name}/{bed.seed}"), overwrite=True)
+    return ScoreTable.read(path) if path.is_file() else scored(bed.model(), bed, path)
+
+
+def scored(model: Any, bed: Bed, path: Path) -> ScoreTable:
+    """The bed's score table as this model gives it, written to `path`."""
+    prompts = [ScoringPrompt(bed.family.prompt(problem), problem.question) for problem in bed.problems]
+    training = model.training
+    scorer = AngleScorer(model.eval(), bed.tokenizer, directions=True)
+    score_dataset(scorer, prompts, path, Source(f"{bed.family.name}/{bed.seed}"), overwrite=True)
+    model.train(training)
     return ScoreTable.read(path)
