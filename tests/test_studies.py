@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from random import Random
 
+import numpy as np
 import pytest
 
 pytest.importorskip("studies", reason="studies are not beside these tests (they run on an installed wheel)")
 
+from gainrl.curriculum import Prompts
 from studies.convergence import protocol, study
 from studies.convergence.held_out import FAMILIES
 from studies.convergence.measures import compared, factor, rollouts_to, target_of
+from studies.convergence.navigators import Greso, ScreenSettings, Speed
 
 
 @pytest.mark.parametrize("family", FAMILIES.values(), ids=list(FAMILIES))
@@ -56,6 +59,25 @@ def test_a_factor_is_a_geometric_mean_over_families_then_bases_with_an_interval(
     assert found.mean == pytest.approx(4.0)
     assert (found.bases, found.censored) == (3, 1)
     assert str(factor([(0, 2.0, True)])) == "≤ 2.00"
+
+
+@pytest.mark.parametrize("kind", [Speed, Greso])
+def test_screening_hands_on_mixed_rollouts_and_counts_the_others(kind):
+    navigator = kind(Prompts(np.arange(40), np.zeros(40), np.ones(40, np.int64)), ScreenSettings(2, 4))
+
+    def sample(index, count):
+        right = np.where(index % 4 == 0, 1, count)  # every fourth prompt has right and wrong rollouts
+        return [[[place, i] for i in range(count)] for place in index.tolist()], right
+
+    navigator.sample = sample
+    rows = navigator.draw(6)
+    assert (rows % 4 == 0).all()
+    size = {Speed: 2, Greso: 4}[kind]
+    assert {place: kept[-1] for place, kept in navigator.kept.items()} == {
+        row: [row, size - 1] for row in rows.tolist()
+    }
+    assert navigator.extra > 0
+    assert navigator.extra % size == 0
 
 
 def test_the_results_belong_to_the_protocol():

@@ -139,13 +139,17 @@ class Rounds(Oracle):
 
     name = "rounds"
 
+    def usefulness(self) -> Floats:
+        """As the oracle's; kept for the rounds."""
+        self.useful = super().usefulness()
+        return self.useful
+
     def draw(self, n: int) -> Integers:
         """(n,) rows with repetitions."""
-        useful = self.usefulness()
         super().draw(n // 2)
         live, pairs, left = self._last, [self._last], n - n // 2
         while left:
-            best = np.argsort(-useful[live], kind="stable")
+            best = np.argsort(-self.useful[live], kind="stable")
             live = live[best[: min(left, max(len(live) // 2, n // 8, 1))]]
             pairs.append(live)
             left -= len(live)
