@@ -202,7 +202,7 @@ class Task(ABC):
         for probe in self.probes if tried else ():
             texts = [probe.replace("{question}", str(row.get("question"))) for row in tried]
             share = sum(grade.correct for grade in self.grade_many(texts, tried)) / len(tried)
-            if share > sum(self.gold(row) == probe for row in tried) / len(tried) + 0.05:
+            if share > sum((self.gold(row) or "").lower() == probe.lower() for row in tried) / len(tried) + 0.05:
                 constants.append((probe, share))
         return SelfCheck(self.name, len(numbered), failures, commonest, constants)
 

@@ -94,3 +94,9 @@ def test_the_self_check_names_the_rows_that_fail() -> None:
     assert [index for index, _ in check.failures] == [1]
     assert "2 of 3 gold answers graded right\n  row 1: wrong" in str(check)
     assert not Fragile().self_check([]).ok
+
+
+def test_a_constant_may_be_right_as_often_as_it_is_the_gold_answer_in_any_case() -> None:
+    task = Fragile()
+    task.judge, task.probes = (lambda *_: Grade(Status.RIGHT)), ("YES", "x")  # type: ignore[method-assign]
+    assert task.self_check([{"answer": "good"}] * 4).constants == [("x", 1.0)]
