@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from harness import side_by_side, table, write_result
 
-from gainrl.curriculum import Navigator, Outcomes, Prompts, make_navigator
+from gainrl.curriculum import NAVIGATORS, Navigator, Outcomes, Prompts, make_navigator
 
 SIZES = (10_000, 100_000, 1_000_000)
 WIDTH, N, GROUP = 1024, 64, 8
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     results: list[dict[str, Any]] = []
-    for name in ("uniform", "gaussian", "posterior", "probe"):
+    for name in NAVIGATORS:
         built = {}
         for size in SIZES:
             given, start = prompts(size), time.perf_counter()

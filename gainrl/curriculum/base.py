@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
@@ -126,7 +127,7 @@ class Navigator(ABC):
             "fingerprint": self.prompts.fingerprint,
             "prompts": len(self.prompts),
             "ranking": self.prompts.digest(),
-            "settings": dataclasses.asdict(self.settings),
+            "settings": json.loads(json.dumps(dataclasses.asdict(self.settings), default=float)),  # lists for tuples
             "draws": self.draws,
             "random": _random_state(self.rng),
             "pending": self._pending,
@@ -200,6 +201,7 @@ def _bounds(prompts: Prompts, quota: Mapping[str, float]) -> list[tuple[str, flo
         raise UserError("quota needs the source of each prompt: name the dataset's column in group_by")
     sources = np.asarray(prompts.sources, dtype=np.str_)
     names = np.unique(sources).tolist()
+    quota = {str(name): share for name, share in quota.items()}  # YAML reads level 1 as a number
     for name, share in quota.items():
         if name not in names:
             raise unknown_name("quota names an unknown source,", name, names)

@@ -1,8 +1,9 @@
-"""Rollouts summed up by group, the line of a draw, and a state as JSON: what the integrations share."""
+"""The rollouts of a draw, its line in `draws.jsonl`, and a state as JSON: what the integrations share."""
 
 from __future__ import annotations
 
 import base64
+import json
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -16,33 +17,29 @@ from gainrl.errors import UserError
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Summary = dict[str, float | None]
 
 _EQUAL = 1e-6
 """Rewards of a group that differ by no more are equal: they travel as float32."""
 
 
 class Draw:
-    """n drawn rows and what came of them: sums over each group's rollouts, every array (n,).
+    """n drawn rows and the rollouts that came of them.
 
-    number: of the draw, from 0.  rows: rows of the score table.  predicted: the chance of a mixed group, or None.
-    metrics: the navigator's, when it had drawn.
+    number: of the draw, from 0.  rows: (n,) rows of the score table.  predicted: (n,) chances of a mixed group, or
+    None.  metrics: the navigator's, when it had drawn.
     """
 
-    SUMS = ("rollouts", "scored", "correct", "low", "high", "reward", "rewarded", "angle", "measured", "tokens")
-    """rollouts; those of them that are scored, and their credit; lowest and highest reward; and, each with the number
-    of rollouts that have one, the sum of rewards and of angles; generated tokens."""
-
-    _FIELDS = ("number", "rows", "predicted", "metrics", "finished")
+    _FIELDS = ("number", "rows", "predicted", "metrics", "finished", "rollouts")
 
     def __init__(
         self, number: int, rows: Ints, predicted: Floats | None = None, metrics: Mapping[str, Any] | None = None
     ) -> None:
         self.number, self.rows, self.predicted, self.metrics = number, rows, predicted, dict(metrics or {})
-        self.sums = {name: np.zeros(len(rows)) for name in self.SUMS}
-        self.sums["low"] += np.inf
-        self.sums["high"] -= np.inf
         self.finished: Mask = np.zeros(len(rows), np.bool_)
-        """Which groups the navigator has."""
+        """(n,) which groups the navigator has."""
+        self.rollouts: Floats = np.empty((0, 5))
+        """(R, 5) place of the group among the rows, credit in [0, 1], reward, angle, tokens; NaN if there is none."""
         self._began = time.monotonic()
 
     @classmethod
@@ -50,74 +47,42 @@ class Draw:
         """The draw that this navigator has just made."""
         return cls(number, rows, navigator.predicted(rows), navigator.metrics())
 
-    def add(self, group: Ints, credit: Floats, reward: Floats, angle: Floats, tokens: Ints | int = 0) -> None:
-        """Add rollouts: place of the group among the rows, credit in [0, 1], reward, angle (NaN if there is none)."""
-        for name, values in (
-            ("rollouts", 1), ("scored", ~np.isnan(credit)), ("correct", np.nan_to_num(credit)),
-            ("reward", np.nan_to_num(reward)), ("rewarded", ~np.isnan(reward)),
-            ("angle", np.nan_to_num(angle)), ("measured", ~np.isnan(angle)), ("tokens", tokens),
-        ):  # fmt: skip
-            np.add.at(self.sums[name], group, values)
-        np.fmin.at(self.sums["low"], group, reward)
-        np.fmax.at(self.sums["high"], group, reward)
+    def add(self, *columns: npt.ArrayLike) -> None:
+        """Add rollouts: the five columns of `rollouts`, each an array or one number for all."""
+        self.rollouts = np.concatenate([self.rollouts, np.stack(np.broadcast_arrays(*columns), axis=1)])
 
-    @property
-    def mixed(self) -> Mask:
-        """Which groups have rewards that differ."""
-        return self.sums["high"] - self.sums["low"] > _EQUAL
+    def outcomes(self) -> Outcomes:
+        """All groups, as a navigator takes them; mixed are those whose rewards differ."""
+        group, (credit, reward), n = self.rollouts[:, 0].astype(np.int64), self.rollouts[:, 1:3].T, len(self.rows)
+        low, high, known = np.full(n, np.inf), np.full(n, -np.inf), ~np.isnan(credit)
+        np.fmin.at(low, group, reward)
+        np.fmax.at(high, group, reward)
+        counts = np.bincount(group, minlength=n), np.bincount(group[known], minlength=n)
+        return Outcomes(self.rows, *counts, np.bincount(group[known], credit[known], n), high - low > _EQUAL)
 
-    def outcomes(self, which: Mask) -> Outcomes:
-        """The groups `which`, as a navigator takes them."""
-        rollouts, scored = (self.sums[name][which].astype(np.int64) for name in ("rollouts", "scored"))
-        return Outcomes(self.rows[which], rollouts, scored, self.sums["correct"][which], self.mixed[which])
-
-    def angle(self, which: Mask) -> float | None:
+    def angle(self, which: Mask | slice = slice(None)) -> float | None:
         """Mean angle of the measured rollouts of the groups `which`."""
-        return _mean(self.sums["angle"][which].sum(), self.sums["measured"][which].sum())
-
-    def summary(self, which: Mask) -> dict[str, float | None]:
-        """Of the groups `which` that have a scored rollout: number, accuracy, share of mixed and of equal ones."""
-        graded = which & (self.sums["scored"] > 0)
-        scored, correct = self.sums["scored"][graded], self.sums["correct"][graded]
-        count = len(scored)
-        return {
-            "groups": count,
-            "accuracy": _mean(correct.sum(), scored.sum()),
-            "mixed": _mean(self.mixed[graded].sum(), count),
-            "all_right": _mean((correct >= scored - _EQUAL).sum(), count),
-            "all_wrong": _mean((correct <= _EQUAL).sum(), count),
-        }
-
-    def by_source(self, navigator: Navigator) -> dict[str, dict[str, float | None]] | None:
-        """The summary of each source's groups; None where the prompts name none."""
-        if navigator.prompts.sources is None:
-            return None
-        every = np.asarray(navigator.prompts.sources)[navigator.prompts.index(self.rows)]
-        found = {str(name): self.summary(every == name) for name in np.unique(every)}
-        return {name: {key: one[key] for key in ("groups", "accuracy", "mixed")} for name, one in found.items()}
+        places = np.arange(len(self.rows))[which]
+        return _mean(self.rollouts[np.isin(self.rollouts[:, 0], places), 3])
 
     def record(self, step: int, navigator: Navigator) -> dict[str, Any]:
         """The line of `draws.jsonl`."""
-        sums, every = self.sums, np.ones(len(self.rows), np.bool_)
-        summary = self.summary(every)
-        del summary["groups"]
-        sources = self.by_source(navigator)
+        outcomes = self.outcomes()
+        sources = by_source(navigator, outcomes)
+        columns = outcomes.scored, outcomes.correct, outcomes.mixed
         return {
             "draw": self.number,
             "step": step,
             "navigator": navigator.name,
             "rows": self.rows,
-            "rollouts": int(sums["rollouts"].sum()),
-            "scored": int(sums["scored"].sum()),
-            **summary,
+            "rollouts": len(self.rollouts),
+            "scored": int(outcomes.scored.sum()),
+            **summary(outcomes),
             "predicted": [None] * len(self.rows) if self.predicted is None else self.predicted,
-            "outcome": [
-                [int(scored), correct, mixed]
-                for scored, correct, mixed in zip(sums["scored"], sums["correct"], self.mixed.tolist(), strict=True)
-            ],
-            "angle": self.angle(every),
-            "reward": _mean(sums["reward"].sum(), sums["rewarded"].sum()),
-            "tokens": int(sums["tokens"].sum()),
+            "outcome": [list(group) for group in zip(*(column.tolist() for column in columns), strict=True)],
+            "angle": self.angle(),
+            "reward": _mean(self.rollouts[:, 2]),
+            "tokens": int(self.rollouts[:, 4].sum()),
             "seconds": time.monotonic() - self._began,
             **({} if sources is None else {"sources": sources}),
             "metrics": self.metrics,
@@ -125,41 +90,64 @@ class Draw:
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values and arrays."""
-        return {**{name: getattr(self, name) for name in self._FIELDS}, **self.sums}
+        return {name: getattr(self, name) for name in self._FIELDS}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Draw:
         """The draw of a state; UserError for other fields."""
-        if set(state) != {*cls._FIELDS, *cls.SUMS}:
+        if set(state) != set(cls._FIELDS):
             raise UserError(f"the state of a draw has the fields {sorted(state)}: it is of another release of gainrl")
         draw = cls(int(state["number"]), state["rows"], state["predicted"], state["metrics"])
-        draw.finished = state["finished"]
-        draw.sums = {name: state[name] for name in cls.SUMS}
+        draw.finished, draw.rollouts = state["finished"], state["rollouts"]
         return draw
+
+
+def summary(outcomes: Outcomes) -> Summary:
+    """Of the groups that have a scored rollout: accuracy; shares of mixed, of right and of wrong ones."""
+    graded = outcomes[outcomes.scored > 0]
+    return {
+        "accuracy": float(graded.correct.sum() / graded.scored.sum()) if len(graded) else None,
+        "mixed": _mean(graded.mixed),
+        "all_right": _mean(graded.correct >= graded.scored - _EQUAL),
+        "all_wrong": _mean(graded.correct <= _EQUAL),
+    }
+
+
+def by_source(navigator: Navigator, outcomes: Outcomes) -> dict[str, Summary] | None:
+    """Number, accuracy and mixed share of each source's groups; None where the prompts name none."""
+    if navigator.prompts.sources is None:
+        return None
+    every = np.asarray(navigator.prompts.sources)[navigator.prompts.index(outcomes.row)]
+    found = {}
+    for name in np.unique(every):
+        own = summary(outcomes[every == name])
+        found[str(name)] = {"groups": int((every == name).sum()), "accuracy": own["accuracy"], "mixed": own["mixed"]}
+    return found
 
 
 def to_json(value: Any) -> Any:
     """A state as JSON types; arrays become base64 with dtype and shape."""
-    if isinstance(value, Mapping):
-        return {str(name): to_json(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [to_json(one) for one in value]
-    if isinstance(value, np.ndarray):
-        data = base64.b64encode(value.tobytes()).decode()
-        return {"base64": data, "dtype": value.dtype.str, "shape": list(value.shape)}
-    return value.item() if isinstance(value, np.generic) else value
+    return json.loads(json.dumps(value, default=_encoded))
 
 
 def from_json(value: Any) -> Any:
     """What `to_json` was given, with lists for tuples."""
-    if isinstance(value, list):
-        return [from_json(one) for one in value]
-    if not isinstance(value, Mapping):
-        return value
-    if set(value) == {"base64", "dtype", "shape"}:
-        return np.frombuffer(base64.b64decode(value["base64"]), value["dtype"]).reshape(value["shape"]).copy()
-    return {name: from_json(one) for name, one in value.items()}
+    return json.loads(json.dumps(value), object_hook=_decoded)
 
 
-def _mean(total: float, count: float) -> float | None:
-    return float(total / count) if count else None
+def _encoded(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        data = base64.b64encode(value.tobytes()).decode()
+        return {"base64": data, "dtype": value.dtype.str, "shape": list(value.shape)}
+    return value.item()
+
+
+def _decoded(found: dict[str, Any]) -> Any:
+    if set(found) != {"base64", "dtype", "shape"}:
+        return found
+    return np.frombuffer(base64.b64decode(found["base64"]), found["dtype"]).reshape(found["shape"]).copy()
+
+
+def _mean(values: npt.NDArray[Any]) -> float | None:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else None

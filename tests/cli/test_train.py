@@ -102,7 +102,6 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
     "choice": ([], {"dtype": "int8"}, "dtype: invalid choice: 'int8' .choose from .*auto"),
     "loss": ([], {"loss_type": "best"}, "loss_type: 'best' is none of TRL's"),
     "batches": ([], {"num_generations": 3}, "divisible"),
-    "save_only_model": ([], {"save_only_model": True}, "save_only_model"),
     "json": (["--navigator_args", "{a"], {}, "not JSON"),
     "no file": (["--config", "none.yaml"], {}, "cannot read the config 'none.yaml'"),
     "no output": ([], {"output_dir": None}, "output_dir is missing"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from pathlib import Path
@@ -21,18 +20,14 @@ UNIT = np.random.default_rng(0).normal(size=(SIZE, 4)).astype(np.float32)
 UNIT /= np.linalg.norm(UNIT, axis=1, keepdims=True)
 
 
-def table(folder: Path | None = None, *, directions: bool = True) -> ScoreTable:
-    """Rows 3 and 8 have no score, row 5 has no direction; from disk if a folder is given."""
+def table(*, directions: bool = True) -> ScoreTable:
+    """Rows 3 and 8 have no score, row 5 has no direction."""
     scores = np.arange(SIZE, dtype=np.float32)
     scores[[3, 8]] = np.nan
     columns: dict[str, Any] = {"question_tokens": np.arange(SIZE) + 2}
     if directions:
         columns["direction"] = [None if row == 5 else UNIT[row] for row in range(SIZE)]
-    made = score_table([f"{row:02d}" for row in range(SIZE)], scores, columns)
-    if folder is None:
-        return made
-    made.write(folder / "scores.parquet")
-    return ScoreTable.read(folder / "scores.parquet", ["id", "status", "score", "question_tokens"])
+    return score_table([f"{row:02d}" for row in range(SIZE)], scores, columns)
 
 
 def test_a_navigator_draws_the_usable_rows_of_the_run() -> None:
@@ -43,7 +38,9 @@ def test_a_navigator_draws_the_usable_rows_of_the_run() -> None:
 
 
 def test_directions_are_those_of_the_rows_and_stream_from_the_file(tmp_path: Path) -> None:
-    navigator: Any = load_navigator(table(tmp_path), np.arange(29, 0, -2))
+    table().write(tmp_path / "scores.parquet")
+    columns = ["id", "status", "score", "question_tokens"]
+    navigator: Any = load_navigator(ScoreTable.read(tmp_path / "scores.parquet", columns), np.arange(29, 0, -2))
     assert navigator.prompts.rows[~navigator.known].tolist() == [5]
     rows = navigator.prompts.rows[navigator.known]
     components = navigator.features[3:, navigator.known].T
@@ -63,9 +60,6 @@ def test_sources_follow_their_rows() -> None:
     sources = ["odd" if row % 2 else "even" for row in range(SIZE)]
     navigator = load_navigator(table(), np.arange(SIZE), "uniform", sources=sources, quota={"odd": 0.0})
     assert not (navigator.draw(14) % 2).any()
-
-
-def test_no_usable_row_is_an_error() -> None:
     with pytest.raises(UserError, match="there is no prompt to draw"):
         load_navigator(table(), [3, 8], "uniform")
 
@@ -73,17 +67,9 @@ def test_no_usable_row_is_an_error() -> None:
 # -- accuracy -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("rewards", "accuracy_range", "expected"),
-    [
-        ([0.0, 1.0, 0.5, None, math.nan], None, [0, 1, 0.5, math.nan, math.nan]),
-        ([-1.0, 1.0, 0.0], [-1, 1], [0, 1, 0.5]),
-        ([[2.0], [4.0]], (2, 4), [[0], [1]]),
-        ([1.0000001, -1e-8], None, [1, 0]),
-    ],
-)
-def test_credit_is_the_place_of_a_reward_in_its_range(rewards: Any, accuracy_range: Any, expected: Any) -> None:
-    np.testing.assert_allclose(accuracy_of(rewards, accuracy_range), np.array(expected, dtype=float))
+def test_credit_is_the_place_of_a_reward_in_its_range() -> None:
+    np.testing.assert_equal(accuracy_of([0.0, 1.0000001, -1e-8, 0.5, None, math.nan]), [0, 1, 0, 0.5, np.nan, np.nan])
+    np.testing.assert_equal(accuracy_of([[-1.0, 1.0], [0.0, None]], [-1, 1]), [[0, 1], [0.5, np.nan]])
 
 
 @pytest.mark.parametrize(
@@ -92,9 +78,7 @@ def test_credit_is_the_place_of_a_reward_in_its_range(rewards: Any, accuracy_ran
         ([0.0, 2.0], None, r"a reward of 2 lies outside accuracy_range=\[0, 1\]"),
         ([-0.5], [0, 2], r"a reward of -0.5 lies outside accuracy_range=\[0, 2\]"),
         ([1.0], [1, 0], r"accuracy_range=\[1, 0\] must be finite, with low below high"),
-        ([1.0], [0, math.inf], "must be finite"),
         ([1.0], [1], r"accuracy_range=\[1\] is not a pair"),
-        ([1.0], "no", "accuracy_range='no' is not a pair"),
     ],
 )
 def test_rewards_outside_their_range_and_impossible_ranges_are_refused(
@@ -110,18 +94,16 @@ def test_rewards_outside_their_range_and_impossible_ranges_are_refused(
 def test_records_are_read_back_as_json_types(tmp_path: Path) -> None:
     log = DrawLog(tmp_path / "run")
     assert log.read() == []
-    log.append({"draw": 0, "rows": np.arange(3), "accuracy": np.float64("nan"), "metrics": {"mean": np.float32(2.5)}})
-    log.append({"draw": 1, "outcome": [(8, 3.0, True)], "angle": None})
+    log.append({"draw": 0, "rows": np.arange(3), "accuracy": np.float64("nan"), "outcome": [(8, 3.0, True)]})
+    log.append({"draw": 1, "predicted": np.array([0.5, np.inf]), "metrics": {"mean": np.float32(2.5)}, "angle": None})
     assert log.read() == [
-        {"draw": 0, "rows": [0, 1, 2], "accuracy": None, "metrics": {"mean": 2.5}},
-        {"draw": 1, "outcome": [[8, 3.0, True]], "angle": None},
+        {"draw": 0, "rows": [0, 1, 2], "accuracy": None, "outcome": [[8, 3.0, True]]},
+        {"draw": 1, "predicted": [0.5, None], "metrics": {"mean": 2.5}, "angle": None},
     ]
-    assert len((tmp_path / "run" / "draws.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_resume_keeps_the_draws_that_its_checkpoint_knows(tmp_path: Path) -> None:
     log = DrawLog(tmp_path)
-    log.keep(0)
     for draw in range(5):
         log.append({"draw": draw})
     with open(log.path, "a") as file:
@@ -130,10 +112,6 @@ def test_a_resume_keeps_the_draws_that_its_checkpoint_knows(tmp_path: Path) -> N
     log.keep(3)
     log.append({"draw": 3})
     assert [record["draw"] for record in log.read()] == [0, 1, 2, 3]
-
-
-def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    log = DrawLog(tmp_path)
-    log.path.write_text(json.dumps({"draw": 0}) + "\nnonsense\n" + json.dumps({"draw": 2}) + "\n")
+    log.path.write_text('{"draw": 0}\nnonsense\n{"draw": 2}\n')
     with pytest.raises(UserError, match=r"draws.jsonl, line 2, is no record of a draw"):
         log.keep(1)

@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from gainrl.curriculum import DEFAULT, Navigator
 from gainrl.errors import UserError
+from gainrl.integrations.groups import Ints
 from gainrl.integrations.shared import DrawLog, load_navigator
 from gainrl.table import Prompt, ScoreTable
 
 logger = logging.getLogger(__name__)
-
-Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,10 @@ class Curriculum:
 
     navigator: Navigator
     n: int
-    table_rows: Rows
+    table_rows: Ints
     log: DrawLog | None = None
 
-    def dataset_rows(self, rows: Rows) -> Rows:
+    def dataset_rows(self, rows: Ints) -> Ints:
         """(n,) the dataset's row of each row of the table; UserError if the dataset lacks one."""
         order = np.argsort(self.table_rows, kind="stable")
         place = np.minimum(np.searchsorted(self.table_rows, rows, sorter=order), len(order) - 1)

@@ -44,14 +44,11 @@ class DrawSampler(Sampler[Item]):
         self, curriculum: Curriculum, *, repeats: int = 1, num_replicas: int | None = None, rank: int | None = None
     ) -> None:
         started = dist.is_available() and dist.is_initialized()
-        self.num_replicas = num_replicas if num_replicas is not None else dist.get_world_size() if started else 1
+        world = dist.get_world_size() if started else 1
+        self.num_replicas = num_replicas if num_replicas is not None else world
         self.rank = rank if rank is not None else dist.get_rank() if started else 0
-        if self.num_replicas > 1 and not started:
-            raise UserError(f"num_replicas={self.num_replicas}, but torch.distributed is not initialized")
-        if started and self.num_replicas not in (1, dist.get_world_size()):
-            raise UserError(
-                f"num_replicas={self.num_replicas}: give 1 or the number of processes, {dist.get_world_size()}"
-            )
+        if self.num_replicas not in (1, world):
+            raise UserError(f"num_replicas={self.num_replicas}: torch.distributed has {world}; give that number or 1")
         if curriculum.n % self.num_replicas:
             raise UserError(f"n = {curriculum.n} prompts do not divide among {self.num_replicas} processes")
         self.curriculum, self.repeats = curriculum, repeats
@@ -93,20 +90,18 @@ class DrawSampler(Sampler[Item]):
         self._resumed = False
         rows = self.unfinished
         if extra := len(rows) % self.num_replicas:
-            logger.warning(
-                "%d processes cannot share the rest of the draw: its last %d are left out", self.num_replicas, extra
-            )
+            logger.warning("the draw's last %d are left out: %d processes cannot share them", extra, self.num_replicas)
             rows = rows[:-extra]
         # Processes hand out repeats in step: only the repeats that all of them have are not to come again.
-        seen = [int(self._draw.sums["rollouts"][self._rows[row]]) for row in rows[: self._step]]
-        done = 0 if self._whole else min(seen)
+        counts = self._draw.outcomes().rollouts
+        done = 0 if self._whole else int(min(counts[self._rows[row]] for row in rows[: self._step]))
         for start in range(0, len(rows), self._step):
             yield from self._items(rows[start : start + self._step])[done:]
             done = 0
 
     def _begin(self) -> None:
         """End the draw under way, with the groups that will not be finished, and make the next one."""
-        self._pass_on(~self._draw.finished & (self._draw.sums["rollouts"] > 0), None)
+        self._pass_on(~self._draw.finished & (self._draw.outcomes().rollouts > 0))
         if self._log is not None and not self._draw.finished.all():
             self._log.append(self._draw.record(self.draw, self.curriculum.navigator))
 
@@ -122,13 +117,11 @@ class DrawSampler(Sampler[Item]):
         if self._log is not None and (not draw.number or self._resumed):  # what another run has left there
             self._log.keep(draw.number + int(draw.finished.all()))
 
-    def _pass_on(self, which: Mask, late: Draw | None) -> None:
-        """Give the navigator the groups `which` of the draw under way, and those of earlier draws."""
-        if late is not None and len(late.rows):
-            self.curriculum.navigator.observe(late.outcomes(every := late.rows >= 0), late.angle(every))
+    def _pass_on(self, which: Mask) -> None:
+        """Give the navigator the groups `which` of the draw under way."""
         if which.any():
             self._draw.finished |= which
-            self.curriculum.navigator.observe(self._draw.outcomes(which), self._draw.angle(which))
+            self.curriculum.navigator.observe(self._draw.outcomes()[which], self._draw.angle(which))
             if self._log is not None and self._draw.finished.all():
                 self._log.append(self._draw.record(self.draw, self.curriculum.navigator))
 
@@ -167,12 +160,14 @@ class DrawSampler(Sampler[Item]):
         place = np.array([self._rows.get(row, -1) for row in row_list], np.int64)
         own = (place >= 0) & np.array([draw in (None, self.draw) for draw in columns[4]], np.bool_)
         own[own] = ~self._draw.finished[place[own]]
-        self._draw.add(place[own], credit[own], reward[own], angle[own])
+        self._draw.add(place[own], credit[own], reward[own], angle[own], 0)
         late, group = np.unique(table_rows[~own], return_inverse=True)
-        earlier = Draw(-1, late)
-        earlier.add(group, credit[~own], reward[~own], angle[~own])
+        if len(late):
+            earlier = Draw(-1, late)
+            earlier.add(group, credit[~own], reward[~own], angle[~own], 0)
+            self.curriculum.navigator.observe(earlier.outcomes(), earlier.angle())
         enough = 1 if self._whole else self.repeats
-        self._pass_on(~self._draw.finished & (self._draw.sums["rollouts"] >= enough), earlier)
+        self._pass_on(~self._draw.finished & (self._draw.outcomes().rollouts >= enough))
 
     def state_dict(self) -> dict[str, Any]:
         """JSON types: the navigator's state, the draw under way and what was observed of it."""
@@ -261,9 +256,8 @@ class CurriculumBatchSampler(DrawSampler[list[int]]):
 
 def _from_rank_0(make: Callable[[], Draw]) -> Draw:
     """The draw of rank 0, or its error, on all; the others draw, too, so that their navigators go on alike."""
-    found: list[Any]
     try:
-        found = [make()]
+        found: list[Any] = [make()]
     except Exception as error:
         found = [error]
     dist.broadcast_object_list(found, src=0)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig, RLOOConfig
 
-from gainrl.curriculum import DEFAULT
+from gainrl.curriculum import DEFAULT, NAVIGATORS
 from gainrl.errors import UserError
 from gainrl.precision import mixed_precision
 
@@ -32,7 +32,7 @@ class CurriculumArguments:
     """
 
     scores: str | None = described("Score table of the dataset, made by `gainrl score`.")
-    navigator: str = described("What decides the draws: probe, gaussian (the paper), posterior or uniform.", DEFAULT)
+    navigator: str = described(f"What decides the draws: {', '.join(NAVIGATORS)}.", DEFAULT)
     navigator_args: dict[str, Any] | str | None = described("The navigator's settings, on a command line as JSON.")
     accuracy_rewards: list[str] | None = described(
         "Names of the rewards that tell what is correct, if there are several."
@@ -48,11 +48,6 @@ class CurriculumArguments:
         self.navigator_args = _dictionary("navigator_args", self.navigator_args)
         self.quota = _dictionary("quota", self.quota)
         args: Any = self
-        if args.save_only_model:
-            raise UserError(
-                "save_only_model=True leaves out of a checkpoint what a resumed run needs: leave it out "
-                "(save_total_limit=1 keeps the last checkpoint alone)"
-            )
         if not torch.accelerator.is_available():
             args.use_cpu, args.dataloader_pin_memory = True, False
         if args.bf16 is None and not args.fp16:

@@ -33,7 +33,7 @@ from gainrl.integrations.trl.callbacks import newest_checkpoint
 from gainrl.integrations.trl.config import described
 from gainrl.integrations.trl.trainer import GainRLTrainer, agreed
 from gainrl.scoring.prompts import template_hash, tokenizer_hash
-from gainrl.table import ScoreTable
+from gainrl.table import ScoreTable, as_written
 from gainrl.tasks import load_task
 
 logger = logging.getLogger(__name__)
@@ -123,25 +123,16 @@ def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..
         raise UserError("name what to train on: a task, or a dataset with rewards")
     if not rewards:
         raise UserError("a dataset needs reward functions: give rewards: [package.module.function]")
-    return (
-        [dict(row) for row in scoring.open_rows(run.dataset, split=run.split, limit=run.limit)],
-        rewards,
-        run.stop or [],
-    )
+    rows = [dict(row) for row in scoring.open_rows(run.dataset, split=run.split, limit=run.limit)]
+    return rows, rewards, run.stop or []
 
 
 def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
     """The rows as a Dataset that gives each row as it was: Arrow fills up dictionaries of unequal keys with null."""
     try:
-        return Dataset.from_list(rows).with_transform(lambda batch: {k: _without_null(v) for k, v in batch.items()})
+        return Dataset.from_list(rows).with_transform(as_written)
     except Exception as error:  # Arrow's, or of half a surrogate pair
         raise UserError(f"the rows cannot be one dataset: {' '.join(str(error).split())}") from error
-
-
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_null(entry) for name, entry in value.items() if entry is not None}
-    return [_without_null(entry) for entry in value] if isinstance(value, list) else value
 
 
 def load(model: Any, settings: Any) -> tuple[Any, Any]:
@@ -164,30 +155,26 @@ def load(model: Any, settings: Any) -> tuple[Any, Any]:
 
 def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Path) -> Path:
     """Score the dataset with the model that is about to be trained, on its device; every process takes its share."""
-    arguments: dict[str, Any] = {"directions": trainer.args.navigator == "probe", "question_after": run.question_after}
-    if getattr(trainer.args, "chat_template_kwargs", None):
-        arguments["chat_template_kwargs"] = trainer.args.chat_template_kwargs
-    scorer = scoring.AngleScorer(trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, **arguments)
+    scorer = scoring.AngleScorer(
+        trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, question_after=run.question_after,
+        directions=trainer.args.navigator == "probe", chat_template_kwargs=trainer.args.chat_template_kwargs,
+    )  # fmt: skip
     source = scoring.Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
     prompts = list(scoring.scoring_prompts(rows))
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
     with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
-
-        def advance(finished: int, tokens: int) -> None:
-            bar.update(finished)
-
-        scoring.score_dataset(scorer, prompts, output, source, resume=True, progress=advance)
+        scoring.score_dataset(
+            scorer, prompts, output, source, resume=True, progress=lambda finished, tokens: bar.update(finished)
+        )
     return output
 
 
 def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
     """UserError for a table of prompts that were rendered otherwise; the log says if another model made it."""
     made = ScoreTable.describe(path)[0]
-    if made.tokenizer_hash != tokenizer_hash(tokenizer) or made.chat_template_hash not in (
-        "",
-        template_hash(tokenizer),
-    ):
+    templates = "", template_hash(tokenizer)
+    if made.tokenizer_hash != tokenizer_hash(tokenizer) or made.chat_template_hash not in templates:
         raise UserError(f"{path} was made with another tokenizer or chat template (of {made.model!r}): score again")
     theirs: Any = made.chat_template_kwargs
     theirs, ours = json.loads(theirs) if isinstance(theirs, str) else theirs, settings.chat_template_kwargs or {}

@@ -58,9 +58,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
     """Goes in front of a TRL trainer class: `class MyTrainer(GainRLMixin, GRPOTrainer)`.
 
     Takes what that class takes, with `args` a config that has `CurriculumArguments`, and `scores`: the dataset's score
-    table, its path (default: `args.scores`), or a function that makes one from this trainer once it is built.  Raises
-    UserError, before a model is loaded, for a dataset and a table that do not belong together or settings that do not
-    fit them, and RuntimeError for a TRL release whose methods have changed.
+    table, its path (default: `args.scores`), or a function that makes one from this trainer once it is built.  Raises,
+    before a model is loaded, UserError for a dataset, table and settings that do not belong together, and RuntimeError
+    for a TRL release whose methods have changed.
     """
 
     def __init__(self, *args: Any, scores: Any = None, **kwargs: Any) -> None:
@@ -105,10 +105,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
                 "use_liger_kernel of this TRL release computes the loss past the angle measurement: leave it out"
             )
         self._tap = AngleTap(self.model, self.accelerator.device) if angles else None
-        self._bar = None
-        if any(type(callback) is ProgressCallback for callback in self.callback_handler.callbacks):
-            self._bar = StageBar()
-            self.remove_callback(ProgressCallback)
+        self._bar = StageBar()
+        for bar in [callback for callback in self.callback_handler.callbacks if type(callback) is ProgressCallback]:
+            self.remove_callback(bar)
             self.add_callback(self._bar)
         self.add_callback(CurriculumState.of(self))
         if callable(scores):
@@ -120,9 +119,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         plain = dataset.with_format(None)
         rows = table.join(plain["prompt"])
         self._index_of = np.argsort(rows)
-        sources = None
-        if config.group_by is not None:
-            sources = [str(source) for source in plain[config.group_by]]
+        sources = None if config.group_by is None else [str(source) for source in plain[config.group_by]]
         self.navigator = load_navigator(
             table, rows, config.navigator, config.navigator_args, sources=sources, quota=config.quota,
             seed=config.seed if config.data_seed is None else config.data_seed,
@@ -195,7 +192,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         total[np.isnan(rewards).all(axis=1)] = np.nan
         if self._open is not None:
             groups = np.arange(len(rewards)) // self.num_generations
-            self._open.add(groups, credit, total, np.full(len(rewards), np.nan), tokens)
+            self._open.add(groups, credit, total, np.nan, tokens)
 
     def _observe(self) -> None:
         """Hand the draw under way to the navigator and to the log; collective if angles are measured."""
@@ -208,7 +205,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         draw, self._open = self._open, None
         if self.navigator is None or draw is None:
             return
-        self.navigator.observe(draw.outcomes(np.ones(len(draw.rows), dtype=np.bool_)), angle=angle)
+        self.navigator.observe(draw.outcomes(), angle=angle)
         record = {**draw.record(self._drawn_at, self.navigator), "angle": angle}
         self._draw_log.append(record)
         shown = {name: record[name] for name in ("accuracy", "mixed", "all_right", "all_wrong", "angle")}
@@ -234,7 +231,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         super().log(logs, *args, **kwargs)
 
     def _tell(self, stage: str, detail: str = "") -> None:
-        if self._bar is not None and self.model.training:
+        if self.model.training:
             self._bar.tell(stage, detail)
 
     # -- state ---------------------------------------------------------------------------------------------------
@@ -250,8 +247,11 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
     def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
         """Continue from what `curriculum_state` gave (None: a run that begins).
 
-        Raises UserError, on every rank, for the state of another navigator or table, and for none.
+        Raises UserError, on every rank, for the state of another navigator or table, for none, and if this run's
+        checkpoints have the model only.
         """
+        if saved is not None and self.args.save_only_model:
+            raise UserError("save_only_model leaves out of a checkpoint what a resumed run needs: leave it out")
         self._open, self._unobserved = None, False
         self.draws = agreed(lambda: self._restore(saved))
 
@@ -341,20 +341,17 @@ class AngleTap:
 def agreed(decide: Callable[[], T]) -> T:
     """What rank 0 decides, a plain value, on every rank; its exception is raised on all."""
     process = PartialState()
-    said: list[Any] = [None, None, None]
     failure: Exception | None = None
+    said: list[Any] = [None, None, None]  # the value, or an error's text and whether it is the user's
     if process.is_main_process:
         try:
             said[0] = decide()
         except Exception as error:
-            failure = error
-            said[1:] = [isinstance(error, UserError), str(error) or repr(error)]
+            failure, said[1:] = error, [str(error) or repr(error), isinstance(error, UserError)]
     if process.num_processes > 1:
         broadcast_object_list(said)
-    if failure is not None:
-        raise failure
-    if said[2] is not None:
-        raise (UserError(said[2]) if said[1] else RuntimeError(f"rank 0 failed: {said[2]}"))
+    if said[1] is not None:
+        raise failure or (UserError(said[1]) if said[2] else RuntimeError(f"rank 0 failed: {said[1]}"))
     decided: T = said[0]
     return decided
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from gainrl.errors import UserError
-from gainrl.integrations.groups import Draw, Floats, Ints, from_json, to_json
+from gainrl.integrations.groups import Draw, Floats, Ints, by_source, from_json, summary, to_json
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
 from gainrl.integrations.verl.settings import SECTION, Settings
 from gainrl.table import ScoreTable
@@ -127,28 +127,24 @@ class Curriculum:
             return
         angles = self.collect() if self.navigator.needs_angle else {}
         keys = [key for rollouts in held for key in rollouts.keys]
-        marks = {key.rpartition("_")[0]: mark for r in held for key, mark in zip(r.keys, r.marks, strict=True)}
-        groups = {uid: place for place, uid in enumerate(marks)}
+        marks = [mark for rollouts in held for mark in rollouts.marks]
         credit, reward, tokens = (
             np.concatenate([getattr(rollouts, name) for rollouts in held]) for name in ("credit", "reward", "tokens")
         )
         angle = np.array([angles.get(key, np.nan) for key in keys], np.float64)
-        seen = Draw(-1, np.array([mark["row"] for mark in marks.values()], np.int64))
-        seen.add(np.array([groups[key.rpartition("_")[0]] for key in keys], np.int64), credit, reward, angle, tokens)
-        every = np.ones(len(groups), np.bool_)
-        self.navigator.observe(seen.outcomes(every), seen.angle(every))
-        self._note(seen, list(marks.values()))
+        uids = [key.rpartition("_")[0] for key in keys]
+        rows = {uid: mark["row"] for uid, mark in zip(uids, marks, strict=True)}
+        group = {uid: place for place, uid in enumerate(rows)}
+        seen = Draw(-1, np.array(list(rows.values()), np.int64))
+        seen.add([group[uid] for uid in uids], credit, reward, angle, tokens)
+        self.navigator.observe(seen.outcomes(), seen.angle())
+        number, place = np.array([[mark["draw"], mark["place"]] for mark in marks]).T
+        for draw in self._open:  # a draw that was logged gets no more
+            own = number == draw.number
+            draw.add(place[own], *seen.rollouts[own, 1:].T)
+            draw.finished[place[own]] = True
         self._seen = seen
         self._write_lines()
-
-    def _note(self, seen: Draw, marks: Sequence[Mapping[str, Any]]) -> None:
-        """Write the groups into the draws that they are of, unless these were logged."""
-        under_way = {draw.number: draw for draw in self._open}
-        for group, mark in enumerate(marks):
-            if (draw := under_way.get(mark["draw"])) is not None:
-                draw.finished[mark["place"]] = True
-                for name, values in seen.sums.items():
-                    draw.sums[name][mark["place"]] = values[group]
 
     def _write_lines(self) -> None:
         """Log the oldest draws, in their order, if all their groups came back or too many draws are open."""
@@ -159,10 +155,10 @@ class Curriculum:
         """The navigator's numbers and what came of the groups observed last, as `curriculum/...`."""
         found: dict[str, Any] = self.navigator.metrics()
         if self._seen is not None:
-            every, sums = np.ones(len(self._seen.rows), np.bool_), self._seen.sums
-            found.update(self._seen.summary(every), angle=self._seen.angle(every))
-            found["unscored"] = int((sums["rollouts"] - sums["scored"]).sum())
-            for source, values in (self._seen.by_source(self.navigator) or {}).items():
+            outcomes = self._seen.outcomes()
+            unscored = int((outcomes.rollouts - outcomes.scored).sum())
+            found.update(summary(outcomes), angle=self._seen.angle(), unscored=unscored)
+            for source, values in (by_source(self.navigator, outcomes) or {}).items():
                 found.update({f"{name}/{source}": value for name, value in values.items()})
         return {f"curriculum/{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 

@@ -112,8 +112,9 @@ def test_a_reward_that_is_none_or_nan_is_unscored_and_never_wrong(model: str, tm
         calls.append(len(completions))
         return [1.0, None, float("nan"), None, 1.0, 0.0, 0.0, 0.0]
 
-    make_trainer(model, tmp_path, reward=half, max_steps=1).train()
+    make_trainer(model, tmp_path, reward=half, max_steps=1, group_by="source").train()
     line = draws(tmp_path)[0]
+    assert sum(source["groups"] for source in line["sources"].values()) == 4, "an unscored group was drawn, too"
     assert calls == [8], "a reward is called once per batch"
     assert line["outcome"] == [[1, 1.0, False], [0, 0.0, False], [2, 1.0, True], [2, 0.0, False]]
     assert (line["rollouts"], line["scored"], line["accuracy"]) == (8, 5, 2 / 5)
@@ -235,6 +236,8 @@ def test_a_checkpoint_within_a_generation_batch_is_legal_and_warned_of_once(
 def test_a_state_that_does_not_fit_is_refused_by_name(model: str, tmp_path: Path) -> None:
     make_trainer(model, tmp_path / "ours", **SAVING, max_steps=1).train()
     checkpoint = str(tmp_path / "ours" / "checkpoint-1")
+    with pytest.raises(UserError, match="save_only_model"):
+        make_trainer(model, tmp_path / "m", save_only_model=True).train(resume_from_checkpoint=checkpoint)
     with pytest.raises(UserError, match="'gaussian', this run uses 'uniform'"):
         make_trainer(model, tmp_path / "n", **FREE).train(resume_from_checkpoint=checkpoint)
     rows = problems(30)
@@ -260,7 +263,6 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "not JSON": ({"navigator_args": "{sigma"}, "not JSON"),
     "column": ({"group_by": "origin"}, "origin"),
     "quota alone": ({"quota": {"a": 0.5}}, "group_by"),
-    "save_only_model": ({"save_only_model": True}, "save_only_model"),
 }
 
 

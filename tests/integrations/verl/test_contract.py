@@ -19,6 +19,9 @@ import torch
 from verl_world import THREE_LINES  # isort: skip  (skips this module without verl)
 from hydra import compose, initialize_config_module
 from torchdata.stateful_dataloader import StatefulDataLoader
+from transformers import AutoTokenizer
+from verl.trainer.ppo.utils import create_rl_dataset, create_rl_sampler
+from verl.utils.dataset.rl_dataset import collate_fn
 
 from gainrl.angle import angle_concentration
 from gainrl.errors import UserError
@@ -29,18 +32,12 @@ Configure = Callable[..., Any]
 
 def made(config: Any, files: str = "train_files") -> Any:
     """The dataset as verl's trainer makes it."""
-    from transformers import AutoTokenizer
-    from verl.trainer.ppo.utils import create_rl_dataset
-
     tokenizer = AutoTokenizer.from_pretrained(config.actor_rollout_ref.model.path)
     samples = config.data.get("train_max_samples", -1)
     return create_rl_dataset(config.data[files], config.data, tokenizer, None, max_samples=samples)
 
 
 def loader_of(config: Any, dataset: Any) -> Any:
-    from verl.trainer.ppo.utils import create_rl_sampler
-    from verl.utils.dataset.rl_dataset import collate_fn
-
     sampler = create_rl_sampler(config.data, dataset)
     return StatefulDataLoader(dataset, batch_size=4, drop_last=True, sampler=sampler, collate_fn=collate_fn)
 
@@ -90,6 +87,8 @@ def test_verls_loader_resumes_the_draws_across_its_epochs_from_a_file_without_pi
     ("overrides", "message"),
     [
         (["data.shuffle=true"], "data.shuffle=true"),
+        (["data.gainrl=null"], r"\+curriculum=gainrl"),
+        (["data.gainrl.scores=???"], "data.gainrl.scores is not set"),
         (["data.dataloader_num_workers=2"], "dataloader_num_workers=2"),
         (["data.gainrl.group_by=topic"], "group_by='topic' is no column .*data_source"),
         (["+data.gainrl.beta=0.5"], "no setting 'beta'"),
@@ -122,25 +121,14 @@ def test_settings_are_given_on_the_command_line_as_hydra_takes_them() -> None:
     assert (section.navigator_args, section.quota, section.group_by) == ({"explore": 0.2}, {"sums": 0.5}, "topic")
 
 
-@pytest.mark.parametrize(("mode", "base"), [("sync", "ReplayBuffer"), ("colocate_async", "ReplayBufferAsync")])
-def test_the_replay_buffer_is_verls_own_for_the_mode_with_what_verl_gives_it(
-    configure: Configure, mode: str, base: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from verl.trainer.ppo.v1 import get_trainer_cls, replay_buffer
+def test_a_door_that_verl_does_not_have_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer
 
-    config = configure(
-        f"trainer.v1.trainer_mode={mode}", "algorithm.filter_groups.enable=true", "algorithm.filter_groups.metric=acc"
-    )
-    kind = get_trainer_cls(mode)
-    trainer = object.__new__(kind)
-    trainer.config, trainer.trainer_mode = config, mode
-    buffer = trainer._build_replay_buffer()
-    assert isinstance(buffer, getattr(replay_buffer, base))
-    assert buffer.filter_groups_metric == "acc"
-    assert buffer.gen_batch_size == (1 if mode == "sync" else None)
-    monkeypatch.delattr(replay_buffer.ReplayBuffer, "_clear_groups")
+    from gainrl.integrations.verl import replay_buffer
+
+    monkeypatch.delattr(ReplayBuffer, "_clear_groups")
     with pytest.raises(UserError, match=r"verl .* has no verl\.trainer\.ppo\.v1\.replay_buffer\.ReplayBuffer\._clear"):
-        trainer._build_replay_buffer()
+        replay_buffer(trainer_mode="sync", sampler_kwargs={})
 
 
 def test_without_the_external_lib_nothing_of_verl_is_touched_and_with_it_verl_takes_the_measuring_engine() -> None:
@@ -208,48 +196,27 @@ def batch_of(lengths: list[int], *, angle: bool = True, entropy: bool = True) ->
     from verl.utils import tensordict_utils as tu
 
     generator = torch.Generator().manual_seed(0)
-    rows = [torch.randint(5, 250, (length,), generator=generator) for length in lengths]
     mark = {"gainrl": {"draw": 0, "place": 0, "row": 0, "angle": angle}}
+    jagged = {
+        "input_ids": [torch.randint(5, 250, (length,), generator=generator) for length in lengths],
+        "position_ids": [torch.arange(length) for length in lengths],
+        "loss_mask": [torch.ones(length) for length in lengths],
+    }
+    stacks = {
+        "uid": [f"u{index // 2}" for index in range(len(lengths))],
+        "session_id": [index % 2 for index in range(len(lengths))],
+        "extra_info": [dict(mark) for _ in lengths],
+    }
     data = TensorDict(
-        {
-            "input_ids": torch.nested.as_nested_tensor(rows, layout=torch.jagged),
-            "position_ids": torch.nested.as_nested_tensor([torch.arange(n) for n in lengths], layout=torch.jagged),
-            "loss_mask": torch.nested.as_nested_tensor([torch.ones(n) for n in lengths], layout=torch.jagged),
-            "uid": NonTensorStack(*[f"u{index // 2}" for index in range(len(lengths))]),
-            "session_id": NonTensorStack(*[index % 2 for index in range(len(lengths))]),
-            "extra_info": NonTensorStack(*[dict(mark) for _ in lengths]),
-        },
+        {name: torch.nested.as_nested_tensor(rows, layout=torch.jagged) for name, rows in jagged.items()}
+        | {name: NonTensorStack(*values) for name, values in stacks.items()},
         batch_size=len(lengths),
     )
     tu.assign_non_tensor(
-        data,
-        temperature=1.0,
-        use_remove_padding=False,
-        use_dynamic_bsz=False,
-        micro_batch_size_per_gpu=2,
-        use_fused_kernels=False,
-        calculate_entropy=entropy,
-        compute_loss=False,
-    )
+        data, temperature=1.0, use_remove_padding=False, use_dynamic_bsz=False, micro_batch_size_per_gpu=2,
+        use_fused_kernels=False, calculate_entropy=entropy, compute_loss=False,
+    )  # fmt: skip
     return data
-
-
-@pytest.fixture
-def published(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
-    """What the engine hands over, instead of to the TransferQueue."""
-    from verl.utils import transferqueue_utils
-
-    from gainrl.integrations.verl import actor
-
-    got: dict[str, float] = {}
-
-    def publish(measured: Any) -> None:
-        for keys, values in measured:
-            got.update(zip(keys, values.tolist(), strict=True))
-
-    monkeypatch.setattr(actor, "publish", publish)
-    monkeypatch.setattr(transferqueue_utils, "TQ_INITIALIZED", True)
-    return got
 
 
 def alone(hidden: torch.Tensor) -> float:
@@ -259,8 +226,15 @@ def alone(hidden: torch.Tensor) -> float:
 
 
 def test_sequences_are_measured_as_each_alone_and_log_probabilities_keep_their_bits(
-    engine: Any, published: dict[str, float]
+    engine: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    published: dict[str, float] = {}
+
+    def put(keys: list[str], partition_id: str, tags: list[dict[str, float]]) -> None:
+        published.update(zip(keys, [tag["angle"] for tag in tags], strict=True))
+
+    monkeypatch.setattr("transfer_queue.kv_batch_put", put)
+    monkeypatch.setattr("verl.utils.transferqueue_utils.TQ_INITIALIZED", True)
     data = batch_of([5, 9, 3, 7])
     with torch.no_grad():
         hidden = [engine.module.model(ids.unsqueeze(0)).last_hidden_state[0] for ids in data["input_ids"].unbind()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import numpy as np
@@ -40,16 +39,6 @@ def rollouts(curriculum, marks, rewards=(0.0, 1.0), names=None):
     return Rollouts(keys, every, credit, reward, np.full(len(reward), 3))
 
 
-def test_every_batch_is_a_draw_made_when_its_first_prompt_is_asked_for(made):
-    curriculum, expected = made(), made().navigator
-    for number in range(3):
-        indices = [curriculum.next_prompt() for _ in range(4)]
-        assert [mark["row"] for _, mark in indices] == expected.draw(4).tolist()
-        assert [KEPT[index] for index, _ in indices] == [mark["row"] for _, mark in indices]
-        assert {mark["draw"] for _, mark in indices} == {number}
-        assert not any(mark["angle"] for _, mark in indices)
-
-
 def test_groups_come_back_late_and_in_any_order_and_lines_stay_in_order(made, tmp_path):
     curriculum, log = made(), DrawLog(tmp_path)
     first, second = hand_out(curriculum, 4), hand_out(curriculum, 4)
@@ -78,18 +67,7 @@ def test_a_draw_whose_groups_never_come_back_is_logged_eight_draws_later(made, t
     assert learnt(curriculum.navigator).sum() == before + 1.5
 
 
-def test_angles_are_waited_for_and_the_others_come_with_them(made):
-    curriculum = made(navigator="angle-learner", run={"strategy": "fsdp", "external_lib": HOOK})
-    marks = hand_out(curriculum, 4)
-    assert all(mark["angle"] for mark in marks)
-    curriculum.collect = lambda: {"0-0_0": 0.25, "0-1_1": 0.75}
-    curriculum.take(rollouts(curriculum, marks), step=1)
-    assert not learnt(curriculum.navigator).any()
-    hand_out(curriculum, 1)
-    assert curriculum.navigator.credit.sum() == 4 * (1.5 + 0.5)
-
-
-@pytest.mark.parametrize("place", range(13))
+@pytest.mark.parametrize("place", range(0, 13, 3))
 def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, tmp_path, place):
     def play(curriculum, marks, count):
         for _ in range(count):
@@ -132,9 +110,6 @@ def test_credit_comes_from_acc_from_the_named_value_or_from_the_reward(made):
     ("settings", "message"),
     [
         ({"batch": 25}, "24 prompts can be drawn: lower data.train_batch_size=25"),
-        ({"navigator": "learnr"}, "nearest is 'learner'"),
-        ({"navigator_args": {"x": 1}}, "no argument 'x'"),
-        ({"run": {"use_v1": False}}, "needs verl's V1 trainer"),
         ({"run": {"sampler": "Mine"}}, "leave this key to the group curriculum=gainrl"),
         ({"run": {"reward_model": True}}, "enable_resource_pool=true"),
         ({"navigator": "angle-learner", "run": {"strategy": "fsdp"}}, f"external_lib={HOOK}"),
@@ -148,31 +123,10 @@ def test_settings_that_do_not_fit_are_refused(made, settings, message):
         made(**settings)
 
 
-@pytest.mark.parametrize(
-    ("section", "message"),
-    [
-        (None, r"\+curriculum=gainrl"),
-        ({"run": {"directory": "d"}, "scores": "???"}, "data.gainrl.scores is not set"),
-        ({"run": {"directory": "d"}, "scores": "s", "navigater": "probe"}, "'navigater': the nearest is 'navigator'"),
-    ],
-)
-def test_a_section_that_is_missing_incomplete_or_mistyped_is_refused(section, message):
-    with pytest.raises(UserError, match=message):
-        Settings.from_config(section)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"more": 1}, "no state of this curriculum"),
-        ({"navigator": {"navigator": "probe"}}, "state is of the navigator 'probe'"),
-    ],
-)
-def test_a_state_that_does_not_fit_is_refused(made, changes, message):
+def test_a_state_that_does_not_fit_is_refused(made):
     curriculum = made()
     hand_out(curriculum, 2)
-    with pytest.raises(UserError, match=message):
-        curriculum.load_state_dict({**curriculum.state_dict(), **changes})
+    with pytest.raises(UserError, match="no state of this curriculum"):
+        curriculum.load_state_dict({**curriculum.state_dict(), "more": 1})
     with pytest.raises(UserError, match=r"made with data\.train_batch_size=4"):
         made(batch=5).load_state_dict(curriculum.state_dict())
-    assert dataclasses.is_dataclass(curriculum.settings)

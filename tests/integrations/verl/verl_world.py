@@ -68,29 +68,15 @@ def _composed() -> Any:
 
 def make_config(directory: Path, model: str, train: Path, *overrides: str) -> Any:
     """verl's configuration with the curriculum on, a small run, and these overrides `key=value`."""
-    settings = [
-        f"data.gainrl.scores={train.with_name('scores.parquet')}",
-        "data.gainrl.navigator=learner",
-        f"data.train_files={train}",
-        f"data.val_files={train}",
-        "data.train_batch_size=4",
-        "data.max_prompt_length=128",
-        "data.filter_overlong_prompts=true",
-        f"data.max_response_length={RESPONSE}",
-        "actor_rollout_ref.rollout.name=vllm",
-        "actor_rollout_ref.rollout.n=2",
-        "actor_rollout_ref.actor.ppo_mini_batch_size=4",
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-        f"actor_rollout_ref.model.path={model}",
-        "algorithm.adv_estimator=grpo",
-        f"trainer.default_local_dir={directory}",
-        "trainer.logger=[]",
-        "trainer.val_before_train=false",
-        "trainer.device=cpu",
-        "trainer.nnodes=1",
-        "trainer.n_gpus_per_node=1",
-        "trainer.total_epochs=100",
-    ]
+    settings = f"""
+        data.gainrl.scores={train.with_name("scores.parquet")} data.gainrl.navigator=learner
+        data.train_files={train} data.val_files={train} data.train_batch_size=4 data.max_prompt_length=128
+        data.filter_overlong_prompts=true data.max_response_length={RESPONSE}
+        actor_rollout_ref.rollout.name=vllm actor_rollout_ref.rollout.n=2 actor_rollout_ref.model.path={model}
+        actor_rollout_ref.actor.ppo_mini_batch_size=4 actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4
+        algorithm.adv_estimator=grpo trainer.default_local_dir={directory} trainer.logger=[] trainer.device=cpu
+        trainer.val_before_train=false trainer.nnodes=1 trainer.n_gpus_per_node=1 trainer.total_epochs=100
+    """.split()
     config = copy.deepcopy(_composed())
     for override in (*settings, *overrides):
         key, _, value = override.partition("=")
