@@ -57,8 +57,9 @@ class Draw:
         low, high, known = np.full(n, np.inf), np.full(n, -np.inf), ~np.isnan(credit)
         np.fmin.at(low, group, reward)
         np.fmax.at(high, group, reward)
-        counts = np.bincount(group, minlength=n), np.bincount(group[known], minlength=n)
-        return Outcomes(self.rows, *counts, np.bincount(group[known], credit[known], n), high - low > _EQUAL)
+        rollouts, scored = np.bincount(group, minlength=n), np.bincount(group[known], minlength=n)
+        correct = np.bincount(group[known], credit[known], n).astype(np.float64)
+        return Outcomes(self.rows, rollouts, scored, correct, high - low > _EQUAL)
 
     def angle(self, which: Mask | slice = slice(None)) -> float | None:
         """Mean angle of the measured rollouts of the groups `which`."""

@@ -73,9 +73,8 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
     if run.task and settings.accuracy_rewards is None:
         settings.accuracy_rewards = [rewards[0].__name__]
     dataset = as_dataset(rows)
-    table = Path(settings.scores).expanduser() if settings.scores else directory / "scores.parquet"
-    scored = agreed(table.exists)
-    if not scored and (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):  # type: ignore[no-untyped-call]
+    table = Path(settings.scores or directory / "scores.parquet").expanduser()
+    if not (scored := agreed(table.exists)) and (is_deepspeed_zero3_enabled() or is_fsdp_enabled()):  # type: ignore[no-untyped-call]
         raise UserError(
             "the model's parameters are split over the processes, so the dataset cannot be ranked in this run: rank it "
             f"first with `gainrl score --output {table}`, then train with scores: {table}"
@@ -163,7 +162,8 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
     prompts = list(scoring.scoring_prompts(rows))
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
-    with tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet) as bar:
+    bar: Any = tqdm(total=len(rows), desc="ranking", unit=" prompts", disable=quiet)
+    with bar:
         scoring.score_dataset(
             scorer, prompts, output, source, resume=True, progress=lambda finished, tokens: bar.update(finished)
         )

@@ -64,14 +64,14 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
     """
 
     def __init__(self, *args: Any, scores: Any = None, **kwargs: Any) -> None:
-        given = _arguments(self, args, kwargs)
-        if not isinstance(given.get("args"), CurriculumArguments):
+        passed = _arguments(self, args, kwargs)
+        if not isinstance(config := passed.get("args"), CurriculumArguments):
             raise UserError(
-                f"args is a {type(given.get('args')).__name__}, which has no curriculum: use gainrl.GainRLConfig (or "
-                "put gainrl.integrations.trl.CurriculumArguments in front of your config class)"
+                f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
+                "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
-        config = given["args"]
-        dataset = require_dataset(given.get("train_dataset"))
+        config = passed["args"]
+        dataset = require_dataset(passed.get("train_dataset"))
         scores = config.scores if scores is None else scores
         if scores is None:
             raise UserError("the curriculum needs the dataset's score table: give scores=PATH (made by `gainrl score`)")
@@ -95,7 +95,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
         super().__init__(*args, **kwargs)
 
-        names, chosen = list(self.reward_func_names), config.accuracy_rewards or []
+        names, given = list(self.reward_func_names), config.accuracy_rewards or []
+        chosen = [given] if isinstance(given, str) else given
         if (len(names) > 1 and not chosen) or set(chosen) - set(names):
             raise UserError(f"accuracy_rewards={chosen}: choose those of the rewards {names} that tell what is correct")
         self._accuracy_columns = [names.index(name) for name in chosen or names]
@@ -191,8 +192,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         total = np.nansum(rewards * self.reward_weights.cpu().numpy(), axis=1)
         total[np.isnan(rewards).all(axis=1)] = np.nan
         if self._open is not None:
-            groups = np.arange(len(rewards)) // self.num_generations
-            self._open.add(groups, credit, total, np.nan, tokens)
+            self._open.add(np.arange(len(rewards)) // self.num_generations, credit, total, np.nan, tokens)
 
     def _observe(self) -> None:
         """Hand the draw under way to the navigator and to the log; collective if angles are measured."""

@@ -143,7 +143,7 @@ def test_accuracy_comes_from_the_named_rewards_and_their_range(model: str, tmp_p
         return [7.0] * len(completions)
 
     settings: dict[str, Any] = {"reward": [right, length], "max_steps": 1}
-    make_trainer(model, tmp_path, accuracy_rewards=["right"], accuracy_range=[-1, 3], **settings).train()
+    make_trainer(model, tmp_path, accuracy_rewards="right", accuracy_range=[-1, 3], **settings).train()
     assert draws(tmp_path)[0]["outcome"] == [[2, 1.0, True]] * 4
     assert draws(tmp_path)[0]["reward"] == 8.0
     with pytest.raises(UserError, match="accuracy_rewards"):
