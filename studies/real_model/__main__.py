@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.harness import machine
-from studies.convergence.measures import compared, factor, rollouts_to, smoothed, target_of
+from studies.convergence.measures import compared, factor, smoothed
 from studies.convergence.report import table
 from studies.convergence.study import append, loaded, results
 from studies.real_model.problems import Protocol, load
@@ -86,14 +86,6 @@ def report(options: argparse.Namespace) -> None:
     header = ["arm", "rate", "seeds", "start", "end (range over seeds)", "mixed groups",
               "factor to uniform's end", "not reached", "seconds a step"]  # fmt: skip
     print(table(header, rows))
-    lines = []
-    for seed, base in sorted(usual.items()):
-        target = target_of(base)
-        for run in runs:
-            if run["seed"] == seed and run["rate"] == rate and target is not None:
-                spent, reached = rollouts_to(run, target)
-                lines.append([seed, run["arm"], f"{target:.3f}", f"{spent:.0f}" if reached else f"> {spent:.0f}"])
-    print("\n" + table(["seed", "arm", "uniform's end", "rollouts to it"], lines))
 
 
 def main() -> None:
