@@ -104,8 +104,8 @@ def test_no_kernel_spills_or_uses_local_memory(architecture, tool):
     # Three dtypes times one to four units per thread, and the joining kernel.
     assert len(kernels) == len(frames) == 3 * 4 + 1
     for kernel, (_frame, stores, loads, _registers) in zip(kernels, frames, strict=True):
-        # Rows of float32 may keep an address in local memory: the widest, outside the loops; on sm_120 also those of four
-        # vectors a thread, stored before the loop and read once a round.
+        # Rows of float32 may keep an address in local memory: the widest, outside the loops; on sm_120 also those of
+        # four vectors a thread, stored before the loop and read once a round.
         most = 40 if "angle_sumIfLi8E" in kernel else 16 if architecture == 120 and "angle_sumIfLi4E" in kernel else 0
         assert int(stores) + int(loads) <= most, f"{kernel} on sm_{architecture}"
 
