@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -202,7 +203,7 @@ class Task(ABC):
         for probe in self.probes if tried else ():
             texts = [probe.replace("{question}", str(row.get("question"))) for row in tried]
             share = sum(grade.correct for grade in self.grade_many(texts, tried)) / len(tried)
-            if share > sum((self.gold(row) or "").lower() == probe.lower() for row in tried) / len(tried) + 0.05:
+            if share > sum(_plain(self.gold(row)) == _plain(probe) for row in tried) / len(tried) + 0.05:
                 constants.append((probe, share))
         return SelfCheck(self.name, len(numbered), failures, commonest, constants)
 
@@ -287,6 +288,11 @@ def guarded(grade: Callable[..., Any], *args: Any) -> Any:
         raise
     except Exception as error:
         return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
+
+
+def _plain(text: str | None) -> str:
+    """A gold answer or a probe without letter case and the zeros of `1.0`."""
+    return re.sub(r"(?<=\d)\.0+(?!\d)", "", text or "").lower()
 
 
 def held_out(text: str, share: float) -> bool:
