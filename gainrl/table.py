@@ -43,20 +43,12 @@ Prompt = str | Sequence[Message]
 FORMAT_VERSION = 3
 METADATA_KEY = b"gainrl"
 STATUSES = ("ok", "undefined", "skipped", "failed")
-SCHEMA = pa.schema(
-    [
-        pa.field("id", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("intra", pa.float32(), nullable=False),
-        pa.field("inter", pa.float32(), nullable=False),
-        pa.field("score", pa.float32(), nullable=False),
-        pa.field("position", pa.int64(), nullable=False),
-        pa.field("prefix_tokens", pa.int32(), nullable=False),
-        pa.field("question_tokens", pa.int32(), nullable=False),
-    ]
-)
+_TYPES = {
+    "id": pa.string(), "row": pa.int64(), "status": pa.string(), "reason": pa.string(),
+    "intra": pa.float32(), "inter": pa.float32(), "score": pa.float32(), "position": pa.int64(),
+    "prefix_tokens": pa.int32(), "question_tokens": pa.int32(),
+}  # fmt: skip
+SCHEMA = pa.schema([pa.field(name, kind, nullable=name == "reason") for name, kind in _TYPES.items()])
 NLL_FIELD = pa.field("nll", pa.float32())
 PROMPT_FIELD = pa.field("prompt", pa.string())
 
@@ -139,7 +131,10 @@ def positions(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class TableMetadata:
-    """What a score table was made from; two tables with equal metadata rank the same thing the same way."""
+    """What a score table was made from; two tables with equal metadata rank the same thing the same way.
+
+    Fields that have the name of one of `gainrl.scoring.ScoringSettings` are what that was.
+    """
 
     model: str
     """As the user named it."""
@@ -155,22 +150,19 @@ class TableMetadata:
     rows: int
     template_date: str = ""
     """ISO date given to templates that print today's; empty for plain text."""
-    chat_template_kwargs: str = "{}"
-    """JSON object of what the template was given besides the messages (`enable_thinking`, ...)."""
+    chat_template_kwargs: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     task: str | None = None
     """The task that mapped the dataset's own columns to prompts, if any."""
     question_after: str | None = None
-    """The text behind which the question begins, for plain text."""
     too_long: str = "skip"
-    """What was done with prompts beyond the context: `skip` or `truncate`."""
     dtype: str = "float32"
-    """Of the weights and activations."""
     tap: str = "final"
-    """Where hidden states were taken."""
     definition: str = "intra+inter"
     """`intra+inter`, `intra+W*inter`, or `intra`, also where no prompt of the dataset has a prefix."""
     diagonal: bool = True
     """Whether C_intra includes each token's cosine with itself."""
+    loaded_with: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """How a loaded model is quantised; options of vLLM that change numbers."""
     format_version: int = FORMAT_VERSION
     gainrl_version: str = ""
 
@@ -182,7 +174,7 @@ class TableMetadata:
 
     @classmethod
     def from_json(cls, text: str | bytes, source: str) -> TableMetadata:
-        """Parse; other formats and unknown or missing fields are refused by name (UserError)."""
+        """Parse; other formats, unknown fields, and missing ones without a default are refused by name (UserError)."""
         try:
             fields = dict(json.loads(text))
         except (ValueError, TypeError) as error:
@@ -190,7 +182,8 @@ class TableMetadata:
         if (version := fields.get("format_version")) != FORMAT_VERSION:
             raise UserError(f"{source} has table format {version}, this gainrl reads {FORMAT_VERSION}: score again")
         known = {field.name: str(field.type) for field in dataclasses.fields(cls)}
-        wrong = sorted(known.keys() ^ fields.keys())
+        optional = {f.name for f in dataclasses.fields(cls) if hasattr(cls, f.name) or f.default_factory is dict}
+        wrong = sorted((known.keys() ^ fields.keys()) - (optional - fields.keys()))
         wrong += [n for n in ("rows", "fingerprint", "dataset") if n in fields and type(fields[n]).__name__ != known[n]]
         if wrong:
             raise UserError(f"{source}: the metadata fields {wrong} are missing, unknown or damaged: score again")
@@ -298,11 +291,6 @@ class ScoreTable:
         if self.path is None or "direction" not in self.describe(self.path)[1]:
             return None
         return _blocks(_read_directions(self.path, batch))
-
-    def status_counts(self) -> dict[str, int]:
-        """How many rows have each status; statuses that no row has are left out."""
-        counts = Counter(self.columns["status"].to_pylist())
-        return {status: counts[status] for status in STATUSES if counts[status]}
 
     def join(self, prompts: Iterable[Prompt], *, subset: bool = False) -> npt.NDArray[np.int64]:
         """(n,) int64: the table's row of each of the dataset's prompts, by content and occurrence.

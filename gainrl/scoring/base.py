@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -16,14 +17,12 @@ from gainrl.errors import UserError
 from gainrl.models import model_identity
 from gainrl.scoring.batching import Batch
 from gainrl.scoring.data import as_prompts
-from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, tokenizer_hash
+from gainrl.scoring.prompts import PromptRenderer, Rendered, ScoringPrompt, template_hash, tokenizer_hash
 from gainrl.scoring.results import Scores
-from gainrl.scoring.settings import Definition, ScoringSettings
+from gainrl.scoring.settings import CHUNK, Definition, ScoringSettings
 
 logger = logging.getLogger(__name__)
 
-CHUNK = 4096
-"""Prompts that `score` renders, sorts and batches together; what bounds the memory that prompts take."""
 PHASES = ("tokenise", "forward", "angle", "results")
 """What `gainrl profile` tells apart; `angle` includes likelihoods."""
 
@@ -38,14 +37,11 @@ class BaseScorer(ABC):
 
     renderer: PromptRenderer
     model: Any
-    dtype: str
-    """The dtype of the weights by torch's name: `bfloat16`, ..."""
-    form: str
-    """What runs the model, and how."""
-    vocabulary: int
-    """Tokens that the model knows."""
-    width: int
-    """Width of the hidden states."""
+    dtype: str  # of the weights, by torch's name
+    form: str  # what runs the model, and how
+    vocabulary: int  # tokens that the model knows
+    width: int  # of the hidden states
+    options: Mapping[str, Any] = {}  # an engine's own, where they change its numbers
 
     def __init__(self, settings: ScoringSettings) -> None:
         self.settings, self.tap = settings, settings.tap
@@ -74,10 +70,8 @@ class BaseScorer(ABC):
         return model_identity(str(self.settings.model), self.model)
 
     def score(self, prompts: Any) -> Scores:
-        """Score one prompt (a string or a chat) or many.
-
-        Many are strings, chats, `ScoringPrompt`s, rows with a column `prompt`, a `datasets.Dataset`, or a pandas column
-        or frame.
+        """Score one prompt (a string or a chat) or many: a list, `datasets.Dataset`, pandas column or frame of prompts,
+        `ScoringPrompt`s or rows with a column `prompt`.
 
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
@@ -95,9 +89,8 @@ class BaseScorer(ABC):
     def batches(self, prompts: Sequence[ScoringPrompt]) -> Iterator[tuple[list[int], Scores]]:
         """(indices into `prompts`, their results) as batches finish; every index exactly once, in any order.
 
-        A score is that of the prompt by itself; `Scores.settled` says what the whole dataset makes of it.  Prompts are
-        planned together: give some thousands, not millions.  Raises UserError if prompts of the first one's kind can
-        never be scored with this model.
+        A score is that of the prompt by itself (see `Scores.settled`).  Prompts are planned together: give thousands,
+        not millions.  Raises UserError if prompts of the first one's kind can never be scored with this model.
         """
         for prompt in prompts[:1]:
             self.renderer.require_usable(prompt.prompt)
@@ -138,7 +131,7 @@ class BaseScorer(ABC):
 
     def identity(self) -> dict[str, Any]:
         """What must agree for two results to be comparable: a table's metadata of model, tokenizer and definition."""
-        renderer, template = self.renderer, self.renderer.template_hash
+        renderer, template = self.renderer, template_hash(self.renderer)
         return {
             "model": str(self.settings.model),
             "model_hash": self.model_hash,
@@ -152,12 +145,20 @@ class BaseScorer(ABC):
             "tap": self.tap,
             "definition": self.definition.formula,
             "diagonal": self.definition.diagonal,
+            "loaded_with": self._loaded_with(),
         }
+
+    def _loaded_with(self) -> dict[str, Any]:
+        """What else changes the numbers: how the loaded model is quantised, and an engine's options."""
+        given = {"quantization": getattr(self.model.config, "quantization_config", None), **self.options}
+        plain = {name: value for name, value in given.items() if value is not None}
+        text = json.dumps(plain, default=lambda value: value.to_dict() if hasattr(value, "to_dict") else str(value))
+        return dict(json.loads(text))
 
 
 def _within(prompt: Rendered, vocabulary: int) -> Rendered:
     """The prompt, or why the model cannot take its tokens (on a GPU it would bring the process down)."""
-    if len(prompt.tokens) and (largest := int(prompt.tokens.max())) >= vocabulary:
+    if (largest := int(prompt.tokens.max(initial=0))) >= vocabulary:
         reason = f"token {largest} is not in the model's vocabulary of {vocabulary}"
         return Rendered(prompt.tokens[:0], 0, "failed", reason)
     return prompt

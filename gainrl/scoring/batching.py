@@ -39,7 +39,7 @@ def plan(
     """Batches of some prompts, each of at most `tokens_per_batch` tokens (one longer prompt makes a batch alone).
 
     `share=False` never keeps a prefix apart; `padded=True` counts tokens with their padding; prompts of more than
-    `alone_beyond` tokens are forwarded alone and whole (see `Forward`).  Rows without tokens are in no batch.
+    `alone_beyond` tokens are forwarded alone and whole.  Prompts without tokens are in no batch.
     """
     usable = [i for i, prompt in enumerate(prompts) if len(prompt.tokens)]
     if alone_beyond is not None:
@@ -61,10 +61,8 @@ def plan(
 
 
 def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[Tokens, list[int]]]:
-    """Groups of prompts with the leading tokens that each group shares, in order of first appearance.
-
-    First whole prefixes that at least MIN_SHARERS prompts have; then, of the rest, the tokens that all the rest
-    begin with (a system prompt before worked examples that differ, say).
+    """Prompts by the leading tokens that they share: whole prefixes of at least MIN_SHARERS prompts; then the rest with
+    the tokens that they all begin with (a system prompt before worked examples that differ, say).
     """
     by_prefix: dict[bytes, list[int]] = {}
     for i in usable:

@@ -18,6 +18,8 @@ from gainrl.rows import KINDS, Row, open_file
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.table import as_written
 
+MEMORY = "rows in memory"
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -47,16 +49,20 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
         size = None if None in sizes else sum(size or 0 for size in sizes)
         found = Rows(name, parts[0].split, None, size, lambda: chain.from_iterable(parts))
     else:
-        found = _in_memory(dataset, "rows in memory", split)
+        found = _in_memory(dataset, split)
     if found.size == 0:
         raise UserError(f"dataset {found.name!r} is empty")
     size = found.size if limit is None or found.size is None else min(limit, found.size)
     return replace(found, limit=limit, size=size)
 
 
-def _checked(rows: Iterable[Any], name: str) -> Iterator[Any]:
-    """The rows; UserError if the first one is a row that has no column `prompt`."""
+def _checked(rows: Iterable[Any], name: str, kinds: Any = Mapping) -> Iterator[Any]:
+    """The rows; UserError for one that is not of these kinds, or if the first one has no column `prompt`."""
     for number, row in enumerate(rows):
+        if not isinstance(row, kinds):
+            raise UserError(
+                f"{name}, entry {number}: expected an object with a column 'prompt', got {type(row).__name__}"
+            )
         if not number and isinstance(row, Mapping) and "prompt" not in row:
             raise UserError(
                 f"row 0 of the dataset has no column 'prompt', only {sorted(row)} ({name}): rename the column, or name "
@@ -81,45 +87,37 @@ def scoring_prompts(rows: Iterable[Any]) -> Iterator[ScoringPrompt]:
 
 def as_prompts(given: Any) -> Iterator[ScoringPrompt]:
     """What callers give to `AngleScorer.score`, as prompts; UserError where it is no prompt and holds none."""
-    if isinstance(given, str | ScoringPrompt) or (isinstance(given, Mapping) and "prompt" in given):
+    if hasattr(given, "tolist"):  # NumPy, pandas, Arrow
+        given = given.tolist()
+    if isinstance(given, Mapping) and "role" in given:
+        raise UserError("score takes prompts; this is one message: give a list")
+    first = given[0] if isinstance(given, list | tuple) and given else None
+    chat = isinstance(first, Mapping) and "role" in first
+    if chat or isinstance(given, str | ScoringPrompt) or (isinstance(given, Mapping) and "prompt" in given):
         given = [given]
-    elif isinstance(given, Mapping):
-        what = "one message: give a list" if "role" in given else f"the splits {sorted(map(str, given))}: choose one"
-        raise UserError(f"score takes prompts; this is a mapping with {what}")
-    elif hasattr(given, "to_dict") and hasattr(given, "columns"):  # a pandas frame iterates over its column names
-        given = given.to_dict("records")
-    elif not isinstance(given, Iterable):
-        raise UserError(f"score takes prompts, not a {type(given).__name__}")
-    if isinstance(given, Sequence) and len(given) and isinstance(given[0], Mapping) and "role" in given[0]:
-        given = [given]  # one chat
-    return scoring_prompts(_checked(given, "rows in memory"))
+    return scoring_prompts(_checked(_in_memory(given, None).open(), MEMORY, object))
 
 
-def _in_memory(rows: Any, name: str, split: str | None) -> Rows:
-    """A Dataset, IterableDataset or DatasetDict, a pandas DataFrame, or a list of rows."""
+def _in_memory(rows: Any, split: str | None, name: str = MEMORY) -> Rows:
+    """A Dataset, IterableDataset or DatasetDict, a pandas frame, an Arrow table, or a list of rows."""
     if isinstance(rows, Mapping):
-        splits = sorted(rows)
+        splits = sorted(map(str, rows))
         if split is None and len(splits) != 1:
             raise UserError(f"dataset {name!r} has the splits {splits}: choose one with --split (split=...)")
         if split is not None and split not in splits:
             raise UserError(f"dataset {name!r} has no split {split!r}; it has {splits}")
-        return replace(_in_memory(rows[split or splits[0]], name, None), split=split or splits[0])
+        return replace(_in_memory(rows[split or splits[0]], None, name), split=split or splits[0])
     if split is not None:
         raise UserError(f"--split {split!r}: {name} has no splits; name the file or dataset of that split")
-    if hasattr(rows, "to_dict") and hasattr(rows, "itertuples"):
+    if hasattr(rows, "to_pylist"):
+        rows = rows.to_pylist()
+    elif hasattr(rows, "to_dict") and hasattr(rows, "itertuples"):
         rows = rows.to_dict("records")
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
         raise UserError(f"{type(rows).__name__} is no dataset: give a name, a Dataset or a list of rows (dicts)")
     if hasattr(rows, "with_format"):
         rows = rows.with_format(None)
-    size = len(rows) if hasattr(rows, "__len__") else None
-    return Rows(name, None, None, size, lambda: (_object(row, f"{name}, entry {n}") for n, row in enumerate(rows)))
-
-
-def _object(row: Any, where: str) -> Row:
-    if not isinstance(row, Mapping):
-        raise UserError(f"dataset {where}: expected an object with a column 'prompt', got {type(row).__name__}")
-    return row
+    return Rows(name, None, None, len(rows) if hasattr(rows, "__len__") else None, lambda: rows)
 
 
 def _named(dataset: str, split: str | None) -> Rows:
@@ -147,4 +145,4 @@ def _named(dataset: str, split: str | None) -> Rows:
             f"cannot load the dataset {dataset!r}: {' '.join(first)} (give a hub id as name or name:configuration, or "
             f"a local file of {KINDS})"
         ) from error
-    return _in_memory(loaded, dataset, split)
+    return _in_memory(loaded, split, dataset)

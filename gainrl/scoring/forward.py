@@ -1,19 +1,21 @@
 """The forward pass of scoring: token ids of many prompts to hidden states, packed behind a prefix that they share.
 
 `PackedForward` runs the questions of many prompts as one row without padding.  Attention is the only part of a model
-that mixes tokens; `gainrl.scoring.attention` keeps prompts apart there, so all other layers see real tokens alone.
-`PaddedForward` runs whole prompts as a right-padded batch with the model's own attention: for models that mix tokens
-in ways of their own.  `choose_forward` compares the two when a scorer is built, on a batch of random tokens and not on
-the dataset's first: that is cheaper, since a few layers do, and finds a wrong mask whatever the first prompts are.
+that mixes tokens; `gainrl.scoring.attention` keeps prompts apart there.  `PaddedForward` runs whole prompts as a
+right-padded batch with the model's own attention: for models that mix tokens in ways of their own.  `choose_forward`
+compares the two when a scorer is built, on random tokens: a few layers do, and no wrong mask hides in short prompts.
 
-Hidden states of both are those of the prompt run alone, within rounding.
+Hidden states of both are those of the prompt run alone, within rounding.  Tap `final`, the default, is the vector that
+enters the classification layer: the output of the decoder's final norm, which transformers calls `last_hidden_state`.
+`layer:K` is the output of block K (from 0; negative from the end).  No logits are computed, nor what follows the tap.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,13 +27,14 @@ from torch.nn.utils.rnn import pad_sequence
 from gainrl.errors import UserError
 from gainrl.models import context_length, decoder_of, head_of
 from gainrl.scoring.attention import Flex, Grouped, KeysValues, Layout, Unsupported, packed
-from gainrl.scoring.taps import FINAL, Reached, caught, evaluating, tapped
 
 logger = logging.getLogger(__name__)
 
 Tokens = npt.NDArray[np.int32]
 NO_TOKENS: Tokens = np.empty(0, dtype=np.int32)
 FORMS = ("auto", "grouped", "flex", "padded")
+FINAL = "final"
+_one_pass = threading.RLock()
 
 
 class States(NamedTuple):
@@ -43,6 +46,60 @@ class States(NamedTuple):
     """(B,) int64: for each prompt the row at which its tokens start; its rows are contiguous."""
     prefix: Tensor | None = None
     """(P, D) hidden states of the shared prefix at the tap."""
+
+
+class Reached(Exception):
+    """The tapped activation was computed: the rest of the forward pass is not needed."""
+
+
+def tapped(decoder: Any, tap: str) -> tuple[nn.Module | None, str]:
+    """The module whose output a tap names (None: the decoder's own) and the tap's canonical name; UserError if none."""
+    if tap == FINAL:
+        return None, FINAL
+    kind, _, number = tap.partition(":")
+    if kind != "layer" or not number.removeprefix("-").isdecimal():
+        raise UserError(f"tap {tap!r}: give final, or layer:K (K from 0, or negative from the end)")
+    count, layer = int(getattr(decoder.config, "num_hidden_layers", 0)), int(number)
+    found = [m for m in decoder.modules() if isinstance(m, nn.ModuleList) and len(m) == count > 0]
+    if not found:
+        raise UserError(f"cannot find the {count} layers of {type(decoder).__name__}: use --tap final")
+    if not -count <= layer < count:
+        raise UserError(f"tap {tap!r}: the model has {count} layers, 0 to {count - 1}")
+    return found[0][layer], f"layer:{layer % count}"
+
+
+@contextmanager
+def caught(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """Within, a forward pass ends with `Reached` where it leaves `module`, and what left it is in the list."""
+    seen: list[Tensor] = []
+
+    def take(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        seen.append(output[0] if isinstance(output, tuple | list) else output)
+        raise Reached
+
+    handle = module.register_forward_hook(take) if module is not None else None
+    try:
+        yield seen
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode (no dropout) for a while, for one thread at a time; every submodule gets its own mode back.
+
+    One thread, because mode, attention and hooks belong to the model: a second pass amid one would see half of it.
+    """
+    with _one_pass:
+        training = [module for module in model.modules() if module.training]
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in training:
+                module.training = True
 
 
 class _Runner:
@@ -152,7 +209,7 @@ _FAILURES = (Unsupported, AttributeError, TypeError, KeyError, ValueError, Runti
 def choose_forward(model: nn.Module, tap: str = FINAL, form: str = "auto") -> Forward:
     """The packed form of this device if it gives the hidden states of one prompt at a time, else the padded one.
 
-    Raises UserError for a `form` that is none, or that was named and does not serve this model.
+    Raises UserError for a `form` that does not exist, or that was named and does not serve this model.
     """
     if form not in FORMS:
         raise UserError(f"attention={form!r}: choose {', '.join(FORMS)}")
@@ -178,12 +235,12 @@ _CHUNK = 16
 def _difference(padded: PaddedForward, forward: PackedForward) -> str:
     """Why a packed batch is not the same as one prompt at a time; empty if it is.
 
-    Short prompts and a long one are compared, without a shared prefix and behind one.  What masks and positions do is
-    seen in what the fourth attention puts out, or a later one if not all kinds of layers stand before it, at a small
-    part of the decoder's cost.  Rounding grows with the length, and in single rows it grows without bound (an expert
-    chosen otherwise), while a wrong mask or position changes all rows from some token on: so the median of neighbouring
-    rows may differ by at most 32 rounding steps.  Measured over tiny random models of 8 families and SmolLM2-135M it is
-    at most 18 of them; where that model in bfloat16 forgets what is 256 or 64 tokens away, it is 57 and 328.
+    Short prompts and a long one are compared, without a shared prefix and behind one, by what the fourth attention puts
+    out, or a later one if not all kinds of layers stand before it.  Rounding grows with the length, and in single rows
+    without bound (an expert chosen otherwise), while a wrong mask or position changes all rows from some token on: so
+    the median of neighbouring rows may differ by at most 32 rounding steps.  Measured over tiny random models of 8
+    families and SmolLM2-135M it is at most 18 of them; where that model in bfloat16 forgets what is 256 or 64 tokens
+    away, it is 57 and 328.
     """
     config: Any = forward.decoder.config
     kinds = getattr(config, "layer_types", None) or []

@@ -17,9 +17,8 @@ from torch import Tensor, nn
 
 from gainrl.errors import UserError
 from gainrl.models import bare_model, decoder_of, head_of
-from gainrl.scoring.forward import States
+from gainrl.scoring.forward import States, evaluating
 from gainrl.scoring.prompts import Rendered
-from gainrl.scoring.taps import evaluating
 
 CHUNK_BYTES = {"cpu": 1 << 26, "cuda": 1 << 28}
 """Float32 logits held at once."""

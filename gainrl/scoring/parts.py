@@ -8,6 +8,7 @@ parts are the journal: rows that no part holds are owed.  Several processes writ
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 import shutil
@@ -26,21 +27,20 @@ import pyarrow.parquet as pq
 from gainrl.errors import UserError
 from gainrl.files import atomic_path, sync_folder
 from gainrl.scoring.results import Scores
-from gainrl.scoring.settings import Definition
+from gainrl.scoring.settings import CHUNK, Definition
 from gainrl.table import METADATA_KEY, NLL_FIELD, PROMPT_FIELD, SCHEMA, TableMetadata, content_id, direction_field
 from gainrl.table import fingerprint as fingerprint_of
 
-CHUNK = 4096
 SETTINGS_KEY = b"gainrl_settings"
 _STORED: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["status", "reason"]}
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one output; picklable.
+    """The parts of one output, all with the same `settings`; picklable.  `width` is that of the directions.
 
-    `settings` must be the same in all of them: an identity (`BaseScorer.identity`), the dataset's provenance, and what
-    is stored besides scores: directions (their dtype, or None), nll, prompts.  `width` is that of the directions.
+    Settings are an identity (`BaseScorer.identity`), the dataset's provenance, and what is stored besides scores:
+    directions (their dtype, or None), nll, prompts.
     """
 
     output: Path
@@ -54,9 +54,9 @@ class Parts:
 
     @property
     def schema(self) -> pa.Schema:
-        """Columns of a part: a table's, before the dataset is known as a whole; digest is the content's."""
+        """Columns of a part: a table's, before the dataset is known as a whole; digests of prompt and question."""
         names = ("row", "status", "reason", "intra", "inter", "prefix_tokens", "question_tokens")
-        fields = [pa.field("digest", pa.uint64()), *map(SCHEMA.field, names)]
+        fields = [pa.field("digest", pa.uint64()), pa.field("asked", pa.uint64()), *map(SCHEMA.field, names)]
         if dtype := self.settings["directions"]:
             fields.append(direction_field(self.width, dtype))
         optional = {"nll": NLL_FIELD, "prompts": PROMPT_FIELD}
@@ -91,11 +91,10 @@ class Parts:
         _, first = np.unique(together["row"].to_numpy(), return_index=True)
         return together.take(pa.array(first))
 
-    def table(self, rows: Sequence[int], digests: Sequence[int], texts: Sequence[str], scores: Scores) -> pa.Table:
-        """Results of some rows as a part's columns."""
+    def table(self, known: dict[str, list[Any]], scores: Scores) -> pa.Table:
+        """Results of some rows as a part's columns; `known` are row, digest, asked and prompt."""
         schema = self.schema
-        values = {**vars(scores), "row": rows, "reason": _storable(scores.reasons), "prompt": _storable(texts)}
-        values["digest"] = pa.array(digests, pa.uint64())
+        values = {**vars(scores), **known, "reason": _storable(scores.reasons), "prompt": _storable(known["prompt"])}
         values["nll"] = pa.array(scores.nll, pa.float32(), from_pandas=True) if scores.nll is not None else None
         if (rays := scores.directions) is not None:
             kind = schema.field("direction").type
@@ -116,6 +115,12 @@ class Parts:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def require_alike(mine: dict[str, Any], theirs: dict[str, Any], who: str) -> None:
+    """UserError unless the settings of a process or worker are those of the others."""
+    if differ := differences(mine, theirs):
+        raise UserError(f"{who} do not score alike ({differ}): name the --dtype, and give all of them the same model")
+
+
 def differences(stored: dict[str, Any], settings: dict[str, Any]) -> str:
     """The settings in which the two differ, for a message; empty if they agree."""
     names = sorted(name for name in {*stored, *settings} if stored.get(name) != settings.get(name))
@@ -132,10 +137,8 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
 
     def chunks(columns: Sequence[str]) -> Iterator[tuple[slice, pa.Table]]:
         for chunk in range(max([-(-rows // CHUNK), *(number + 1 for number in files)])):
-            span, table = (
-                slice(chunk * CHUNK, min((chunk + 1) * CHUNK, rows)),
-                parts.read(files.get(chunk, []), columns),
-            )
+            span = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, rows))
+            table = parts.read(files.get(chunk, []), columns)
             if not np.array_equal(table["row"].to_numpy(), np.arange(span.start, span.stop)):
                 raise UserError(
                     f"{parts.folder} lacks rows of chunk {chunk}, or has more than the dataset's {rows}: it is another "
@@ -144,9 +147,10 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
             yield span, table
             pa.default_memory_pool().release_unused()  # else the pool keeps what the largest chunk took, several times
 
-    digests, any_prefix = np.empty(rows, dtype=np.uint64), False
-    for span, table in chunks(["digest", "status", "prefix_tokens"]):
+    digests, any_prefix, asked = np.empty(rows, dtype=np.uint64), False, hashlib.sha256()
+    for span, table in chunks(["digest", "asked", "status", "prefix_tokens"]):
         digests[span] = table["digest"].to_numpy()
+        asked.update(table["asked"].to_numpy().astype("<u8").tobytes())
         any_prefix |= bool(((table["status"].to_numpy() == "ok") & (table["prefix_tokens"].to_numpy() > 0)).any())
     digests.sort()
     repeated = _repeated(digests)
@@ -167,11 +171,11 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
         for values, tie in _occurrences(_repeated(ordered), (keys[i : i + CHUNK] for i in range(0, rows, CHUNK)))
     )
     formula = definition.formula if any_prefix else "intra"
-    metadata = replace(
-        metadata, fingerprint=fingerprint_of(name for some in ids() for name in some), definition=formula
-    )
+    whole_print = fingerprint_of(name for some in ids() for name in some)
+    metadata = replace(metadata, fingerprint=whole_print, definition=formula)
     schema = pa.schema([*SCHEMA, *(field for field in parts.schema if field.name in ("direction", "nll", "prompt"))])
-    stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(parts.settings).encode()}
+    settings = {**parts.settings, "questions": asked.hexdigest()}
+    stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(settings).encode()}
     whole, stamped = parts.folder / "table.parquet", schema.with_metadata(stamp)
     with atomic_path(whole) as path, pq.ParquetWriter(path, stamped, **_STORED) as writer:
         for (_, table), names, position in zip(chunks(parts.schema.names), ids(), places, strict=True):

@@ -1,10 +1,9 @@
 """Prompts to tokens with roles: which tokens are the prefix, which the question, which are left out.
 
-A prompt is a chat (list of {role, content}) or plain text.  In a chat the question is the content of the last
-user message, found in the rendered text for any template; in plain text it is the text `question` (its last
-occurrence in the prompt), or what follows the last occurrence of a marker, or the whole prompt.  A token that
-overlaps a question character is question; tokens before the first such token are prefix; tokens after the last one
-are dropped, since a causal model's states before them do not depend on them.
+In a chat the question is the content of the last user message, found in the rendered text for any template; in plain
+text it is the text `question` (its last occurrence in the prompt), or what follows the last occurrence of a marker, or
+the whole prompt.  A token that overlaps a question character is question, tokens before the first such one are prefix,
+and those after the last one are dropped: a causal model's states before them do not depend on them.
 
 A prompt that cannot be rendered is a `Rendered` with a reason, never an exception: one bad row does not stop a run.
 """
@@ -15,6 +14,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +63,8 @@ class Rendered:
         return len(self.tokens) - self.prefix
 
 
-_NO_TOKENS = np.empty(0, dtype=np.int32)
-
-
 def _without(status: str, reason: str) -> Rendered:
-    return Rendered(_NO_TOKENS, 0, status, reason)
+    return Rendered(np.empty(0, dtype=np.int32), 0, status, reason)
 
 
 def _text(content: Any) -> Any:
@@ -90,11 +87,7 @@ class _RowError(Exception):
 
 
 class PromptRenderer:
-    """Renders prompts with one tokenizer, or a processor that has one, as the settings say.
-
-    `max_tokens` is the model's context (None: unlimited); longer prompts are skipped or, with
-    `too_long="truncate"`, lose the end of their question.
-    """
+    """Renders prompts with one tokenizer, or a processor that has one; `max_tokens` is the model's context, if any."""
 
     def __init__(self, tokenizer: Any, settings: ScoringSettings, max_tokens: int | None = None) -> None:
         self.tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
@@ -108,11 +101,6 @@ class PromptRenderer:
     def chat_template(self) -> Any:
         """The chat template: the tokenizer's, or the processor's where the tokenizer has none."""
         return self.tokenizer.chat_template or getattr(self._given, "chat_template", None)
-
-    @property
-    def template_hash(self) -> str:
-        """Hash of the chat template's source; empty where there is none."""
-        return template_hash(self)
 
     def require_usable(self, prompt: Prompt) -> None:
         """Raise UserError if prompts of this kind can never be rendered (checked on the first row, before scoring)."""
@@ -170,11 +158,9 @@ class PromptRenderer:
             if at < 0:
                 raise _RowError("failed", f"the prompt does not contain {marker!r} (--question-after)")
             start, end = at + len(marker), len(prompt)
-        elif question is not None and question == question:  # pandas says NaN for none
+        elif question is not None:
             if not isinstance(question, str):
                 raise _RowError("failed", f"the column 'question' is a {type(question).__name__}, not text")
-            if not question.strip():
-                raise _RowError("undefined", "empty question")
             if (start := prompt.rfind(question)) < 0:
                 raise _RowError("failed", "the column 'question' does not occur in the column 'prompt'")
             end = start + len(question)
@@ -199,19 +185,18 @@ class PromptRenderer:
         if not content.strip():
             raise _RowError("undefined", "empty question")
         messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
-        problem: Exception | None = None
-        for form in (self._in_parts, not self._in_parts):  # some templates take strings, some lists of parts
-            try:
-                found = self._find([*map(_parts, messages)] if form else messages, last, content)
-                self._in_parts = form
-                return found
-            except _RowError as error:
-                problem = problem or error
-        assert problem is not None
-        raise problem
+        try:  # some templates take strings, some lists of parts; what served last is tried first
+            return self._find(messages, last, content)
+        except _RowError as error:
+            self._in_parts = not self._in_parts
+            with suppress(_RowError):
+                return self._find(messages, last, content)
+            self._in_parts = not self._in_parts
+            raise error from None
 
     def _find(self, messages: list[Any], last: int, content: str) -> tuple[str, tuple[int, int]]:
         """The rendered chat, and the span of the last user message's `content` in it."""
+        messages = [*map(_parts, messages)] if self._in_parts else messages
         text = self._render(messages)
         before, after = self._frame(messages, last)
         if isinstance(messages[last]["content"], list) and "{'type': 'text'" in text:
@@ -297,8 +282,7 @@ class PromptRenderer:
         return Rendered(tokens[: self.max_tokens], first, reason=too_long)
 
 
-def text_hash(text: str) -> str:
-    """16 hex digits of SHA-256, for provenance."""
+def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
@@ -306,10 +290,10 @@ def tokenizer_hash(tokenizer: Any) -> str:
     """Hash of everything that turns text into ids (normaliser, vocabulary, merges, special tokens), padding aside."""
     state = json.loads(tokenizer.backend_tokenizer.to_str())
     state["padding"] = state["truncation"] = None  # what the last call asked for, not what the tokenizer is
-    return text_hash(json.dumps(state, sort_keys=True))
+    return _hash(json.dumps(state, sort_keys=True))
 
 
 def template_hash(tokenizer: Any) -> str:
     """Hash of the chat template's source; empty where there is none."""
     template = tokenizer.chat_template
-    return text_hash(template if isinstance(template, str) else repr(template)) if template else ""
+    return _hash(template if isinstance(template, str) else repr(template)) if template else ""

@@ -2,7 +2,7 @@
 
 This process reads the dataset, hands a chunk to whichever worker is free and writes the table; workers write the parts
 to the output's folder, which all machines share.  A worker that dies is started again and scores what its chunk's parts
-lack.  (Ray's `ActorPool` and not Ray Data: it takes chunks as they are read, and workers load the model once.)
+lack.  (`ActorPool` and not Ray Data: it takes chunks as they are read, and workers load the model once.)
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.scoring.parts import Parts
+from gainrl.scoring.parts import Parts, require_alike
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.run import Progress, score_chunk
 from gainrl.scoring.scorer import AngleScorer
@@ -45,13 +46,20 @@ class _Worker:
 
     def chunk(self, parts: Parts, number: int, prompts: list[ScoringPrompt], seconds: float) -> tuple[int, int, int]:
         """Score one chunk (`score_chunk`)."""
+        mine = {**parts.settings, **self._scorer.identity(), "model": parts.settings["model"]}  # there: as it was named
+        require_alike(mine, parts.settings, "the Ray workers")
         try:
             return score_chunk(self._scorer, parts, number, prompts, seconds_per_part=seconds)
         except RuntimeError as error:
             if "CUDA error" not in str(error):
                 raise
             print(f"gainrl: a Ray worker lost its GPU and ends: {error}", file=sys.stderr, flush=True)
-            os._exit(1)  # its CUDA context is of no use any more: Ray starts another one
+            import ray
+
+            # its CUDA context is of no use any more: Ray starts the worker anew and gives it the chunk again
+            ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
+            time.sleep(60)
+            raise
 
 
 class RayScorer:

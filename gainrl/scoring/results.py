@@ -79,7 +79,7 @@ class Scores:
         return cls(*(column(field.name) for field in fields(cls)))
 
     def settled(self, any_prefix: bool, definition: Definition) -> Scores:
-        """The same, once it is known whether any prompt of the dataset with status ok has a prefix.
+        """The same, once it is known whether any scored prompt of the dataset has a prefix.
 
         If one has, a prompt without a prefix has no C_inter and becomes undefined.  If none has, the score is C_intra.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import errno
+import hashlib
 import json
 import os
 import time
@@ -16,15 +17,14 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import pyarrow.parquet as pq
-import torch
 import torch.distributed as dist
 
 from gainrl import __version__
 from gainrl.errors import UserError
-from gainrl.scoring.parts import CHUNK, SETTINGS_KEY, Parts, differences, write_table
+from gainrl.scoring.parts import SETTINGS_KEY, Parts, differences, require_alike, write_table
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.scorer import AngleScorer
-from gainrl.scoring.settings import ScoringSettings
+from gainrl.scoring.settings import CHUNK, ScoringSettings
 from gainrl.table import ScoreTable, TableMetadata, content_digest, content_ids, fingerprint, prompt_text
 
 T = TypeVar("T")
@@ -65,10 +65,7 @@ class Run:
 
 
 def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, resume: bool = False) -> Path:
-    """The output, `~` expanded; UserError if it cannot be written or would be overwritten.
-
-    An output or parts of it that are there already need `overwrite` or `resume`, not both.
-    """
+    """The output, `~` expanded; UserError if it cannot be written, or is there without `overwrite` or `resume`."""
     output = Path(path).expanduser()
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
@@ -77,13 +74,12 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, resum
     if not os.access(output.parent, os.W_OK):
         why = "cannot be written to" if output.parent.is_dir() else "does not exist"
         raise UserError(f"--output {output}: the folder {output.parent} {why}")
-    if overwrite or resume:
-        return output
-    if (parts := Parts(output, {})).files():
-        kept = f"{parts.folder} holds the results of an interrupted run"
-        raise UserError(f"{kept}: use --resume to go on, or --overwrite to start anew")
-    if output.exists():
-        raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
+    if not (overwrite or resume):
+        if (parts := Parts(output, {})).files():
+            kept = f"{parts.folder} holds the results of an interrupted run"
+            raise UserError(f"{kept}: use --resume to go on, or --overwrite to start anew")
+        if output.exists():
+            raise UserError(f"{output} exists and is kept: use --overwrite to replace it, or another --output")
     return output
 
 
@@ -99,23 +95,23 @@ def score_dataset(
     progress: Progress | None = None,
     seconds_per_part: float = SECONDS_PER_PART,
 ) -> Run:
-    """Score `prompts` and write the score table to `output`.
+    """Score `prompts` and write the score table to `output`; memory does not grow with the dataset.
 
     `scorer` is an `AngleScorer`, a `VllmScorer`, a `RayScorer` or a `ScoringSettings`.  Finished rows are in
     `<output>.parts/` until the table is written; after a kill, `resume=True` scores the others.  Of the processes of
     `torch.distributed`, process k takes every k-th chunk of 4,096 rows and rank 0 writes the table.  `keep_prompts`
-    stores the prompts' text in the table, for reports.  Memory does not grow with the dataset.
+    stores the prompts' text in the table, for reports.
 
-    Raises UserError if the output is refused (`check_output`), if parts were made with other settings or of another
-    dataset, if the dataset is empty, if no row of the first chunk can be scored, or if the disk is full.
+    Raises UserError for an output that is refused (`check_output`), parts of other settings or another dataset, an
+    empty dataset, a first chunk of which no row can be scored, or a full disk.
     """
     if isinstance(scorer, ScoringSettings):
         scorer = AngleScorer(**vars(scorer))
     started, processes = time.perf_counter(), Processes()
     output = processes.lead(lambda: check_output(output, overwrite=overwrite, resume=resume))
     directions = scorer.settings.direction_dtype if scorer.directions else None
-    made = {"dataset": source.name, "split": source.split, "limit": source.limit, "task": source.task}
-    metadata = {**scorer.identity(), **made}
+    given = {"dataset": source.name, "split": source.split, "limit": source.limit, "task": source.task}
+    metadata = {**scorer.identity(), **given}
     settings = {**metadata, "directions": directions, "nll": scorer.nll, "prompts": keep_prompts}
     parts = Parts(output, settings, scorer.width)
 
@@ -128,6 +124,9 @@ def score_dataset(
         parts.folder.mkdir(exist_ok=True)
         parts.check()
         return 0
+
+    for theirs in processes.gather(settings):
+        require_alike(settings, theirs, "the processes")
 
     rows, totals = 0, [0, 0, 0]
 
@@ -152,7 +151,7 @@ def score_dataset(
             totals = [total + one for total, one in zip(totals, found, strict=True)]
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
-        totals = processes.total(totals)
+        totals = [sum(counts) for counts in zip(*processes.gather(totals), strict=True)]
         about = TableMetadata(**metadata, fingerprint="", rows=rows, gainrl_version=__version__)
         processes.lead(lambda: write_table(parts, rows, about, scorer.definition))
     return Run(output, time.perf_counter() - started, *totals)
@@ -171,9 +170,10 @@ def score_chunk(
     every = range(first, first + len(prompts))
     texts = [prompt_text(prompt.prompt) for prompt in prompts]
     digests = [content_digest(prompt.prompt, text) for prompt, text in zip(prompts, texts, strict=True)]
-    there = parts.read(parts.files().get(number, []), ["digest"])
-    held = dict(zip(there["row"].to_pylist(), there["digest"].to_pylist(), strict=True))
-    if any(row not in every or digests[row - first] != held[row] for row in held):
+    asked = [question_digest(prompt) for prompt in prompts]
+    there = parts.read(parts.files().get(number, []), ["digest", "asked"])
+    held = {row: (digest, question) for row, digest, question in zip(*there.to_pydict().values(), strict=True)}
+    if any(row not in every or (digests[row - first], asked[row - first]) != held[row] for row in held):
         kept = f"{parts.folder} holds results of another dataset: rows changed since"
         raise UserError(f"{kept}. Give the same one to --resume, or start anew with --overwrite")
     if progress and held:
@@ -192,8 +192,9 @@ def score_chunk(
     try:
         for indices, scores in scorer.batches([prompts[i] for i in owed]) if owed else ():
             at = [owed[i] for i in indices]
-            rows, known, said = ([column[i] for i in at] for column in (every, digests, texts))
-            waiting.append(parts.table(rows, known, said, scores))
+            columns = {"row": every, "digest": digests, "asked": asked, "prompt": texts}
+            known = {name: [column[i] for i in at] for name, column in columns.items()}
+            waiting.append(parts.table(known, scores))
             failed += scores.status.count("failed")
             new = int(scores.prefix_tokens.sum() + scores.question_tokens.sum())
             tokens += new
@@ -213,12 +214,24 @@ def score_chunk(
     return len(owed), tokens, len(held)
 
 
+def question_digest(prompt: ScoringPrompt) -> int:
+    """64 bits of what decides the roles besides the prompt itself: the question of plain text."""
+    return content_digest(prompt.question) if prompt.question is not None and isinstance(prompt.prompt, str) else 0
+
+
 def _finished(output: Path, settings: dict[str, Any], prompts: Iterable[ScoringPrompt]) -> int:
     """--resume on a table that is already whole: its rows, if it was made the same way of the same dataset."""
     metadata, _ = ScoreTable.describe(output)
-    stored = (pq.read_metadata(output).metadata or {}).get(SETTINGS_KEY, b"{}")
-    differ = differences(json.loads(stored), settings)
-    if not differ and fingerprint(content_ids(prompt.prompt for prompt in prompts)) != metadata.fingerprint:
+    stored = json.loads((pq.read_metadata(output).metadata or {}).get(SETTINGS_KEY, b"{}"))
+    asked, questions = hashlib.sha256(), stored.pop("questions", "")
+
+    def contents() -> Iterator[Any]:
+        for prompt in prompts:
+            asked.update(question_digest(prompt).to_bytes(8, "little"))
+            yield prompt.prompt
+
+    differ = differences(stored, settings)
+    if not differ and (fingerprint(content_ids(contents())) != metadata.fingerprint or asked.hexdigest() != questions):
         differ = "the dataset's rows"
     if differ:
         raise UserError(f"{output} is a finished table of other settings ({differ}): use --overwrite to replace it")
@@ -246,23 +259,22 @@ class Processes:
         # Over CPUs, whatever the others are over, and with the patience that other processes' work needs.
         self._group = dist.new_group(backend="gloo", timeout=datetime.timedelta(days=7)) if self.size > 1 else None
 
+    def gather(self, value: T) -> list[T]:
+        """The values of all processes, once all are here."""
+        values = [value] * self.size
+        if self._group is not None:
+            dist.all_gather_object(values, value, group=self._group)
+        return values
+
     def lead(self, action: Callable[[], T]) -> T:
         """What `action` returns in rank 0, or the UserError that it raises there, in all processes."""
-        found: list[Any] = [None, None]
+        found: tuple[T | None, UserError | None] = None, None
         if self.rank == 0:
             try:
-                found[0] = action()
+                found = action(), None
             except UserError as error:
-                found[1] = error
-        if self._group is not None:
-            dist.broadcast_object_list(found, src=0, group=self._group)
-        if found[1] is not None:
-            raise found[1]
-        return cast(T, found[0])
-
-    def total(self, counts: list[int]) -> list[int]:
-        """The sums over all processes, once all are here."""
-        if self._group is not None:
-            dist.all_reduce(sums := torch.tensor(counts), group=self._group)
-            counts = [int(one) for one in sums]
-        return counts
+                found = None, error
+        result, problem = self.gather(found)[0]
+        if problem is not None:
+            raise problem
+        return cast(T, result)

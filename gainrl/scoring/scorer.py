@@ -1,11 +1,7 @@
 """The scorer in Python: prompts to angle concentration with a model in this process.
 
-    scorer = AngleScorer("smollm2-135m")
-    scores = scorer.score(["What is 2 + 3?", "Prove that ..."])
-    scores.score          # (N,) float64, NaN where undefined
-    scores.reasons        # why
-
-`score_dataset` in `gainrl.scoring.run` wraps it for datasets on disk, with a score table.
+scores = AngleScorer("smollm2-135m").score(["What is 2 + 3?", "Prove that ..."])
+scores.score, scores.reasons          # (N,) float64, NaN where undefined; why
 """
 
 from __future__ import annotations
@@ -23,12 +19,11 @@ from gainrl.errors import UserError
 from gainrl.models import context_length, load_model, load_tokenizer, require_offsets, resolve_device
 from gainrl.scoring.base import BaseScorer, phase
 from gainrl.scoring.batching import Batch, plan
-from gainrl.scoring.forward import choose_forward
+from gainrl.scoring.forward import choose_forward, evaluating
 from gainrl.scoring.nll import LikelihoodHead
 from gainrl.scoring.prompts import PromptRenderer, Rendered
 from gainrl.scoring.results import NOT_FINITE, Scores
 from gainrl.scoring.settings import ScoringSettings, require_backend
-from gainrl.scoring.taps import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -41,10 +36,7 @@ class AngleScorer(BaseScorer):
 
     `model` is a name (hub id, local directory, adapter's directory, `smollm2-135m`) or a loaded causal language model,
     which is used where it is, without a copy; then `tokenizer` (or a processor that has one) must be given too.  The
-    other arguments are the fields of `ScoringSettings`.  A batch that does not fit into memory is split, and so are
-    those of its size from then on.
-
-    Raises UserError for settings, names and models that cannot be used.
+    other arguments are the fields of `ScoringSettings`.  Raises UserError for what cannot be used.
     """
 
     def __init__(self, model: Any, tokenizer: Any = None, **settings: Any) -> None:
@@ -89,7 +81,7 @@ class AngleScorer(BaseScorer):
             if "CUDA error" in str(error):
                 raise error  # the device is lost: nothing after this would be right
             return super()._failure(error, batch, prompts)
-        if len(prompts) > 1 and not isinstance(error, _KnownTooLarge):
+        if len(prompts) > 1 and not isinstance(error, _KnownTooLarge):  # later batches will be made smaller
             self._fits = _tokens(batch, prompts) // 2
             logger.warning("out of memory with %d tokens at once: going on with %d", 2 * self._fits, self._fits)
         if self.device.type == "cuda":

@@ -15,6 +15,8 @@ import torch
 from gainrl.angle.backends import NAMES, check_backend, unavailable
 from gainrl.errors import UserError
 
+CHUNK = 4096
+"""Prompts that are rendered, planned and kept together; what bounds the memory that prompts take."""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 _RENDERING = {"tokenize", "add_generation_prompt", "chat_template", "conversation", "return_tensors", "return_dict"}
 _FORM = re.compile(r"intra(?:\+(?:(?P<weight>\d+(?:\.\d*)?|\.\d+)\*)?(?P<inter>inter))?(?P<bare>,no-diagonal)?")
@@ -74,7 +76,7 @@ class ScoringSettings:
     chat_template_kwargs: Mapping[str, Any] | None = None
     """Passed to the chat template, as in training (`enable_thinking`, `reasoning_effort`, ...)."""
     tap: str = "final"
-    """Where hidden states are taken (`gainrl.scoring.taps`)."""
+    """Where hidden states are taken (`gainrl.scoring.forward`)."""
     definition: Any = "intra+inter"
     """intra+inter (published), intra or intra+W*inter, each also with ,no-diagonal; kept as a `Definition`."""
     directions: bool = False
@@ -106,27 +108,18 @@ class ScoringSettings:
                 raise UserError(f"date {self.date!r}: give it as 2026-01-31") from None
         if not isinstance(self.definition, Definition):
             self.definition = Definition.parse(self.definition)
-        self.chat_template_kwargs = checked_kwargs(self.chat_template_kwargs)
-
-
-def checked_kwargs(given: Any) -> dict[str, Any]:
-    """The chat template's arguments as a plain dict; UserError for what is none, or decides what scoring decides."""
-    if not isinstance(given or {}, Mapping):
-        raise UserError(f"chat_template_kwargs: give names and values, not {given!r}")
-    try:
-        plain: dict[str, Any] = json.loads(json.dumps(dict(given or {})))
-    except (TypeError, ValueError) as error:
-        raise UserError(f"chat_template_kwargs must be plain values, as in JSON: {error}") from None
-    if taken := sorted(_RENDERING.intersection(plain)):
-        raise UserError(f"chat_template_kwargs: {', '.join(taken)} cannot be set, for the scorer sets it")
-    return plain
+        if not isinstance(given := self.chat_template_kwargs or {}, Mapping):
+            raise UserError(f"chat_template_kwargs: give names and values, not {given!r}")
+        try:
+            self.chat_template_kwargs = json.loads(json.dumps(dict(given)))
+        except (TypeError, ValueError) as error:
+            raise UserError(f"chat_template_kwargs must be plain values, as in JSON: {error}") from None
+        if taken := sorted(_RENDERING.intersection(given)):
+            raise UserError(f"chat_template_kwargs: {', '.join(taken)} cannot be set, for the scorer sets it")
 
 
 def require_backend(backend: str, device: torch.device) -> None:
-    """UserError, with what serves there, unless the backend that was named can serve tensors on `device`.
-
-    It may begin CUDA in this process, so an engine asks in its workers.
-    """
+    """UserError unless the backend that was named serves tensors on `device`; it may begin CUDA in this process."""
     if backend == "auto" or not (why := unavailable(backend, device.type)):
         return
     able = [name for name in NAMES if name not in ("auto", backend) and not unavailable(name, device.type)]

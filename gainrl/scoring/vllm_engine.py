@@ -3,9 +3,8 @@
     scorer = VllmScorer(ScoringSettings(model="Qwen/Qwen2.5-72B-Instruct"), {"tensor_parallel_size": 4})
     scorer.score(["What is 2 + 3?"]).score
 
-The model runs as a pooling model (`LLM(runner="pooling", convert="embed")`, task `token_embed`), whose hidden states
-are those after the final norm.  A pooler of our own (`gainrl.scoring.vllm_worker`) sums them by role on the device, so
-2·D floats a prompt come back instead of L·D.
+The model runs as a pooling model (task `token_embed`), whose hidden states are those after the final norm.  A pooler
+of our own (`gainrl.scoring.vllm_worker`) sums them by role on the device: 2·D floats a prompt come back, and not L·D.
 
 Tokens that vLLM's prefix cache supplies have no hidden states.  So what the prompts of a batch share is sent once,
 alone and past the cache, which gives its `U_p` and fills the cache; the prompts then read the cache, and a prompt of
@@ -21,16 +20,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from gainrl.angle import Status
+from gainrl.angle.torch_backend import finish
 from gainrl.errors import UserError
 from gainrl.models import load_tokenizer, resolve_model
 from gainrl.scoring.base import BaseScorer, phase
 from gainrl.scoring.batching import Batch, plan
+from gainrl.scoring.forward import FINAL
 from gainrl.scoring.prompts import PromptRenderer, Rendered
 from gainrl.scoring.results import Scores
 from gainrl.scoring.settings import ScoringSettings
-from gainrl.scoring.taps import FINAL
 
 TOKENS_PER_BATCH = 1 << 16
 """What is handed to vLLM at once and journalled together; vLLM makes its own batches of it."""
@@ -39,17 +40,22 @@ _OURS = dict.fromkeys(("runner", "convert", "pooler_config", "worker_extension_c
     "model": "use --model", "tokenizer": "use --model", "dtype": "use --dtype", "revision": "use --revision",
     "tokenizer_revision": "use --revision", "trust_remote_code": "use --trust-remote-code",
 }  # fmt: skip
+_NOT_THE_NUMBERS = {
+    "tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "distributed_executor_backend",
+    "gpu_memory_utilization", "kv_cache_memory_bytes", "cpu_offload_gb", "swap_space", "block_size", "max_num_seqs",
+    "max_num_batched_tokens", "enable_chunked_prefill", "enable_prefix_caching", "enforce_eager", "disable_log_stats",
+    "download_dir",
+}  # fmt: skip
+"""Options that may differ between a run and its --resume."""
 Sums = npt.NDArray[np.float64]
 """(B, 2·D + 4): what the pooler gives of B prompts, see `gainrl.scoring.vllm_worker`."""
 
 
 class VllmScorer(BaseScorer):
-    """Scores prompts like `AngleScorer`, with a model that vLLM runs.
+    """Scores prompts like `AngleScorer`, with a model that vLLM runs; tap, `nll` and `device` cannot be chosen.
 
-    `options` go to `vllm.LLM` as they are (`tensor_parallel_size`, `gpu_memory_utilization`, `max_model_len`,
-    `quantization`, ...).  Of the settings, the tap must be `final`, and `nll` and `device` cannot be asked for.
-
-    Raises UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
+    `options` go to `vllm.LLM` as they are (`tensor_parallel_size`, `max_model_len`, `quantization`, ...).  Raises
+    UserError if vLLM is absent, cannot load the model, or lacks the interface that is used.
     """
 
     def __init__(self, settings: ScoringSettings, options: Mapping[str, Any] | None = None) -> None:
@@ -69,6 +75,7 @@ class VllmScorer(BaseScorer):
         self._llm = _load(vllm, directory, dtype, settings.backend, {**source, **(options or {})})
         config = self._llm.model_config
         self._params = vllm.PoolingParams
+        self.options = {name: value for name, value in (options or {}).items() if name not in _NOT_THE_NUMBERS}
         self.model = SimpleNamespace(config=config.hf_config)
         self.dtype = str(config.dtype).removeprefix("torch.")
         self.form = f"vllm {vllm.__version__}"
@@ -103,19 +110,14 @@ class VllmScorer(BaseScorer):
             self.sent_again += len(again)
             sums[again] = self._encode([given[i] for i in again], cached=False)
         with phase("angle"):
-            sums = sums + shared
-            prefix, question, (p, q, bad, _) = sums[:, :width], sums[:, width : 2 * width], sums[:, 2 * width :].T
+            prefix, question, rest = torch.from_numpy(sums + shared).split((width, width, 4), dim=1)
+            p, q, bad, _ = rest.T
+            counts = torch.stack([(bad > 0) * int(Status.NON_FINITE), q, p]).int()
             square = (question**2).sum(1)
-            with np.errstate(divide="ignore", invalid="ignore"):
-                intra = square / q**2
-                if not self.definition.diagonal:
-                    intra = (square - q) / np.where(q > 1, q * (q - 1), np.nan)
-                values = np.stack([intra, (question * prefix).sum(1) / (q * p)])
-            flags = np.where(bad > 0, int(Status.NON_FINITE), np.where(q == 0, int(Status.EMPTY_QUESTION), 0))
-            values[:, bad > 0] = np.nan
-            unit = (question / np.sqrt(np.where(square > 0, square, 1.0))[:, None]).astype(np.float32)
-            directions = np.where(flags[:, None] == 0, unit, np.float32(0)) if self.directions else None
-            return Scores.measured(prompts, self.definition, values, np.stack([flags, q, p]), directions, None)
+            values = finish(square, (question * prefix).sum(1), square, counts, self.definition.diagonal)
+            unit = torch.where(bad[:, None] > 0, 0.0, torch.nn.functional.normalize(question, dim=1)).float()
+            given = unit.numpy() if self.directions else None
+            return Scores.measured(prompts, self.definition, values[:2], counts, given, None)
 
     def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> Sums:
         """Sums of prompts (tokens, skip, prefix): see `gainrl.scoring.vllm_worker`."""
@@ -160,7 +162,9 @@ def _load(vllm: Any, directory: str, dtype: str, backend: str, options: dict[str
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
         raise UserError(f"vLLM cannot load {directory!r}: {' '.join(lines[:2]) or type(error).__name__}") from error
     # In the workers, which have the devices: asked here, CUDA would be begun in a process that vLLM forks.
-    backends, poolers = zip(*llm.collective_rpc("gainrl_install", args=(backend,)), strict=True)
+    config = llm.model_config
+    given = (backend, int(config.get_hidden_size()), str(config.dtype).removeprefix("torch."))
+    backends, poolers = zip(*llm.collective_rpc("gainrl_install", args=given), strict=True)
     if problem := next(filter(None, backends), all(poolers) and f"vLLM {vllm.__version__}: {poolers[0]}"):
         llm.llm_engine.engine_core.shutdown()
         raise UserError(problem)

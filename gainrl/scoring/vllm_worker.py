@@ -15,7 +15,6 @@ elsewhere, once for all prompts that share them).  A prompt that vLLM computes i
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Set
 from contextlib import suppress
 from typing import Any
@@ -87,10 +86,26 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
         return torch.cat([outputs.sums.view(len(counts), -1), rows.float(), bad.float(), begun], dim=1)
 
 
+class _Headless:
+    """A model whose logits are what enters its classification layer."""
+
+    lm_head = None
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def logits_processor(self, _: Any, hidden: Tensor, *__: Any) -> Tensor:
+        """What vLLM's models call with their head and hidden states."""
+        return hidden
+
+
 class WorkerExtension:
     """vLLM's workers take this class as a base (`worker_extension_cls`); its methods are called by name."""
 
-    def gainrl_install(self, backend: str) -> tuple[str | None, str | None]:
+    def gainrl_install(self, backend: str, width: int, dtype: str) -> tuple[str | None, str | None]:
         """Put `RoleSums` in place; else why `backend` cannot serve here, or why this worker's model cannot have it."""
         model: Any = self.get_model()  # type: ignore[attr-defined]
         name = type(model).__name__
@@ -100,12 +115,9 @@ class WorkerExtension:
             return str(error), None
         if not hasattr(model, "pooler"):
             return None, f"{name} has no pooler (model.pooler), which the vLLM engine needs"
-        # Some (MiMo, Step 3.5) normalise there.  The class adapted to pooling inherits from the one with the method.
-        method = next(
-            (vars(base)["compute_logits"] for base in type(model).__mro__ if "compute_logits" in vars(base)), 0
-        )
-        with suppress(OSError, TypeError):  # no method, or no source to read
-            if ".norm(" in inspect.getsource(method):  # type: ignore[arg-type]
+        with suppress(Exception):  # no `compute_logits`, or one that takes more than hidden states
+            probe = torch.linspace(1, 2, width, dtype=getattr(torch, dtype), device=next(model.parameters()).device)
+            if not torch.equal(type(model).compute_logits(_Headless(model), probe[None])[0], probe):  # MiMo, Step 3.5
                 return None, f"{name} applies its final norm where it computes logits, not in its forward"
         model.pooler = RoleSums(backend)
         return None, None

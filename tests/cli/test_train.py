@@ -19,6 +19,7 @@ from gainrl.cli.train import HELP, import_reward, read, run_parser
 from gainrl.errors import UserError
 from gainrl.integrations.trl.script import RunArguments, as_dataset
 from gainrl.table import ScoreTable
+from gainrl.tasks import load_task
 from tests.tiny_models import make_model
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -169,6 +170,7 @@ def test_a_task_brings_prompts_reward_and_stops(home: Path, run_cli: Cli) -> Non
     assert status == 0, err
     assert lines(home)[0]["rollouts"] == 4
     assert (home / "run" / "checkpoint-1" / "adapter_config.json").exists()
+    assert ScoreTable.describe("run/scores.parquet")[0].split == load_task("arithmetic").splits[0]
 
 
 def test_a_table_that_does_not_fit_is_refused(home: Path, run_cli: Cli, model: str) -> None:

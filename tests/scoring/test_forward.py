@@ -15,7 +15,7 @@ from gainrl.errors import UserError
 from gainrl.models import decoder_of
 from gainrl.scoring import AngleScorer, ScoringPrompt
 from gainrl.scoring.attention import Flex, Grouped, Settings
-from gainrl.scoring.taps import tapped
+from gainrl.scoring.forward import tapped
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 WORDS = ("how", "many", "apples", "does", "Tom", "buy", "when", "a", "train", "leaves", "at", "noon")

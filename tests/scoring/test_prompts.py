@@ -11,7 +11,7 @@ import pytest
 
 from gainrl.errors import UserError
 from gainrl.scoring import ScoringSettings
-from gainrl.scoring.prompts import PromptRenderer, ScoringPrompt, tokenizer_hash
+from gainrl.scoring.prompts import PromptRenderer, ScoringPrompt, template_hash, tokenizer_hash
 
 
 def renderer_of(tokenizer, max_tokens=None, **settings):
@@ -216,7 +216,7 @@ def test_a_processors_template_serves_where_its_tokenizer_has_none(tokenizer):
     renderer.require_usable(chat("How many?"))
     [rendered] = renderer([ScoringPrompt(chat("How many?"))])
     assert question_text(tokenizer, rendered) == "How many?"
-    assert len(renderer.template_hash) == 16
+    assert len(template_hash(renderer)) == 16
 
 
 def test_nulls_and_arrays_of_arrow_and_numpy_are_no_content(tokenizer):

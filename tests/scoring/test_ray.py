@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from scoring_runs import gainrl_score
+from scoring_runs import gainrl_score, run
 
 from gainrl.errors import UserError
-from gainrl.scoring import ScoringSettings
+from gainrl.scoring import ScoringPrompt, ScoringSettings
 from gainrl.table import ScoreTable
 
 ray = pytest.importorskip("ray", reason="ray is not installed")
@@ -61,6 +61,19 @@ def test_two_workers_one_of_them_killed_write_the_table_of_one_process(model_dir
     assert np.allclose(one.column("score"), two.column("score"), atol=5e-6)
     assert one.metadata == two.metadata
     assert sorted(os.listdir(tmp_path)) == ["one.parquet", "p.jsonl", "two.parquet"]
+
+
+def test_workers_that_do_not_score_alike_are_refused(model_directory, tmp_path, monkeypatch):
+    from gainrl.scoring.ray_engine import RayScorer
+
+    scorer = RayScorer(ScoringSettings(model=model_directory, device="cpu"))
+    there = {**scorer.identity(), "dtype": "bfloat16"}
+    monkeypatch.setattr(scorer, "identity", lambda: there)
+    try:
+        with pytest.raises(UserError, match="dtype: 'float32' there, 'bfloat16' now"):
+            run(scorer, [ScoringPrompt("how many")], tmp_path / "s.parquet")
+    finally:
+        scorer.close()
 
 
 def test_mistakes_are_said_as_they_would_be_here(tmp_path, monkeypatch):

@@ -223,7 +223,7 @@ def test_one_prompt_many_rows_a_dataset_and_a_frame_are_all_scored(make_model, t
     [
         ({"train": [], "test": []}, "choose one"),
         (QUESTION[0], "give a list"),
-        (7, "not a int"),
+        (7, "int is no dataset"),
         ([{"text": "a"}], "'text'"),
     ],
 )
@@ -274,6 +274,9 @@ def test_the_identity_names_what_decides_the_scores(make_model, tokenizer):
         "diagonal",
         "chat_template_kwargs",
     }
+    (quantised := make_model()).config.quantization_config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    loaded = AngleScorer(quantised, tokenizer).identity()["loaded_with"]
+    assert (loaded["quantization"]["load_in_4bit"], other["loaded_with"]) == (True, {})
 
 
 def test_other_definitions_weigh_their_parts(make_model, tokenizer):

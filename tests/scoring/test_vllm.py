@@ -125,8 +125,24 @@ def test_a_worker_says_whether_the_backend_serves_on_its_device(backend, said, m
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     worker = WorkerExtension()
     worker.get_model = lambda: torch.nn.Linear(2, 2)
-    found = worker.gainrl_install(backend)[0]
+    found = worker.gainrl_install(backend, 2, "float32")[0]
     assert found is None if said is None else found.startswith(said)
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_a_model_that_normalises_where_it_computes_logits_is_refused(normalised):
+    class Model(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.pooler = torch.nn.RMSNorm(4), None
+
+        def compute_logits(self, hidden_states):
+            return self.logits_processor(self.lm_head, self.norm(hidden_states) if normalised else hidden_states)
+
+    worker, model = WorkerExtension(), Model()
+    worker.get_model = lambda: model
+    assert ("final norm" in str(worker.gainrl_install("torch", 4, "float32")[1])) is normalised
+    assert isinstance(model.pooler, RoleSums) is not normalised
 
 
 # -- the engine ------------------------------------------------------------------------------------------------------
@@ -135,13 +151,14 @@ def test_a_worker_says_whether_the_backend_serves_on_its_device(backend, said, m
 @pytest.mark.full
 def test_scores_are_the_definition_with_prefix_caching(make_model, tokenizer, oracle, tmp_path):
     model = saved(make_model, tokenizer, tmp_path, "Qwen2")
-    options = {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 2048}
+    options = {"enforce_eager": True, "block_size": 32, "max_num_batched_tokens": 2048, "max_model_len": 500}
     scorer = VllmScorer(ScoringSettings(model=tmp_path, directions=True), options)
     try:
         rows = chats(40)
         scores = scorer.score(rows)
         assert_is_the_definition(scores, scorer, model, rows, oracle)
         assert scorer.cached_tokens > 40 * 64  # the system prompt came from the cache
+        assert scorer.identity()["loaded_with"] == {"max_model_len": 500}  # but not what leaves the numbers alone
         again = scorer.score(rows)  # now whole questions are in the cache: they must be computed all the same
         assert scorer.sent_again > 0
         np.testing.assert_allclose(again.score, scores.score, rtol=0, atol=TOLERANCE)

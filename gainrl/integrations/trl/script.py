@@ -7,7 +7,6 @@ nothing but the model's loading.
 from __future__ import annotations
 
 import errno
-import json
 import logging
 import shutil
 import sys
@@ -158,7 +157,8 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
         trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, question_after=run.question_after,
         directions=trainer.args.navigator == "probe", chat_template_kwargs=trainer.args.chat_template_kwargs,
     )  # fmt: skip
-    source = scoring.Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
+    split = run.split or (load_task(run.task).splits[0] if run.task else None)
+    source = scoring.Source(run.dataset or str(run.task), split, run.limit, len(rows), run.task)
     prompts = list(scoring.scoring_prompts(rows))
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
@@ -176,8 +176,7 @@ def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
     templates = "", template_hash(tokenizer)
     if made.tokenizer_hash != tokenizer_hash(tokenizer) or made.chat_template_hash not in templates:
         raise UserError(f"{path} was made with another tokenizer or chat template (of {made.model!r}): score again")
-    theirs: Any = made.chat_template_kwargs
-    theirs, ours = json.loads(theirs) if isinstance(theirs, str) else theirs, settings.chat_template_kwargs or {}
+    theirs, ours = made.chat_template_kwargs, settings.chat_template_kwargs or {}
     if made.chat_template_hash and theirs != ours:
         raise UserError(f"{path} was made with chat_template_kwargs {theirs}, not {ours}: score again")
     if Path(scoring.resolve_model(name)).is_dir() and made.model_hash != scoring.model_identity(name):
