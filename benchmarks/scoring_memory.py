@@ -27,7 +27,7 @@ from harness import table, write_result
 WIDTH = 64
 IDENTITY = {
     "model": "none", "model_hash": "none", "tokenizer_hash": "none", "chat_template_hash": "", "template_date": "",
-    "chat_template_kwargs": "{}", "question_after": None, "too_long": "skip", "dtype": "float32", "tap": "final",
+    "chat_template_kwargs": {}, "question_after": None, "too_long": "skip", "dtype": "float32", "tap": "final",
     "definition": "intra+inter", "diagonal": True,
 }  # fmt: skip
 
