@@ -56,7 +56,10 @@ def _adapter(directory: Path) -> str:
     file = directory / "adapter_config.json"
     if not file.is_file() or (directory / "config.json").is_file():
         return ""
-    base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    try:
+        base = json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"adapter {str(directory)!r}: its adapter_config.json cannot be read: {error}") from error
     if not base:
         raise UserError(f"adapter {str(directory)!r}: its adapter_config.json names no base model")
     if find_spec("peft") is None:

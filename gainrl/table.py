@@ -67,7 +67,7 @@ def as_written(value: Any, *, fold: bool = False) -> Any:
     if isinstance(value, str):
         return str(value)
     if isinstance(value, Mapping):
-        return {key: as_written(one, fold=fold) for key, one in value.items() if not _null(one)}
+        return {key: as_written(one, fold=fold) for key, one in value.items() if not is_null(one)}
     if isinstance(value, list | tuple):
         return [as_written(one, fold=fold) for one in value]
     if hasattr(value, "tolist"):  # NumPy arrays and scalars, tensors, pandas' columns
@@ -78,8 +78,10 @@ def as_written(value: Any, *, fold: bool = False) -> Any:
     return value
 
 
-def _null(value: Any) -> bool:
-    return value is None or (isinstance(value, float | np.floating) and value != value)
+def is_null(value: Any) -> bool:
+    """Whether this is what Arrow, NumPy or pandas put where there is no value."""
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    return missing or (isinstance(value, float | np.floating) and value != value)
 
 
 _ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=repr)
@@ -191,7 +193,7 @@ class TableMetadata:
 
     def to_json(self) -> str:
         """One JSON object, keys sorted."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True, ensure_ascii=False)
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,7 @@ def test_positions_go_by_score_then_row_and_nan_comes_last():
 
 
 def test_a_table_reads_as_it_was_written(tmp_path):
-    table = score_table(content_ids("abcdef"), SCORES, {"prompt": list("abcdef")}, split="train")
+    table = score_table(content_ids("abcdef"), SCORES, {"prompt": list("abcdef")}, split="train", dataset="\udcff.json")
     table.write(tmp_path / "t.parquet")
     again = ScoreTable.read(tmp_path / "t.parquet")
     assert str(again.columns.to_pydict()) == str(table.columns.to_pydict())

@@ -16,7 +16,7 @@ from typing import Any
 from gainrl.errors import UserError
 from gainrl.rows import KINDS, Row, open_file
 from gainrl.scoring.prompts import ScoringPrompt
-from gainrl.table import as_written
+from gainrl.table import as_written, is_null
 
 MEMORY = "rows in memory"
 
@@ -79,8 +79,8 @@ def scoring_prompts(rows: Iterable[Any]) -> Iterator[ScoringPrompt]:
         elif not isinstance(row, Mapping):
             yield ScoringPrompt(row)
         elif "prompt" in row:
-            question = as_written([row.get("question")])[0]
-            yield ScoringPrompt(as_written(row["prompt"]), None if question != question else question)
+            question = row.get("question")
+            yield ScoringPrompt(as_written(row["prompt"]), None if is_null(question) else as_written(question))
         else:
             yield ScoringPrompt("", problem=f"the row has no column 'prompt', only {sorted(row)}")
 
@@ -115,7 +115,7 @@ def _in_memory(rows: Any, split: str | None, name: str = MEMORY) -> Rows:
         rows = rows.to_dict("records")
     if isinstance(rows, str | bytes) or not isinstance(rows, Iterable):
         raise UserError(f"{type(rows).__name__} is no dataset: give a name, a Dataset or a list of rows (dicts)")
-    if hasattr(rows, "with_format"):
+    if hasattr(rows, "with_format") and getattr(rows, "format", {}).get("type") != "custom":  # a transform makes rows
         rows = rows.with_format(None)
     return Rows(name, None, None, len(rows) if hasattr(rows, "__len__") else None, lambda: rows)
 

@@ -89,7 +89,7 @@ class ScoringSettings:
     def __post_init__(self) -> None:
         self.model = str(self.model)
         self.dtype = str(self.dtype).removeprefix("torch.")
-        self.device = str(self.device)
+        self.device, self.tap = str(self.device), str(self.tap)
         choices = {"dtype": DTYPES, "too_long": ("skip", "truncate"), "direction_dtype": ("float16", "float32")}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -99,8 +99,8 @@ class ScoringSettings:
             raise UserError(f"tokens_per_batch={self.tokens_per_batch}: give at least 1")
         if self.nll and self.tap != "final":
             raise UserError(f"--nll needs the final hidden states: leave out --tap {self.tap}")
-        if self.question_after == "":
-            raise UserError("question_after is empty: give the text that stands right before each question")
+        if self.question_after is not None and (not self.question_after or not isinstance(self.question_after, str)):
+            raise UserError("question_after: give the text that stands right before each question")
         if not isinstance(self.date, datetime.date):
             try:
                 self.date = datetime.date.fromisoformat(self.date)

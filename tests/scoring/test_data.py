@@ -11,6 +11,7 @@ from gainrl.scoring import ScoringPrompt, open_rows, scoring_prompts
 
 datasets = pytest.importorskip("datasets")
 pandas = pytest.importorskip("pandas")
+pyarrow = pytest.importorskip("pyarrow")
 
 CALL = {"name": "add", "arguments": {"x": 1}}
 ROWS = [
@@ -37,6 +38,11 @@ def test_files_folders_and_rows_in_memory_give_the_same_prompts(tmp_path):
         made,
         made.with_format("numpy"),
         made.to_iterable_dataset(),
+        made.with_format("arrow"),
+        made.remove_columns("prompt").with_transform(
+            lambda batch: {"prompt": [ROWS[n - 3]["prompt"] for n in batch["answer"]]}
+        ),
+        pyarrow.Table.from_pylist(ROWS),
         datasets.DatasetDict(train=made),
         made.to_pandas(),
     ):
@@ -64,8 +70,9 @@ def test_several_datasets_follow_each_other_and_a_limit_counts_them_all(tmp_path
 
 
 def test_a_missing_question_of_pandas_is_no_question():
-    frame = pandas.DataFrame({"prompt": ["a", "b"], "question": ["a", None]})
-    assert prompts(frame) == [ScoringPrompt("a", "a"), ScoringPrompt("b", None)]
+    for dtype in (object, "string"):
+        frame = pandas.DataFrame({"prompt": ["a", "b"], "question": pandas.Series(["a", None], dtype=dtype)})
+        assert prompts(frame) == [ScoringPrompt("a", "a"), ScoringPrompt("b", None)]
 
 
 def test_the_first_row_without_a_prompt_is_refused_a_later_one_fails_by_name():

@@ -107,9 +107,10 @@ def test_an_adapters_directory_is_loaded_on_its_base(saved, tokenizer, tmp_path,
 
 
 def test_an_adapter_without_a_base_is_refused_by_name(tmp_path):
-    (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(UserError, match="names no base model"):
-        AngleScorer(tmp_path)
+    for text, said in (("{}", "names no base model"), ("[]", "cannot be read"), ("{", "cannot be read")):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            AngleScorer(tmp_path)
 
 
 def test_code_that_comes_with_a_model_runs_only_if_it_is_trusted(saved, tmp_path, monkeypatch):

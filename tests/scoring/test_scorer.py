@@ -242,6 +242,7 @@ def test_what_is_no_prompt_is_refused_in_one_sentence(make_model, tokenizer, giv
         ({"direction_dtype": "int8"}, "float16"),
         ({"backend": "cuda"}, "backend"),
         ({"nll": True, "tap": "layer:1"}, "leave out --tap"),
+        ({"question_after": 5}, "give the text"),
         ({"temperature": 1}, "temperature"),
     ],
 )
