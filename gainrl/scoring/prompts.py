@@ -161,6 +161,8 @@ class PromptRenderer:
         elif question is not None:
             if not isinstance(question, str):
                 raise _RowError("failed", f"the column 'question' is a {type(question).__name__}, not text")
+            if not question.strip():
+                raise _RowError("undefined", "empty question")
             if (start := prompt.rfind(question)) < 0:
                 raise _RowError("failed", "the column 'question' does not occur in the column 'prompt'")
             end = start + len(question)
