@@ -70,9 +70,9 @@ class BaseScorer(ABC):
         return model_identity(str(self.settings.model), self.model)
 
     def score(self, prompts: Any) -> Scores:
-        """Score one prompt (a string or a chat) or many: a list, `datasets.Dataset`, pandas column or frame of prompts,
-        `ScoringPrompt`s or rows with a column `prompt`.
+        """Score one prompt (a string or a chat) or many.
 
+        Many are a list, `datasets.Dataset`, pandas column or frame of prompts or of rows with a column `prompt`.
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
         """
