@@ -110,14 +110,14 @@ class VllmScorer(BaseScorer):
             self.sent_again += len(again)
             sums[again] = self._encode([given[i] for i in again], cached=False)
         with phase("angle"):
-            prefix, question, rest = torch.from_numpy(sums + shared).split((width, width, 4), dim=1)
-            p, q, bad, _ = rest.T
+            total = torch.from_numpy(sums + shared)
+            prefix, question, (p, q, bad, _) = total[:, :width], total[:, width : 2 * width], total[:, 2 * width :].T
             counts = torch.stack([(bad > 0) * int(Status.NON_FINITE), q, p]).int()
             square = (question**2).sum(1)
             values = finish(square, (question * prefix).sum(1), square, counts, self.definition.diagonal)
             unit = torch.where(bad[:, None] > 0, 0.0, torch.nn.functional.normalize(question, dim=1)).float()
-            given = unit.numpy() if self.directions else None
-            return Scores.measured(prompts, self.definition, values[:2], counts, given, None)
+            directions = unit.numpy() if self.directions else None
+            return Scores.measured(prompts, self.definition, values[:2], counts, directions, None)
 
     def _encode(self, prompts: Sequence[tuple[npt.NDArray[np.int32], int, int]], *, cached: bool) -> Sums:
         """Sums of prompts (tokens, skip, prefix): see `gainrl.scoring.vllm_worker`."""
