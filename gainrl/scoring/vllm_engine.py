@@ -113,8 +113,8 @@ class VllmScorer(BaseScorer):
             total = torch.from_numpy(sums + shared)
             prefix, question, (p, q, bad, _) = total[:, :width], total[:, width : 2 * width], total[:, 2 * width :].T
             counts = torch.stack([(bad > 0) * int(Status.NON_FINITE), q, p]).int()
-            square = (question**2).sum(1)
-            values = finish(square, (question * prefix).sum(1), square, counts, self.definition.diagonal)
+            square, cross = (question**2).sum(1), (question * prefix).sum(1)
+            values = finish(torch.stack([square, cross, square]), counts, self.definition.diagonal)
             unit = torch.where(bad[:, None] > 0, 0.0, torch.nn.functional.normalize(question, dim=1)).float()
             directions = unit.numpy() if self.directions else None
             return Scores.measured(prompts, self.definition, values[:2], counts, directions, None)
