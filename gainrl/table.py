@@ -294,6 +294,11 @@ class ScoreTable:
             return None
         return _blocks(_read_directions(self.path, batch))
 
+    def status_counts(self) -> dict[str, int]:
+        """How many rows have each status; statuses that no row has are left out."""
+        counts = Counter(self.columns["status"].to_pylist())
+        return {status: counts[status] for status in STATUSES if counts[status]}
+
     def join(self, prompts: Iterable[Prompt], *, subset: bool = False) -> npt.NDArray[np.int64]:
         """(n,) int64: the table's row of each of the dataset's prompts, by content and occurrence.
 

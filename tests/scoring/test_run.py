@@ -82,7 +82,7 @@ def test_a_prompt_without_a_prefix_is_undefined_only_where_others_have_one(make_
     bare = [ScoringPrompt("how many apples"), ScoringPrompt("how many pears")]
     mixed = [*bare, ScoringPrompt("2 + 2 = 4\nhow many", "how many")]
     tables = [run(plain, rows, tmp_path / f"{len(rows)}.parquet").table for rows in (bare, mixed)]
-    assert tables[0].column("status").tolist() == ["ok"] * 2
+    assert tables[0].status_counts() == {"ok": 2}
     assert tables[0].metadata.definition == "intra"
     assert tables[1].column("status").tolist() == ["undefined", "undefined", "ok"]
     assert tables[1].column("position").tolist() == [1, 2, 0]
