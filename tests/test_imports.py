@@ -21,7 +21,7 @@ def loaded_after(statement: str) -> set[str]:
         "import gainrl.curriculum",
         "import gainrl.table",
         "import gainrl.angle.reference",
-        "import gainrl.cli; gainrl.cli._register()",
+        "import gainrl.cli; gainrl.cli.load(gainrl.cli.VERBS)",
     ],
 )
 def test_light_modules_load_neither_torch_nor_transformers(statement):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import importlib
 import io
 import logging
-import os
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import typer
@@ -32,8 +32,10 @@ app = typer.Typer(
 def options(panel: str) -> Any:
     """Makes options of one group, each a line of an 80-column terminal in `--help`."""
 
-    def option(help: str, metavar: str = "TEXT", *names: str) -> Any:
-        return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False)
+    def option(help: str, metavar: str = "TEXT", *names: str, hidden: bool = False) -> Any:
+        return typer.Option(
+            *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False, hidden=hidden
+        )
 
     return option
 
@@ -44,18 +46,22 @@ def _options(verbose: bool = typer.Option(False, "--verbose", help="Log what is 
     logging.getLogger("gainrl").setLevel(logging.INFO if verbose else logging.WARNING)
 
 
+def load(verbs: Iterable[str]) -> None:
+    """Import the modules of these verbs and make them commands."""
+    for verb in verbs:
+        module = importlib.import_module(f"gainrl.cli.{verb}")
+        app.command(verb, **getattr(module, "COMMAND", {}))(getattr(module, verb))
+
+
 def main() -> None:
     """Entry point of the `gainrl` command."""
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
-    for verb in [named] if named in VERBS else VERBS:  # all for --help, or for a verb that does not exist
-        module = importlib.import_module(f"gainrl.cli.{verb}")
-        app.command(verb, **getattr(module, "COMMAND", {}))(getattr(module, verb))
+    load([named] if named in VERBS else VERBS)  # all for --help, or for a verb that does not exist
     try:
         app()
     except UserError as error:
-        if os.environ.get("LOCAL_RANK", "0") == "0":  # the other processes of a machine have the same to report
-            print(f"gainrl: {error}", file=sys.stderr)
+        print(f"gainrl: {error}", file=sys.stderr)
         sys.exit(2)

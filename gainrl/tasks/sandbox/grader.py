@@ -163,7 +163,8 @@ def grade_calls(request: dict[str, Any], limits: Any) -> dict[str, Any]:
         if same(wanted, found, atol) or (rule == "root" and is_root(args[0], found, atol)):
             return ""
         given_to = short((*args, kwargs) if kwargs else tuple(args))
-        return Differs(f"{given_to} gives {short(found)}, not {short(wanted)}")
+        why = f"{given_to} gives {short(found)}, not {short(wanted)}"
+        return Differs(why) if type(found) is type(wanted) else why  # None is not another right output
 
     return _grade_each(session, tests, one, request.get("all", False))
 
@@ -185,7 +186,8 @@ def grade_stdin(request: dict[str, Any], limits: Any) -> dict[str, Any]:
         text = printed.decode("utf-8", "replace")
         if same_text(expected, text, request.get("atol", 0.0), request.get("any_case", False)):
             return ""
-        return Differs(f"prints {short(text)}, not {short(expected)}")
+        why = f"prints {short(text)}, not {short(expected)}"
+        return Differs(why) if text.strip() else why
 
     return _grade_each(session, request["tests"], one, request.get("all", False))
 
