@@ -199,6 +199,8 @@ REFUSED = {
     "resume": {"resume": True},
     "navigator_args": {"navigator_args": {"explor": 0.1}},
     "group_by": {"group_by": "source"},
+    "quota": {"quota": {"a": 0.5}},
+    "accuracy_range": {"accuracy_range": [1.0]},
 }
 
 
@@ -226,3 +228,9 @@ def test_the_example_of_grpo_trains(home: Path, model: str, run_cli: Cli, monkey
     runpy.run_path(str(example))
     assert lines(home)[0]["navigator"] == "probe"
     assert (home / "run" / "model.safetensors").exists()
+
+
+def test_a_message_of_tool_calls_alone_has_a_content_for_trl() -> None:
+    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {"x": 1}}}]}
+    rows = as_dataset([{"prompt": [{"role": "user", "content": "q"}, call]}])
+    assert rows[0]["prompt"] == [{"role": "user", "content": "q"}, {**call, "content": ""}]

@@ -127,8 +127,16 @@ def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..
 
 def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
     """The rows as a Dataset that gives each row as it was: Arrow fills up dictionaries of unequal keys with null."""
+
+    def written(batch: dict[str, Any]) -> Any:
+        found = as_written(batch)
+        for prompt in found.get("prompt", ()):
+            for message in prompt if isinstance(prompt, list) else ():
+                message.setdefault("content", "")  # null beside tool calls, and TRL reads it
+        return found
+
     try:
-        return Dataset.from_list(rows).with_transform(as_written)
+        return Dataset.from_list(rows).with_transform(written)
     except Exception as error:  # Arrow's, or of half a surrogate pair
         raise UserError(f"the rows cannot be one dataset: {' '.join(str(error).split())}") from error
 

@@ -76,6 +76,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if scores is None:
             raise UserError("the curriculum needs the dataset's score table: give scores=PATH (made by `gainrl score`)")
         navigator_settings(config.navigator, config.navigator_args)
+        accuracy_of([], config.accuracy_range)  # refuses what is no range
+        if config.quota and config.group_by is None:
+            raise UserError("quota needs the source of each prompt: name the dataset's column in group_by")
         if config.group_by is not None and config.group_by not in dataset.column_names:
             raise UserError(f"group_by={config.group_by!r}: the dataset has the columns {dataset.column_names}")
         _require_enough(len(dataset), "the dataset", config)
