@@ -25,8 +25,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--full"):
         return
-    chosen = [item for item in items if "full" not in item.keywords]
-    left = [item for item in items if "full" in item.keywords]
+    chosen = [item for item in items if item.get_closest_marker("full") is None]  # keywords also hold folders' names
+    left = [item for item in items if item.get_closest_marker("full") is not None]
     if left:
         config.hook.pytest_deselected(items=left)
         items[:] = chosen
