@@ -66,6 +66,8 @@ def eval(
         raise UserError("--engine server needs --server ADDRESS")
     if resume and output is None:
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
+    if server and engine not in ("auto", "server"):
+        raise UserError(f"--server generates in place of --engine {engine}: leave out one of them")
     engine = "server" if server else _engine(checkpoint) if engine == "auto" else engine
     settings: dict[str, Any] = {
         "samples": samples, "top_p": top_p, "max_new_tokens": max_new_tokens or loaded.max_new_tokens, "seed": seed,
@@ -114,9 +116,16 @@ def _made(
     if engine == "vllm":
         return VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
     try:
-        return TransformersEngine(load_model(weights, device=device, dtype=dtype), tokenizer)
+        if checkpoint is None or not _is_adapter(checkpoint):
+            return TransformersEngine(load_model(weights, device=device, dtype=dtype), tokenizer)
+        from peft import PeftModel  # on the model that was named: the adapter knows where its base was in training
+
+        base = load_model(model, device=device, dtype=dtype)
+        return TransformersEngine(PeftModel.from_pretrained(base, checkpoint).eval(), tokenizer)
     except UserError:
         raise
+    except ImportError as error:
+        raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
     except Exception as error:  # safetensors and peft raise their own for a damaged file
         raise UserError(f"{weights!r} cannot be loaded: {type(error).__name__}: {error}") from error
 

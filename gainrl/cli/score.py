@@ -140,7 +140,10 @@ def engine_options(given: list[str]) -> dict[str, Any]:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--engine-option {text!r}: give NAME=VALUE, say gpu_memory_utilization=0.8")
-        options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        try:
+            options[name.strip().replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--engine-option {text!r}: {value!r} is not YAML ({type(error).__name__})") from None
     return options
 
 

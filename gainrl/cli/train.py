@@ -182,8 +182,12 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     values: dict[str, Any] = {}
     for file in parser.parse_known_args(words)[0].config:
         values |= _yaml(file)
-    for name, value in (values.pop("env", None) or {}).items():
-        os.environ[str(name)] = str(value)
+    if not isinstance(env := values.pop("env", None) or {}, dict):
+        raise UserError(f"env: {env!r} must hold names and values")
+    os.environ |= {str(name): str(value) for name, value in env.items()}
+    for name in values:
+        if name not in known:
+            raise _unknown(name, known)
     # A list or a mapping stays as YAML gives it; every other value becomes a flag, in front of those of the caller.
     whole = {name: value for name, value in values.items() if isinstance(value, list | dict)}
     flags = [
@@ -192,10 +196,8 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
         if value is not None and name not in whole
     ]
     namespace, rest = parser.parse_known_args([*flags, *words])
-    for word in [*rest, *whole]:
-        if (name := word.lstrip("-").partition("=")[0].replace("-", "_")) not in known:
-            near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
-            raise UserError(f"there is no setting {name}: the nearest name is {near} (--help-all lists all)")
+    if rest:
+        raise _unknown(rest[0], known)
     hints = {name: str(hint) for kind in parser.dataclass_types for name, hint in get_type_hints(kind).items()}
     for name, value in whole.items():
         kind = known[name].type
@@ -215,6 +217,15 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     return kept, (run, settings, model)
 
 
+def _unknown(word: str, known: dict[str, Any]) -> UserError:
+    """The error for a key of a file, or a word of the command line, that sets nothing."""
+    name = word.lstrip("-").partition("=")[0].replace("-", "_")
+    if name in known:
+        return UserError(f"{word!r} is no flag: write --{name}")
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.0)[0]
+    return UserError(f"there is no setting {name}: the nearest name is {near} (--help-all lists all)")
+
+
 def _yaml(file: str) -> dict[str, Any]:
     try:
         given = yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8"))
@@ -222,4 +233,4 @@ def _yaml(file: str) -> dict[str, Any]:
         raise UserError(f"cannot read the config {file!r}: {' '.join(str(error).split())}") from error
     if not isinstance(given, dict):
         raise UserError(f"the config {file!r} must hold names and values, not a {type(given).__name__}")
-    return given
+    return {str(name).replace("-", "_"): value for name, value in given.items()}  # as in flags

@@ -167,6 +167,8 @@ class Store:
         self.kept: list[Generation] = []
         self.seconds = 0.0
         wanted = json.loads(json.dumps(settings))
+        if folder.is_file():
+            raise UserError(f"{str(folder)!r} is a file: name a folder for the generations")
         if overwrite or not self.path.exists():
             folder.mkdir(parents=True, exist_ok=True)
             self.path.unlink(missing_ok=True)

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from gainrl.errors import UserError
 from tests.tiny_models import make_model
 
 
@@ -112,9 +113,11 @@ def test_a_mistake_is_one_sentence_and_status_2(score, tmp_path, monkeypatch, ar
     assert not os.listdir(tmp_path)
 
 
-def test_options_of_vllm_are_json_or_text():
+def test_options_of_vllm_are_yaml():
     from gainrl.cli.score import engine_options
 
     assert engine_options(["gpu-memory-utilization=0.8", "enforce_eager=true", "quantization=awq", "x=a=b"]) == {
         "gpu_memory_utilization": 0.8, "enforce_eager": True, "quantization": "awq", "x": "a=b"
     }  # fmt: skip
+    with pytest.raises(UserError, match=r"x=\['.*is not YAML"):
+        engine_options(["x=["])

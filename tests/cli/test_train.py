@@ -48,9 +48,9 @@ def home(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def layer(home: Path, **values: Any) -> str:
+def layer(home: Path, given: dict[Any, Any] | None = None, **values: Any) -> str:
     """A second run file that goes on top."""
-    (home / "more.yaml").write_text(yaml.safe_dump(values))
+    (home / "more.yaml").write_text(yaml.safe_dump({**(given or {}), **values}))
     return "more.yaml"
 
 
@@ -79,22 +79,29 @@ def test_help_is_short_and_names_what_there_is(run_cli: Cli) -> None:
 
 
 def test_files_are_layered_and_flags_win(home: Path) -> None:
-    more = layer(home, max_steps=3, navigator_args={"explore": 0.2}, save_strategy=False, beta=None, lora_r=4)
+    values: dict[str, Any] = {"lora-target-modules": ["q_proj", "v_proj"], "navigator-args": {"explore": 0.2}}
+    more = layer(home, max_steps=3, save_strategy=False, beta=None, lora_r=4, **values)
     words = ["--config", "run.yaml", "--config", more, "--limit", "5", "--accuracy_range", "0", "2", "--beta=0.5"]
     given, (run, settings, network) = read(run_parser(), words)
     assert (settings.max_steps, settings.num_generations, settings.learning_rate) == (3, 2, 1e-5)
     assert (settings.navigator_args, settings.save_strategy.value) == ({"explore": 0.2}, "no")
     assert (run.limit, run.rewards, settings.accuracy_range, settings.beta) == (5, ["rw.py:even"], [0.0, 2.0], 0.5)
-    assert network.lora_r == 4
+    assert (network.lora_r, network.lora_target_modules) == (4, ["q_proj", "v_proj"])
     assert given["max_steps"] == 3
     assert "temperature" not in given
     _, (_, settings, _) = read(run_parser(), ["--output_dir", "o", "--quota", '{"a": 0.5}', "--group-by", "source"])
     assert (settings.quota, settings.group_by) == ({"a": 0.5}, "source")
 
 
-MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
+MISTAKES: dict[str, tuple[list[str], dict[Any, Any], str]] = {
     "key": ([], {"navigatr": "probe"}, "no setting navigatr: the nearest name is navigator"),
     "flag": (["--learning-rat", "1"], {}, "learning_rat: the nearest name is learning_rate"),
+    "single dash": (["-resume"], {}, "'-resume' is no flag: write --resume"),
+    "no dash": (["resume"], {}, "'resume' is no flag: write --resume"),
+    "key of a list": ([], {"lora-target-module": ["q"]}, "lora_target_module: the nearest name is lora_target_modules"),
+    "number as a key": ([], {1: ["a"]}, "no setting 1"),
+    "file in a file": ([], {"config": "more.yaml"}, "no setting config"),
+    "environment": ([], {"env": ["A"]}, r"env: \['A'\] must hold names"),
     "number": ([], {"max_steps": "ten"}, "max_steps.*: invalid int value: 'ten'"),
     "list": ([], {"limit": [3]}, r"limit: \[3\] is not"),
     "entry": ([], {"accuracy_range": [0, "high"]}, "accuracy_range cannot work: .*'high'"),
@@ -113,7 +120,7 @@ MISTAKES: dict[str, tuple[list[str], dict[str, Any], str]] = {
 def test_a_mistake_is_one_sentence(what: str, home: Path) -> None:
     words, values, message = MISTAKES[what]
     with pytest.raises(UserError, match=message) as caught:
-        read(run_parser(), ["--config", "run.yaml", "--config", layer(home, **values), *words])
+        read(run_parser(), ["--config", "run.yaml", "--config", layer(home, values), *words])
     assert "\n" not in str(caught.value)
 
 

@@ -76,13 +76,38 @@ def test_a_checkpoint_replaces_the_models_weights(
     assert texts[1] == [""] * 4  # equal logits: the first token, which ends the text
 
 
+def test_an_adapter_goes_on_the_model_that_is_named(
+    tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peft = pytest.importorskip("peft")
+    shutil.copytree(tiny, tmp_path / "base")
+    adapted = peft.get_peft_model(LlamaForCausalLM.from_pretrained(tmp_path / "base"), peft.LoraConfig(r=2))
+    adapted.save_pretrained(tmp_path / "adapter")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    common = (
+        "--task",
+        "arithmetic",
+        "--limit",
+        "2",
+        "--max-new-tokens",
+        "2",
+        "--checkpoint",
+        str(tmp_path / "adapter"),
+    )
+    code, out, err = run(monkeypatch, capsys, "--model", str(tmp_path / "moved"), *common)
+    assert code == 0, err
+    assert "arithmetic: 2 problems" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--task", "arithmetics"), "nearest name is 'arithmetic'"),
         (("--task", "arithmetic", "--engine", "tgi"), "it must be auto, transformers, vllm or server"),
         (("--task", "arithmetic", "--engine", "server"), "needs --server"),
+        (("--task", "arithmetic", "--engine", "vllm", "--server", "http://localhost:1"), "leave out one of them"),
         (("--task", "arithmetic", "--resume"), "needs --output"),
+        (("--task", "arithmetic", "--output", __file__), "is a file: name a folder"),
         (("--task", "arithmetic", "--samples", "2", "--temperature", "0"), "would all be equal"),
         (("--task", "arithmetic", "--split", "dev"), "no split 'dev'"),
         (("--task", "gsm8k", "--source", "none.jsonl"), "is no file"),

@@ -245,16 +245,17 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             return {}
         whole = self._passes % (self.args.steps_per_generation * self.num_iterations) == 0
         draws = self.draws - self._unobserved
-        return {"draws": draws, "whole": whole, "navigator": self.navigator.state_dict()}
+        more = {"model_only": self.args.save_only_model, "navigator": self.navigator.state_dict()}
+        return {"draws": draws, "whole": whole, **more}
 
     def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
         """Continue from what `curriculum_state` gave (None: a run that begins).
 
-        Raises UserError, on every rank, for the state of another navigator or table, for none, and if this run's
-        checkpoints have the model only.
+        Raises UserError, on every rank, for the state of another navigator or table, for none, and for a checkpoint
+        that has the model only.
         """
-        if saved is not None and self.args.save_only_model:
-            raise UserError("save_only_model leaves out of a checkpoint what a resumed run needs: leave it out")
+        if saved and saved.get("model_only"):
+            raise UserError("the checkpoint was saved with save_only_model: it lacks the optimizer's state to resume")
         self._open, self._unobserved = None, False
         self.draws = agreed(lambda: self._restore(saved))
 
