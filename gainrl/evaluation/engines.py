@@ -91,6 +91,8 @@ class TransformersEngine(Engine):
         self.model, self.tokenizer = model, tokenizer
         if tokenizer.eos_token_id is None:
             raise UserError("the tokenizer has no end-of-sequence token; set tokenizer.eos_token")
+        if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+            raise UserError("an adapter of learned tokens (prompt or prefix tuning) cannot generate for a batch")
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._ends = list({*([ends] if isinstance(ends, int) else ends or []), tokenizer.eos_token_id})
         self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import http.server
 import json
@@ -92,6 +93,14 @@ def test_batches_and_padding_do_not_change_greedy_completions(model: Any, tokeni
         ids = torch.tensor([tokenizer(row["prompt"])["input_ids"]])
         expected = model.generate(ids, max_new_tokens=4, do_sample=False, pad_token_id=1)[0, ids.shape[1] :]
         assert generation.completion == cut(tokenizer.decode(expected, skip_special_tokens=True), ["\n"])[0]
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_adapter_of_learned_tokens_is_refused(model: Any, tokenizer: Any) -> None:
+    peft = pytest.importorskip("peft")
+    config = peft.PromptTuningConfig(num_virtual_tokens=3, task_type="CAUSAL_LM")
+    with pytest.raises(UserError, match="learned tokens"):
+        TransformersEngine(peft.get_peft_model(copy.deepcopy(model), config), tokenizer)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
