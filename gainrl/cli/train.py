@@ -84,7 +84,8 @@ def train(context: typer.Context) -> None:
     try:
         trainer = script.train(run, settings, model, given, [_live_report(settings.output_dir)] if run.report else None)
     except KeyboardInterrupt:
-        print("\nstopped; the same command with --resume goes on from the last checkpoint", file=sys.stderr)
+        again = "--resume in place of --overwrite" if run.overwrite else "--resume"
+        print(f"\nstopped; the same command with {again} goes on from the last checkpoint", file=sys.stderr)
         raise
     if trainer.accelerator.is_main_process:
         print(f"trained {trainer.state.global_step} steps; run directory {trainer.args.output_dir}")

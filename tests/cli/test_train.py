@@ -170,6 +170,16 @@ def test_a_run_ranks_trains_stops_and_resumes(home: Path, run_cli: Cli) -> None:
     assert len(lines(home)) == 3, "a finished run is left alone"
 
 
+def test_a_run_that_is_stopped_shows_how_to_go_on(home: Path, run_cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gainrl.integrations.trl.script.train", stopped)
+    for words, said in (([], "with --resume goes on"), (["--overwrite"], "with --resume in place of --overwrite")):
+        status, _, err = run_cli(["train", "--config", "run.yaml", *words])
+        assert (status, said in err) == (130, True), err
+
+
 def test_a_task_brings_prompts_reward_and_stops(home: Path, run_cli: Cli) -> None:
     more = layer(home, task="arithmetic:size=16", dataset=None, rewards=None, stop=["1"], use_peft=True, lora_r=2,
                  lora_target_modules=["q_proj", "v_proj"], max_steps=1, navigator="posterior")  # fmt: skip
