@@ -17,7 +17,7 @@ test: setup  ## set up and pass the tests
 	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2
 
 full: setup  ## every test there is, or those that SELECT (pytest's options) names
-	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 --full $(SELECT)
+	$(TEST_ENVIRONMENT) $(VENV)/bin/python -m pytest -n 2 --dist worksteal --full $(SELECT)
 
 setup:
 	@scripts/setup.sh $(VENV) dev

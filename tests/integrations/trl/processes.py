@@ -22,8 +22,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 from support import make_table, make_trainer, problems, tiny_model
+from tqdm import tqdm
 
 from gainrl.integrations.trl.callbacks import newest_checkpoint
+
+tqdm.monitor_interval = 0  # no thread that could hold tqdm's lock while this process forks
 
 
 def train(directory: Path, settings: dict[str, Any], resume: bool) -> None:
