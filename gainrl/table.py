@@ -8,7 +8,7 @@
     score            float32  C = C_intra + w·C_inter (metadata: definition), or C_intra where no prompt has a prefix
     position         int64    0 for the highest score; ties by row; rows without a score last, by row
     prefix_tokens, question_tokens   int32   p and q: the tokens that entered the two means
-    direction        fixed_size_list<float16 or float32>   U_q / ‖U_q‖; null where undefined; optional
+    direction        list<float16 or float32>  U_q / ‖U_q‖; null where undefined; optional
     nll              float32  mean negative log-likelihood of the question's tokens, nats per token; optional
     prompt           string   the prompt itself (plain text, or a chat as JSON), for reports; optional
 
@@ -53,9 +53,9 @@ NLL_FIELD = pa.field("nll", pa.float32())
 PROMPT_FIELD = pa.field("prompt", pa.string())
 
 
-def direction_field(width: int, dtype: str = "float16") -> pa.Field:
-    """The column of (width,) directions; dtype: float16 or float32."""
-    return pa.field("direction", pa.list_({"float16": pa.float16(), "float32": pa.float32()}[dtype], width))
+def direction_field(dtype: str = "float16") -> pa.Field:
+    """The column of directions; dtype: float16 or float32.  (Nulls among lists of fixed size need pyarrow 26.)"""
+    return pa.field("direction", pa.list_({"float16": pa.float16(), "float32": pa.float32()}[dtype]))
 
 
 def as_written(value: Any, *, fold: bool = False) -> Any:
@@ -233,7 +233,7 @@ class ScoreTable:
             raise UserError(f"{source} was not written by gainrl score: it has no gainrl metadata")
         metadata = TableMetadata.from_json(raw, source)
         wrong = [f.name for f in SCHEMA if f.name not in schema.names or schema.field(f.name).type != f.type]
-        if "direction" in schema.names and not pa.types.is_fixed_size_list(schema.field("direction").type):
+        if "direction" in schema.names and not pa.types.is_list(schema.field("direction").type):
             wrong.append("direction")
         if wrong:
             raise UserError(f"{source}: columns missing or of another type: {wrong}")
@@ -340,5 +340,9 @@ def _blocks(batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[npt.NDArray[np.
         column = batch.column("direction")
         there = np.flatnonzero(column.is_valid().to_numpy(zero_copy_only=False))
         flat = column.drop_null().flatten().to_numpy().astype(np.float32)
-        yield there + first, flat.reshape(len(there), column.type.list_size)
+        if len(there):
+            widths = column.drop_null().value_lengths().to_numpy()
+            if widths.min() != widths.max():
+                raise UserError("the score table's directions differ in length: it was changed after it was written")
+            yield there + first, flat.reshape(len(there), -1)
         first += len(batch)

@@ -36,8 +36,7 @@ def score_table(
     }
     optional = [PROMPT_FIELD] if "prompt" in values else []
     if "direction" in values:
-        width = next(len(one) for one in values["direction"] if one is not None)
-        optional.append(direction_field(width, "float32"))
+        optional.append(direction_field("float32"))
     schema = pa.schema([*SCHEMA, *optional])
     made = {
         "model": "m", "model_hash": "weights:0", "tokenizer_hash": "t", "chat_template_hash": "", "dataset": "d",

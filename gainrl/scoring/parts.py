@@ -37,7 +37,7 @@ _STORED: dict[str, Any] = {"compression": "zstd", "use_dictionary": ["status", "
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of one output, all with the same `settings`; picklable.  `width` is that of the directions.
+    """The parts of one output, all with the same `settings`; picklable.
 
     Settings are an identity (`BaseScorer.identity`), the dataset's provenance, and what is stored besides scores:
     directions (their dtype, or None), nll, prompts.
@@ -45,7 +45,6 @@ class Parts:
 
     output: Path
     settings: dict[str, Any]
-    width: int = 0
 
     @property
     def folder(self) -> Path:
@@ -58,7 +57,7 @@ class Parts:
         names = ("row", "status", "reason", "intra", "inter", "prefix_tokens", "question_tokens")
         fields = [pa.field("digest", pa.uint64()), pa.field("asked", pa.uint64()), *map(SCHEMA.field, names)]
         if dtype := self.settings["directions"]:
-            fields.append(direction_field(self.width, dtype))
+            fields.append(direction_field(dtype))
         optional = {"nll": NLL_FIELD, "prompts": PROMPT_FIELD}
         return pa.schema(fields + [field for name, field in optional.items() if self.settings[name]])
 
@@ -97,9 +96,10 @@ class Parts:
         values = {**vars(scores), **known, "reason": _storable(scores.reasons), "prompt": _storable(known["prompt"])}
         values["nll"] = pa.array(scores.nll, pa.float32(), from_pandas=True) if scores.nll is not None else None
         if (rays := scores.directions) is not None:
-            kind = schema.field("direction").type
-            flat = pa.array(rays.astype(self.settings["directions"]).reshape(-1), kind.value_type)
-            values["direction"] = pa.FixedSizeListArray.from_arrays(flat, type=kind, mask=pa.array(~rays.any(axis=1)))
+            there, kind = rays.any(axis=1), schema.field("direction").type
+            flat = pa.array(rays[there].astype(self.settings["directions"]).reshape(-1), kind.value_type)
+            ends = pa.array(np.append(0, np.cumsum(there * rays.shape[1])), pa.int32())
+            values["direction"] = pa.ListArray.from_arrays(ends, flat, type=kind, mask=pa.array(~there))
         given = [(values[field.name], field.type) for field in schema]
         return pa.table([a if isinstance(a, pa.Array) else pa.array(a, kind) for a, kind in given], schema=schema)
 

@@ -113,7 +113,7 @@ def score_dataset(
     given = {"dataset": source.name, "split": source.split, "limit": source.limit, "task": source.task}
     metadata = {**scorer.identity(), **given}
     settings = {**metadata, "directions": directions, "nll": scorer.nll, "prompts": keep_prompts}
-    parts = Parts(output, settings, scorer.width)
+    parts = Parts(output, settings)
 
     def begin() -> int:
         """The rows of a table that is whole already; 0 if there is work to do."""

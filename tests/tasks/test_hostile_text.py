@@ -144,12 +144,14 @@ def test_formulas_and_literals_still_reach_those_scorers() -> None:
 
 
 def test_what_an_answer_does_to_its_scorer_is_wrong_and_no_fault_of_the_row() -> None:
-    pytest.importorskip("reasoning_gym")
+    known = pytest.importorskip("reasoning_gym.factory").DATASETS
     for dataset, answers in {
         "prime_factorization": ["none", "3^5"], "coin_flip": ["1e999", "0"], "game_of_life": ['{"a":1}'],
         "puzzle24": ["9**9**9**9", "6*4*1*1"], "countdown": ["9**9**9**9", "5e2"], "complex_arithmetic": ["nan"],
         "polynomial_multiplication": ["9**9**9**9"], "rush_hour": ["A+1"], "game_of_life_halting": ["maybe", "nan"],
     }.items():  # fmt: skip
+        if dataset not in known:  # of a later release
+            continue
         task = load_task(f"reasoning-gym:{dataset}:size=8")
         rows = task.load("train")
         began = time.monotonic()
