@@ -57,7 +57,7 @@ SHORT: dict[str, Any] = {
     "disable_tqdm": True,
     "use_cpu": True,
     "bf16": False,
-    "activation_checkpointing": False,
+    "gradient_checkpointing": False,
     "seed": 3,
 }
 
