@@ -13,8 +13,7 @@ from transformers.trainer_callback import ExportableState
 from gainrl.errors import UserError
 from gainrl.integrations.groups import from_json, to_json
 
-NAME = "CurriculumState"
-"""Key of the curriculum in `trainer_state.json`, under `stateful_callbacks`."""
+NAME = "CurriculumState"  # the key in `trainer_state.json`, under `stateful_callbacks`
 
 
 class CurriculumState(TrainerCallback, ExportableState):

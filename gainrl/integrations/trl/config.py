@@ -34,12 +34,8 @@ class CurriculumArguments:
     scores: str | None = described("Score table of the dataset, made by `gainrl score`.")
     navigator: str = described(f"What decides the draws: {', '.join(NAVIGATORS)}.", DEFAULT)
     navigator_args: dict[str, Any] | str | None = described("The navigator's settings, on a command line as JSON.")
-    accuracy_rewards: list[str] | None = described(
-        "Names of the rewards that tell what is correct, if there are several."
-    )
-    accuracy_range: list[float] | None = described(
-        "Those rewards' values for wrong and for correct; 0 and 1 if left out."
-    )
+    accuracy_rewards: list[str] | None = described("Rewards that tell what is correct, if there are several.")
+    accuracy_range: list[float] | None = described("Their values for wrong and for correct; 0 and 1 if left out.")
     log_angle: bool = described("Measure angle concentration even if the navigator does not need it.", False)
     group_by: str | None = described("Dataset column that names a prompt's source, for metrics and `quota`.")
     quota: dict[str, Any] | str | None = described("By source, the largest share of a draw, on a command line as JSON.")

@@ -130,9 +130,8 @@ def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
 
     def written(batch: dict[str, Any]) -> Any:
         found = as_written(batch)
-        for prompt in found.get("prompt", ()):
-            for message in prompt if isinstance(prompt, list) else ():
-                message.setdefault("content", "")  # null beside tool calls, and TRL reads it
+        for message in (one for prompt in found.get("prompt", ()) if isinstance(prompt, list) for one in prompt):
+            message.setdefault("content", "")  # null beside tool calls, and TRL reads it
         return found
 
     try:

@@ -105,9 +105,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._accuracy_columns = [names.index(name) for name in chosen or names]
         angles = config.log_angle or NAVIGATORS[config.navigator].needs_angle
         if angles and getattr(self, "use_liger_kernel", False):
-            raise UserError(
-                "use_liger_kernel of this TRL release computes the loss past the angle measurement: leave it out"
-            )
+            raise UserError("use_liger_kernel computes the loss past the angle measurement: leave it out")
         self._tap = AngleTap(self.model, self.accelerator.device) if angles else None
         self._bar = StageBar()
         for bar in [callback for callback in self.callback_handler.callbacks if type(callback) is ProgressCallback]:
@@ -244,9 +242,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if self.navigator is None:
             return {}
         whole = self._passes % (self.args.steps_per_generation * self.num_iterations) == 0
-        draws = self.draws - self._unobserved
-        more = {"model_only": self.args.save_only_model, "navigator": self.navigator.state_dict()}
-        return {"draws": draws, "whole": whole, **more}
+        state = {"draws": self.draws - self._unobserved, "whole": whole, "model_only": self.args.save_only_model}
+        return {**state, "navigator": self.navigator.state_dict()}
 
     def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
         """Continue from what `curriculum_state` gave (None: a run that begins).
@@ -280,10 +277,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 def _require_enough(prompts: int, what: str, config: Any) -> None:
     needed = config.generation_batch_size // config.num_generations
     if prompts < needed:
-        raise UserError(
-            f"one draw needs {needed} prompts (generation_batch_size {config.generation_batch_size} / num_generations "
-            f"{config.num_generations}), but {what} has {prompts}"
-        )
+        counted = f"{config.generation_batch_size} / {config.num_generations}"
+        raise UserError(f"a draw needs {needed} prompts ({counted}), but {what} has {prompts}: lower the batch size")
 
 
 class GainRLTrainer(GainRLMixin, GRPOTrainer):  # type: ignore[misc]
