@@ -22,7 +22,7 @@ from typing import IO, Any
 import torch
 from torch import nn
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.files import cache_directory
 
 logger = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def resolve_device(device: str) -> str:
     except (RuntimeError, AssertionError, ImportError) as error:
         known = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise UserError(
-            f"device {device!r} cannot be used with this torch ({torch.__version__}): {_first_line(error)}; "
+            f"device {device!r} cannot be used with this torch ({torch.__version__}): {first_line(error)}; "
             f"there are {', '.join(known)}"
         ) from error
     return device
@@ -231,13 +231,9 @@ def _unreachable(what: str, name: str | Path, error: Exception) -> UserError:
             "read it, then give --trust-remote-code (trust_remote_code=True in Python)"
         )
     return UserError(
-        f"cannot load the {what} {str(name)!r}: {_first_line(error)} (give a hub id that can be reached from here, "
+        f"cannot load the {what} {str(name)!r}: {first_line(error)} (give a hub id that can be reached from here, "
         f"a local directory, or {PACKAGED!r})"
     )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _packaged_model() -> Path:

@@ -34,13 +34,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.files import atomic_path
 
 Message = Mapping[str, Any]
 Prompt = str | Sequence[Message]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 METADATA_KEY = b"gainrl"
 STATUSES = ("ok", "undefined", "skipped", "failed")
 _TYPES = {
@@ -325,8 +325,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
-        said = " ".join(str(error).strip().splitlines()[:1])
-        raise UserError(f"score table {str(path)!r} cannot be read: {said}") from error
+        raise UserError(f"score table {str(path)!r} cannot be read: {first_line(error)}") from error
 
 
 def _read_directions(path: Path, batch: int) -> Iterator[pa.RecordBatch]:

@@ -164,7 +164,7 @@ def test_a_file_that_is_no_table_is_refused_in_one_sentence(tmp_path):
         (lambda: pq.write_table(columns, path), "no gainrl metadata"),
         (lambda: stamped("{"), "metadata is damaged"),
         (lambda: stamped("[1]"), "metadata is damaged"),
-        (lambda: stamped(metadata.replace('"format_version": 3', '"format_version": 9')), "table format 9"),
+        (lambda: stamped(metadata.replace('"format_version": 4', '"format_version": 9')), "table format 9"),
         (lambda: stamped(metadata.replace('"rows"', '"lines"')), "'lines', 'rows'"),
         (lambda: stamped(metadata.replace('"rows": 6', '"rows": "6"')), "'rows'"),
         (lambda: stamped(metadata, columns.drop_columns(["score"])), "'score'"),

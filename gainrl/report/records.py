@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.table import ScoreTable
 
 CONTROLS = {code: chr(0x2400 + code) for code in range(32) if chr(code) not in "\n\t"}
@@ -59,7 +59,7 @@ def read_run(path: Path) -> Run:
         config = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
         run.config = config if isinstance(config, Mapping) else {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        run.notes.append(f"config.yaml cannot be read: {_first_line(error)}")
+        run.notes.append(f"config.yaml cannot be read: {first_line(error)}")
     run.table = _table(path, run)
     run.draws = [one for one in _lines(path / "draws.jsonl", run.notes) if one.get("rows")]
     run.evals = list(_lines(path / "evals.jsonl", run.notes))
@@ -103,7 +103,7 @@ def _table(directory: Path, run: Run) -> ScoreTable | None:
     try:
         return ScoreTable.read(path) if path.is_file() else None
     except UserError as error:
-        run.notes.append(f"the score table cannot be read: {_first_line(error)}")
+        run.notes.append(f"the score table cannot be read: {first_line(error)}")
         return None
 
 
@@ -118,7 +118,3 @@ def _lines(path: Path, notes: list[str]) -> Iterator[Record]:
             yield record
         elif record is not None:
             notes.append(f"{path.name}, line {place}, is no record and is left out")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.rows import KINDS, Row, open_file
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.table import as_written, is_null
@@ -140,9 +140,8 @@ def _named(dataset: str, split: str | None) -> Rows:
         else:
             loaded = datasets.load_dataset(str(path) if path.is_dir() else name, config or None)
     except Exception as error:  # the library raises many kinds: connection, not found, gated, scripts
-        first = str(error).strip().splitlines()[:1]
         raise UserError(
-            f"cannot load the dataset {dataset!r}: {' '.join(first)} (give a hub id as name or name:configuration, or "
-            f"a local file of {KINDS})"
+            f"cannot load the dataset {dataset!r}: {first_line(error)} (give a hub id as name or name:configuration, "
+            f"or a local file of {KINDS})"
         ) from error
     return _in_memory(loaded, split, dataset)

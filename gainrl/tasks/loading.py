@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.rows import open_file
 
 _SUFFIXES = (".jsonl", ".json", ".jsonl.gz", ".json.gz", ".parquet")
@@ -99,7 +99,7 @@ def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[st
             else:
                 data = datasets.load_dataset(source.hub, source.config, split=source.splits.get(split, split))
         except Exception as error:  # the clients raise a dozen unrelated types for "no network" and "no such dataset"
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
+            first = first_line(error)
             raise UserError(
                 f"{f'{name} of ' if name else ''}the dataset {str(source)!r} of task {task!r} could not be loaded from "
                 f"the hub ({first}); {remedy}"
