@@ -181,7 +181,7 @@ def symbols(node: Any) -> set[str]:
     """The names that need values."""
     if not isinstance(node, tuple) or not node:
         return set()
-    if node[0] == "sym":
+    if node[0] in ("sym", "name"):
         return {node[1]} - {"i", "e"}
     return set().union(*map(symbols, node[1:2] if node[0] == "letter" else node))
 
@@ -291,6 +291,7 @@ class Asked:
     def __init__(self, question: str):
         self.question = pieces(question)
         self.percent = re.search(r"percent|%", question, re.IGNORECASE) is not None
+        self.ratio = re.search(r"\b(?i:ratios?|odds|proportions?)\b|[A-Za-z]:[A-Za-z]", question) is not None
         self.base = re.search(r"\b(?i:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question) is not None
         found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
         sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
@@ -370,7 +371,9 @@ def same(gold: Node, answer: Node, ask: Asked) -> bool:
         return _same_chains(gold, answer, ask)
     (gold, unit), (answer, other) = _without_unit(gold), _without_unit(answer)
     kinds = {gold[0], answer[0]}
-    if unit and other and unit != other:
+    if unit and other and unit != other and not {"deg"} < {unit, other} <= {"deg", "C", "F"}:
+        return False
+    if "percent" in kinds and (unit or other):
         return False
     for kind, compare in _KINDS.items():
         if kind in kinds:
@@ -393,6 +396,8 @@ def _safe(gold: Node, answer: Node, ask: Asked) -> bool:
 
 def _same_percent(gold: Node, answer: Node, ask: Asked) -> bool:
     numbers = [node[1] if node[0] == "percent" else node for node in (gold, answer)]
+    if gold[0] != "percent" and not ask.percent and (symbols(gold) or abs(_mp(evaluate(gold, {}))) < 1):
+        return False  # `\frac{1}{4}\%` for `\frac{1}{4}`
     if same(numbers[0], numbers[1], ask):
         return True
     if gold[0] == answer[0] or not (gold[0] == "percent" or ask.percent) or any(_items(n) is not None for n in numbers):
@@ -408,7 +413,7 @@ def _same_based(gold: Node, answer: Node, ask: Asked) -> bool:
 
 
 def _letters(node: Node) -> str:
-    if node[0] in ("num", "sym"):
+    if node[:1] in (("num",), ("sym",)):
         return str(node[-1])
     return "".join(_letters(part) for part in node if isinstance(part, tuple))
 
@@ -417,7 +422,9 @@ def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
     """Clock times by their hours and minutes, ratios by proportion."""
     if gold[0] == answer[0]:
         one, other = (_clock(node) for node in (gold, answer))
-        if one and other:
+        if one and not ask.ratio:
+            if not other:
+                return False
             if bool(one[1]) != bool(other[1]) and one[0] != other[0]:
                 return _day(one) == _day(other)
             return one[0] == other[0] and not (one[1] and other[1] and one[1] != other[1])
@@ -485,6 +492,9 @@ def _same_lists(gold: Node, answer: Node, ask: Asked) -> bool:
         brackets = {node[1:3] for node in (gold, answer) if node[0] == "tuple"}
         if len(brackets) > 1 or (len(kinds) > 1 and (brackets != {("(", ")")} or has_sign((gold, answer)))):
             return False
+        return all(same(a, b, ask) for a, b in zip(one, other, strict=True))
+    names = [{repr(item[1][0]) for item in part if item[0] == "chain"} for part in (one, other)]
+    if max(map(len, names)) > 1 and not all(names):  # `a=1, b=2` for `1, 2`
         return all(same(a, b, ask) for a, b in zip(one, other, strict=True))
     left = list(other)
     for item in one:
@@ -671,7 +681,7 @@ def _to_sympy(node: Node, name: str, x: Any) -> Any:
     kind = node[0]
     if kind == "num":
         return sympy.Rational(node[1].numerator, node[1].denominator)
-    if kind == "sym" and node[1] in (name, "e"):
+    if kind in ("sym", "name") and node[1] in (name, "e"):
         return x if node[1] == name else sympy.E
     if kind == "inf":
         return sympy.oo

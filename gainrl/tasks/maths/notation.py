@@ -36,6 +36,7 @@ _ATOMS = {"frac", "sqrt", "binom", "pi", "infty", "lfloor", "lceil", "mathbb", "
 _RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "approx": "~", "equiv": "equiv"}
 _PAIRS = {"**": "^", "==": "=", "<=": "le", ">=": "ge", "!=": "ne", "->": "to", "=>": "to"}
 _MONEY = ("$", "€", "£", "¥", "₹", "¢")
+_POWERS = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 _ORDINALS = ("st", "nd", "rd", "th")
 _NAMES = ("overline", "bar", "overrightarrow", "vec", "hat", "widehat", "tilde", "overleftrightarrow")
 _MATRICES = ("pmatrix", "bmatrix", "matrix", "psmallmatrix", "bsmallmatrix", "smallmatrix", "array")
@@ -48,6 +49,8 @@ _CLEANING: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         ("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]", ""),
+        (r"(?<=\d),\\!\s*(?=\d)", ","),
+        (r"\\(?:mathrm|text)\s*\{([ei])\}", r"\1"),
         ("(\\d)\u0305", r"\\overline{\1}"),
         ("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺ⁿ]+", lambda m: "^{" + m.group().translate(_SCRIPTS) + "}"),
         ("[₀-₉]+", lambda m: "_{" + m.group().translate(_SCRIPTS) + "}"),
@@ -68,10 +71,11 @@ _CLEANING: list[tuple[re.Pattern[str], Any]] = [
         (r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 "),
         (r"\\([%$#&_])", r"\1"),
         (r"\\[()\[\]]", " "),
-        (r"(?<=\d),\\!\s*(?=\d)", ","),
         (_BLANK, " "),
+        (r"\\\s*$", ""),
     )
 ]
+_STOP = re.compile(r"(?<!\\)(?<!\.\.)(?:[.,;]|\.(\}+))$")
 
 
 class Unreadable(ValueError):
@@ -87,8 +91,8 @@ def clean(text: str) -> str:
         text = text[1:-1].strip()
     if text.count("$") == 2:
         text = re.sub(r"^\$(?=[^$]*[^\d.,\s$][^$]*\$)|(?<=[^\s])\$(?=[\s.,]*$)", " ", text).strip()
-    while text.endswith((".", ",", ";")) and not text.endswith(("...", "\\.")):
-        text = text[:-1].rstrip()
+    while stop := _STOP.search(text):
+        text = (text[: stop.start()] + (stop[1] or "")).rstrip()
     return text
 
 
@@ -265,8 +269,15 @@ class _Reader:
     def take_words(self, kinds: str = "wra") -> list[str]:
         words = []
         while self.token[0] in kinds:
-            words.append(self.next()[1])
+            words.append(self.word())
         return words
+
+    def word(self) -> str:
+        """A word with what a hyphen or an apostrophe joins to it."""
+        word = self.next()[1]
+        while self.token[1] in ("'", "-") and self.found[self.at + 1 :][:1] and self.found[self.at + 1][0] in "wra":
+            word += self.next()[1] + self.next()[1]
+        return word
 
     def ends(self) -> bool:
         return not self.rest or self.peek(",", ";")
@@ -279,12 +290,12 @@ class _Reader:
             if self.take(",", ";"):
                 self.take_word("and", "or")
                 joined = joined or ","
+                if self.token[0] == "end":
+                    break
             elif self.says("or", "and"):
                 joined = "or" if "or" in (joined, self.next()[1].lower()) else "and"
             else:
                 break
-            if self.token[0] == "end":
-                break  # after a comma
             items.append(self.item())
         if len(items) == 1:
             return items[0]
@@ -340,11 +351,7 @@ class _Reader:
                 break
             if kind == "r" and not words and not _wordlike(text) and text.lower() not in ("no", "an"):
                 break
-            words.append(self.next()[1])
-            while self.token[1] in ("'", "-") and self.found[self.at + 1 : self.at + 2]:
-                if self.found[self.at + 1][0] not in "wra":
-                    break
-                words[-1] += self.next()[1] + self.next()[1]
+            words.append(self.word())
         if words and (self.ends() or self.says("and", "or")):
             if len(words) == 1 == len(words[0]):
                 return ("sym", words[0])
@@ -353,7 +360,7 @@ class _Reader:
         if len(words) > 1 or len("".join(words)) > 1:
             if self.peek("="):
                 return ("name", " ".join(words))
-            if self.take(":"):  # "Area: 12"
+            if self.take(":") or words[-1].lower() == "is":  # "Area: 12", "The area is 12"
                 return self.item()
             if self.token[0] == "n" and len(words) == 1 and words[0] in _WORDS["currencies"]:
                 return self.item()
@@ -424,6 +431,8 @@ class _Reader:
         while self.peek("+", "-", "pm", "mp"):
             terms.append(signed(self.sign(), self.product()))
         self.depth -= 1
+        if terms[0] == ("reals",) and len(terms) == 2 and terms[1][1:2] == (_NUM[-1],):
+            return ("minus", terms[0], terms[1][2])  # the real numbers but for some
         return terms[0] if len(terms) == 1 else ("add", *terms)
 
     def sign(self) -> str:
@@ -450,10 +459,12 @@ class _Reader:
                 factors = [self.mixed(factors)]
             elif self.peek("frac") and len(factors) == 1 and _is_integer(factors[0]):
                 fraction = self.power()
-                if simple := _parts_of(fraction):
+                degrees = fraction[:2] == ("call", "degree")
+                if simple := _parts_of(fraction[2] if degrees else fraction):
                     if not 0 < simple[0] < simple[1]:
                         raise Unreadable("a mixed number with an improper fraction")
-                    factors = [("add", factors[0], fraction)]
+                    number = ("add", factors[0], fraction[2] if degrees else fraction)
+                    factors = [("call", "degree", number) if degrees else number]
                 else:
                     factors.append(fraction)
             elif not (self.peek("(") and self.token[2] and self.aside(factors)):
@@ -490,7 +501,8 @@ class _Reader:
         if kind == "r":
             return not (_wordlike(text) or text in _UNITS or text in _SHORT or text.lower() in _NO_UNIT - {"i", "e"})
         if kind == "c":
-            return (text in FUNCTIONS or text in _ATOMS) and not (text == "frac" and after[1:] and after[1][0] == "w")
+            unit = text == "frac" and after[1:] and after[0][1] + after[1][0] == "{w"
+            return (text in FUNCTIONS or text in _ATOMS) and not unit
         if text in ("{", "("):  # words in it are a unit
             return (
                 not after
@@ -692,9 +704,8 @@ class _Reader:
             else:
                 raise Unreadable(f"a subscript of {name}")
         if name in ("gcd", "lcm", "max", "min"):
-            self.need("(")
-            group = self.group("(")
-            return ("call", name, *(group[3] if group[0] == "tuple" else (group,)))
+            group = self.set() if self.take("{") else self.group(self.next()[1])
+            return ("call", name, *(group[-1] if group[0] in ("tuple", "set") else (group,)))
         if self.peek("(", "{", "["):
             inside = self.postfix(self.atom())
             if inside[0] == "tuple":
@@ -770,7 +781,7 @@ def _parts_of(node: Node) -> tuple[Fraction, Fraction] | None:
 
 def _wordlike(run: str) -> bool:
     """Whether a run of letters is a word rather than a product of letters: east, Evelyn, LQSX; not abc and xy."""
-    if len(run) < 3 or run in _SHORT:
+    if len(run) < 3 or run in _SHORT or run.lower() in _NUMBERS:
         return len(run) > 2
     if run.isupper():
         return len(run) > 3 or run in _WORDS["currencies"] or run == "DNE"
@@ -792,12 +803,17 @@ def _unit_words(parts: list[str]) -> str | None:
     unit, known = "", not any(part[0].isalpha() for part in parts)
     if parts[-1] in ("/", "*", "-") or parts[0] in ("/", "*", "-", ".", "^"):
         return None
+    power = ""
     for part in parts:
         low = part.lower()
-        if part in _UNITS or not part[0].isalpha():
-            unit, known = unit + _UNITS.get(part, part), known or part in _UNITS
+        if low in _POWERS:
+            power, known = _POWERS[low], True
+        elif part in _UNITS or not part[0].isalpha():
+            known = known or part in _UNITS
+            if (name := _UNITS.get(part, part)) and (unit or part in _UNITS):
+                unit, power = unit + name + power, ""
         elif len(part) < 4 and low != "a" and low not in _SHORT and not _wordlike(part):
             return None
         if low in _NO_UNIT or (re.fullmatch(r"\w+ths?", low) and low not in ("months", "month")):
             return None
-    return unit.strip("./-") if known else ""
+    return re.sub("^deg(?=[CF])", "", unit.strip("./-")) if known else ""

@@ -54,7 +54,9 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     except (Undefined, Unreadable, ArithmeticError) as error:
         return "wrong", f"{answer[:80]!r} cannot be compared: {error}", canonical(answer)
     other = form(given) != form(wanted)
-    if (other and form(given) in ask.formulas) or ((other or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
+    sides = given[1] if given[0] == "chain" else (given,)
+    stands = form(given) in ask.formulas or all(form(side) in ask.formulas for side in sides)
+    if (other and stands) or ((other or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
         return "wrong", f"{answer[:80]!r} stands in the question", canonical(answer)
     return "right", "", canonical(gold)
 
