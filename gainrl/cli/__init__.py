@@ -1,7 +1,7 @@
 """The command line: `gainrl <verb>`.  A verb is one function in a module of its own, which imports nothing heavy.
 
-A `UserError` is printed as one message and ends the process with status 2; anything else is a bug and shows
-its traceback.
+A `UserError` is printed as one message and ends the process with status 2, as does what typer refuses; anything else
+is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -23,19 +23,18 @@ app = typer.Typer(
     name="gainrl",
     help="Reinforcement fine-tuning with a curriculum: rank, train, evaluate, report.",
     epilog="Example: gainrl score --model smollm2-135m --task arithmetic --directions --output scores.parquet",
-    no_args_is_help=True,
+    context_settings={"help_option_names": ["--help", "-h"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 
 
 def options(panel: str) -> Any:
-    """Makes options of one group, each a line of an 80-column terminal in `--help`."""
+    """Makes options of one group, each a line of an 80-column terminal in `--help`; `flag` for one without a value."""
 
-    def option(help: str, metavar: str = "TEXT", *names: str, hidden: bool = False) -> Any:
-        return typer.Option(
-            *names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False, hidden=hidden
-        )
+    def option(help: str, metavar: str = "TEXT", *, flag: str = "", **more: Any) -> Any:
+        names, metavar = ([flag], "") if flag else ([], metavar)
+        return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel, show_default=False, **more)
 
     return option
 
@@ -58,10 +57,14 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a terminal that is not UTF-8 shows ? for what it cannot
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
-    named = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    words = sys.argv[1:] or ["--help"]
+    named = next((word for word in words if not word.startswith("-")), "")
     load([named] if named in VERBS else VERBS)  # all for --help, or for a verb that does not exist
     try:
-        app()
-    except UserError as error:
-        print(f"gainrl: {error}", file=sys.stderr)
+        sys.exit(app(words, standalone_mode=False))
+    except Exception as error:
+        told = str if isinstance(error, UserError) else getattr(type(error), "format_message", None)  # typer's have it
+        if told is None:
+            raise
+        print(f"gainrl: {told(error)}", file=sys.stderr)
         sys.exit(2)

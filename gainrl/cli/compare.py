@@ -18,15 +18,13 @@ _main = options("Options")
 def compare(
     first: Annotated[Path, typer.Argument(help="Score table A.", metavar="A")],
     second: Annotated[Path, typer.Argument(help="Score table B, of the same dataset.", metavar="B")],
-    top: Annotated[list[int] | None, _main("Overlap of the first N; repeatable (1 % to 50 %).", "N")] = None,
-    movers: Annotated[int, _main("Rows to show that moved most, up and down (5).", "N")] = 5,
+    top: Annotated[list[int] | None, _main("Overlap of the first N; repeatable (1 % to 50 %).", "N", min=1)] = None,
+    movers: Annotated[int, _main("Rows to show that moved most, up and down (5).", "N", min=0)] = 5,
 ) -> None:
     """Show how two rankings of one dataset differ: settings, rank correlation, overlap, movers.
 
     Example: gainrl compare before.parquet after.parquet --top 100
     """
-    if movers < 0:
-        raise UserError(f"--movers {movers}: give 0 or more")
     import numpy as np
     from scipy.stats import kendalltau, spearmanr
 
@@ -34,18 +32,14 @@ def compare(
 
     a, b = (ScoreTable.read(path) for path in (first, second))
     if a.metadata.fingerprint != b.metadata.fingerprint:
-        of = [(name, t.metadata, len(t)) for name, t in ((first, a), (second, b))]
-        described = [f"{name} ranks {m.dataset!r} (split {m.split!r}, limit {m.limit}, {n} rows)" for name, m, n in of]
-        raise UserError(
-            f"the tables rank different datasets: {', '.join(described)}; {len(set(a.ids) & set(b.ids))} prompts are "
-            "in both. Compare tables of the same rows in the same order"
-        )
+        of = " and ".join(f"{t.metadata.dataset!r} (split {t.metadata.split!r}, {len(t)} rows)" for t in (a, b))
+        shared = len(set(a.ids) & set(b.ids))
+        raise UserError(f"the tables must rank the same rows, but rank {of}: {shared} prompts are in both")
     x, y = (table.column("score").astype(np.float64) for table in (a, b))
     both = np.isfinite(x) & np.isfinite(y)
     count = int(both.sum())
-    for n in top or ():
-        if not 1 <= n <= count:
-            raise UserError(f"--top {n}: give 1 to {count}, the rows that have a score in both tables")
+    if top and max(top) > count:
+        raise UserError(f"--top {max(top)}: only {count} rows have a score in both tables")
     print(f"A: {first}\nB: {second}")
     differences = a.metadata.differences(b.metadata)
     for key, (mine, theirs) in differences.items():
@@ -64,21 +58,17 @@ def compare(
     rows, change = np.flatnonzero(both), after - before
     order = np.argsort(change, kind="stable")
     prompts = next((t.columns["prompt"] for t in (a, b) if "prompt" in t.columns.column_names), None)
-    for title, sign, chosen in (("up", -1, order[:movers]), ("down", 1, order[::-1][:movers])):
-        moved = [i for i in chosen.tolist() if np.sign(change[i]) == sign]
-        if moved:
+    for title, chosen in (("up", order[change[order] < 0][:movers]), ("down", order[change[order] > 0][::-1][:movers])):
+        if len(chosen):
             print(f"moved {title} most, from A to B (positions among the rows with a score in both):")
-        for i in moved:
-            row = int(rows[i])
-            text = "" if prompts is None else f"  {_short(prompts[row].as_py())}"
-            print(f"  {before[i]:>8} -> {after[i]:<8} row {row} ({a.columns['id'][row].as_py()}){text}")
+        for i in chosen:
+            text = "" if prompts is None else _short(prompts[rows[i]].as_py() or "")
+            print(f"  {before[i]:>8} -> {after[i]:<8} row {rows[i]} ({a.columns['id'][rows[i]].as_py()})  {text}")
 
 
-def _short(prompt: str | None, width: int = 60) -> str:
+def _short(text: str, width: int = 60) -> str:
     """The end of a prompt on one line: worked examples and system prompts stand at the front."""
-    text = prompt or ""
-    if text.startswith("["):
-        with suppress(ValueError, LookupError, TypeError):  # plain text may begin with a bracket
-            text = str(json.loads(text)[-1]["content"])
+    with suppress(ValueError, LookupError, TypeError):  # a chat is JSON, and plain text may be anything
+        text = str(json.loads(text)[-1]["content"])
     text = " ".join(text.split())
     return text if len(text) <= width else "..." + text[-width:]

@@ -29,11 +29,11 @@ def eval(
     limit: Annotated[int | None, _main("Only the first N problems.", "N")] = None,
     prompt: Annotated[Path | None, _main("Prompt template in place of the task's.", "JSON")] = None,
     output: Annotated[Path | None, _main("Where generations are kept.", "FOLDER")] = None,
-    resume: Annotated[bool, _main("Go on with the folder's generations.", "", "--resume")] = False,
-    overwrite: Annotated[bool, _main("Replace the folder's generations.", "", "--overwrite")] = False,
+    resume: Annotated[bool, _main("Go on with the folder's generations.", flag="--resume")] = False,
+    overwrite: Annotated[bool, _main("Replace the folder's generations.", flag="--overwrite")] = False,
     run: Annotated[Path | None, _main("Run whose evals.jsonl gets the record.", "FOLDER")] = None,
     stage: Annotated[str, _main("Name of the record: before, after, ...")] = "eval",
-    check: Annotated[bool, _main("Grade the gold answers; generate nothing.", "", "--check")] = False,
+    check: Annotated[bool, _main("Grade the gold answers; generate nothing.", flag="--check")] = False,
     samples: Annotated[int, _drawn("Completions per problem (1).", "N")] = 1,
     temperature: Annotated[float | None, _drawn("0 is greedy (1; 0 for one sample).", "X")] = None,
     top_p: Annotated[float, _drawn("Probability mass of the nucleus (1).", "X")] = 1.0,
@@ -57,83 +57,72 @@ def eval(
     rows = loaded.load(split, source, limit)
     if check:
         result = loaded.self_check(rows)
-        typer.echo(str(result))
+        print(result)
         raise typer.Exit(0 if result.ok else 1)
     loaded.check_ready()
     if engine not in ("auto", "transformers", "vllm", "server"):
         raise UserError(f"--engine is {engine!r}; it must be auto, transformers, vllm or server")
-    if engine == "server" and server is None:
-        raise UserError("--engine server needs --server ADDRESS")
+    if (engine == "server" and not server) or (server and engine not in ("auto", "server")):
+        raise UserError(
+            f"--engine {engine} and --server {server}: the engine server needs an address, and no other does"
+        )
     if resume and output is None:
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
-    if server and engine not in ("auto", "server"):
-        raise UserError(f"--server generates in place of --engine {engine}: leave out one of them")
-    engine = "server" if server else _engine(checkpoint) if engine == "auto" else engine
+    adapter = checkpoint is not None and (Path(checkpoint) / "adapter_config.json").is_file()
+    adapter = adapter and not (Path(str(checkpoint)) / "config.json").is_file()
+    if engine == "auto":
+        engine = "server" if server else "vllm" if not adapter and _vllm_has_a_gpu() else "transformers"
+    if engine == "vllm" and adapter:
+        raise UserError(f"{checkpoint!r} is an adapter: merge it into the model, or use --engine transformers")
     settings: dict[str, Any] = {
         "samples": samples, "top_p": top_p, "max_new_tokens": max_new_tokens or loaded.max_new_tokens, "seed": seed,
         "temperature": (0.0 if samples == 1 else 1.0) if temperature is None else temperature,
         "batch_size": batch_size or (32 if engine == "transformers" else 1024),
     }  # fmt: skip
-    named = {"task": loaded.name, "rows": rows_digest(rows), "model": model, "checkpoint": checkpoint}
-    named |= {"dtype": dtype, "engine": engine}
+    weights = {"model": model, "checkpoint": checkpoint}
+    named = {"task": loaded.name, "rows": rows_digest(rows), "dtype": dtype, "engine": engine, **weights}
     step = _step(checkpoint)
     store = Store(output, named | settings, resume=resume, overwrite=overwrite) if output else None
-    made = _made(engine, model, checkpoint, server, device, dtype, seed)
-    more: dict[str, Any] = {"engine": made, "store": store, "max_unscorable_share": max_unscorable_share}
+    made = _made(engine, model, checkpoint if adapter else None, checkpoint or model, server, device, dtype, seed)
+    more: Any = {"engine": made, "store": store, "max_unscorable_share": max_unscorable_share}
     evaluation = evaluate(None, None, loaded, rows, **settings, **more)
-    typer.echo(evaluation.summary())
+    print(evaluation.summary())
     if store is not None:
-        typer.echo(f"  generations: {store.path}")
+        print(f"  generations: {store.path}")
     if run is not None:
-        append_record(run, evaluation.record(stage, step, model=model, checkpoint=checkpoint))
-        typer.echo(f"  recorded in {run / 'evals.jsonl'}")
+        append_record(run, evaluation.record(stage, step, **weights))
+        print(f"  recorded in {run / 'evals.jsonl'}")
 
 
-def _engine(checkpoint: str | None) -> str:
-    """The engine of `auto`: vLLM if it is installed and has a GPU, except for adapters."""
-    if find_spec("vllm") is None or _is_adapter(checkpoint):
-        return "transformers"
+def _vllm_has_a_gpu() -> bool:
     import torch
 
-    return "vllm" if torch.cuda.is_available() else "transformers"
+    return find_spec("vllm") is not None and torch.cuda.is_available()
 
 
 def _made(
-    engine: str, model: str, checkpoint: str | None, server: str | None, device: str, dtype: str, seed: int
+    engine: str, model: str, adapter: str | None, weights: str, server: str | None, device: str, dtype: str, seed: int
 ) -> Engine:
+    """The engine, with its model; an adapter goes on the model that is named, wherever its base was in training."""
     from gainrl.evaluation.engines import ServerEngine, TransformersEngine, VLLMEngine
     from gainrl.models import load_model, load_tokenizer, resolve_model
 
-    weights = checkpoint or model
     if server is not None:
         return ServerEngine(server, weights, token=os.environ.get("OPENAI_API_KEY"))
-    if engine == "vllm" and _is_adapter(checkpoint):
-        raise UserError(
-            f"{checkpoint!r} holds an adapter, which --engine vllm does not take here: merge it into the model, or use "
-            "--engine transformers"
-        )
     tokenizer = load_tokenizer(weights if (Path(weights) / "tokenizer_config.json").is_file() else model)
     if engine == "vllm":
         return VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
     try:
-        if checkpoint is None or not _is_adapter(checkpoint):
-            return TransformersEngine(load_model(weights, device=device, dtype=dtype), tokenizer)
-        from peft import PeftModel  # on the model that was named: the adapter knows where its base was in training
+        network = load_model(model if adapter else weights, device=device, dtype=dtype)
+        if adapter:
+            from peft import PeftModel
 
-        base = load_model(model, device=device, dtype=dtype)
-        return TransformersEngine(PeftModel.from_pretrained(base, checkpoint).eval(), tokenizer)
+            network = PeftModel.from_pretrained(network, adapter).eval()
     except UserError:
         raise
-    except ImportError as error:
-        raise UserError(f"{checkpoint!r} holds an adapter, which needs peft: pip install peft") from error
     except Exception as error:  # safetensors and peft raise their own for a damaged file
         raise UserError(f"{weights!r} cannot be loaded: {type(error).__name__}: {error}") from error
-
-
-def _is_adapter(checkpoint: str | None) -> bool:
-    """Whether a checkpoint holds a PEFT adapter and no model."""
-    folder = Path(checkpoint or "")
-    return bool(checkpoint) and (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+    return TransformersEngine(network, tokenizer)
 
 
 def _step(checkpoint: str | None) -> int | None:

@@ -22,13 +22,13 @@ def profile(
     limit: Annotated[int, _main("Only the first N rows (256).", "N")] = 256,
     trace: Annotated[Path | None, _main("Write a trace for ui.perfetto.dev.", "JSON")] = None,
     question_after: Annotated[str | None, _main("Text right before plain-text questions.")] = None,
-    nll: Annotated[bool, _main("With mean log-likelihoods.", "", "--nll")] = False,
+    nll: Annotated[bool, _main("With mean log-likelihoods.", flag="--nll")] = False,
     device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
     dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
     backend: Annotated[str, _running("auto, native, triton, torch, reference.")] = "auto",
     attention: Annotated[str, _running("auto, grouped, flex or padded.")] = "auto",
     tokens_per_batch: Annotated[int | None, _running("Of a forward pass.", "N")] = None,
-    trust_remote_code: Annotated[bool, _running("Run the model's own code.", "", "--trust-remote-code")] = False,
+    trust_remote_code: Annotated[bool, _running("Run the model's own code.", flag="--trust-remote-code")] = False,
 ) -> None:
     """Measure where a scoring pass spends its time, with torch's profiler.
 
@@ -36,19 +36,16 @@ def profile(
     """
     if trace is not None and not (trace := trace.expanduser()).parent.is_dir():
         raise UserError(f"--trace {trace}: the folder {trace.parent} does not exist")
-    from gainrl.cli.score import prompts_of
+    from gainrl.cli.score import prompts_of, settings_of
 
-    prompts = list(prompts_of(dataset, task, split, limit)[0])
+    given, prompts = locals(), list(prompts_of(dataset, task, split, limit)[0])
 
     import torch
 
     from gainrl.scoring import AngleScorer
     from gainrl.scoring.base import PHASES
 
-    scorer = AngleScorer(
-        model, device=device, dtype=dtype, backend=backend, tokens_per_batch=tokens_per_batch, nll=nll,
-        question_after=question_after, attention=attention, trust_remote_code=trust_remote_code,
-    )  # fmt: skip
+    scorer = AngleScorer(**vars(settings_of(given)))
     scorer.score(prompts[:WARM])
     cuda = scorer.device.type == "cuda"
     if cuda:

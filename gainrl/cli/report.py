@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from gainrl.cli import options
-from gainrl.errors import UserError
 
 _main = options("Options")
 
@@ -16,14 +15,12 @@ _main = options("Options")
 def report(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders, or one score table.")],
     output: Annotated[Path | None, _main("Page to write (RUN/report.html, comparison.html).", "HTML")] = None,
-    prompts: Annotated[int, _main("Highest and lowest ranked prompts to show (5).", "N")] = 5,
+    prompts: Annotated[int, _main("Highest and lowest ranked prompts to show (5).", "N", min=0)] = 5,
 ) -> None:
     """Write one self-contained HTML page about a run; about several, a comparison.
 
     Example: gainrl report runs/a runs/b --output both.html
     """
-    if prompts < 0:
-        raise UserError(f"--prompts {prompts}: give at least 0")
     from gainrl.report import write_comparison, write_report
 
     if len(runs) > 1:

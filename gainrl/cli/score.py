@@ -6,8 +6,7 @@ import datetime
 import json
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,22 +25,22 @@ def score(
     task: Annotated[str | None, _main("Task that makes prompts of the rows.")] = None,
     split: Annotated[str | None, _main("Split of the dataset or task.")] = None,
     limit: Annotated[int | None, _main("Only the first N rows.", "N")] = None,
-    directions: Annotated[bool, _main("Store what the navigator probe learns from.", "", "--directions")] = False,
-    resume: Annotated[bool, _main("Go on where an interrupted run stopped.", "", "--resume")] = False,
-    overwrite: Annotated[bool, _main("Replace the output and start anew.", "", "--overwrite")] = False,
+    directions: Annotated[bool, _main("Store what the navigator probe learns from.", flag="--directions")] = False,
+    resume: Annotated[bool, _main("Go on where an interrupted run stopped.", flag="--resume")] = False,
+    overwrite: Annotated[bool, _main("Replace the output and start anew.", flag="--overwrite")] = False,
     question_after: Annotated[str | None, _scores("Text right before plain-text questions.")] = None,
     too_long: Annotated[str, _scores("Beyond the context: skip or truncate.")] = "skip",
     chat_template_kwargs: Annotated[str | None, _scores("Of the chat template, as in training.", "JSON")] = None,
     date: Annotated[str | None, _scores("Given to templates that print today's.", "DATE", hidden=True)] = None,
     tap: Annotated[str, _scores("Hidden states: final, layer:K, ...")] = "final",
     definition: Annotated[str, _scores("intra+inter, intra, intra+W*inter.")] = "intra+inter",
-    nll: Annotated[bool, _scores("Store mean log-likelihoods, too.", "", "--nll")] = False,
+    nll: Annotated[bool, _scores("Store mean log-likelihoods, too.", flag="--nll")] = False,
     direction_dtype: Annotated[str, _scores("Of stored directions.", hidden=True)] = "float16",
-    no_prompts: Annotated[bool, _scores("Leave the prompts' text out.", "", "--no-prompts")] = False,
+    no_prompts: Annotated[bool, _scores("Leave the prompts' text out.", flag="--no-prompts")] = False,
     dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",
     revision: Annotated[str | None, _running("Branch or commit on the hub.")] = None,
-    trust_remote_code: Annotated[bool, _running("Run the model's own code.", "", "--trust-remote-code")] = False,
+    trust_remote_code: Annotated[bool, _running("Run the model's own code.", flag="--trust-remote-code")] = False,
     tokens_per_batch: Annotated[int | None, _running("Of a forward pass.", "N")] = None,
     backend: Annotated[str, _running("auto, native, triton, torch, reference.")] = "auto",
     engine: Annotated[str, _running("torch, ray (a cluster) or vllm.")] = "torch",
@@ -52,7 +51,7 @@ def score(
 
     Example: gainrl score --model smollm2-135m --task gsm8k --output s.parquet
     """
-    given = {name: value for name, value in locals().items() if value is not None}
+    given = locals()
     if engine not in ("torch", "ray", "vllm"):
         raise UserError(f"--engine {engine!r}: choose torch, ray or vllm")
     if engine != "ray" and workers is not None:
@@ -68,46 +67,44 @@ def score(
         check_output(output, overwrite=overwrite, resume=resume)
     rows, source = prompts_of(dataset, task, split, limit)
 
-    from tqdm.auto import tqdm
-
-    from gainrl.scoring import ScoringSettings, score_dataset
-    from gainrl.scoring.summary import summary
-
-    given["chat_template_kwargs"] = _object(chat_template_kwargs)
-    settings = ScoringSettings(**{name: given[name] for name in ScoringSettings.__dataclass_fields__ if name in given})
-    with _processes(size, settings), _scorer(engine, settings, workers, engine_option or []) as scorer:
-        hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
-        share = source.size and -(-source.size // size)
-        try:
-            with tqdm(total=share, unit=" prompts", desc="scoring", **hidden) as bar:
-
-                def progress(finished: int, tokens: int) -> None:
-                    bar.update(finished)
-
-                more: Any = {"overwrite": overwrite, "resume": resume, "keep_prompts": not no_prompts}
-                run = score_dataset(scorer, rows, output, source, progress=progress, **more)
-        except KeyboardInterrupt:
-            print(f"interrupted: go on with --resume ({output}.parts keeps finished rows)", file=sys.stderr)
-            raise
-        if rank == 0:
-            print(summary(run))
-
-
-@contextmanager
-def _processes(size: int, settings: Any) -> Iterator[None]:
-    """torch.distributed, if torchrun started several processes; each takes the GPU of its local rank."""
-    if size < 2:
-        yield
-        return
     import torch
     import torch.distributed as dist
+    from tqdm.auto import tqdm
 
-    if settings.device in ("auto", "cuda") and torch.cuda.is_available():
-        settings.device = f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
-    dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    yield
-    dist.barrier()  # whoever serves the store must not be the first to go
-    dist.destroy_process_group()
+    from gainrl.scoring import score_dataset
+    from gainrl.scoring.summary import summary
+
+    settings = settings_of(given)
+    if size > 1:  # torchrun started them; each takes the GPU of its local rank
+        if settings.device in ("auto", "cuda") and (gpus := torch.cuda.device_count()):
+            settings.device = f"cuda:{int(os.environ['LOCAL_RANK']) % gpus}"
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    hidden: dict[str, Any] = {"disable": True} if rank else {}  # else TQDM_DISABLE decides
+    share = source.size and -(-source.size // size)
+    more: Any = {"overwrite": overwrite, "resume": resume, "keep_prompts": not no_prompts}
+    try:
+        with (
+            _scorer(engine, settings, workers, engine_option or []) as scorer,
+            tqdm(total=share, unit=" prompts", desc="scoring", **hidden) as bar,
+        ):
+            more["progress"] = lambda finished, tokens: bar.update(finished)
+            run = score_dataset(scorer, rows, output, source, **more)
+    except KeyboardInterrupt:
+        print(f"interrupted: go on with --resume ({output}.parts keeps finished rows)", file=sys.stderr)
+        raise
+    if rank == 0:
+        print(summary(run))
+    if size > 1:
+        dist.barrier()  # whoever serves the store must not be the first to go
+        dist.destroy_process_group()
+
+
+def settings_of(given: dict[str, Any]) -> Any:
+    """The scorer's settings among a verb's options; what was left out has the default."""
+    from gainrl.scoring import ScoringSettings
+
+    known = ScoringSettings.__dataclass_fields__
+    return ScoringSettings(**{name: value for name, value in given.items() if name in known and value is not None})
 
 
 def _scorer(engine: str, settings: Any, workers: int | None, options: list[str]) -> Any:
@@ -125,25 +122,19 @@ def _scorer(engine: str, settings: Any, workers: int | None, options: list[str])
     return nullcontext(AngleScorer(**vars(settings)))
 
 
-def _object(text: str | None) -> Any:
-    """--chat-template-kwargs as a dict."""
-    try:
-        return json.loads(text or "{}")
-    except ValueError as error:
-        raise UserError(f"--chat-template-kwargs {text}: give a JSON object ({error})") from error
-
-
 def engine_options(given: list[str]) -> dict[str, Any]:
-    """NAME=VALUE each, VALUE as in YAML; UserError for anything else."""
+    """NAME=VALUE each, VALUE as in JSON or YAML; UserError for anything else."""
     options: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals:
             raise UserError(f"--engine-option {text!r}: give NAME=VALUE, say gpu_memory_utilization=0.8")
-        try:
-            options[name.strip().replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--engine-option {text!r}: {value!r} is not YAML ({type(error).__name__})") from None
+        for read in (json.loads, yaml.safe_load):  # YAML takes 1e-3 for a word, JSON for a number
+            with suppress(ValueError, yaml.YAMLError):
+                options[name.strip().replace("-", "_")] = read(value)
+                break
+        else:
+            raise UserError(f"--engine-option {text!r}: {value!r} is neither JSON nor YAML")
     return options
 
 
@@ -152,17 +143,17 @@ def prompts_of(dataset: str | list[str] | None, task: str | None, split: str | N
     from gainrl.scoring import ScoringPrompt, Source, open_rows, scoring_prompts
 
     names = [dataset] if isinstance(dataset, str) else dataset or []
-    if task is not None:
-        if len(names) > 1:
-            raise UserError(f"--task {task} maps one dataset to prompts: give --dataset once, not {len(names)} times")
-        from gainrl.tasks import load_task
-
-        loaded = load_task(task)
-        chosen = split or loaded.splits[0]
-        size, rows = loaded.stream(chosen, source=names[0] if names else None, limit=limit)
-        found = (ScoringPrompt(row["prompt"], row.get("question")) for row in rows)
-        return found, Source(names[0] if names else task, chosen, limit, size, task)
-    if not names:
+    if task is None and not names:
         raise UserError("give --dataset (a hub id or a local file), --task, or both")
-    opened = open_rows(names, split=split, limit=limit)
-    return scoring_prompts(opened), Source(opened.name, opened.split, opened.limit, opened.size)
+    if task is None:
+        opened = open_rows(names, split=split, limit=limit)
+        return scoring_prompts(opened), Source(opened.name, opened.split, opened.limit, opened.size)
+    if len(names) > 1:
+        raise UserError(f"--task {task} maps one dataset to prompts: give --dataset once, not {len(names)} times")
+    from gainrl.tasks import load_task
+
+    loaded = load_task(task)
+    name, chosen = next(iter(names), None), split or loaded.splits[0]
+    size, rows = loaded.stream(chosen, source=name, limit=limit)
+    found = (ScoringPrompt(row["prompt"], row.get("question")) for row in rows)
+    return found, Source(name or task, chosen, limit, size, task)

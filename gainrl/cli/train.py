@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import inspect
 import os
 import pkgutil
+import re
 import runpy
 import subprocess
 import sys
@@ -63,7 +65,7 @@ Example: gainrl train --model_name_or_path smollm2-135m --task arithmetic:size=6
 def train(context: typer.Context) -> None:
     """Train a model with the curriculum: rank the dataset if there is no score table yet, then draw, train, move on."""
     words = context.args
-    if "--help" in words or not words:
+    if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
     warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
@@ -127,10 +129,8 @@ def check_output(directory: Path, run: Any) -> None:
     if run.resume and not there:
         raise UserError(f"there is no run to resume in {str(directory)!r}: leave out --resume")
     if there and not (run.resume or run.overwrite):
-        raise UserError(
-            f"output_dir {str(directory)!r} holds a run ({there}): go on with --resume, replace it with --overwrite, "
-            "or name another directory"
-        )
+        ways = "go on with --resume, replace it with --overwrite, or name another directory"
+        raise UserError(f"output_dir {str(directory)!r} holds a run ({there}): {ways}")
 
 
 def import_reward(path: str) -> Callable[..., Any]:
@@ -139,34 +139,31 @@ def import_reward(path: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())  # console scripts do not search the working directory
     file, _, name = path.rpartition(":")
     try:
-        found = runpy.run_path(os.path.expanduser(file))[name] if file.endswith(".py") else pkgutil.resolve_name(path)
-        if not callable(found):
-            raise TypeError(f"{name or path} is not callable")
+        found: Any = (
+            runpy.run_path(os.path.expanduser(file))[name] if file.endswith(".py") else pkgutil.resolve_name(path)
+        )
     except Exception as error:  # whatever the module does when it is imported
-        forms = "give package.module.function or file.py:function"
-        raise UserError(f"reward {path!r} is no function: {type(error).__name__}: {error} ({forms})") from error
+        found = f"{type(error).__name__}: {error}"
+    if not callable(found):
+        raise UserError(f"reward {path!r} is no function: {found} (give package.module.function or file.py:function)")
     made: Callable[..., Any] = found
     return made
 
 
 def run_parser() -> Any:
-    """TRL's parser over `RunArguments`, `GainRLConfig` and TRL's `ModelConfig`, with `known`: its actions by name."""
+    """TRL's parser over `RunArguments`, `GainRLConfig` and TRL's `ModelConfig`."""
     from trl import ModelConfig, TrlParser
 
     from gainrl.integrations.trl.config import GainRLConfig
     from gainrl.integrations.trl.script import RunArguments
 
-    class RunParser(TrlParser):  # type: ignore[misc]
-        def add_argument(self, *names: Any, **settings: Any) -> Any:
-            action = super().add_argument(*names, **settings)
-            self.__dict__.setdefault("known", {}).setdefault(action.dest, action)
-            return action
-
-        def error(self, message: str) -> Any:
-            raise UserError(message)
+    def refuse(message: str) -> Any:
+        raise UserError(message)
 
     kinds = (RunArguments, GainRLConfig, ModelConfig)
-    return RunParser(kinds, prog="gainrl train", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser = TrlParser(kinds, prog="gainrl train", usage=argparse.SUPPRESS, add_help=False, allow_abbrev=False)
+    parser.error = refuse
+    return parser
 
 
 def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, Any, Any]]:
@@ -177,7 +174,7 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     """
     from gainrl.integrations.trl.script import refused
 
-    known = dict(parser.known)
+    known = vars(parser.parse_args([]))
     parser.set_defaults(**dict.fromkeys(known))  # so that what is not None was given
     parser.add_argument("--config", action="append", default=[])
     values: dict[str, Any] = {}
@@ -186,36 +183,47 @@ def read(parser: Any, words: Sequence[str]) -> tuple[dict[str, Any], tuple[Any, 
     if not isinstance(env := values.pop("env", None) or {}, dict):
         raise UserError(f"env: {env!r} must hold names and values")
     os.environ |= {str(name): str(value) for name, value in env.items()}
-    for name in values:
+    hints = {
+        name: inspect.formatannotation(hint).replace("typing.", "")
+        for kind in parser.dataclass_types
+        for name, hint in get_type_hints(kind).items()
+    }
+    # A list or a mapping stays as YAML gives it; every other value becomes a flag, in front of those of the caller.
+    whole: dict[str, Any] = {}
+    flags = []
+    for name, value in values.items():
         if name not in known:
             raise _unknown(name, known)
-    # A list or a mapping stays as YAML gives it; every other value becomes a flag, in front of those of the caller.
-    whole = {name: value for name, value in values.items() if isinstance(value, list | dict)}
-    flags = [
-        f"--{name}={'no' if value is False else 'true' if value is True else value}"
-        for name, value in values.items()
-        if value is not None and name not in whole
-    ]
+        if isinstance(value, list | dict):
+            if type(value).__name__ not in hints[name]:
+                raise UserError(f"{name}: {value!r} is a {type(value).__name__}, and {hints[name]} is wanted")
+            whole[name] = [_entry(parser, name, one) for one in value] if isinstance(value, list) else value
+        elif isinstance(value, bool) and hints[name] == "str":  # scale_rewards: false
+            whole[name] = value
+        elif value is not None:
+            flags.append(f"--{name}={'no' if value is False else value}")
     namespace, rest = parser.parse_known_args([*flags, *words])
     if rest:
         raise _unknown(rest[0], known)
-    hints = {name: str(hint) for kind in parser.dataclass_types for name, hint in get_type_hints(kind).items()}
-    for name, value in whole.items():
-        kind = known[name].type
-        if type(value).__name__ not in hints[name]:
-            raise UserError(f"{name}: {value!r} is not of the type {kind.__name__}")
-        if isinstance(value, list) and kind in (int, float, str):
-            with refused(name):
-                whole[name] = [kind(entry) for entry in value]
     given = whole | {name: value for name, value in vars(namespace).items() if value is not None and name != "config"}
     if "output_dir" not in given:
         raise UserError("output_dir is missing: name the run directory")
     with refused("these settings"):
         run, settings, model = parser.parse_dict(given)
-    if settings.loss_type not in known["loss_type"].help:  # TRL looks at it only once it trains
-        raise UserError(f"loss_type: {settings.loss_type!r} is none of TRL's; --help-all lists them")
+    for name, field in settings.__dataclass_fields__.items():  # TRL looks at some words only once it trains
+        choices = re.findall(r"(\w+)'", field.metadata.get("help") or "") if hints[name] == "str" else ()
+        if field.default in choices and (value := getattr(settings, name)) not in choices:
+            raise UserError(f"{name}: {value!r} is none of TRL's words for it; --help-all lists them")
+    if settings.remove_unused_columns and (run.task or settings.group_by):
+        raise UserError("remove_unused_columns: the reward and group_by need the dataset's columns, leave it out")
     kept = {name: value for name, value in given.items() if name not in ("resume", "overwrite")}
     return kept, (run, settings, model)
+
+
+def _entry(parser: Any, name: str, value: Any) -> Any:
+    """One entry of a list, read as if it were a flag's value, with the flag's type."""
+    found = getattr(parser.parse_known_args([f"--{name}={value}"])[0], name)
+    return found[0] if isinstance(found, list) else found
 
 
 def _unknown(word: str, known: dict[str, Any]) -> UserError:

@@ -49,7 +49,7 @@ class Generation:
     share: float | None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Evaluation:
     """What came out.  Per-row arrays follow the order of the rows handed in.
 
@@ -65,29 +65,16 @@ class Evaluation:
     generations: list[Generation]
     seconds: float
 
-    def _count(self, *kinds: str) -> list[int]:
-        counts = Counter(one.row for one in self.generations if one.status in kinds)
-        return [counts[row] for row in range(self.rows)]
-
-    @property
-    def right(self) -> list[int]:
-        return self._count("right")
-
-    @property
-    def scored(self) -> list[int]:
-        return self._count("right", "wrong")
-
-    @property
-    def unscorable(self) -> int:
-        return sum(self._count("unscorable"))
-
-    @property
-    def accuracy(self) -> float:
-        return mean_interval(row_accuracy(self.right, self.scored), resamples=1)[0]
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return mean_interval(row_accuracy(self.right, self.scored))[1:]
+    def __post_init__(self) -> None:
+        by_row = [Counter[str]() for _ in range(self.rows)]
+        for one in self.generations:
+            by_row[one.row][one.status] += 1
+        self.right = [counts["right"] for counts in by_row]
+        self.scored = [counts["right"] + counts["wrong"] for counts in by_row]
+        self.unscorable = len(self.generations) - sum(self.scored)
+        self.tokens = sum(one.tokens for one in self.generations)
+        self.accuracy, low, high = mean_interval(row_accuracy(self.right, self.scored))
+        self.interval = low, high
 
     def pass_at(self, k: int) -> tuple[float, float, float]:
         """Unbiased pass@k over the problems with at least k scored samples: mean, low, high."""
@@ -106,10 +93,6 @@ class Evaluation:
         values = majority_at_k(votes)
         values[[count == 0 or not any(votes) for count in self.scored]] = math.nan
         return mean_interval(values)
-
-    @property
-    def tokens(self) -> int:
-        return sum(one.tokens for one in self.generations)
 
     def record(self, stage: str, step: int | None = None, **more: Any) -> dict[str, Any]:
         """One line of evals.jsonl."""
@@ -159,27 +142,25 @@ class Store:
 
     `settings.json` is what is evaluated (task, model, rows, samples ...); `generations.jsonl` has a line for each
     `Generation`, and the time so far.  With `resume`, a folder of equal settings goes on; any other folder that holds
-    generations is refused, unless `overwrite`.
+    generations is refused, unless `overwrite`, with which the first finished batch replaces them.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], *, resume: bool = False, overwrite: bool = False):
-        self.path, about = folder / "generations.jsonl", folder / "settings.json"
+        self.path, self._about = folder / "generations.jsonl", folder / "settings.json"
+        self._settings = json.loads(json.dumps(settings))
         self.kept: list[Generation] = []
         self.seconds = 0.0
-        wanted = json.loads(json.dumps(settings))
         if folder.is_file():
             raise UserError(f"{str(folder)!r} is a file: name a folder for the generations")
-        if overwrite or not self.path.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            self.path.unlink(missing_ok=True)
-            write_text(about, json.dumps(wanted) + "\n")
-            write_text(self.path, "")
+        folder.mkdir(parents=True, exist_ok=True)
+        self._new = overwrite or not self.path.exists()
+        if self._new:
             return
         if not resume:
             raise UserError(f"{str(folder)!r} holds generations already; give resume to go on, or overwrite")
         try:
-            before = dict(json.loads(about.read_text(encoding="utf-8")))
-            *lines, torn = self.path.read_text(encoding="utf-8").split("\n")
+            before = dict(json.loads(self._about.read_text(encoding="utf-8")))
+            *lines, _ = self.path.read_text(encoding="utf-8").split("\n")  # a write that a kill ended is left out
             for line in map(json.loads, lines):
                 self.seconds = float(line.pop("seconds"))
                 self.kept.append(Generation(**line))
@@ -187,15 +168,18 @@ class Store:
                 raise ValueError("a number is missing")
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise UserError(f"{str(folder)!r} is damaged ({error}); give overwrite to start anew") from error
-        differ = sorted(key for key in before.keys() | wanted.keys() if before.get(key) != wanted.get(key))
-        if differ:
-            changes = "; ".join(f"{key}: {before.get(key)!r} there, {wanted.get(key)!r} now" for key in differ)
+        now = self._settings
+        if differ := sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key)):
+            changes = "; ".join(f"{key}: {before.get(key)!r} there, {now.get(key)!r} now" for key in differ)
             raise UserError(f"{str(folder)!r} holds another evaluation ({changes}); choose another folder")
-        if torn:
-            write_text(self.path, "\n".join([*lines, ""]))
+        write_text(self.path, "\n".join([*lines, ""]))
 
     def add(self, finished: Sequence[Generation], seconds: float) -> None:
         """Keep one batch; `seconds` is the time the evaluation has taken so far."""
+        if self._new:
+            self.path.unlink(missing_ok=True)
+            write_text(self._about, json.dumps(self._settings) + "\n")
+            self._new = False
         append_lines(self.path, [{**vars(one), "seconds": round(seconds, 3)} for one in finished])
 
 
@@ -251,13 +235,13 @@ def evaluate(
             given = [rows[row] for row, _ in fits]
             texts = engine.generate([row["prompt"] for row in given], sampling, key=key) if fits else []
             grades = task.grade_many([text.text for text in texts], given)
-            found = {item: (text, grade) for item, text, grade in zip(fits, texts, grades, strict=True)}
             for row, sample in set(batch) - set(fits):
-                no_room = Grade(Status.UNSCORABLE, why % lengths[row])
-                found[row, sample] = (Completed("", 0, "skipped"), no_room)
+                fits.append((row, sample))
+                texts.append(Completed("", 0, "skipped"))
+                grades.append(Grade(Status.UNSCORABLE, why % lengths[row]))
             finished = {
                 item: Generation(*item, *astuple(text), *astuple(grade))
-                for item, (text, grade) in found.items()
+                for item, text, grade in zip(fits, texts, grades, strict=True)
                 if item not in done
             }
             done |= finished
@@ -269,7 +253,7 @@ def evaluate(
             bar.set_postfix_str(f"{counts['right'] / scored:.1%} right" if scored else "nothing scored", refresh=False)
             bar.update(len(finished))
     guard.finish()
-    kept = [done[item] for item in sorted(done)]
+    kept = [done[row, sample] for row in range(len(rows)) for sample in range(samples)]
     return Evaluation(task.name, len(rows), samples, sampling, kept, time.monotonic() - began)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +72,8 @@ class ScoringSettings:
     """Prompts beyond the model's context: skip, or truncate (the question loses its end)."""
     date: Any = datetime.date(2026, 1, 1)
     """What chat templates that print today's date are given; also as 2026-01-31."""
-    chat_template_kwargs: Mapping[str, Any] | None = None
-    """Passed to the chat template, as in training (`enable_thinking`, `reasoning_effort`, ...)."""
+    chat_template_kwargs: Any = None
+    """Passed to the chat template, as in training (`enable_thinking`, `reasoning_effort`, ...); also as JSON."""
     tap: str = "final"
     """Where hidden states are taken (`gainrl.scoring.forward`)."""
     definition: Any = "intra+inter"
@@ -108,12 +107,14 @@ class ScoringSettings:
                 raise UserError(f"date {self.date!r}: give it as 2026-01-31") from None
         if not isinstance(self.definition, Definition):
             self.definition = Definition.parse(self.definition)
-        if not isinstance(given := self.chat_template_kwargs or {}, Mapping):
-            raise UserError(f"chat_template_kwargs: give names and values, not {given!r}")
-        try:
-            self.chat_template_kwargs = json.loads(json.dumps(dict(given)))
+        given = self.chat_template_kwargs or {}
+        try:  # a command line gives JSON
+            given = json.loads(given if isinstance(given, str) else json.dumps(given, default=dict))
         except (TypeError, ValueError) as error:
             raise UserError(f"chat_template_kwargs must be plain values, as in JSON: {error}") from None
+        if not isinstance(given, dict):
+            raise UserError(f"chat_template_kwargs: give names and values, not {given!r}")
+        self.chat_template_kwargs = given
         if taken := sorted(_RENDERING.intersection(given)):
             raise UserError(f"chat_template_kwargs: {', '.join(taken)} cannot be set, for the scorer sets it")
 

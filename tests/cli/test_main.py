@@ -25,10 +25,18 @@ def test_the_help_lists_every_verb(run_cli):
     assert all(verb in out for verb in VERBS)
 
 
-def test_a_verb_that_does_not_exist_is_refused(run_cli):
-    status, _, err = run_cli(["scoer"])
-    assert status == 2
-    assert "scoer" in err
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["scoer"], "'scoer'. Did you mean 'score'?"),
+        (["eval"], "--model"),
+        (["report", "a", "--prompts", "-1"], "--prompts"),
+    ],
+)
+def test_what_typer_refuses_is_one_sentence(run_cli, words, said):
+    status, out, err = run_cli(words)
+    assert (status, out, err.startswith("gainrl: "), err.count("\n")) == (2, "", True, 1)
+    assert said in err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["score", "--help"]])

@@ -90,7 +90,7 @@ def test_a_tilde_means_the_home_folder(score, monkeypatch, place, tmp_path, run_
         (["--engine", "vllm", "--engine-option", "eager"], "give NAME=VALUE"),
         (["--engine", "ray", "--device", "cuda:1"], "Ray chooses"),
         (["--dtype", "fp32"], "fp32"),
-        (["--chat-template-kwargs", "{"], "give a JSON object"),
+        (["--chat-template-kwargs", "{"], "plain values, as in JSON"),
         (["--chat-template-kwargs", "[1]"], "chat_template_kwargs"),
         (["--definition", "outer"], "definition 'outer'"),
         (["--too-long", "cut"], "too_long"),
@@ -113,11 +113,13 @@ def test_a_mistake_is_one_sentence_and_status_2(score, tmp_path, monkeypatch, ar
     assert not os.listdir(tmp_path)
 
 
-def test_options_of_vllm_are_yaml():
+def test_options_of_vllm_are_json_or_yaml():
     from gainrl.cli.score import engine_options
 
-    assert engine_options(["gpu-memory-utilization=0.8", "enforce_eager=true", "quantization=awq", "x=a=b"]) == {
-        "gpu_memory_utilization": 0.8, "enforce_eager": True, "quantization": "awq", "x": "a=b"
+    given = ["gpu-memory-utilization=0.8", "enforce_eager=true", "quantization=awq", "x=a=b", "y=1e-3", "z={a: 1}"]
+    assert engine_options(given) == {
+        "gpu_memory_utilization": 0.8, "enforce_eager": True, "quantization": "awq", "x": "a=b", "y": 0.001,
+        "z": {"a": 1},
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"x=\['.*is not YAML"):
+    with pytest.raises(UserError, match=r"x=\['.*neither JSON nor YAML"):
         engine_options(["x=["])

@@ -56,6 +56,8 @@ def test_eval_prints_figures_keeps_generations_and_resumes(
     code, _, err = run(monkeypatch, capsys, *common)
     assert code == 2
     assert "holds generations already" in err
+    code, _, err = run(monkeypatch, capsys, "--model", "./none", *common[2:], "--overwrite")
+    assert (code, "no such directory" in err) == (2, True), "and the generations are still there"
     code, again, _ = run(monkeypatch, capsys, *common, "--resume")
     assert code == 0
     assert [line for line in again.splitlines() if "@2" in line] == [line for line in out.splitlines() if "@2" in line]
@@ -104,8 +106,8 @@ def test_an_adapter_goes_on_the_model_that_is_named(
     [
         (("--task", "arithmetics"), "nearest name is 'arithmetic'"),
         (("--task", "arithmetic", "--engine", "tgi"), "it must be auto, transformers, vllm or server"),
-        (("--task", "arithmetic", "--engine", "server"), "needs --server"),
-        (("--task", "arithmetic", "--engine", "vllm", "--server", "http://localhost:1"), "leave out one of them"),
+        (("--task", "arithmetic", "--engine", "server"), "the engine server needs an address"),
+        (("--task", "arithmetic", "--engine", "vllm", "--server", "http://localhost:1"), "and no other does"),
         (("--task", "arithmetic", "--resume"), "needs --output"),
         (("--task", "arithmetic", "--output", __file__), "is a file: name a folder"),
         (("--task", "arithmetic", "--samples", "2", "--temperature", "0"), "would all be equal"),

@@ -25,6 +25,7 @@ from gainrl.errors import UserError
 from gainrl.evaluation import (
     Completed,
     Engine,
+    Generation,
     Sampling,
     Store,
     TransformersEngine,
@@ -275,8 +276,10 @@ def test_generations_without_settings_are_never_deleted_unasked(tmp_path: Path) 
         with pytest.raises(UserError, match="is damaged" if resume else "holds generations"):
             Store(tmp_path, {}, resume=resume)
         assert path.read_bytes() == b"somebody's"
-    Store(tmp_path, {}, overwrite=True)
-    assert path.read_bytes() == b""
+    store = Store(tmp_path, {}, overwrite=True)
+    assert path.read_bytes() == b"somebody's", "what replaces it may yet fail to start"
+    store.add([Generation(0, 0, "1", 1, "stop", "right", "", "1", None)], 1.0)
+    assert Store(tmp_path, {}, resume=True).kept[0].completion == "1"
 
 
 def test_a_damaged_folder_is_a_clear_error_or_read_right(tmp_path: Path) -> None:
