@@ -19,6 +19,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from itertools import chain, islice, zip_longest
 from typing import Any
 
@@ -42,15 +43,11 @@ class Arithmetic(Task):
         if self.size < 2 or not 1 <= self.digits <= 9:
             raise UserError(f"task {self.name!r}: size must be at least 2 and digits 1 to 9, but they are {options}")
 
-    def load(
-        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
-    ) -> list[Row]:
-        split = self._check(split, limit)
+    def records(self, split: str, source: str | os.PathLike[str] | None) -> Iterator[Mapping[str, Any]]:
         if source is not None:
-            return super().load(split, source, limit)
-        rows = [self.row(item, index) for index, item in enumerate(self._problems())]
+            return super().records(split, source)
         test = split == "test"
-        return [row for row in rows if held_out(f"{self.seed}:{row['question']}", 1 / 3) == test][:limit]
+        return (item for item in self._problems if held_out(f"{self.seed}:{item['question']}", 1 / 3) == test)
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         question = str(item["question"])
@@ -69,6 +66,7 @@ class Arithmetic(Task):
     def gold(self, row: Mapping[str, Any]) -> str:
         return f" {row['answer']}"
 
+    @cached_property
     def _problems(self) -> list[dict[str, str]]:
         """`size` distinct problems, kinds in turn."""
         kinds = [(operator, digits) for digits in range(1, self.digits + 1) for operator in "+-*"]

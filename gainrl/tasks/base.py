@@ -138,46 +138,50 @@ class Task(ABC):
     ) -> tuple[int, Iterator[Row]]:
         """The number of rows that `load` gives, and these one at a time, in memory that does not grow.
 
-        All is read once before, so that whatever `load` raises is raised here.  Generating tasks hold all rows.
+        All is read once before, so that whatever `load` raises is raised here.
         """
-        if type(self).load is not Task.load:
-            rows = self.load(split, source, limit)
-            return len(rows), iter(rows)
         return sum(1 for _ in self._rows(split, source, limit)), self._rows(split, source, limit)
 
     def _rows(self, split: str | None, source: str | os.PathLike[str] | None, limit: int | None) -> Iterator[Row]:
         """The rows that `load` and `stream` give; raises what `load` does when the first one is asked for."""
-        split = self._check(split, limit)
-        raw = stream_rows(source, self.source, split, self.columns, self.name)
-        kept = (item for item in raw if self.keeps(item, split))
-        yield from (self.row(item, index) for index, item in enumerate(islice(kept, limit)))
-
-    def keeps(self, item: Mapping[str, Any], split: str) -> bool:
-        """Whether a record is of this split, where the source itself has none."""
-        return True
-
-    def _check(self, split: str | None, limit: int | None) -> str:
         if limit is not None and limit < 1:
             raise UserError(f"limit must be at least 1, but is {limit}")
         split = split or self.held_out_split
         if split not in self.splits:
             raise UserError(f"task {self.name!r} has no split {split!r}; its splits are {', '.join(self.splits)}")
-        return split
+        kept = (item for item in self.records(split, source) if self.keeps(item, split))
+        yield from (self.row(item, index) for index, item in enumerate(islice(kept, limit)))
+
+    def records(self, split: str, source: str | os.PathLike[str] | None) -> Iterator[Mapping[str, Any]]:
+        """The records behind the rows; a task that generates its problems has its own."""
+        return stream_rows(source, self.source, split, self.columns, self.name)
+
+    def keeps(self, item: Mapping[str, Any], split: str) -> bool:
+        """Whether a record is of this split, where the source itself has none."""
+        return True
 
     @abstractmethod
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         """The row for one record of the source."""
 
-    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade:
-        """Grade the text of one completion; raising is unscorable.  Not needed by tasks with their own `grade_many`."""
+    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
+        """The grade of one completion's text, or the request that `ask` hands on.  Raising is unscorable."""
         raise NotImplementedError
+
+    def ask(self, requests: Sequence[dict[str, Any]]) -> Sequence[Any]:
+        """What other processes reply to the requests of `judge`, in order."""
+        raise NotImplementedError
+
+    def decide(self, reply: Any, row: Mapping[str, Any]) -> Grade:
+        """The grade that follows from a reply."""
+        return Grade(Status(reply["verdict"]), reply["reason"], reply.get("answer") or None, reply.get("share"))
 
     @abstractmethod
     def gold(self, row: Mapping[str, Any]) -> str | None:
         """A completion with the gold answer as the prompt asks for it, for the self-check; None if the row has none."""
 
     def check_ready(self) -> None:  # noqa: B027  (a hook; most tasks need nothing)
-        """Raise `UserError` where this machine lacks what grading needs; called before a run generates anything."""
+        """Raise `UserError` where this machine lacks what grading needs; called before generating and grading."""
 
     def grade(self, completion: Completion, row: Mapping[str, Any]) -> Grade:
         """Grade one completion, given as text or as messages.  Never raises for what a completion or a row holds."""
@@ -185,7 +189,21 @@ class Task(ABC):
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
         """Grade `completions[i]` against `rows[i]`; tasks with slow graders spread this over processes."""
-        return [guarded(self.judge, text_of(text), row) for text, row in zip(completions, rows, strict=True)]
+        self.check_ready()
+        judged = [self._judged(text_of(text), row) for text, row in zip(completions, rows, strict=True)]
+        requests = [one for one in judged if not isinstance(one, Grade)]
+        replies = iter(self.ask(requests) if requests else ())
+        pairs = zip(judged, rows, strict=True)
+        return [one if isinstance(one, Grade) else self.decide(next(replies), row) for one, row in pairs]
+
+    def _judged(self, text: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
+        """What `judge` gives, or unscorable if it fails on its own account."""
+        try:
+            return self.judge(text, row)
+        except UserError:
+            raise
+        except Exception as error:
+            return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
 
     def self_check(self, rows: Iterable[Mapping[str, Any]]) -> SelfCheck:
         """Grade every gold answer that `rows` have, all of which ought to be right, and the task's `probes`.
@@ -278,16 +296,6 @@ class UnscorableGuard:
                 f"{bad} of {which}{total} completions of task {self.task!r} could not be graded, "
                 f"more than the allowed share {self.share:g}: {why}"
             )
-
-
-def guarded(grade: Callable[..., Any], *args: Any) -> Any:
-    """What `grade` gives, or unscorable if it fails on its own account."""
-    try:
-        return grade(*args)
-    except UserError:
-        raise
-    except Exception as error:
-        return Grade(Status.UNSCORABLE, f"the grader failed: {type(error).__name__}: {error}")
 
 
 def _plain(text: str | None) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from textwrap import indent
 from typing import Any
 
-from gainrl.tasks.base import Row
+from gainrl.tasks.base import Grade, Row
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.extract import defines, imports_for, lifted, program, trimmed
 from gainrl.tasks.programs.task import CodeTask
@@ -26,16 +26,10 @@ class HumanEval(CodeTask):
     max_new_tokens = 1024
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
-        question = str(item["prompt"])
-        return {
-            "id": str(item["task_id"]),
-            "prompt": self.prompt.render(question),
-            "question": question,
-            "answer": str(item["canonical_solution"]),
-            "metadata": {"entry_point": str(item["entry_point"]), "test": str(item["test"])},
-        }
+        question, about = str(item["prompt"]), {name: str(item[name]) for name in ("entry_point", "test")}
+        return self.row_of(item["task_id"], question, question, item["canonical_solution"], about)
 
-    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
         entry, question, test = row["metadata"]["entry_point"], row["question"], row["metadata"]["test"]
         code = whole(completion, str(question), entry)
         return {"kind": "check", "code": code, "entry": entry, "prompt": question, "test": test}

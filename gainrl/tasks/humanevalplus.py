@@ -2,9 +2,9 @@
 
 Hub: `evalplus/humanevalplus`, split `test`. Columns: `task_id`, `prompt`, `entry_point`, `canonical_solution`, and
 either `base_input` and `plus_input` (the release's file, with `atol`) or `test` (the hub's, whose list `inputs` is
-read, not run). Expected outputs are what the canonical solution returns, computed in the sandbox and kept in the
-user's cache. Numbers are compared as EvalPlus does: within `atol` + 1e-7 of the expected one, `atol` being 1e-6 where
-the row gives none and the expected value is a float or a list or tuple of floats. Of HumanEval/32 any root is right.
+read, not run). Expected outputs are what the canonical solution returns in the sandbox, once in a
+process. Numbers are compared as EvalPlus does: within `atol` + 1e-7 of the expected one, `atol` being 1e-6 where the
+row gives none and the expected value is a float or a list or tuple of floats. Of HumanEval/32 any root is right.
 """
 
 from __future__ import annotations
@@ -15,12 +15,10 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gainrl.files import atomic_path, cache_directory
-from gainrl.tasks.base import Completion, Grade, Row
+from gainrl.tasks.base import Completion, Grade, Row, Status
 from gainrl.tasks.humaneval import HumanEval, whole
 from gainrl.tasks.loading import Source
-from gainrl.tasks.programs.task import Unscorable
-from gainrl.tasks.sandbox import Limits, codec, require_isolation, shared_graders
+from gainrl.tasks.sandbox import Limits, Verdict, shared_graders
 from gainrl.tasks.sandbox.pool import packed
 
 _ATOL = {"HumanEval/2": 1e-6, "HumanEval/4": 1e-6, "HumanEval/32": 1e-4}  # where a file says nothing of it
@@ -46,17 +44,17 @@ class HumanEvalPlus(HumanEval):
         return {**super().row({"test": "", **item}, index), "metadata": metadata}
 
     def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        require_isolation()
+        self.check_ready()
         _expect(rows)
         return super().grade_many(completions, rows)
 
-    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        about, entry = row["metadata"], row["metadata"]["entry_point"]
-        pairs = zip(json.loads(about["inputs"]), _expected(row), strict=True)
-        tests = packed([(args, {}, value) for args, value in pairs])
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
+        about, entry, known = row["metadata"], row["metadata"]["entry_point"], _known[_key(row)]
+        if known.verdict != "right":
+            return Grade(Status.UNSCORABLE, known.reason)
         code = whole(completion, str(row["question"]), entry)
         rules = {"atol": about["atol"], "float_atol": _FLOAT_ATOL, "rule": about["rule"]}
-        return {"kind": "calls", "code": code, "entry": entry, "tests": tests, **rules}
+        return {"kind": "calls", "code": code, "entry": entry, "tests": known.outputs, **rules}
 
 
 def _inputs_of(test: str) -> list[Any]:
@@ -68,38 +66,23 @@ def _inputs_of(test: str) -> list[Any]:
     return []
 
 
-def _key(row: Mapping[str, Any]) -> str:
+_known: dict[bytes, Verdict] = {}  # canonical solutions' outputs, or why there are none
+
+
+def _key(row: Mapping[str, Any]) -> bytes:
     parts = (row["question"], row["answer"], row["metadata"]["entry_point"], row["metadata"]["inputs"])
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
-
-
-_known: dict[str, list[Any] | str] = {}  # expected outputs, or why there are none
-_failed: dict[str, str] = {}  # why there are none yet: a failure that is not the canonical solution's own
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
 
 
 def _expect(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Load the expected outputs of every row: from the cache, else from the canonical solutions, isolated."""
-    folder, requests = cache_directory() / "humanevalplus", dict[str, dict[str, Any]]()
-    for key, row in {key: row for row in rows if (key := _key(row)) not in _known}.items():
-        try:
-            _known[key] = list(codec.decode((folder / key).read_bytes()))
-        except (OSError, ValueError):  # not there yet, or not whole
+    """Have the expected outputs of every row, from the canonical solutions, isolated.
+
+    What failed by other causes than the solution itself is tried again the next time.
+    """
+    requests = {}
+    for key, row in {_key(row): row for row in rows}.items():
+        if key not in _known or not (_known[key].verdict == "right" or _known[key].lasting):
             inputs, entry = json.loads(row["metadata"]["inputs"]), row["metadata"]["entry_point"]
-            tests = packed([(args, {}, None) for args in inputs])
-            code = f"{row['question']}{row['answer']}"
+            code, tests = f"{row['question']}{row['answer']}", packed([(args, {}, None) for args in inputs])
             requests[key] = {"kind": "outputs", "code": code, "entry": entry, "tests": tests}
-    for key, verdict in zip(requests, shared_graders().grade([*requests.values()], _TRUSTED), strict=True):
-        if verdict.verdict != "right":
-            (_known if verdict.lasting else _failed)[key] = verdict.reason
-            continue
-        _known[key] = verdict.outputs
-        folder.mkdir(parents=True, exist_ok=True)
-        with atomic_path(folder / key) as temporary:
-            temporary.write_bytes(codec.encode(verdict.outputs))
-
-
-def _expected(row: Mapping[str, Any]) -> list[Any]:
-    found = _known.get(_key(row)) or _failed.get(_key(row), "the row has no test inputs")
-    if isinstance(found, str):
-        raise Unscorable(found)
-    return found
+    _known.update(zip(requests, shared_graders().grade([*requests.values()], _TRUSTED), strict=True))

@@ -22,7 +22,7 @@ from gainrl.tasks.loading import Source
 from gainrl.tasks.programs import nodes
 from gainrl.tasks.programs.extract import imports_for, lifted, program
 from gainrl.tasks.programs.statement import stated
-from gainrl.tasks.programs.task import METHOD, CodeTask
+from gainrl.tasks.programs.task import METHOD, UNREADABLE, CodeTask
 from gainrl.tasks.sandbox.pool import packed
 
 _NODES = ("list_node", "tree_node")
@@ -50,32 +50,26 @@ class LeetCode(CodeTask):
             asked = f"{question}\n\n{METHOD.replace('{starter}', str(item.get('starter_code') or '').rstrip())}"
         try:
             entry, tests = read_tests(item)
-            why = ""
-        except (ValueError, SyntaxError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            entry, tests, why = "", [], f"the row's tests cannot be read: {error}"
-        metadata = {"entry": entry, "tests": packed(tests), "why": why, "before": before}
-        named = {} if item.get("task_id") is None else {"id": str(item["task_id"])}
-        prompt = self.prompt.render(asked)
-        return {**named, "prompt": prompt, "question": question, "answer": str(gold or ""), "metadata": metadata}
+            metadata = {"entry": entry, "tests": packed(tests), "why": "", "before": before}
+        except (*UNREADABLE, AttributeError) as error:
+            metadata = {"entry": "", "tests": "[]", "why": f"the row's tests cannot be read: {error}", "before": ""}
+        return self.row_of(item.get("task_id"), asked, question, gold, metadata)
 
     def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
         about = row["metadata"]
-        code = program(completion, about["entry"].partition(":")[0])
+        entry, _, adapter = about["entry"].partition(":")
+        code = program(completion, entry)
         # the dataset's own imports hold names like inf that programs take for granted
         code = lifted(f"{about['before']}\n{imports_for(code)}{code}")
-        entry = about["entry"]
-        if nodes.ENTRY in entry:
-            code, entry = nodes.adapted(code, entry.removesuffix(f":{nodes.ENTRY}")), nodes.ENTRY
+        if adapter:
+            code, entry = nodes.adapted(code, entry), adapter
         return {"kind": "calls", "code": code, "entry": entry, "tests": about["tests"], **stated(str(row["question"]))}
 
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return f"```python\n{row['answer']}\n```" if row["answer"] else None
 
 
-Tests = list[tuple[list[Any], dict[str, Any], Any]]
-
-
-def read_tests(item: Mapping[str, Any]) -> tuple[str, Tests]:
+def read_tests(item: Mapping[str, Any]) -> tuple[str, list[tuple[list[Any], dict[str, Any], Any]]]:
     """(entry, [(args, kwargs, expected)]) of a record's tests, read as literals."""
     if "problem" not in item:
         tree, entry = ast.parse(str(item["test"])), str(item["entry_point"])

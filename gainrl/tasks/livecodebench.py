@@ -27,19 +27,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Row
+from gainrl.tasks.base import Grade, Row, Status
 from gainrl.tasks.loading import Source
 from gainrl.tasks.programs.extract import contest_preamble, defines, lifted, program
 from gainrl.tasks.programs.statement import stated
-from gainrl.tasks.programs.task import METHOD, CodeTask, Unscorable
+from gainrl.tasks.programs.task import METHOD, UNREADABLE, CodeTask
 from gainrl.tasks.prompts import PromptTemplate
 from gainrl.tasks.sandbox.pool import packed
 
 _FILES = ("test.jsonl", *(f"test{number}.jsonl" for number in range(2, 7)))
 _LARGEST = 1 << 30  # bytes of unpacked tests; the largest published problem has 0.2 GiB
-_HARMLESS = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}
-_STRINGS = {"SHORT_BINUNICODE", "BINUNICODE", "BINUNICODE8", "UNICODE"}
-_UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, RecursionError)
+_FRAME = {"PROTO", "FRAME", "MEMOIZE", "PUT", "BINPUT", "LONG_BINPUT", "STOP"}  # of a pickle, around its values
 _STDIN = "Read the input from standard input and print the answer to standard output."
 
 
@@ -72,14 +70,12 @@ class LiveCodeBench(CodeTask):
             metadata["public"] = json.dumps(public)
             if "functional" in kinds:
                 metadata |= {"kind": "calls", "entry": _entry(item, starter)}
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             metadata["why"] = f"the row's tests cannot be read: {error}"
         asked = METHOD.replace("{starter}", starter) if starter else _STDIN
-        named = {} if item.get("question_id") is None else {"id": str(item["question_id"])}
-        prompt = self.prompt.render(f"{problem}\n\n{asked}")
-        return {**named, "prompt": prompt, "question": str(problem), "answer": "", "metadata": metadata}
+        return self.row_of(item.get("question_id"), f"{problem}\n\n{asked}", str(problem), "", metadata)
 
-    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
         about = row["metadata"]
         entry = about["entry"]
         owner, _, method = entry.partition(".")
@@ -88,8 +84,8 @@ class LiveCodeBench(CodeTask):
             entry, code = method, program(completion, method)
         try:
             tests = _tests(about["kind"], about["public"], about["private"])
-        except _UNREADABLE as error:
-            raise Unscorable(f"the row's tests cannot be read: {error}") from error
+        except UNREADABLE as error:
+            return Grade(Status.UNSCORABLE, f"the row's tests cannot be read: {error}")
         code = lifted(contest_preamble(code) + code)
         return {"kind": about["kind"], "code": code, "entry": entry, "tests": tests, **stated(str(row["question"]))}
 
@@ -126,18 +122,10 @@ def unpack(private: str) -> list[dict[str, str]]:
         raise ValueError(f"private tests are not base64 of zlib: {error}") from error
     if inflater.unconsumed_tail:
         raise ValueError(f"private tests unpack to more than {_LARGEST} bytes")
-    strings = []
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name in _STRINGS:
-            strings.append(str(argument))
-        elif opcode.name not in _HARMLESS:
-            raise ValueError(f"the pickle of the private tests has the opcode {opcode.name}, which is refused")
-    if len(strings) != 1:
-        raise ValueError(f"the pickle of the private tests holds {len(strings)} strings instead of one")
-    found = json.loads(strings[0])
-    if not isinstance(found, list):
-        raise ValueError("the private tests are not a list")
-    return found
+    held = [(opcode.name, argument) for opcode, argument, _ in pickletools.genops(data) if opcode.name not in _FRAME]
+    if len(held) != 1 or "UNICODE" not in held[0][0]:
+        raise ValueError(f"private tests are one pickled string; {', '.join(name for name, _ in held)} is refused")
+    return list(json.loads(str(held[0][1])))
 
 
 def _entry(item: Mapping[str, Any], starter: str) -> str:

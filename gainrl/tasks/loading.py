@@ -50,14 +50,14 @@ def stream_rows(
     if source is None and default is None:
         raise UserError(f"task {task!r} has no dataset of its own; give one with source=PATH (--source PATH)")
     if source is not None and is_path(source):
-        records, origin = _local(source), os.fspath(source)
+        records, origin = open_file(source)[1](), os.fspath(source)
     else:
         wanted = default or Source("")
         if source is not None:
             wanted = Source(os.fspath(source), None, wanted.splits)
         records, origin = _hub(wanted, split, fields, task), str(wanted)
     number = -1
-    for number, row in enumerate(records):
+    for number, row in enumerate(map(dict, records)):
         missing = [column.replace("|", " or ") for column in columns if not set(column.split("|")) & set(row)]
         if missing:
             raise UserError(
@@ -75,11 +75,7 @@ def is_path(source: str | os.PathLike[str]) -> bool:
     return text.endswith(_SUFFIXES) or text.startswith((".", "/", "~")) or Path(text).exists()
 
 
-def _local(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    return (dict(row) for row in open_file(path)[1]())
-
-
-def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[str, Any]]:
+def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[Mapping[str, Any]]:
     remedy = (
         f"give a local copy with source=PATH (--source PATH): a .jsonl, .json or .parquet file with the fields {fields}"
     )
@@ -95,7 +91,7 @@ def _hub(source: Source, split: str, fields: str, task: str) -> Iterator[dict[st
         try:
             data: Any
             if name:
-                data = _local(huggingface_hub.hf_hub_download(source.hub, name, repo_type="dataset"))
+                data = open_file(huggingface_hub.hf_hub_download(source.hub, name, repo_type="dataset"))[1]()
             else:
                 data = datasets.load_dataset(source.hub, source.config, split=source.splits.get(split, split))
         except Exception as error:  # the clients raise a dozen unrelated types for "no network" and "no such dataset"

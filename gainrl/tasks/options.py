@@ -13,8 +13,7 @@ def parse_options(task: str, text: str, defaults: Mapping[str, Any]) -> dict[str
     """`text` over `defaults`, each value read as its default's type; an unknown key names the nearest."""
     options = dict(defaults)
     for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        key = key.strip()
+        key, equals, value = map(str.strip, part.partition("="))
         if not equals:
             raise UserError(f"task {task!r}: {part!r} is not of the form key=value")
         if key not in defaults:
@@ -22,7 +21,7 @@ def parse_options(task: str, text: str, defaults: Mapping[str, Any]) -> dict[str
             raise UserError(
                 f"task {task!r} has no option {key!r}; the nearest is {near[0]!r} (of {', '.join(defaults)})"
             )
-        options[key] = _read(task, key, value.strip(), defaults[key])
+        options[key] = _read(task, key, value, defaults[key])
     return options
 
 

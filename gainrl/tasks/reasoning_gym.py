@@ -19,12 +19,12 @@ import dataclasses
 import difflib
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from gainrl.errors import UserError
-from gainrl.tasks.base import Completion, Grade, Row, Status, Task, guarded, held_out, text_of
+from gainrl.tasks.base import Grade, Row, Status, Task, held_out
 from gainrl.tasks.maths.extract import after_question, after_thoughts, last_tags
 from gainrl.tasks.options import parse_options
 from gainrl.tasks.prompts import PromptTemplate
@@ -92,39 +92,25 @@ class ReasoningGym(Task):
                 seen.add(question)
                 self._entries[index] = item
                 split = "test" if held_out(f"{self.seed}:{question}", 1 / 5) else "train"
-                splits[split].append(self.row(item, index))
+                splits[split].append({**item, "index": index})
         return splits
 
-    def load(
-        self, split: str | None = None, source: str | os.PathLike[str] | None = None, limit: int | None = None
-    ) -> list[Row]:
-        split = self._check(split, limit)
+    def records(self, split: str, source: str | os.PathLike[str] | None) -> Iterator[Row]:
         if source is not None:
             raise UserError(
                 f"task {self.name!r} generates its problems and reads no file "
                 f"({os.fspath(source)!r}); choose others with seed=N or size=N"
             )
-        return [dict(row) for row in self._splits[split][:limit]]
+        return iter(self._splits[split])
 
     def row(self, item: Mapping[str, Any], index: int) -> Row:
         question = str(item["question"])
-        return {
-            "prompt": self.prompt.render(question),
-            "question": question,
-            # some datasets (zebra puzzles with many solutions) carry no oracle answer
-            "answer": "" if item.get("answer") is None else str(item["answer"]),
-            "metadata": {"index": index},
-        }
+        # some datasets (zebra puzzles with many solutions) carry no oracle answer
+        answer = "" if item.get("answer") is None else str(item["answer"])
+        about = {"index": item.get("index", index)}
+        return {"prompt": self.prompt.render(question), "question": question, "answer": answer, "metadata": about}
 
-    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        decided = [guarded(self._request, text_of(c), row) for c, row in zip(completions, rows, strict=True)]
-        requests = [one for one in decided if not isinstance(one, Grade)]
-        scored = shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": None})
-        replies = iter(zip(requests, scored, strict=True))
-        return [one if isinstance(one, Grade) else _grade(*next(replies)) for one in decided]
-
-    def _request(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
-        """What the scoring process is asked, or the grade where that needs no scorer."""
+    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
         answer = _answer(after_thoughts(after_question(completion, str(row["question"]))))
         if not answer:
             return Grade(Status.WRONG, "no text between <answer> tags", share=0.0)
@@ -135,6 +121,9 @@ class ReasoningGym(Task):
         sent = base64.b64encode(pickle.dumps(entry)).decode()
         return {**self._made, "answer": answer, "gold": row["answer"], "entry": sent}
 
+    def ask(self, requests: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        return shared_pool(_WORKER).ask_many(requests, _TIMEOUT, control=lambda r: {**r, "answer": None})
+
     def gold(self, row: Mapping[str, Any]) -> str | None:
         return None if not row["answer"] else f"<answer>{row['answer']}</answer>"
 
@@ -144,8 +133,3 @@ def _answer(text: str) -> str:
     if tagged := last_tags(text):
         return tagged[1].strip()
     return "" if "\n" in text.strip() or "<answer>" in text else text.strip()
-
-
-def _grade(request: dict[str, Any], reply: dict[str, Any]) -> Grade:
-    share = reply.get("share")
-    return Grade(Status(reply["verdict"]), reply["reason"], answer=request["answer"], share=share)

@@ -1,4 +1,4 @@
-"""Scores answers with reasoning-gym's own scorers, in a process of `worker_process.py`; imports nothing of gainrl.
+"""Scores answers with reasoning-gym's own scorers, in a process of `gainrl.tasks.workers`.
 
 Several of those scorers hand the answer to `eval` or to sympy's `parse_expr`, which is
 `eval` again: a model that answers `__import__("os").system(...)` would run it.  To a scorer that
@@ -10,9 +10,9 @@ runs programs, which shows neither this environment's packages nor enough memory
 reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
 Request: {"dataset", "options", "entry", "answer", "gold"}; an answer of None asks whether the scorer takes the gold
-answer, or where there is none comes to an end.  Reply: {"verdict", "reason", "share": 0..1}.  The entry comes pickled
-from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out differently
-in every process.
+answer, or where there is none comes to an end.  Reply: {"verdict", "reason", "answer", "share": 0..1}.  The entry comes
+pickled from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out
+differently in every process.
 """
 
 from __future__ import annotations
@@ -199,4 +199,4 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     said, gold = request["answer"], request["gold"]
     share = score(_known[key], entry, gold if said is None else said)
     reason = "" if share >= 1.0 or not (said or gold) else f"reasoning-gym scores {share:g}"
-    return {"verdict": "wrong" if reason else "right", "reason": reason, "share": share}
+    return {"verdict": "wrong" if reason else "right", "reason": reason, "answer": said, "share": share}

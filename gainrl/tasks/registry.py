@@ -8,15 +8,16 @@ directly, found on the import path or in the working directory.
 from __future__ import annotations
 
 import difflib
-import importlib
 import os
+import re
 import sys
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from gainrl.errors import UserError
 from gainrl.tasks.base import Task
 from gainrl.tasks.prompts import PromptTemplate
 
+_GROUP = "gainrl.tasks"
 _BUILT_IN = {
     "amc23": "AMC23", "arithmetic": "Arithmetic", "deepscaler": "DeepScaleR", "gsm8k": "GSM8K",
     "humaneval": "HumanEval", "humanevalplus": "HumanEvalPlus", "leetcode": "LeetCode",
@@ -26,7 +27,7 @@ _BUILT_IN = {
 
 def task_names() -> list[str]:
     """Names that `load_task` knows, sorted; dotted paths come on top."""
-    return sorted({*_BUILT_IN, *entry_points(group="gainrl.tasks").names})
+    return sorted({*_BUILT_IN, *entry_points(group=_GROUP).names})
 
 
 def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | None = None) -> Task:
@@ -36,40 +37,25 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
     whatever the task says of its argument.
     """
     head, _, argument = name.partition(":")
+    dotted = f"{head}:{argument}" if argument else ":".join(head.rpartition(".")[::2])
     if head in _BUILT_IN:
-        return _import(f"gainrl.tasks.{head.replace('-', '_')}:{_BUILT_IN[head]}", name)(argument, prompt=prompt)
-    for entry in entry_points(group="gainrl.tasks", name=head):
-        try:
-            found = entry.load()
-        except Exception as error:
-            raise UserError(f"task {name!r}: its entry point {entry.value!r} does not load: {error}") from error
-        return _checked(found, name)(argument, prompt=prompt)
-    if argument.isidentifier() and all(part.isidentifier() for part in head.split(".")):
-        return _import(name, name)(prompt=prompt)
-    if "." in head:
-        module, _, attribute = name.rpartition(".")
-        return _import(f"{module}:{attribute}", name)(prompt=prompt)
-    near = difflib.get_close_matches(head, task_names(), n=1, cutoff=0.0)
-    raise UserError(
-        f"there is no task {name!r}; the nearest name is {near[0]!r} "
-        f"(known: {', '.join(task_names())}; or a dotted path package.module.ClassName)"
-    )
-
-
-def _import(path: str, name: str) -> type[Task]:
-    module, _, attribute = path.partition(":")
-    if not module.startswith("gainrl.") and "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # console scripts do not search the working directory
+        entry = EntryPoint(head, f"gainrl.tasks.{head.replace('-', '_')}:{_BUILT_IN[head]}", _GROUP)
+    elif announced := [*entry_points(group=_GROUP, name=head)]:
+        entry = announced[0]
+    elif all(part.isidentifier() for part in re.split("[.:]", dotted)):
+        entry, argument = EntryPoint(name, dotted, _GROUP), ""
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.append(os.getcwd())  # console scripts do not search the working directory
+    else:
+        near = difflib.get_close_matches(head, task_names(), n=1, cutoff=0.0)
+        raise UserError(
+            f"there is no task {name!r}; the nearest name is {near[0]!r} "
+            f"(known: {', '.join(task_names())}; or a dotted path package.module.ClassName)"
+        )
     try:
-        found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, ValueError, TypeError) as error:
-        raise UserError(f"task {name!r}: cannot import {module!r}: {error}") from error
-    except AttributeError as error:
-        raise UserError(f"task {name!r}: module {module!r} has no {attribute!r}") from error
-    return _checked(found, name)
-
-
-def _checked(found: object, name: str) -> type[Task]:
+        found = entry.load()
+    except Exception as error:
+        raise UserError(f"task {name!r}: {entry.value!r} does not load: {error}") from error
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise UserError(f"task {name!r}: {found!r} is not a subclass of gainrl.tasks.Task")
-    return found
+    return found(argument, prompt=prompt)

@@ -14,10 +14,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import importlib
 import json
 import math
 import os
 import queue
+import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -30,7 +33,7 @@ from gainrl.errors import UserError
 from gainrl.tasks.frames import Gone, Late, frame, receive, send, within
 
 _START = 300.0  # seconds until a worker is there, with its first sandbox, on a machine that is very busy
-_PROCESS = Path(__file__).with_name("worker_process.py")
+_PROCESS = "import sys; sys.path.insert(0, sys.argv[1]); from gainrl.tasks.workers import serve; serve(sys.argv[2])"
 
 Request = dict[str, Any]
 Reply = dict[str, Any]
@@ -57,18 +60,16 @@ def _allowed() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _granted(groups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float:
+def _granted() -> float:
     """Cores that the control groups of this process grant: the least of all levels; inf without a limit."""
-    least = math.inf
-    with contextlib.suppress(OSError, ValueError):
-        line = next((line for line in own.read_text().splitlines() if line.startswith("0::")), "0::/")
-        here = groups / line[3:].lstrip("/")
-        for group in (here, *here.parents):
-            with contextlib.suppress(OSError, ValueError):
-                quota, period = (group / "cpu.max").read_text().split()
-                least = min(least, float(quota) / float(period) if quota != "max" else math.inf)
-            if group == groups:
-                break
+    least, root = math.inf, Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        here = root / next((line[3:].lstrip("/") for line in lines if line.startswith("0::")), "")
+        for group in (here, *(parent for parent in here.parents if parent.is_relative_to(root))):
+            with contextlib.suppress(OSError, ValueError):  # "max 100000" is no limit
+                quota, period = map(int, (group / "cpu.max").read_text().split())
+                least = min(least, quota / period)
     return least
 
 
@@ -84,9 +85,9 @@ class _Worker:
     """One worker process.  Not thread-safe: whoever took it from the pool has it alone."""
 
     def __init__(self, module: str):
-        # -P keeps the worker's folder off its path; a session of its own keeps the terminal's Ctrl-C away
+        # -P keeps the working directory off its path; a session of its own keeps the terminal's Ctrl-C away
         self.process = subprocess.Popen(
-            [sys.executable, "-P", str(_PROCESS), str(Path(__file__).parents[2]), module],
+            [sys.executable, "-P", "-c", _PROCESS, str(Path(__file__).parents[2]), module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -128,7 +129,8 @@ class _Worker:
 class WorkerPool:
     """Up to `workers` processes (default: `graders()`) that answer with the functions of `module`.
 
-    `worker_process.py` says what the module must have.  A reply is a dictionary with "verdict" and "reason".
+    The module has `MEMORY` (bytes of address space), `prepare()` (loads what answering needs; returns why it cannot, or
+    an empty string) and `answer(request)`, a reply: a dictionary with "verdict" and "reason".
     """
 
     def __init__(self, module: str, workers: int | None = None):
@@ -217,3 +219,42 @@ class WorkerPool:
 def shared_pool(module: str) -> WorkerPool:
     """The pool of this module that all tasks of the process use."""
     return WorkerPool(module)
+
+
+def serve(name: str) -> None:
+    """Be a worker: a frame with one JSON object in, one out, until stdin closes.
+
+    What hangs, crashes or eats memory takes only this process along: a kernel timer kills it some time after a
+    request's limit even if the parent is gone.
+    """
+    into, out = os.dup(0), os.dup(1)
+    quiet = os.open(os.devnull, os.O_RDWR)
+    for descriptor in (0, 1, 2):  # nothing that a library prints may look like a reply
+        os.dup2(quiet, descriptor)
+    os.close(quiet)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+
+    def reply(content: Reply) -> None:
+        send(out, frame("A", json.dumps(content).encode()))
+
+    with contextlib.suppress(Gone):
+        try:
+            module: Any = importlib.import_module(name)
+            missing = module.prepare()
+        except Exception as error:
+            missing = f"{name} does not start: {type(error).__name__}: {error}"
+        reply({"missing": missing})
+        if missing:
+            return
+        resource.setrlimit(resource.RLIMIT_AS, (module.MEMORY, resource.getrlimit(resource.RLIMIT_AS)[1]))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        while True:
+            _, seconds, request = receive(into, None, 1 << 32)
+            signal.setitimer(signal.ITIMER_REAL, 2 * seconds + 5)
+            try:
+                content = module.answer(json.loads(request))
+            except Exception as error:
+                content = {"failed": f"{type(error).__name__}: {str(error)[:200]}"}
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            reply(content)

@@ -75,13 +75,8 @@ def test_packed_tests_are_read_without_unpickling(tmp_path: Path) -> None:
     tests = [{"input": "1", "output": "2", "testtype": "stdin"}]
     for protocol in range(6):
         assert unpack(pack(json.dumps(tests), protocol)) == tests
-    for value, message in (
-        (Evil(), "refused"),
-        ([json.dumps(tests)], "refused"),
-        (b"[]", "refused"),
-        ("{}", "not a list"),
-    ):
-        with pytest.raises(ValueError, match=message):
+    for value in (Evil(), [json.dumps(tests)], b"[]"):
+        with pytest.raises(ValueError, match="refused"):
             unpack(pack(value))
     for text in ("!!", "aGVsbG8=", base64.b64encode(zlib.compress(b"junk")).decode()):
         with pytest.raises(ValueError):

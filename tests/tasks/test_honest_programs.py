@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -160,10 +159,7 @@ def test_floats_are_told_from_what_is_compared_exactly() -> None:
         ("3", "3.0000001", Status.WRONG),
     ],
 )
-def test_floats_are_compared_as_evalplus_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, expected: str, found: str, status: Status
-) -> None:
-    monkeypatch.setenv("GAINRL_CACHE", str(tmp_path))
+def test_floats_are_compared_as_evalplus_does(expected: str, found: str, status: Status) -> None:
     prompt = "def f(x):\n"
     item = {
         "task_id": "HumanEval/901",
@@ -275,10 +271,9 @@ def test_a_grader_that_no_longer_starts_makes_unscorable() -> None:
     ("body", "again"), [("    while x == 1: pass\n    return x\n", True), ("    return 1 / 0\n", False)]
 )
 def test_only_a_canonical_solutions_own_failure_is_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, again: bool
+    monkeypatch: pytest.MonkeyPatch, body: str, again: bool
 ) -> None:
     """A time limit that was too short for a busy machine is not the program's failure, an exception is."""
-    monkeypatch.setenv("GAINRL_CACHE", str(tmp_path))
     monkeypatch.setattr(humanevalplus, "_TRUSTED", Limits(test=0.3, total=0.6))
     item = {
         "task_id": "HumanEval/902",
@@ -294,8 +289,26 @@ def test_only_a_canonical_solutions_own_failure_is_remembered(
     class Working:
         def grade(self, requests: list[Any], limits: Limits) -> list[Verdict]:
             asked.extend(requests)
-            return [Verdict("right", "", outputs=[1]) for _ in requests]
+            return [Verdict("right", "", outputs=packed([((1,), {}, 1)])) for _ in requests]
 
     monkeypatch.setattr(humanevalplus, "shared_graders", Working)
     grade = graded("humanevalplus", item, "def f(x): return x")
     assert (len(asked), grade) == ((1, Status.RIGHT) if again else (0, Status.UNSCORABLE))
+
+
+@needs_sandbox
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ("    a.sort()\n    m.update(n=len(s))\n    s.clear()\n    return a", Status.RIGHT),
+        ("    m['n'] = 2\n    return sorted(a)", Status.WRONG),
+    ],
+)
+def test_a_check_sees_arguments_that_were_changed_in_place(body: str, status: Status) -> None:
+    test = (
+        "def check(candidate):\n    a, m, s = [3, 1, [2].pop()], {}, {4, 5}\n    assert candidate(a, s, m=m) == [1, 2, 3]\n"
+        "    assert (a, m, s) == ([1, 2, 3], {'n': 2}, set())\n"
+    )
+    prompt = 'def f(a, s, m):\n    """Sort."""\n'
+    item = {"task_id": "x", "prompt": prompt, "entry_point": "f", "canonical_solution": "", "test": test}
+    assert graded("humaneval", item, prompt + body) is status

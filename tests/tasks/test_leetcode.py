@@ -11,7 +11,6 @@ import pytest
 
 from gainrl.errors import UserError
 from gainrl.tasks import Status, load_task
-from gainrl.tasks.programs.nodes import built, flat
 from gainrl.tasks.sandbox import isolation
 
 needs_sandbox = pytest.mark.skipif(isolation() != "ok", reason=f"bubblewrap: {isolation()}")
@@ -126,19 +125,3 @@ def test_the_hubs_own_splits_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> N
     for split in ("train", "test", "all"):
         assert len(load_task("leetcode").load(split)) == 4
     assert asked == [("newfacade/LeetCodeDataset", None, split) for split in ("train", "test", "train+test")]
-
-
-@pytest.mark.parametrize("values", [[1], [1, 2, 3], [1, None, 2, 3], [5, 4, 7, 3, None, 2, None, -1, None, 9]])
-def test_nodes_cross_and_come_back(values: list[Any]) -> None:
-    class ListNode:
-        def __init__(self, val: int = 0, next: Any = None):
-            self.val, self.next = val, next
-
-    class TreeNode:
-        def __init__(self, val: int = 0, left: Any = None, right: Any = None):
-            self.val, self.left, self.right = val, left, right
-
-    classes = {"ListNode": ListNode, "TreeNode": TreeNode}
-    for plain in ({"list_node": values}, {"tree_node": values}):
-        assert flat(built(plain, classes)) == plain
-        assert flat(built([plain, 1, None], classes)) == [plain, 1, None]

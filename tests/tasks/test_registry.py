@@ -51,7 +51,7 @@ def test_dotted_paths_and_entry_point_spelling_load(tmp_path: Path, monkeypatch:
         assert task.name == "parity"
     with pytest.raises(UserError, match="not a subclass"):
         load_task("my_tasks_xyz.not_a_task")
-    with pytest.raises(UserError, match="has no 'Missing'"):
+    with pytest.raises(UserError, match="has no attribute 'Missing'"):
         load_task("my_tasks_xyz.Missing")
 
 

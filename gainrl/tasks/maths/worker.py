@@ -1,4 +1,4 @@
-"""Compares answers in a process of `worker_process.py`, so that one may hang, crash or eat memory.
+"""Compares answers in a process of `gainrl.tasks.workers`, so that one may hang, crash or eat memory.
 
 Request: {"gold": str, "answer": str or null, "question": str}; null asks whether the gold answer evaluates by itself.
 Reply: {"verdict": "right" | "wrong" | "unscorable", "reason": str, "answer": canonical spelling}.

@@ -6,15 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gainrl.tasks.base import Completion, Grade, Status, Task, guarded, text_of
+from gainrl.tasks.base import Grade, Row, Status, Task
 from gainrl.tasks.programs.statement import several
 from gainrl.tasks.sandbox import Limits, Verdict, require_isolation, shared_graders
 
+UNREADABLE = (ValueError, SyntaxError, TypeError, KeyError, RecursionError)  # what reading a row's tests may raise
 METHOD = "Complete this class:\n```python\n{starter}\n```"
-
-
-class Unscorable(Exception):
-    """A row that cannot be graded; the message says why."""
 
 
 class CodeTask(Task):
@@ -31,34 +28,29 @@ class CodeTask(Task):
     def check_ready(self) -> None:
         require_isolation()
 
+    def row_of(self, name: Any, asked: str, question: str, gold: Any, metadata: dict[str, Any]) -> Row:
+        """A row; `name` is the dataset's own identifier or None, `asked` what the prompt has of the problem."""
+        row: Row = {} if name is None else {"id": str(name)}
+        prompt = self.prompt.render(asked)
+        return {**row, "prompt": prompt, "question": question, "answer": str(gold or ""), "metadata": metadata}
+
     @abstractmethod
-    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any]:
-        """The grader's request for one completion.  May raise `Unscorable`."""
+    def request(self, completion: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
+        """The grader's request for one completion (`gainrl.tasks.sandbox.grader`)."""
 
-    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        """Grade on all cores.  Raises `UserError` where programs cannot be isolated."""
-        require_isolation()
-        asked = [guarded(self._asked, text_of(text), row) for text, row in zip(completions, rows, strict=True)]
-        requests = [one for one in asked if not isinstance(one, Grade)]
-        verdicts = iter(shared_graders().grade(requests, self.limits))
-        return [
-            one if isinstance(one, Grade) else _grade(next(verdicts), row) for one, row in zip(asked, rows, strict=True)
-        ]
-
-    def _asked(self, text: str, row: Mapping[str, Any]) -> dict[str, Any] | Grade:
-        if not text.strip():
+    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
+        if not completion.strip():
             return Grade(Status.WRONG, "an empty completion", share=0.0)
-        try:
-            if why := row["metadata"].get("why"):
-                raise Unscorable(why)
-            return {**self.request(text, row), "all": self.share_of_tests}
-        except Unscorable as error:
-            return Grade(Status.UNSCORABLE, str(error))
+        if why := row["metadata"].get("why"):
+            return Grade(Status.UNSCORABLE, why)
+        return self.request(completion, row)
 
+    def ask(self, requests: Sequence[dict[str, Any]]) -> Sequence[Verdict]:
+        return shared_graders().grade([{**one, "all": self.share_of_tests} for one in requests], self.limits)
 
-def _grade(verdict: Verdict, row: Mapping[str, Any]) -> Grade:
-    share = verdict.passed / verdict.total if verdict.total else None
-    if verdict.differs and several(str(row.get("question") or "")):
-        reason = f"several outputs are right, and only one is known: {verdict.reason}"
-        return Grade(Status.UNSCORABLE, reason, share=share)
-    return Grade(Status(verdict.verdict), verdict.reason, share=share)
+    def decide(self, reply: Verdict, row: Mapping[str, Any]) -> Grade:
+        share = reply.passed / reply.total if reply.total else None
+        if reply.differs and several(str(row.get("question") or "")):
+            reason = f"several outputs are right, and only one is known: {reply.reason}"
+            return Grade(Status.UNSCORABLE, reason, share=share)
+        return Grade(Status(reply.verdict), reply.reason, share=share)

@@ -9,7 +9,7 @@ Requests: {"kind", "code", "limits": {...}, ...}.
             "tuple_as_list" (at every depth), "all" (go on after a failure)
   stdin     "tests" [[input, output], ...], "atol" (of numbers expected with a point), "any_case", "all"
   check     "entry", "prompt" and "test" (code that defines check)
-  outputs   "entry", "tests" (packed): what a trusted program returns
+  outputs   "entry", "tests" (packed): the tests with what a trusted program returns as expected
 Reply: {"verdict": "right" | "wrong" | "unscorable", "reason", "passed", "total", "outputs"?, "lasting"?, "differs"?}.
 """
 
@@ -29,15 +29,12 @@ from gainrl.tasks.sandbox import codec, jail
 from gainrl.tasks.sandbox.compare import as_lists, is_floats, is_root, same, same_text
 from gainrl.tasks.sandbox.filter import filters
 from gainrl.tasks.sandbox.harness import backstop
+from gainrl.tasks.sandbox.jail import Ended
 
 MEMORY = 4 << 30  # bytes of address space: expected outputs and answers are decoded here
 _READING = 2.0  # seconds of CPU time for decoding one answer
 _SHORT = 1 << 16  # bytes that any answer may have
 _LONGER = 4  # times as long as the expected one may an answer be
-
-
-class Ended(Exception):
-    """The candidate ended the grading; the message is the reason it is wrong."""
 
 
 class Differs(str):
@@ -56,15 +53,17 @@ class Session:
     """
 
     def __init__(self, limits: Any, mode: str, code: str, tests: int, most: int = LARGEST, **more: Any):
-        self._limits = limits
-        self._job = marshal.dumps(
-            {"mode": mode, "code": code, "most": most, "filter": filters()[1], "limits": _hard(limits), **more}
-        )
-        self._stdin = mode == "stdin"
-        self._left = min(limits.total, tests * limits.test + 5)
+        hard = {
+            "AS": limits.memory, "CPU": int(limits.total) + 2, "FSIZE": 0, "NPROC": limits.processes, "NOFILE": 64,
+            "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 0,
+        }  # fmt: skip
+        job = {"mode": mode, "code": code, "most": most, "filter": filters()[1], "limits": hard, **more}
+        self._job, self._stdin = marshal.dumps(job), mode == "stdin"
+        self._test, self._left = limits.test, min(limits.total, tests * limits.test + 5)
         self._until = 0.0
         self._loaded = False
         self._jail = jail.Jail()
+        self.close = self._jail.close
 
     def ask(self, letter: str, payload: bytes) -> tuple[str, bytes]:
         """One step of the program.  Raises `Ended` where the total time is over or the sandbox is lost."""
@@ -82,27 +81,13 @@ class Session:
         return self._step("J", self._job)
 
     def _step(self, letter: str, payload: bytes) -> tuple[str, bytes]:
-        left = min(self._limits.test, self._left, self._until - time.monotonic())
+        left = min(self._test, self._left, self._until - time.monotonic())
         if left <= 0:
             raise Ended("the total time limit passed")
-        try:
-            found, spent, answer = self._jail.ask(letter, payload, left)
-        except jail.Broken as error:
-            raise Ended(str(error)) from error
+        found, spent, answer = self._jail.ask(letter, payload, left)
         self._left -= spent
         self._loaded = self._stdin or found not in "TOD"
         return found, answer
-
-    def close(self) -> None:
-        self._jail.close()
-
-
-def _hard(limits: Any) -> dict[str, int]:
-    """Resource limits of the candidate's process."""
-    return {
-        "AS": limits.memory, "CPU": int(limits.total) + 2, "FSIZE": 0, "NPROC": limits.processes, "NOFILE": 64,
-        "CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0, "SIGPENDING": 0,
-    }  # fmt: skip
 
 
 def explain(letter: str, payload: bytes) -> str:
@@ -215,11 +200,14 @@ def _grade_each(session: Session, tests: Any, one: Any, go_on: bool) -> dict[str
 
 
 def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:
-    """Run the dataset's `check(candidate)` in one sandbox, the candidate in another, calls going between."""
+    """Run the dataset's `check(candidate)` in one sandbox, the candidate in another, calls going between.
+
+    Back goes the value, and the arguments, which the candidate may have changed in place.
+    """
     calls, wrong, reason = 0, "", ""
     with (
         closing(Session(limits, "check", request["prompt"], 1, entry=request["entry"], test=request["test"])) as tests,
-        closing(Session(limits, "call", request["code"], 1, 16 * _SHORT, entry=request["entry"])) as session,
+        closing(Session(limits, "seen", request["code"], 1, 16 * _SHORT, entry=request["entry"])) as session,
     ):
         try:
             letter, payload = tests.load()
@@ -249,26 +237,24 @@ def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:
 
 def outputs_of(request: dict[str, Any], limits: Any) -> dict[str, Any]:
     """What a trusted solution returns for each test's arguments, to be expected from others."""
-    tests = [codec.decode(given.encode()) for given, _ in json.loads(request["tests"])]
+    tests = [given for given, _ in json.loads(request["tests"])]
     with closing(Session(limits, "call", request["code"], len(tests), entry=request["entry"])) as session:
         try:
-            outputs = [call(session, args, kwargs).decode() for args, kwargs in tests]
+            found = [[given, call(session, *codec.decode(given.encode())).decode()] for given in tests]
         except (Ended, ValueError) as error:
             reason = f"the canonical solution fails: {error}"
             return {"verdict": "unscorable", "reason": reason, "lasting": isinstance(error, Raised)}
-    return {"verdict": "right", "reason": "", "outputs": outputs}
+    if not found:
+        return {"verdict": "unscorable", "reason": "the row has no test inputs", "lasting": True}
+    return {"verdict": "right", "reason": "", "outputs": json.dumps(found)}
 
 
 _REPR = reprlib.Repr()  # reads the first few items only: an answer may hold millions
 _REPR.maxstring = _REPR.maxother = _REPR.maxlong = 80
-_REPR.maxlist = _REPR.maxtuple = _REPR.maxset = _REPR.maxfrozenset = _REPR.maxdict = 20
 
 
 def short(value: Any) -> str:
-    try:
-        text = _REPR.repr(value)
-    except (ValueError, RecursionError):  # an integer of too many digits to print
-        text = f"a {type(value).__name__}"
+    text = _REPR.repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
@@ -289,7 +275,7 @@ def prepare() -> str:
         first.close()
     except ImportError as error:
         return f"the sandbox's filter needs libseccomp ({error}): pip install pyseccomp, apt-get install libseccomp2"
-    except (jail.NoIsolation, jail.Broken, OSError) as error:
+    except (jail.NoIsolation, OSError) as error:
         return f"programs cannot be graded safely here: {error}"
     return ""
 

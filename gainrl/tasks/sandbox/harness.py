@@ -243,7 +243,10 @@ def describe(error: BaseException) -> bytes:
 
 
 def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
-    """Mode call: run the code once, then call `entry` with each (args, kwargs) that arrives."""
+    """Modes call and seen: run the code once, then call `entry` with each (args, kwargs) that arrives.
+
+    Mode seen gives the arguments back too, as the call left them.
+    """
     try:
         names = load(job["code"], "<candidate>", "candidate")
         owner, _, method = job["entry"].rpartition(".")
@@ -257,7 +260,8 @@ def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
         args, kwargs = marshal.loads(payload)
         try:
             called = getattr(names[owner](), method) if owner else names[method]
-            answer = frame("V", encode(called(*args, **kwargs)))
+            value = called(*args, **kwargs)
+            answer = frame("V", encode((value, *args, *kwargs.values()) if job["mode"] == "seen" else value))
         except BaseException as error:
             answer = frame("E", describe(error))
         send(back, answer)
@@ -271,7 +275,12 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
         send(back, frame("C", encode((args, kwargs))))
         letter, _, payload = receive(there)
         if letter in "VW":
-            return marshal.loads(payload) if letter == "V" else decode(payload)
+            value, *seen = marshal.loads(payload) if letter == "V" else decode(payload)
+            for mine, now in zip([*args, *kwargs.values()], seen, strict=True):
+                if mine != now and type(mine) is type(now) in (list, dict, set):  # changed in place
+                    mine.clear()
+                    (mine.extend if type(mine) is list else mine.update)(now)
+            return value
         name, _, message = payload.decode().partition(": ")
         kind = getattr(builtins, name, None)
         raise kind(message) if isinstance(kind, type) and issubclass(kind, Exception) else Exception(payload.decode())
@@ -288,7 +297,7 @@ def serve_check(job: dict[str, Any], there: int, back: int) -> int:
     return 0
 
 
-MODES = {"call": serve_calls, "check": serve_check}
+MODES = {"call": serve_calls, "seen": serve_calls, "check": serve_check}
 CORES = 1
 
 

@@ -41,8 +41,8 @@ class NoIsolation(Exception):
     """This machine cannot isolate; the message says why and what to do."""
 
 
-class Broken(Exception):
-    """The sandbox ended or stopped answering; the message says how."""
+class Ended(Exception):
+    """The candidate ended the grading, its sandbox with it; the message is the reason it is wrong."""
 
 
 def interpreter() -> Path:
@@ -208,19 +208,15 @@ class Jail:
     def ask(self, letter: str, payload: bytes, seconds: float) -> tuple[str, float, bytes]:
         """(letter, CPU seconds, payload) of the answer to one frame, for which `seconds` of CPU time are allowed.
 
-        The harness has a second more.  Raises `Broken`, and `NoIsolation` if there is no sandbox yet and none starts.
+        The harness has a second more.  Raises `Ended`, and `NoIsolation` if there is no sandbox yet and none starts.
         """
         self.ready()
         wait = within(backstop(seconds) + 1)
         try:
             send(self._in, frame(letter, payload, seconds), wait)
             return receive(self._out, wait)
-        except Late:
-            raise Broken("the time limit passed") from None
-        except Flood:
-            raise Broken("too much output") from None
-        except Gone:
-            raise Broken("the sandbox ended early") from None
+        except (Late, Flood, Gone) as error:
+            raise Ended(f"the sandbox is lost: {error}") from None
 
     def close(self) -> None:
         """Kill the sandbox, again and again, and return when nothing of it is left."""

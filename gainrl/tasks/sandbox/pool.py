@@ -13,7 +13,7 @@ from typing import Any
 
 from gainrl.errors import UserError
 from gainrl.tasks.sandbox import codec
-from gainrl.tasks.workers import Reply, Request, WorkerPool
+from gainrl.tasks.workers import Request, WorkerPool
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Verdict:
-    """verdict: right, wrong or unscorable; `outputs` only where they were asked for.
+    """verdict: right, wrong or unscorable; `outputs` (packed tests) only where they were asked for.
 
     `lasting`: a trusted solution has none because it raises, which it would do again.  `differs`: the first failure is
     an output other than the expected one.
@@ -48,7 +48,7 @@ class Verdict:
     reason: str
     passed: int = 0
     total: int = 0
-    outputs: Any = None
+    outputs: str = ""
     lasting: bool = False
     differs: bool = False
 
@@ -74,22 +74,13 @@ class GraderPool:
             "limits": asdict(Limits()),
         }  # fmt: skip
 
-        def other(request: Request) -> Request:
-            return {**control, "kind": ""} if request["kind"] == "outputs" else control
-
         full = [{**request, "limits": asdict(limits)} for request in requests]
         # a program's own limits end it long before: two sandboxes' wall time, and what a busy machine needs to start
-        return list(map(_verdict, self.pool.ask_many(full, 4 * limits.total + 300, other)))
+        return [Verdict(**reply) for reply in self.pool.ask_many(full, 4 * limits.total + 300, lambda _: control)]
 
     def close(self) -> None:
         """End the graders; the pool starts new ones when used again."""
         self.pool.close()
-
-
-def _verdict(reply: Reply) -> Verdict:
-    outputs = [codec.decode(one.encode()) for one in reply["outputs"]] if "outputs" in reply else None
-    found = {name: reply[name] for name in ("passed", "total", "lasting", "differs") if name in reply}
-    return Verdict(reply["verdict"], reply["reason"], outputs=outputs, **found)
 
 
 @functools.cache
@@ -99,10 +90,9 @@ def shared_graders() -> GraderPool:
 
 
 # Tries from inside what must not work; each value is True where it did work.  `bound` is what the sandbox may show.
+# One system call stands for all that the filter forbids, which libseccomp decides and no machine.
 _BREAK_OUT = """
-import _thread, ctypes, os, resource, socket, time
-
-libc = ctypes.CDLL(None)
+import _thread, os, resource, socket
 
 def attempt(action):
     try:
@@ -133,12 +123,9 @@ def test(bound, names):
     me = os.getppid()
     tried = {
         "start a process": lambda: os.fork() >= 0,
-        "run a program": lambda: os.execv("/bin/true", ["true"]),
         "make sockets": lambda: socket.socket(socket.AF_UNIX) or socket.socket(40, socket.SOCK_STREAM),
         "reach the network": lambda: socket.create_connection(("192.0.2.1", 80), 0.2),
         "see other processes": lambda: len([p for p in os.listdir("/proc") if p.isdigit()]) > 3,
-        "signal other processes": lambda: os.kill(1, 0) is None,
-        "change its scheduling": lambda: os.nice(1) or os.sched_setscheduler(0, 3, os.sched_param(0)) is None,
         "read the harness's memory": lambda: open(f"/proc/{me}/mem", "rb"),
         "write to the sandbox's init": lambda: open("/proc/1/mem", "r+b") or open("/proc/1/oom_score_adj", "w"),
         "write to /proc": lambda: open("/proc/self/oom_score_adj", "w") or open("/proc/self/autogroup", "w"),
@@ -146,8 +133,6 @@ def test(bound, names):
         "read passwords": lambda: open("/etc/shadow"),
         "write files": lambda: any(attempt(lambda: open(f"{f}/x", "w")) for f in ("", "/tmp", "/usr", "/etc", "/dev")),
         "take more memory": lambda: len(bytearray(2 << 30)),
-        "use memory outside the limit": lambda: os.memfd_create("x"),
-        "use io_uring": lambda: libc.syscall(425, 1, ctypes.create_string_buffer(120)) >= 0,
         "raise a limit": lambda: resource.setrlimit(resource.RLIMIT_AS, (-1, -1)) is None,
         "become root": lambda: os.setuid(0) is None,
         "read the environment": lambda: set(os.environ) - {*names, "PWD", "LC_CTYPE"},
@@ -181,7 +166,8 @@ def isolation() -> str:
         pool.close()
     if found.verdict != "right":
         return f"the bubblewrap self-test does not run: {found.reason}"
-    leaks = [name for name, worked in found.outputs[0].items() if worked]
+    worked = codec.decode(json.loads(found.outputs)[0][1].encode())
+    leaks = [name for name in worked if worked[name]]
     if leaks:
         return f"bubblewrap does not isolate here; a program in it can {', '.join(leaks)}"
     return "ok"
