@@ -8,7 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from gainrl.tasks.base import Completion, Grade, Row, Status, Task, text_of
+from gainrl.tasks.base import Grade, Row, Status, Task
 from gainrl.tasks.maths.extract import boxes, final_answer
 from gainrl.tasks.workers import shared_pool
 
@@ -41,11 +41,25 @@ class MathTask(Task):
         row: Row = {} if named is None else {"id": str(named)}
         return {**row, "prompt": self.prompt.render(problem), "question": problem, "answer": answer}
 
-    def grade_many(self, completions: Sequence[Completion], rows: Sequence[Mapping[str, Any]]) -> list[Grade]:
-        decided = [_at_once(text_of(text), row) for text, row in zip(completions, rows, strict=True)]
-        requests = [one for one in decided if not isinstance(one, Grade)]
-        replies = iter(shared_pool(_WORKER).ask_many(requests, _SECONDS, lambda request: {**request, "answer": None}))
-        return [one if isinstance(one, Grade) else _grade(next(replies)) for one in decided]
+    def judge(self, completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
+        gold, question = ("" if row.get(name) is None else str(row[name]) for name in ("answer", "question"))
+        if not gold.strip():
+            return Grade(Status.UNSCORABLE, "the row has no gold answer")
+        answer = final_answer(completion, question)
+        if answer is None:
+            return Grade(Status.WRONG, "no final answer")
+        if len(answer) > max(_LONGEST, 4 * len(gold)):
+            return Grade(Status.WRONG, f"the answer is {len(answer)} characters long")
+        numbers = [Fraction(text.replace(",", "").rstrip(".")) for text in (gold, answer) if _NUMBER.fullmatch(text)]
+        if len(numbers) == 2:
+            if numbers[0] == numbers[1]:
+                return Grade(Status.RIGHT, answer=str(numbers[1]))
+            if numbers[0].denominator == numbers[1].denominator == 1:
+                return Grade(Status.WRONG, f"{numbers[1]} is not {numbers[0]}", answer=str(numbers[1]))
+        return {"gold": gold, "answer": answer, "question": question}
+
+    def ask(self, requests: Sequence[dict[str, Any]]) -> Sequence[dict[str, Any]]:
+        return shared_pool(_WORKER).ask_many(requests, _SECONDS, lambda request: {**request, "answer": None})
 
     def gold(self, row: Mapping[str, Any]) -> str:
         # where there is none, the self-check names the row as unscorable
@@ -57,26 +71,3 @@ def _spelled(answer: Any) -> str:
     if isinstance(answer, float) and answer == answer and abs(answer) < 1e300:
         return f"{Decimal(repr(answer)).normalize():f}"
     return str(answer).strip()
-
-
-def _grade(reply: Mapping[str, Any]) -> Grade:
-    return Grade(Status(reply["verdict"]), reply["reason"], answer=reply.get("answer") or None)
-
-
-def _at_once(completion: str, row: Mapping[str, Any]) -> Grade | dict[str, Any]:
-    """The grade where two plain numbers or nothing are compared, else a worker's request."""
-    gold, question = ("" if row.get(name) is None else str(row[name]) for name in ("answer", "question"))
-    if not gold.strip():
-        return Grade(Status.UNSCORABLE, "the row has no gold answer")
-    answer = final_answer(completion, question)
-    if answer is None:
-        return Grade(Status.WRONG, "no final answer")
-    if len(answer) > max(_LONGEST, 4 * len(gold)):
-        return Grade(Status.WRONG, f"the answer is {len(answer)} characters long")
-    numbers = [Fraction(text.replace(",", "").rstrip(".")) for text in (gold, answer) if _NUMBER.fullmatch(text)]
-    if len(numbers) == 2:
-        if numbers[0] == numbers[1]:
-            return Grade(Status.RIGHT, answer=str(numbers[1]))
-        if numbers[0].denominator == numbers[1].denominator == 1:
-            return Grade(Status.WRONG, f"{numbers[1]} is not {numbers[0]}", answer=str(numbers[1]))
-    return {"gold": gold, "answer": answer, "question": question}

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import marshal
+import os
 import reprlib
 import sys
 import time
@@ -45,7 +46,7 @@ class Raised(ValueError):
     """The program raised an exception: its own failure, as a time limit on a busy machine may not be."""
 
 
-class Session:
+class Session(jail.Jail):
     """A program's sandbox and what is left of its time, which nothing extends.
 
     CPU time decides: `limits.test` for each test and for loading, `limits.total`, or what the tests can need, for all
@@ -60,34 +61,26 @@ class Session:
         job = {"mode": mode, "code": code, "most": most, "filter": filters()[1], "limits": hard, **more}
         self._job, self._stdin = marshal.dumps(job), mode == "stdin"
         self._test, self._left = limits.test, min(limits.total, tests * limits.test + 5)
-        self._until = 0.0
-        self._loaded = False
-        self._jail = jail.Jail()
-        self.close = self._jail.close
-
-    def ask(self, letter: str, payload: bytes) -> tuple[str, bytes]:
-        """One step of the program.  Raises `Ended` where the total time is over or the sandbox is lost."""
-        if not self._loaded:
-            answer = self.load()
-            if answer[0] != "R":
-                raise Ended(f"the program does not load: {explain(*answer)}")
-        return self._step(letter, payload)
+        self._until, self._loaded = 0.0, False
+        super().__init__()
 
     def load(self) -> tuple[str, bytes]:
         """Have the program loaded, again where its process is gone; the first thing that it says."""
-        self._jail.ready()
-        self._until = self._until or time.monotonic() + backstop(self._left)
-        self._loaded = True
-        return self._step("J", self._job)
+        self.ready()
+        self._until, self._loaded = self._until or time.monotonic() + backstop(self._left), True
+        return self.step("J", self._job)
 
-    def _step(self, letter: str, payload: bytes) -> tuple[str, bytes]:
+    def step(self, letter: str, payload: bytes) -> tuple[str, bytes]:
+        """One step of the program.  Raises `Ended` where the total time is over or the sandbox is lost."""
+        if not self._loaded and (answer := self.load())[0] != "R":
+            raise Ended(f"the program does not load: {explain(*answer)}")
         left = min(self._test, self._left, self._until - time.monotonic())
         if left <= 0:
             raise Ended("the total time limit passed")
-        found, spent, answer = self._jail.ask(letter, payload, left)
+        found, spent, said = self.ask(letter, payload, left)
         self._left -= spent
         self._loaded = self._stdin or found not in "TOD"
-        return found, answer
+        return found, said
 
 
 def explain(letter: str, payload: bytes) -> str:
@@ -97,10 +90,8 @@ def explain(letter: str, payload: bytes) -> str:
     if letter == "O":
         return "too much output"
     if letter == "D":
-        status = int(payload)
-        if status & 127:
-            return f"the process was killed by signal {status & 127}"
-        return f"the process exited with status {status >> 8}"
+        status = os.waitstatus_to_exitcode(int(payload))
+        return f"the process {f'was killed by signal {-status}' if status < 0 else f'exited with status {status}'}"
     try:
         value = codec.decode(payload) if len(payload) < _SHORT else None
     except ValueError:
@@ -110,20 +101,13 @@ def explain(letter: str, payload: bytes) -> str:
     return "the process sent nonsense"
 
 
-def read(payload: bytes, most: int) -> Any:
-    """The value that a program sent.  ValueError where it is none, or too long, or takes too long to read."""
-    if len(payload) > most:
-        raise ValueError("the value is much longer than the expected one")
-    return codec.decode(payload, _READING + most / 2e7)
-
-
 def longest(expected: str) -> int:
     return _SHORT + _LONGER * len(expected)
 
 
 def call(session: Session, args: Any, kwargs: Any) -> bytes:
     """The program's answer to one call, undecoded.  `Ended` ends everything, ValueError is this call's failure."""
-    letter, payload = session.ask("C", marshal.dumps((args, kwargs)))
+    letter, payload = session.step("C", marshal.dumps((args, kwargs)))
     if letter != "V":
         raise (Raised if letter == "E" else ValueError)(explain(letter, payload))
     return payload
@@ -141,7 +125,10 @@ def grade_calls(request: dict[str, Any], limits: Any) -> dict[str, Any]:
         payload = call(session, args, kwargs)
         if payload == expected.encode():
             return ""
-        found, wanted = read(payload, longest(expected)), codec.decode(expected.encode())
+        if len(payload) > longest(expected):
+            return "the value is much longer than the expected one"
+        found = codec.decode(payload, _READING + longest(expected) / 2e7)
+        wanted = codec.decode(expected.encode())
         if request.get("tuple_as_list"):
             found, wanted = as_lists(found), as_lists(wanted)
         atol = given or (floats if floats and is_floats(wanted) else 0.0)
@@ -160,7 +147,7 @@ def grade_stdin(request: dict[str, Any], limits: Any) -> dict[str, Any]:
 
     def one(test: Any) -> str:
         given, expected = test
-        letter, payload = session.ask("I", str(given).encode("utf-8", "surrogatepass"))
+        letter, payload = session.step("I", str(given).encode("utf-8", "surrogatepass"))
         if letter != "V":
             return explain(letter, payload)
         status, _, printed = payload.partition(b" ")
@@ -218,15 +205,15 @@ def grade_check(request: dict[str, Any], limits: Any) -> dict[str, Any]:
                     answer = call(session, args, kwargs)
                     value = codec.decode(answer, _READING)
                 except Raised as error:  # an exception, which the tests may expect
-                    letter, payload = tests.ask("E", str(error).encode(errors="replace"))
+                    letter, payload = tests.step("E", str(error).encode(errors="replace"))
                     continue
                 except ValueError as error:
                     wrong = str(error)
                     break
                 try:
-                    letter, payload = tests.ask("V", marshal.dumps(value))
+                    letter, payload = tests.step("V", marshal.dumps(value))
                 except ValueError:  # a fraction, a decimal, an Opaque
-                    letter, payload = tests.ask("W", answer)
+                    letter, payload = tests.step("W", answer)
             reason = wrong or ("" if letter == "V" else explain(letter, payload))
         except Ended as error:
             reason = str(error)
