@@ -31,14 +31,14 @@ class CurriculumGenerator(ppo_trainer.SamplesGenerator):
         texts, owed, taken, rows = self.prompts_dataloader.dataset.prompts, defaultdict(list), Counter(), []
         for row in self.sampler.unfinished:
             owed[texts[row]].append(row)
-        for text in (sample.prompts[0] for sample in self.finished):  # those of one prompt come together
+        for text in (sample.prompts[0] for sample in self.finished):  # the samples of a prompt follow each other
             rows.append(owed[text][taken[text] // self.args.rollout.n_samples_per_prompt])
             taken[text] += 1
         return rows
 
     def _process_response_into_experience(self, response, **options):
         sample = super()._process_response_into_experience(response, **options)
-        self.finished.append(sample)  # also those that dynamic filtering then drops
+        self.finished.append(sample)  # also samples that dynamic filtering then drops
         return sample
 
     def generate_eval_samples(self, **options):

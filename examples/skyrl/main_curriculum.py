@@ -22,7 +22,7 @@ from gainrl.integrations.torch_data import CurriculumSampler, load_curriculum
 class CurriculumTrainer(RayPPOTrainer):
     def _build_train_dataloader_and_compute_training_steps(self):
         dataset, batch = self.train_dataset, self.cfg.trainer.train_batch_size
-        prompts = dataset.dataframe[dataset.prompt_key]  # without those that are too long, hence subset
+        prompts = dataset.dataframe[dataset.prompt_key]  # prompts that are too long are missing, hence subset
         self.sampler = CurriculumSampler(load_curriculum("scores.parquet", prompts, batch, subset=True))
         self.train_dataloader = StatefulDataLoader(
             dataset, batch_size=batch, sampler=self.sampler, collate_fn=dataset.collate_fn, drop_last=True

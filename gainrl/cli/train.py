@@ -12,7 +12,6 @@ import runpy
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -68,7 +67,6 @@ def train(context: typer.Context) -> None:
     if not words or {"--help", "-h"} & set(words):
         print(HELP, end="")
         return
-    warnings.filterwarnings("ignore", message=".*gradient_checkpointing.*is deprecated", category=FutureWarning)
     try:
         import trl  # noqa: F401
     except ImportError:

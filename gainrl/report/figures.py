@@ -51,31 +51,30 @@ class Line(NamedTuple):
 
 def lines(given: Sequence[Line], x: str, y: str, *, percent: bool = False, diagonal: bool = False) -> Figure | None:
     """Curves over one axis; None if no curve has a finite point."""
-    shown = [line for line in given if np.isfinite(line.y).any()]
+    shown = [(index, line) for index, line in enumerate(given) if np.isfinite(line.y).any()]
     if not shown:
         return None
 
     def draw(axis: Axes, theme: Theme) -> None:
-        for index, line in enumerate(shown):
+        for index, line in shown:  # a run keeps its colour in all figures
             colour = theme.series[index % len(theme.series)]
             there = np.isfinite(line.y)
-            if line.low is not None and line.high is not None and line.points:
-                reach = np.clip(np.stack([line.y - line.low, line.high - line.y]), 0, None)[:, there]
-                axis.errorbar(
-                    line.x[there], line.y[there], reach, fmt="o-", ms=4, lw=1.2, color=colour, label=plain(line.name)
-                )
-            else:
-                mark = "o-" if line.points or there.sum() < 3 else "-"
-                axis.plot(line.x[there], line.y[there], mark, ms=4, lw=1.7, color=colour, label=plain(line.name))
-                if line.low is not None and line.high is not None:
-                    axis.fill_between(line.x[there], line.low[there], line.high[there], color=colour, alpha=0.15, lw=0)
+            x_there, y_there, bars = line.x[there], line.y[there], None
+            if line.low is not None and line.high is not None:
+                low, high = line.low[there], line.high[there]
+                if line.points:
+                    bars = np.clip(np.stack([y_there - low, high - y_there]), 0, None)
+                else:
+                    axis.fill_between(x_there, low, high, color=colour, alpha=0.15, lw=0)
+            mark = "o-" if line.points or there.sum() < 3 else "-"
+            axis.errorbar(x_there, y_there, bars, fmt=mark, ms=4, lw=1.5, color=colour, label=plain(line.name))
         if diagonal:
             axis.plot([0, 1], [0, 1], color=theme.muted, lw=1, ls=(0, (4, 3)))
-        if len(shown) > 1 or diagonal:
+        if len(given) > 1 or diagonal:
             axis.legend(loc="best")
-        _label(axis, x, y, percent)
+        _label(axis, x, percent)
 
-    spans = [f"{line.name} between {np.nanmin(line.y):.3g} and {np.nanmax(line.y):.3g}" for line in shown]
+    spans = [f"{line.name} between {np.nanmin(line.y):.3g} and {np.nanmax(line.y):.3g}" for _, line in shown]
     return render(draw, f"{y} over {x}: {'; '.join(spans)}.")
 
 
@@ -90,18 +89,17 @@ def stack(x: Floats, shares: Mapping[str, Floats], x_label: str, alt: str) -> Fi
         wide = at if len(at) > 1 else np.array([at[0] - 0.5, at[0] + 0.5])
         parts = [np.repeat(part[whole], 2 if len(at) == 1 else 1) for part in shares.values()]
         axis.stackplot(wide, parts, labels=list(shares), colors=theme.series, alpha=0.8)
-        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=min(len(shares), 6))
+        axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=6, columnspacing=1, handlelength=1)
         axis.set_ylim(0, 1)
-        _label(axis, x_label, "", percent=True)
+        _label(axis, x_label, percent=True)
 
     return render(draw, alt)
 
 
-def _label(axis: Axes, x: str, y: str, percent: bool) -> None:
+def _label(axis: Axes, x: str, percent: bool) -> None:
     axis.set_xlabel(x)
-    axis.set_ylabel(y)
     axis.margins(x=0.01)
-    axis.xaxis.set_major_locator(MaxNLocator(8))
+    axis.xaxis.set_major_locator(MaxNLocator(6))
     if axis.get_xlim()[1] >= 10_000:
         axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     if percent:
@@ -118,8 +116,8 @@ def _uri(draw: Callable[[Axes, Theme], None], theme: Theme) -> str:
         "axes.axisbelow": True, "axes.edgecolor": theme.grid, "axes.facecolor": "none", "axes.grid": True,
         "axes.labelcolor": theme.muted, "axes.spines.right": False, "axes.spines.top": False,
         "figure.constrained_layout.use": True, "figure.facecolor": "none", "font.family": ["DejaVu Sans"],
-        "font.size": 9.5, "grid.color": theme.grid, "legend.fontsize": 8.5, "legend.frameon": False,
-        "legend.labelcolor": theme.muted, "savefig.facecolor": "none", "svg.hashsalt": "gainrl",
+        "font.size": 9, "grid.color": theme.grid, "legend.fontsize": 8.5, "legend.frameon": False,
+        "legend.labelcolor": theme.muted, "savefig.facecolor": "none", "svg.fonttype": "none", "svg.hashsalt": "gainrl",
         "text.parse_math": False, "xtick.color": theme.muted, "ytick.color": theme.muted,
         "xtick.major.size": 0, "ytick.major.size": 0,
     }  # fmt: skip
@@ -127,7 +125,7 @@ def _uri(draw: Callable[[Axes, Theme], None], theme: Theme) -> str:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # a name in a script that the font lacks
         matplotlib.rcdefaults()  # the user's matplotlibrc does not count
         matplotlib.rcParams.update(style)
-        canvas = Canvas(figsize=(9.6, 2.9))
+        canvas = Canvas(figsize=(5.0, 2.7))
         draw(canvas.subplots(), theme)
         written = io.BytesIO()
         canvas.savefig(written, format="svg", dpi=200, metadata={"Date": None, "Creator": None})

@@ -22,7 +22,7 @@ class Table(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A heading with a sentence below it, then figures with captions, then a table, then prompts."""
+    """A heading with a sentence below it, then figures with their titles, then a table, then prompts."""
 
     title: str
     lead: str = ""
@@ -40,7 +40,6 @@ class Page(NamedTuple):
     """Everything on a page: tiles are (value, name), details long texts that open on a click."""
 
     title: str
-    status: str
     facts: Mapping[str, Any]
     tiles: Sequence[tuple[str, str]]
     notes: Sequence[str]

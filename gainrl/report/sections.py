@@ -11,38 +11,42 @@ import numpy as np
 import yaml
 
 from gainrl.report import figures
-from gainrl.report.figures import Line
+from gainrl.report.figures import Figure, Line
 from gainrl.report.page import Page, Section, Table, count, percent, span
-from gainrl.report.records import Floats, Run, number, series
+from gainrl.report.records import Floats, Record, Run, number, series
 from gainrl.table import ScoreTable
 
 FIFTHS = 5
-PROGRESS = {"accuracy": "accuracy of rollouts", "reward": "reward", "angle": "angle concentration"}
+MOVING = "Curves are moving means over a twentieth of the draws."
+PROGRESS = {"accuracy": "Accuracy of rollouts", "mixed": "Mixed groups", "reward": "Reward",
+            "tokens": "Tokens per rollout", "seconds": "Seconds per draw", "angle": "Angle concentration"}  # fmt: skip
 
 
 def run_page(run: Run, prompts: int) -> Page:
     """The page of one run."""
     config, draws = run.config, run.draws
     table, last = run.table, (draws[-1] if draws else {})
-    facts = {"model": config.get("model_name_or_path"), "dataset": config.get("task") or config.get("dataset"),
+    named = {"model": config.get("model_name_or_path"), "dataset": config.get("task") or config.get("dataset"),
              "navigator": last.get("navigator") or config.get("navigator")}  # fmt: skip
+    facts = {name: value for name, value in named.items() if value}
     details = {"Settings of the run": yaml.safe_dump(dict(config), allow_unicode=True)} if config else {}
     if table:
         details["Provenance of the scores"] = json.dumps(json.loads(table.metadata.to_json()), indent=1)
     tiles = []
     if draws:
         recent = draws[-max(1, len(draws) // 4) :]
+        tried = len({row for draw in draws for row in draw["rows"]})
         tiles = [
-            (count(len(draws)), "draws"), (count(run.rollouts[-1]), "rollouts"),
-            (percent(_mean(series(recent, "mixed"))), "of the last quarter's groups mixed"),
-            (percent(_mean(series(recent, "accuracy"))), "of the last quarter's rollouts right"),
-            (span(float(np.nansum(series(draws, "seconds")))), "from first draw to last observation"),
-        ]  # fmt: skip
-    sections = [_evaluations([run]), _groups(run), _prediction(run), _drawn(run), _progress([run]), _sources(run),
-                _cost(run), *(_scores(table, prompts) if table else ())]  # fmt: skip
-    shown = {name: value for name, value in facts.items() if value}
-    status = f"{len(draws)} draws" if draws else "scores"
-    return Page(run.name, status, shown, tiles, run.notes, sections, details)
+            (count(run.rollouts[-1]), f"rollouts in {count(len(draws))} draw{'s' * (len(draws) > 1)}"),
+            (count(tried), f"different prompts{f' of {count(len(table))}' if table else ''}"),
+            (count(np.nansum(series(draws, "tokens"))), "generated tokens"),
+            (span(float(np.nansum(series(draws, "seconds")))), "wall time of the draws"),
+            (percent(_mean(series(recent, "mixed"))), "mixed groups, last quarter"),
+            (percent(_mean(series(recent, "accuracy"))), "right rollouts, last quarter"),
+        ]
+    sections = [_evaluations([run]), _draws(run), _progress([run]), _sources(run),
+                *(_scores(table, prompts) if table else ())]  # fmt: skip
+    return Page(run.name, facts, tiles, run.notes, sections, details)
 
 
 def comparison_page(runs: Sequence[Run]) -> Page:
@@ -57,7 +61,7 @@ def comparison_page(runs: Sequence[Run]) -> Page:
     header = ["run", "navigator", "rollouts", "tokens", "time", "mixed groups", "last evaluation"]
     notes = [f"{run.name}: {note}" for run in runs for note in run.notes]
     sections = [Section("Cost", table=Table(header, rows)), _evaluations(runs), _progress(runs)]
-    return Page("Comparison", f"{len(runs)} runs", {}, (), notes, sections, {})
+    return Page(f"Comparison of {len(runs)} runs", {}, (), notes, sections, {})
 
 
 def _evaluations(runs: Sequence[Run]) -> Section:
@@ -69,85 +73,82 @@ def _evaluations(runs: Sequence[Run]) -> Section:
             accuracy, low, high = (series(of, name) for name in ("accuracy", "low", "high"))
             name = task if len(runs) == 1 else f"{run.name}, {task}"
             curves.append(Line(name, np.array(spent), accuracy, low, high, points=True))
-            for one, at, *ends in zip(of, spent, accuracy, low, high, strict=True):
-                shown, low_end, high_end = map(percent, ends)
-                problems, unscorable, seconds = (number(one.get(key)) for key in ("rows", "unscorable", "seconds"))
-                row = [name, one.get("stage") or "–", count(at), shown, f"{low_end} to {high_end}"]
-                rows.append([*row, count(problems), count(unscorable), span(seconds)])
+            for one, at, value, *ends in zip(of, spent, accuracy, low, high, strict=True):
+                problems, unscorable = (count(number(one.get(key))) for key in ("rows", "unscorable"))
+                shown = f"{percent(value)} ({' to '.join(f'{100 * end:.1f}' for end in ends)})"
+                rows.append([f"{name}, {one.get('stage') or 'eval'}", count(at), shown, problems, unscorable])
     plot = figures.lines(curves, "rollouts of training", "accuracy", percent=True)
-    header = ["task", "stage", "rollouts", "accuracy", "95 % interval", "problems", "unscorable", "time"]
+    header = ["evaluation", "rollouts", "accuracy", "problems", "unscorable"]
     lead = "Share of sampled completions that are right, with 95 % intervals over problems."
-    plots = [(plot, "Accuracy on held-out problems over the rollouts of training.")]
-    return Section("Evaluations", lead, plots, Table(header, rows))
+    return Section("Evaluations", lead, [(plot, "Accuracy on held-out problems")], Table(header, rows))
 
 
-def _groups(run: Run) -> Section:
-    shares = {name.replace("_", " "): _moving(series(run.draws, name)) for name in ("all_right", "mixed", "all_wrong")}
+def _draws(run: Run) -> Section:
+    x, draws = run.rollouts, run.draws
+    shares = {name.replace("_", " "): _moving(series(draws, name)) for name in ("all_right", "mixed", "all_wrong")}
     rest = np.clip(1 - np.sum(list(shares.values()), axis=0), 0, 1)
     if _mean(rest) > 0.001:
         shares["other"] = rest
     alt = ", ".join(f"{name} {percent(_mean(part))} on average" for name, part in shares.items())
-    plot = figures.stack(run.rollouts, shares, "rollouts", f"Shares of groups: {alt}")
-    lead = "Only mixed groups teach. A group whose rewards are all alike has no advantage."
-    return Section("Groups", lead, [(plot, "Shares of groups, a moving mean over a twentieth of the draws.")])
-
-
-def _prediction(run: Run) -> Section:
-    pairs = np.array([
-        (chance, outcome[2])
-        for draw in run.draws
-        for chance, outcome in zip(draw.get("predicted") or [], draw.get("outcome") or [], strict=False)
-        if number(chance) is not None and outcome[0]
-    ], dtype=np.float64).reshape(-1, 2)  # fmt: skip
-    if not len(pairs):
-        return Section("Predicted and observed")
-    means = np.array([_mean(series([{"p": p} for p in draw.get("predicted") or []], "p")) for draw in run.draws])
-    curves = [
-        Line("predicted", run.rollouts, _moving(means)),
-        Line("observed", run.rollouts, _moving(series(run.draws, "mixed"))),
-    ]
-    over = figures.lines(curves, "rollouts", "mixed groups", percent=True)
-    bins = np.clip((10 * pairs[:, 0]).astype(int), 0, 9)
-    groups = [pairs[bins == at] for at in np.unique(bins)]
-    x, y = (np.array([part[:, column].mean() for part in groups]) for column in (0, 1))
-    size = np.array([len(part) for part in groups])
-    half = 1.96 * np.sqrt((y * (1 - y) * size + 1) / (size + 4) ** 2)  # Agresti and Coull's, about the plain share
-    line = Line("observed", x, y, np.clip(y - half, 0, 1), np.clip(y + half, 0, 1), points=True)
-    calibration = figures.lines([line], "predicted chance", "observed share", percent=True, diagonal=True)
-    plots = [
-        (over, "Means over each draw, a moving mean over a twentieth of the draws."),
-        (calibration, "Calibration: tenths of the predicted chance, with 95 % intervals."),
-    ]
-    return Section("Predicted and observed", "The predicted chance of a mixed group, and what was seen.", plots)
-
-
-def _drawn(run: Run) -> Section:
-    x, draws = run.rollouts, run.draws
+    plots = [(figures.stack(x, shares, "rollouts", f"Shares of groups: {alt}"), "Groups by their rewards")]
+    plots += _prediction(draws, x, shares["mixed"])
     names = ("position_median", "position_p10", "position_p90", "mean", "sigma")
     median, p10, p90, mean, sigma = (series(draws, "metrics", name) for name in names)
     curves = [Line("drawn: median, 10 to 90 %", x, median, p10, p90)]
     if np.isfinite(mean).any():
         curves.append(Line("window: mean ± σ", x, mean, mean - sigma, mean + sigma))
     positions = figures.lines(curves, "rollouts", "position in the ranking")
-    plots = [(positions, "Positions of the drawn prompts; 0 is the highest score.")]
+    plots.append((positions, "Position in the ranking; 0 is the highest score"))
     if run.table is not None and draws:
         fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
-        shares = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
+        per_draw = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
         fifths = [f"{100 * at // FIFTHS} to {100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
-        parts = {name: _moving(part) for name, part in zip(fifths, np.transpose(shares), strict=True)}
+        parts = {name: _moving(part) for name, part in zip(fifths, np.transpose(per_draw), strict=True)}
         stack = figures.stack(x, parts, "rollouts", "Share of the draws by fifth of the ranking.")
-        plots.append((stack, "Share of each fifth of the ranking; the first has the highest scores."))
-    return Section("Which prompts are drawn", "", plots)
+        plots.append((stack, "Draws by fifth of the ranking; the first has the highest scores"))
+    lead = f"Only mixed groups teach: a group whose rewards are all alike has no advantage. {MOVING}"
+    return Section("Draws", lead, plots)
+
+
+def _prediction(draws: Sequence[Record], x: Floats, mixed: Floats) -> list[tuple[Figure | None, str]]:
+    """Plots of the predicted chance of a mixed group; none if the navigator predicts nothing."""
+    pairs = np.array([
+        (chance, outcome[2])
+        for draw in draws
+        for chance, outcome in zip(draw.get("predicted") or [], draw.get("outcome") or [], strict=False)
+        if number(chance) is not None and outcome[0]
+    ], dtype=np.float64).reshape(-1, 2)  # fmt: skip
+    if not len(pairs):
+        return []
+    means = np.array([_mean(series([{"p": p} for p in draw.get("predicted") or []], "p")) for draw in draws])
+    curves = [Line("predicted", x, _moving(means)), Line("observed", x, mixed)]
+    bins = np.clip((10 * pairs[:, 0]).astype(int), 0, 9)
+    groups = [pairs[bins == at] for at in np.unique(bins)]
+    chance, share = (np.array([part[:, column].mean() for part in groups]) for column in (0, 1))
+    size = np.array([len(part) for part in groups])
+    half = 1.96 * np.sqrt((share * (1 - share) * size + 1) / (size + 4) ** 2)  # Agresti and Coull's, about the share
+    line = Line("observed", chance, share, np.clip(share - half, 0, 1), np.clip(share + half, 0, 1), points=True)
+    return [
+        (figures.lines(curves, "rollouts", "mixed groups", percent=True), "Mixed groups: predicted and observed"),
+        (figures.lines([line], "predicted chance", "observed share", percent=True, diagonal=True),
+         "Observed share by predicted chance, with 95 % intervals"),
+    ]  # fmt: skip
 
 
 def _progress(runs: Sequence[Run]) -> Section:
     plots = []
-    shown = {**PROGRESS, "mixed": "mixed groups"} if len(runs) > 1 else PROGRESS
-    for name, label in shown.items():
-        curves = [Line(run.name, run.rollouts, _moving(series(run.draws, name))) for run in runs]
-        plot = figures.lines(curves, "rollouts", label, percent=name in ("accuracy", "mixed"))
-        plots.append((plot, f"{label.capitalize()}, a moving mean over a twentieth of the draws."))
-    lead = "Every draw has other prompts: a level curve over harder prompts is progress too."
+    for name, label in PROGRESS.items():
+        same = name == "reward" and all(one.get("reward") == one.get("accuracy") for run in runs for one in run.draws)
+        if same or (name == "mixed" and len(runs) == 1):
+            continue  # a single run shows mixed groups among its groups
+        curves = []
+        for run in runs:
+            values = series(run.draws, name)
+            if name == "tokens":
+                values = values / np.maximum(series(run.draws, "rollouts"), 1)
+            curves.append(Line(run.name, run.rollouts, _moving(values)))
+        plots.append((figures.lines(curves, "rollouts", label, percent=name in ("accuracy", "mixed")), label))
+    lead = f"Every draw has other prompts: a level curve over harder prompts is progress too. {MOVING}"
     return Section("Training", lead, plots)
 
 
@@ -164,15 +165,7 @@ def _sources(run: Run) -> Section:
         for name, one in of.items()
     ]
     header = ["source", "groups", "accuracy", "mixed groups"]
-    return Section("By source", "", [(plot, "Accuracy of the rollouts of each source.")], Table(header, rows))
-
-
-def _cost(run: Run) -> Section:
-    plots = []
-    for name in ("tokens", "seconds"):
-        line = Line(name, run.rollouts, np.nancumsum(series(run.draws, name)))
-        plots.append((figures.lines([line], "rollouts", name), f"{name.capitalize()}, summed over the run."))
-    return Section("Cost", "", plots)
+    return Section("By source", "", [(plot, "Accuracy of rollouts, six sources at most")], Table(header, rows))
 
 
 def _scores(table: ScoreTable, prompts: int) -> list[Section]:
@@ -180,7 +173,7 @@ def _scores(table: ScoreTable, prompts: int) -> list[Section]:
     reasons = Counter(zip(table.column("status"), table.columns["reason"].to_pylist(), strict=True))
     rows = [[": ".join(filter(None, pair)), count(number)] for pair, number in reasons.most_common(30)]
     falling = Line("score", np.arange(len(score), dtype=np.float64), -np.sort(-score))
-    plots = [(figures.lines([falling], "position in the ranking", "score C"), "Scores of the prompts, highest first.")]
+    plots = [(figures.lines([falling], "position in the ranking", "score C"), "Score C, highest first")]
     lead = "Angle concentration of each prompt's final hidden states before training."
     found = [Section("Scores", lead, plots, Table(["status of the row", "rows"], rows))]
     if "prompt" in table.columns.column_names:

@@ -1,7 +1,7 @@
 """Graded problems: a family has levels, a level draws (question, answer) pairs.
 
 `seen` is a level's weight in pretraining, `share` its weight among the prompts that are trained on and evaluated.
-Which level a problem is of is known to the analysis and to nobody else.  An answer is right if it is reproduced in
+Only the analysis knows the level of a problem.  An answer is right if it is reproduced in
 full; answers have several tokens, so that guessing does not pass.  Every prompt begins with the family's `examples`,
 as few-shot prompts do; these tokens are the prompt's prefix.
 

@@ -1,6 +1,6 @@
 """What the study compares against: the oracle, and peers in the plainest form of their papers.
 
-`oracle` is told the present policy's true pass rates, which nobody has in practice.  The screening peers generate
+`oracle` gets the present policy's true pass rates, which no user has.  The screening peers generate
 before they decide: what they discard is counted, and what they keep is part of the group that is trained on.
 """
 

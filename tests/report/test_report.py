@@ -69,18 +69,20 @@ def headings(page: str) -> list[str]:
     return re.findall(r"<h2>(.*?)</h2>", page)
 
 
-def test_a_run_of_probe_shows_groups_prediction_evaluations_sources_and_cost(make_run: Make) -> None:
+def test_a_run_of_probe_shows_evaluations_draws_prediction_sources_and_cost(make_run: Make) -> None:
     page = page_of(write_report(make_run()))
-    names = "Evaluations, Groups, Predicted and observed, Which prompts are drawn, Training, By source, Cost"
-    assert headings(page) == [*names.split(", "), "Scores", "Highest scores", "Lowest scores"]
-    assert "960" in page  # rollouts of 30 draws
-    assert "20.0 %" in page
-    assert "30.0 % to 50.0 %" in page
+    names = "Evaluations, Draws, Training, By source, Scores, Highest scores, Lowest scores"
+    assert headings(page) == names.split(", ")
+    assert "predicted and observed" in page
+    assert "<b>960</b><span>rollouts in 30 draws</span>" in page
+    assert "<b>20</b><span>different prompts of 20</span>" in page
+    assert "40.0 % (30.0 to 50.0)" in page
+    assert "<span>rollouts in 1 draw</span>" in page_of(write_report(make_run("short", draws=1)))
 
 
 def test_a_run_of_the_window_shows_the_window_and_no_prediction(make_run: Make) -> None:
     page = page_of(write_report(make_run(navigator="gaussian")))
-    assert "Predicted and observed" not in headings(page)
+    assert "predicted and observed" not in page
     assert any("window: mean" in text for text in re.findall(r'alt="(.*?)"', page, flags=re.DOTALL))
 
 
@@ -122,7 +124,7 @@ def test_damaged_records_become_notes(make_run: Make) -> None:
     assert "Scores" in headings(page)
     page = page_of(write_report(make_run("other", table=3)))
     assert "the score table is of another dataset than the draws" in page
-    assert "Which prompts are drawn" in headings(page)
+    assert "Draws" in headings(page)
     assert "Scores" not in headings(page)
 
 

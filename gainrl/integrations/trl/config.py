@@ -44,6 +44,8 @@ class CurriculumArguments:
         self.navigator_args = _dictionary("navigator_args", self.navigator_args)
         self.quota = _dictionary("quota", self.quota)
         args: Any = self
+        if args.save_only_model:
+            raise UserError("save_only_model makes checkpoints that cannot be resumed: use trainer.save_model()")
         if not torch.accelerator.is_available():
             args.use_cpu, args.dataloader_pin_memory = True, False
         if args.bf16 is None and not args.fp16:

@@ -242,17 +242,14 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if self.navigator is None:
             return {}
         whole = self._passes % (self.args.steps_per_generation * self.num_iterations) == 0
-        state = {"draws": self.draws - self._unobserved, "whole": whole, "model_only": self.args.save_only_model}
-        return {**state, "navigator": self.navigator.state_dict()}
+        draws = self.draws - self._unobserved
+        return {"draws": draws, "whole": whole, "navigator": self.navigator.state_dict()}
 
     def restore_curriculum(self, saved: dict[str, Any] | None) -> None:
         """Continue from what `curriculum_state` gave (None: a run that begins).
 
-        Raises UserError, on every rank, for the state of another navigator or table, for none, and for a checkpoint
-        that has the model only.
+        Raises UserError, on every rank, for the state of another navigator or table, and for none.
         """
-        if saved and saved.get("model_only"):
-            raise UserError("the checkpoint was saved with save_only_model: it lacks the optimizer's state to resume")
         self._open, self._unobserved = None, False
         self.draws = agreed(lambda: self._restore(saved))
 
