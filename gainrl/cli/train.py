@@ -137,15 +137,13 @@ def import_reward(path: str) -> Callable[..., Any]:
         sys.path.append(os.getcwd())  # console scripts do not search the working directory
     file, _, name = path.rpartition(":")
     try:
-        found: Any = (
-            runpy.run_path(os.path.expanduser(file))[name] if file.endswith(".py") else pkgutil.resolve_name(path)
-        )
+        script = file.endswith(".py")
+        found: Any = runpy.run_path(os.path.expanduser(file))[name] if script else pkgutil.resolve_name(path)
     except Exception as error:  # whatever the module does when it is imported
         found = f"{type(error).__name__}: {error}"
     if not callable(found):
         raise UserError(f"reward {path!r} is no function: {found} (give package.module.function or file.py:function)")
-    made: Callable[..., Any] = found
-    return made
+    return found  # type: ignore[no-any-return]
 
 
 def run_parser() -> Any:

@@ -31,10 +31,8 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if self.temperature < 0 or not 0 < self.top_p <= 1 or self.max_new_tokens < 1:
-            raise UserError(
-                "temperature must not be negative, top_p must lie in (0, 1] and max_new_tokens must be at least 1, but "
-                f"they are {self.temperature}, {self.top_p} and {self.max_new_tokens}"
-            )
+            wanted = "temperature must not be negative, top_p must lie in (0, 1] and max_new_tokens must be at least 1"
+            raise UserError(f"{wanted}, but they are {self.temperature}, {self.top_p} and {self.max_new_tokens}")
 
 
 @dataclass(frozen=True)
@@ -58,10 +56,8 @@ class Engine:
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
         if not getattr(self.tokenizer, "chat_template", None):
-            raise UserError(
-                "the model's tokenizer has no chat template, but the task's prompts are chats; "
-                "use an instruction-tuned model or a prompt template with style 'plain'"
-            )
+            told = "the tokenizer has no chat template for the task's chats: use an instruction-tuned model"
+            raise UserError(f"{told}, or a prompt template of style 'plain'")
         encoded = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
@@ -217,9 +213,8 @@ class VLLMEngine(Engine):
         try:
             import vllm
         except ImportError as error:
-            raise UserError(
-                "vLLM is not installed (pip install 'gainrl[vllm]'): take the engine transformers, or a server"
-            ) from error
+            told = "vLLM is not installed (pip install 'gainrl[vllm]'): take the engine transformers, or a server"
+            raise UserError(told) from error
         self._vllm, self.tokenizer = vllm, tokenizer
         self._model = vllm.LLM(model=model, **options)
 
