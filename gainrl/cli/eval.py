@@ -53,6 +53,8 @@ def eval(
     from gainrl.evaluation import Store, append_record, evaluate, rows_digest
     from gainrl.tasks import load_task
 
+    prompt, output, run = (path and path.expanduser() for path in (prompt, output, run))
+    checkpoint = checkpoint and os.path.expanduser(checkpoint)
     loaded = load_task(task, prompt=prompt)
     rows = loaded.load(split, source, limit)
     if check:

@@ -182,8 +182,8 @@ class PromptRenderer:
         messages = [{**message, "content": _text(message.get("content"))} for message in messages]
         content = messages[last]["content"]
         if not isinstance(content, str):
-            kind = "a message without content" if content is None else f"a {type(content).__name__}, not text"
-            raise _RowError("failed", f"the last user message's content is {kind}")
+            wrong = "is missing" if content is None else f"is a {type(content).__name__}, not text"
+            raise _RowError("failed", f"the last user message's content {wrong}")
         if not content.strip():
             raise _RowError("undefined", "empty question")
         messages = [{k: v for k, v in message.items() if v is not None} for message in messages]

@@ -45,8 +45,9 @@ def test_eval_prints_figures_keeps_generations_and_resumes(
     tiny: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--model", tiny, "--task", "arithmetic", "--limit", "6", "--samples", "2"]
-    common = [*words, "--output", str(tmp_path / "g")]
-    code, out, _ = run(monkeypatch, capsys, *common, "--run", str(tmp_path / "run"), "--stage", "before")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    common = [*words, "--output=~/g"]
+    code, out, _ = run(monkeypatch, capsys, *common, "--run=~/run", "--stage", "before")
     assert code == 0
     assert all(said in out for said in ("arithmetic: 6 problems, 2 samples each", "avg@2", "pass@2", "maj@2"))
     assert len((tmp_path / "g" / "generations.jsonl").read_text().splitlines()) == 12

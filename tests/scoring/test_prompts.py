@@ -98,7 +98,7 @@ def test_a_token_that_overlaps_the_question_is_question(tokenizer):
         (ScoringPrompt("abc", "xyz"), "failed", "does not occur"),
         (ScoringPrompt([{"role": "user", "content": " \n"}]), "undefined", "empty question"),
         (ScoringPrompt([{"role": "system", "content": "hi"}]), "failed", "no user message"),
-        (ScoringPrompt([{"role": "user"}]), "failed", "without content"),
+        (ScoringPrompt([{"role": "user"}]), "failed", "content is missing"),
         (ScoringPrompt([{"role": "user", "content": [{"type": "image"}]}]), "failed", "not text"),
         (ScoringPrompt(7), "failed", "not text or a list"),  # type: ignore[arg-type]
         (ScoringPrompt(None), "failed", "not text or a list"),  # type: ignore[arg-type]

@@ -137,7 +137,8 @@ def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
     try:
         return Dataset.from_list(rows).with_transform(written)
     except Exception as error:  # Arrow's, or of half a surrogate pair
-        raise UserError(f"the rows cannot be one dataset: {' '.join(str(error).split())}") from error
+        text = f" ({error.object[:80]!r})" if isinstance(error, UnicodeEncodeError) else ""
+        raise UserError(f"the rows cannot be one dataset: {' '.join(str(error).split())}{text}") from error
 
 
 def load(model: Any, settings: Any) -> tuple[Any, Any]:
