@@ -83,6 +83,10 @@ class Navigator(ABC):
         """(n,) chances that a group of these rows is mixed; None for a navigator that predicts none."""
         return None
 
+    def expected_accuracy(self, rows: npt.ArrayLike) -> Floats | None:
+        """(n,) expected pass rates of these rows; None for a navigator that predicts none."""
+        return None
+
     # What all share.
 
     def draw(self, n: int) -> Integers:

@@ -79,15 +79,21 @@ class PosteriorNavigator(Navigator):
         chances: Floats = 1.0 - np.exp(right) - np.exp(wrong)
         return chances
 
+    def expected_accuracy(self, rows: npt.ArrayLike) -> Floats:
+        """(n,) means of the posteriors."""
+        a, b = self._shapes(self.prompts.index(rows))
+        mean: Floats = a / (a + b)
+        return mean
+
     def metrics(self) -> dict[str, Any]:
         """Also the mean predicted chance of a mixed group and the mean expected pass rate of the last draw."""
         if not len(self._last):
             return super().metrics()
-        a, b = self._shapes(self._last)
+        rows = self.prompts.rows[self._last]
         return {
             **super().metrics(),
-            "expected_mixed": float(self.predicted(self.prompts.rows[self._last]).mean()),
-            "expected_accuracy": float(np.mean(a / (a + b))),
+            "expected_mixed": float(self.predicted(rows).mean()),
+            "expected_accuracy": float(self.expected_accuracy(rows).mean()),
         }
 
     def _shapes(self, index: Integers | slice) -> tuple[Floats, Floats]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import sys
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +17,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.scoring.parts import Parts, require_alike
 from gainrl.scoring.prompts import ScoringPrompt
 from gainrl.scoring.run import Progress, score_chunk
@@ -48,18 +46,7 @@ class _Worker:
         """Score one chunk (`score_chunk`)."""
         mine = {**parts.settings, **self._scorer.identity(), "model": parts.settings["model"]}  # there: as it was named
         require_alike(mine, parts.settings, "the Ray workers")
-        try:
-            return score_chunk(self._scorer, parts, number, prompts, seconds_per_part=seconds)
-        except RuntimeError as error:
-            if "CUDA error" not in str(error):
-                raise
-            print(f"gainrl: a Ray worker lost its GPU and ends: {error}", file=sys.stderr, flush=True)
-            import ray
-
-            # its CUDA context is of no use any more: Ray starts the worker anew and gives it the chunk again
-            ray.kill(ray.get_runtime_context().current_actor, no_restart=False)
-            time.sleep(60)
-            raise
+        return score_chunk(self._scorer, parts, number, prompts, seconds_per_part=seconds)
 
 
 class RayScorer:
@@ -77,22 +64,20 @@ class RayScorer:
         if settings.device not in ("auto", "cpu", "cuda"):
             raise UserError(f"--device {settings.device}: give auto, cpu or cuda; Ray chooses which its workers get")
         self._ray: Any = ray
-        self._workers: list[Any] = []
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
-        self._ours = _joined(ray)
+        self._ours, self._workers = _joined(ray), list[Any]()
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
-        room = gpus or int(there.get("CPU", 1))
         count = max(1, gpus) if workers is None else workers
         try:
-            if not 1 <= count <= room or (settings.device == "cuda" and not gpus):
+            if not 1 <= count <= (gpus or int(there.get("CPU", 1))) or (settings.device == "cuda" and not gpus):
                 what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs"
                 raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {what}")
             model = Path(settings.model).expanduser()
             given = replace(settings, model=model.absolute() if model.exists() else settings.model)
             given.device = "cuda" if gpus else "cpu"
             options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": DEATHS, "max_task_retries": DEATHS}
-            self._workers = [self._ray.remote(**options)(_Worker).remote(given) for _ in range(count)]
+            self._workers += [self._ray.remote(**options)(_Worker).remote(given) for _ in range(count)]
             with self._explained():
                 identity, self.width, self.definition = self._ray.get(self._workers[0].describe.remote())
         except BaseException:
@@ -134,14 +119,11 @@ class RayScorer:
         try:
             yield
         except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None)
+            cause = getattr(error, "cause", None) or error  # no cause: died more than DEATHS times, or no cluster
             if isinstance(cause, UserError):
                 raise cause from None
-            first = (str(cause or error).strip().splitlines() or [""])[0]
-            kind = type(cause or error).__name__  # without a cause: died more than DEATHS times, or no cluster
-            raise UserError(
-                f"a Ray worker failed ({kind}: {first}); finished rows are kept: --resume goes on"
-            ) from error
+            what = f"a Ray worker failed ({type(cause).__name__}: {first_line(cause)})"
+            raise UserError(f"{what}; finished rows are kept: --resume goes on") from error
 
 
 def _joined(ray: Any) -> bool:
@@ -156,5 +138,5 @@ def _joined(ray: Any) -> bool:
         ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
-        raise UserError(f"{what} ({str(error).strip().splitlines()[-1:]})") from error
+        raise UserError(f"{what} ({first_line(error)})") from error
     return True

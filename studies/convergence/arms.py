@@ -14,11 +14,13 @@ class Arm:
     about: str
     navigator: str
     peer: bool = False
+    baseline_rollouts: float = 0.0
 
 
 ARMS = {
     "uniform": Arm("all prompts equally likely", "uniform"),
     "probe": Arm("predicted mixed groups, from directions (gainrl's default)", "probe"),
+    "baseline": Arm("probe, whose predicted pass rates take part in the baseline", "probe", baseline_rollouts=16.0),
     "oracle": Arm("true reward variance p(1 - p): the ceiling", "oracle"),
     "gainrl": Arm("GAIN-RL's window over the angle concentration", "gaussian"),
     "posterior": Arm("Thompson sampling by prompt, which stands for MoPPS", "posterior", peer=True),

@@ -75,6 +75,7 @@ def run(
         settings = GainRLConfig(
             output_dir=directory, navigator=arm(name).navigator if name in ARMS else name,
             navigator_args=screening if name in ("speed", "greso") else _window(name, shape),
+            baseline_rollouts=ARMS[name].baseline_rollouts if name in ARMS else 0.0,
             max_steps=protocol.budget // per_step * (1 if prepare is None else 2),  # Progress stops it
             seed=seed, num_generations=shape.rollouts,
             per_device_train_batch_size=per_step, gradient_accumulation_steps=1, learning_rate=shape.rate,

@@ -14,6 +14,7 @@ import torch
 from trl import GRPOConfig, RLOOConfig
 
 from gainrl.curriculum import DEFAULT, NAVIGATORS
+from gainrl.curriculum.prompts import check_number
 from gainrl.errors import UserError
 from gainrl.precision import mixed_precision
 
@@ -59,6 +60,12 @@ class CurriculumArguments:
 @dataclass
 class GainRLConfig(CurriculumArguments, GRPOConfig):  # type: ignore[misc]
     """TRL's `GRPOConfig` with the curriculum's fields."""
+
+    baseline_rollouts: float = described("Weight of predicted pass rates in the baseline, in rollouts.", 0.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("baseline_rollouts", self.baseline_rollouts, 0, 1e6)
 
 
 @dataclass

@@ -52,6 +52,8 @@ DOORS = {
     "_compute_loss": ["model", "inputs"],
 }
 """The overridden methods of TRL and their parameters."""
+LEAST_VARIANCE = 0.05
+"""Least variance of a reward that an advantage is divided by the root of."""
 
 
 class GainRLMixin(_Trainer):  # type: ignore[misc]
@@ -76,6 +78,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if scores is None:
             raise UserError("the curriculum needs the dataset's score table: give scores=PATH (made by `gainrl score`)")
         navigator_settings(config.navigator, config.navigator_args)
+        self._prior = float(getattr(config, "baseline_rollouts", 0.0))
+        if self._prior and NAVIGATORS[config.navigator].expected_accuracy is Navigator.expected_accuracy:
+            raise UserError(f"baseline_rollouts: {config.navigator!r} predicts no pass rates; choose navigator: probe")
         accuracy_of([], config.accuracy_range)  # refuses what is no range
         if config.quota and config.group_by is None:
             raise UserError("quota needs the source of each prompt: name the dataset's column in group_by")
@@ -103,6 +108,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         if (len(names) > 1 and not chosen) or set(chosen) - set(names):
             raise UserError(f"accuracy_rewards={chosen}: choose those of the rewards {names} that tell what is correct")
         self._accuracy_columns = [names.index(name) for name in chosen or names]
+        if self._prior and len(set(self._accuracy_columns)) < len(names):
+            raise UserError(f"baseline_rollouts: the predicted pass rate tells nothing of the rewards beyond {chosen}")
         angles = config.log_angle or NAVIGATORS[config.navigator].needs_angle
         if angles and getattr(self, "use_liger_kernel", False):
             raise UserError("use_liger_kernel computes the loss past the angle measurement: leave it out")
@@ -140,9 +147,13 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         own = np.repeat(self.drawn, self.num_generations)[first : first + len(inputs)].tolist()
         columns = inputs[0].keys()  # remove_unused_columns may have left some out
         self._tell("generating")
-        return super()._generate_and_score_completions(
+        output = super()._generate_and_score_completions(
             [{k: v for k, v in self.train_dataset[index].items() if k in columns} for index in own]
         )
+        if self._prior:
+            advantages = torch.from_numpy(self._advantages[first : first + len(inputs)])
+            output["advantages"] = advantages.to(output["advantages"])
+        return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
         self._tell("grading")
@@ -174,13 +185,14 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         """(n,) dataset indices, on every rank those that rank 0 drew."""
         started = time.perf_counter()
 
-        def draw() -> list[int]:
+        def draw() -> tuple[Any, Any]:
             assert self.navigator is not None
             rows = self.navigator.draw(n)
             self._open = Draw.made_by(self.navigator, self.draws, rows)
-            return list(self._index_of[rows].tolist())
+            return self._index_of[rows], self.navigator.expected_accuracy(rows) if self._prior else None
 
-        drawn = np.array(agreed(draw), dtype=np.int64)
+        drawn: npt.NDArray[np.int64]
+        drawn, self._expected = agreed(draw)
         self.draws, self._drawn_at, self._unobserved = self.draws + 1, self.state.global_step, True
         self.curriculum_seconds += time.perf_counter() - started
         return drawn
@@ -190,6 +202,9 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         credit = accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)
         scores = (~np.isnan(credit)).sum(axis=1)
         credit = np.where(scores > 0, np.nansum(credit, axis=1) / np.maximum(scores, 1), np.nan)
+        if self._prior:
+            scale = getattr(self.args, "scale_rewards", "none") != "none"
+            self._advantages = advantages_over(self._expected, credit.reshape(len(self.drawn), -1), self._prior, scale)
         total = np.nansum(rewards * self.reward_weights.cpu().numpy(), axis=1)
         total[np.isnan(rewards).all(axis=1)] = np.nan
         if self._open is not None:
@@ -332,6 +347,22 @@ class AngleTap:
         angle = angle_concentration(hidden, None, mask).whole
         finite = angle.isfinite()
         self._sums += torch.stack([angle.where(finite, 0).sum(), finite.sum()])
+
+
+def advantages_over(
+    expected: npt.NDArray[np.float64], credit: npt.NDArray[np.float64], prior: float, scale: bool
+) -> npt.NDArray[np.float64]:
+    """Advantages over a baseline in which a prediction takes part as `prior` rollouts.
+
+    expected: (n,) predicted pass rates m.  credit: (n, g) in [0, 1], NaN for an unscored rollout, whose advantage is 0.
+    Of rollout i, b = (prior·m + Σ credit of its scored mates)/(prior + their number), and the advantage is credit − b,
+    over √(b(1 − b)) with `scale`: (n·g,).  Unbiased, since b holds nothing of the rollout itself.
+    """
+    known, got = ~np.isnan(credit), np.nan_to_num(credit)
+    mates, right = known.sum(axis=1, keepdims=True) - known, got.sum(axis=1, keepdims=True) - got
+    baseline = (prior * expected[:, None] + right) / (prior + mates)
+    deviation = np.sqrt(np.maximum(baseline * (1.0 - baseline), LEAST_VARIANCE)) if scale else 1.0
+    return np.where(known, (got - baseline) / deviation, 0.0).ravel()
 
 
 def agreed(decide: Callable[[], T]) -> T:

@@ -19,6 +19,7 @@ from gainrl.errors import UserError
 from gainrl.integrations.trl import GainRLConfig, GainRLMixin, GainRLRLOOConfig, GainRLRLOOTrainer, GainRLTrainer
 from tests.integrations.trl.support import (
     Recorded,
+    RecordedTrainer,
     draws,
     hand_angle,
     make_config,
@@ -103,6 +104,40 @@ def test_angles_are_measured_only_if_asked_for(model: str, tmp_path: Path) -> No
     assert without["angle"] is None
     assert with_angle["angle"] > 0
     assert without["rows"] == with_angle["rows"], "measuring changes no draw"
+
+
+def test_the_predicted_pass_rate_takes_part_in_the_baseline(model: str, tmp_path: Path) -> None:
+    expected, said = {}, []
+
+    class Told(RecordedTrainer):
+        def _generate_and_score_completions(self, inputs: Any) -> Any:
+            output = super()._generate_and_score_completions(inputs)
+            said.append(output["advantages"].double().numpy())
+            return output
+
+    def reward(completions: list[Any], number: list[int], **columns: Any) -> list[float | None]:
+        found = rollout_reward(completions, number)
+        return [None if place == 3 else right for place, right in enumerate(found)]
+
+    settings = {"navigator": "probe", "navigator_args": None, "baseline_rollouts": 3.0, "num_generations": 4}
+    trainer = make_trainer(model, tmp_path, kind=Told, reward=reward, max_steps=2, **settings)
+    draw = trainer.navigator.draw
+    trainer.navigator.draw = lambda n: (rows := draw(n), expected.update(
+        {len(expected): trainer.navigator.expected_accuracy(rows)}))[0]  # fmt: skip
+    trainer.train()
+    assert len(said) == 2
+    for number, (seen, advantages) in enumerate(zip(trainer.seen, said, strict=True)):
+        for at, (rate, group) in enumerate(zip(expected[number], np.reshape(seen["rewards"], (-1, 4)), strict=True)):
+            known = [place for place in range(4) if not math.isnan(group[place])]
+            for place in range(4):
+                mates = [group[other] for other in known if other != place]
+                b = (3.0 * rate + sum(mates)) / (3.0 + len(mates))
+                by_hand = (group[place] - b) / math.sqrt(max(b * (1 - b), 0.05)) if place in known else 0.0
+                assert advantages[4 * at + place] == pytest.approx(by_hand, rel=1e-5)
+    with pytest.raises(UserError, match="'uniform' predicts no pass rates"):
+        make_trainer(model, tmp_path, navigator="uniform", navigator_args=None, baseline_rollouts=3.0)
+    with pytest.raises(UserError, match="baseline_rollouts must be a number, at least 0"):
+        make_trainer(model, tmp_path, baseline_rollouts=-1.0)
 
 
 def test_a_reward_that_is_none_or_nan_is_unscored_and_never_wrong(model: str, tmp_path: Path) -> None:
