@@ -102,7 +102,7 @@ def _draws(run: Run) -> Section:
     if run.table is not None and draws:
         fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
         per_draw = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
-        fifths = [f"{100 * at // FIFTHS} to {100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
+        fifths = [f"{100 * at // FIFTHS}–{100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
         parts = {name: _moving(part) for name, part in zip(fifths, np.transpose(per_draw), strict=True)}
         stack = figures.stack(x, parts, "rollouts", "Share of the draws by fifth of the ranking.")
         plots.append((stack, "Draws by fifth of the ranking; the first has the highest scores"))
