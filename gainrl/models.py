@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import tempfile
@@ -64,7 +65,7 @@ def _adapter(directory: Path) -> str:
         raise UserError(f"adapter {str(directory)!r}: its adapter_config.json names no base model")
     if find_spec("peft") is None:
         raise UserError(f"model {str(directory)!r} is an adapter of {base}: loading it needs peft (pip install peft)")
-    return str(base)
+    return os.path.expanduser(str(base))
 
 
 def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remote_code: bool = False) -> Any:
@@ -110,12 +111,14 @@ def load_model(
 
     device = resolve_device(device)
     place = resolve_model(name)
-    _adapter(Path(place))  # refuses here what transformers would refuse less clearly
+    base = _adapter(Path(place))
     named = None if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
+            base or place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
         )
+        if base:  # not by transformers, which takes `~` in the base's path for a folder of that name
+            loaded.load_adapter(place)
     except _LOADING as error:
         raise _unreachable("model", name, error) from error
     use, why = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))

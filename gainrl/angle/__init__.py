@@ -19,11 +19,4 @@ from gainrl.angle.backends import available_backends
 from gainrl.angle.op import angle_concentration, shared_prefix
 from gainrl.angle.result import AngleConcentration, SharedPrefix, Status
 
-__all__ = [
-    "AngleConcentration",
-    "SharedPrefix",
-    "Status",
-    "angle_concentration",
-    "available_backends",
-    "shared_prefix",
-]
+__all__ = ["AngleConcentration", "SharedPrefix", "Status", "angle_concentration", "available_backends", "shared_prefix"]

@@ -94,13 +94,6 @@ def _params(call: AngleCall, result: AngleConcentration, address: Any, strides: 
     return p
 
 
-def _make_contiguous(call: AngleCall, contiguous: Any) -> None:
-    if call.cu_seqlens is not None:
-        call.cu_seqlens = contiguous(call.cu_seqlens)
-    if call.shared_sum is not None:
-        call.shared_sum = contiguous(call.shared_sum)
-
-
 def _run_native(call: AngleCall) -> AngleConcentration:
     """The compiled kernels, C++ or CUDA, on torch tensors or on NumPy arrays, which need no torch; no row is copied."""
     hidden = call.hidden
@@ -109,7 +102,6 @@ def _run_native(call: AngleCall) -> AngleConcentration:
         for array, name in ((hidden, "hidden"), (call.token_role, "token_role")):
             if any(stride % array.itemsize for stride in array.strides):
                 raise UserError(f"{name} has strides of {array.strides} bytes, no multiples of its {array.itemsize}")
-        _make_contiguous(call, np.ascontiguousarray)
         result = new_result(call, np.empty, np.float32, np.int32)
         params = _params(call, result, lambda array: array.ctypes.data, lambda a: [s // a.itemsize for s in a.strides])
         asked = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
@@ -119,7 +111,6 @@ def _run_native(call: AngleCall) -> AngleConcentration:
     torch = sys.modules["torch"]
     if hidden.is_neg():  # negated lazily: a view whose memory holds the opposite
         call.hidden = hidden = hidden.resolve_neg()
-    _make_contiguous(call, torch.Tensor.contiguous)
     device = hidden.device
     result = new_result(call, torch.empty, torch.float32, torch.int32, device=device)
     params = _params(call, result, torch.Tensor.data_ptr, torch.Tensor.stride)

@@ -61,6 +61,7 @@ def angle_concentration(
             raise UserError(f"shared_prefix.tokens is {shared_tokens}; it must lie in [0, 2^31)")
     on_host, (hidden, cu_seqlens, token_role, shared) = _converted((hidden, cu_seqlens, token_role, shared), backend)
     _check(hidden, cu_seqlens, token_role, shared)
+    cu_seqlens, shared = _contiguous(cu_seqlens), _contiguous(shared)
     call = AngleCall(hidden, cu_seqlens, token_role, shared, shared_tokens, bool(diagonal), bool(return_directions))
     if check is None:
         check = isinstance(hidden, np.ndarray) or hidden.is_cpu
@@ -123,8 +124,10 @@ def run_plain(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     return result
 
 
-def _name(dtype: Any) -> str:
-    return str(dtype).removeprefix("torch.")
+def _contiguous(array: Any) -> Any:
+    return (
+        np.ascontiguousarray(array) if isinstance(array, np.ndarray) else None if array is None else array.contiguous()
+    )
 
 
 def _check(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> None:
@@ -139,7 +142,7 @@ def _check(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> No
             continue
         if hasattr(array, "full_tensor"):
             raise UserError(f"{name} is a DTensor, of which each process holds a part; pass {name}.full_tensor()")
-        if (dtype := _name(array.dtype)) not in dtypes:
+        if (dtype := str(array.dtype).removeprefix("torch.")) not in dtypes:
             raise UserError(f"{name} has dtype {dtype}; it must be one of {', '.join(dtypes)}")
         if (other := getattr(array, "device", None)) != device:
             raise UserError(f"{name} is on {other} and hidden on {device}; move one to the other's device")

@@ -1,12 +1,11 @@
 """The op in plain PyTorch: linear in tokens, on every device that torch knows.
 
-Rows are taken in pieces of at most `PIECE_ELEMENTS` activations, so the float32 copy of a piece and its sums are all
-that exists beside the input.  `cu_seqlens` is copied to the host once per call, the only synchronisation.
+Rows are taken in pieces of at most `PIECE_ELEMENTS` activations, so the float32 copy of a piece and the sequences' sums
+are all that exists beside the input.  Whether `cu_seqlens` is in order is asked on the host, the only synchronisation.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
 from typing import Any
 
 import torch
@@ -20,49 +19,33 @@ PIECE_ELEMENTS = 1 << 21
 @torch.no_grad()
 def run(call: AngleCall) -> AngleConcentration:
     """The op in plain PyTorch."""
-    hidden, device, batch, padded = call.hidden, call.hidden.device, call.sequences, call.cu_seqlens is None
+    hidden, device, batch = call.hidden, call.hidden.device, call.sequences
     result = new_result(call, torch.zeros, torch.float32, torch.int32, device=device)
-    counts, length = result.counts, call.token_role.shape[-1]
-    offsets = [b * length for b in range(batch + 1)] if padded else call.cu_seqlens.tolist()
-    if offsets != sorted(offsets) or offsets[0] < 0 or offsets[-1] > call.token_role.numel():
+    rows, counts, offsets = call.token_role.numel(), result.counts, call.cu_seqlens
+    if offsets is None:
+        offsets = torch.arange(batch + 1, device=device) * call.token_role.shape[1]
+    ends = offsets.tolist()
+    if ends != sorted(ends) or ends[0] < 0 or ends[-1] > rows:
         counts[0] = int(Status.INVALID_OFFSETS)
         result.values.fill_(torch.nan)
         return result
-    numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)  # ‖U_q‖², U_q·U_p, ‖U_p+U_q‖²
-    add_shared(call, numbers, result)
-    begun: tuple[int, Any] = (-1, None)  # the sequence that the piece before left unfinished, and its sums
+    sums = torch.zeros(2, batch, hidden.shape[-1], dtype=torch.float64, device=device)
     most = max(1, PIECE_ELEMENTS // hidden.shape[-1])
-    for low in range(offsets[0], offsets[-1], most):
-        high = min(low + most, offsets[-1])
-        first, last = bisect_right(offsets, low) - 1, bisect_left(offsets, high)  # sequences with rows in the piece
-        bounds = torch.tensor(offsets[first : last + 1], device=device)
-        totals = _role_sums(call, low, high, first, bounds, counts[:, first:last])
-        if begun[0] == first:
-            totals[:, 0] += begun[1]
-        begun = (last - 1, totals[:, -1])
-        question, prefix = totals
-        if call.shared_sum is not None:
-            prefix = prefix + call.shared_sum
-        whole = question + prefix
-        for row, (left, right) in enumerate(((question, question), (question, prefix), (whole, whole))):
-            numbers[row, first:last] = (left * right).sum(dim=1)
-        if result.directions is not None:
-            norm = question.norm(dim=1, keepdim=True)
-            defined = (norm > 0) & ((counts[0, first:last] & BAD) == 0)[:, None]
-            result.directions[first:last] = torch.where(defined, question / norm, 0.0)
-        if result.sums is not None:
-            result.sums[first:last] = whole
+    for low in range(ends[0], ends[-1], most):
+        _add_rows(call, low, min(low + most, ends[-1]), offsets, sums, counts)
+    question, prefix = sums
+    counts[2] += call.shared_tokens
+    if call.shared_sum is not None:
+        prefix += call.shared_sum
+    pairs = (question, question), (question, prefix), (whole := question + prefix, whole)
+    numbers = torch.stack([torch.linalg.vecdot(left, right) for left, right in pairs])
+    if result.directions is not None:
+        norm = numbers[0, :, None].sqrt()
+        result.directions.copy_(torch.where((norm > 0) & ((counts[0, :, None] & BAD) == 0), question / norm, 0.0))
+    if result.sums is not None:
+        result.sums.copy_(whole)
     result.values.copy_(finish(numbers, counts, call.diagonal))
     return result
-
-
-def add_shared(call: AngleCall, numbers: Tensor, result: AngleConcentration) -> None:
-    """What a sequence without rows of its own has of the shared prefix: its tokens, its square and its sum."""
-    result.counts[2] += call.shared_tokens
-    if call.shared_sum is not None:
-        numbers[2] = call.shared_sum.double().square().sum()
-        if result.sums is not None:
-            result.sums.copy_(call.shared_sum.expand_as(result.sums))
 
 
 def finish(numbers: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
@@ -84,30 +67,22 @@ def finish(numbers: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
     return torch.where((status & BAD) != 0, torch.nan, torch.stack([intra, inter, score, mean]))
 
 
-def _role_sums(call: AngleCall, low: int, high: int, first: int, bounds: Tensor, counts: Tensor) -> Tensor:
-    """(2, n, D) float64 sums of question and prefix over rows [low, high) of n sequences; adds to `counts` (3, n).
-
-    The sequences are those from `first` on, and begin and end at `bounds` (n+1,).
-    """
-    group, width, device = len(bounds) - 1, call.hidden.shape[-1], call.hidden.device
-    sums = torch.zeros(2 * group, width, dtype=torch.float64, device=device)
-    position = torch.arange(low, high, device=device)
-    owner = torch.searchsorted(bounds, position, right=True) - 1
-    at: Any = slice(low, high)
-    if call.cu_seqlens is None:
-        at = (owner + first, position - bounds[owner])
-    rows, roles = call.hidden[at], call.token_role[at]
+def _add_rows(call: AngleCall, low: int, high: int, offsets: Tensor, sums: Tensor, counts: Tensor) -> None:
+    """Add rows [low, high) to the sums of question and prefix (2, B, D) of their sequences and to `counts` (3, B)."""
+    row = torch.arange(low, high, device=offsets.device)
+    owner = torch.searchsorted(offsets, row, right=True) - 1
+    where: Any = slice(low, high) if call.cu_seqlens is not None else (owner, row - offsets[owner])
+    rows, roles = call.hidden[where], call.token_role[where]
     roles = roles.int() * (2 if roles.dtype == torch.bool else 1)
     used = (roles == 1) | (roles == 2)
     unit, finite, nonzero = _unit(rows, used)
     counted = used & finite & nonzero
-    sums.index_add_(0, owner + group * (roles == 1), unit.double())  # rows that do not count are zero
+    sums.flatten(0, 1).index_add_(0, owner + sums.shape[1] * (roles == 1), unit.double())  # zero if not counted
     counts[1].index_add_(0, owner, (counted & (roles == 2)).int())
     counts[2].index_add_(0, owner, (counted & (roles == 1)).int())
     for flag, wrong in ((Status.INVALID_ROLE, (roles < 0) | (roles > 2)), (Status.NON_FINITE, used & ~finite)):
         found = torch.zeros_like(counts[0]).index_add_(0, owner, wrong.int())
         counts[0] |= (found > 0).int() * int(flag)
-    return sums.view(2, group, width)
 
 
 def _unit(rows: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -12,7 +12,7 @@ import triton
 
 from gainrl.angle import triton_kernels as kernels
 from gainrl.angle.result import AngleCall, AngleConcentration, Status, new_result
-from gainrl.angle.torch_backend import add_shared, finish
+from gainrl.angle.torch_backend import finish
 
 PROGRAMS_PER_PROCESSOR = 8
 MOST_CHUNK_ROWS = 512
@@ -20,11 +20,14 @@ MOST_CHUNK_ROWS = 512
 
 def run(call: AngleCall) -> AngleConcentration:
     """The op in Triton."""
-    hidden, role, batch = call.hidden, call.token_role, call.sequences
+    hidden, role, shared, batch = call.hidden, call.token_role, call.shared_sum, call.sequences
     device, width, rows = hidden.device, hidden.shape[-1], role.numel()
     result = new_result(call, torch.zeros, torch.float32, torch.int32, device=device)
     numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)
-    add_shared(call, numbers, result)  # to sequences without rows; the kernels write all others
+    if shared is not None:  # what sequences without rows have; the kernels write all others
+        numbers[2] = shared.double().square().sum()
+        if result.sums is not None:
+            result.sums.copy_(shared.expand_as(result.sums))
     # Row t of sequence b lies `t * stride + b * skip` from the first.
     skip = role_skip = 0
     if call.cu_seqlens is None:
@@ -32,30 +35,30 @@ def run(call: AngleCall) -> AngleConcentration:
         skip = hidden.stride(0) - role.shape[1] * hidden.stride(1)
         role_skip = role.stride(0) - role.shape[1] * role.stride(1)
     else:
-        offsets = call.cu_seqlens.long().contiguous()
+        offsets = call.cu_seqlens.long()
 
     chunk_rows, chunks = _chunks(rows, device)
-    slots = torch.empty(chunks, 2, 2, width, device=device)
-    segments = torch.full((chunks, 2, 4), -1, dtype=torch.int64, device=device)
+    tallies = torch.zeros(4, batch, dtype=torch.int32, device=device)
+    partials = torch.zeros(chunks, 2, width, dtype=torch.int64, device=device)
+    owners = torch.full((chunks,), -1, dtype=torch.int64, device=device)
     wide = triton.next_power_of_2(width)
     # Fused multiply-adds would give the lanes of one sum different last bits, and which lane's is stored is chance.
     tile: dict[str, Any] = {
         "WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16, "enable_fp_fusion": False
     }  # fmt: skip
-    shared = None if call.shared_sum is None else call.shared_sum.contiguous()
-    ends = (
-        offsets, shared, call.shared_tokens, numbers, result.counts, result.directions, result.sums, slots, segments,
-        batch, width, chunk_rows,
-    )  # fmt: skip
+    ends = shared, numbers, tallies, result.directions, result.sums, partials, owners, batch, width
     # Triton launches on the current device, whatever the tensors say.
     with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
         if batch and rows:
             kernels.sum_chunks[(chunks,)](
-                hidden, role.view(torch.int8), *ends, rows, hidden.stride(-2), hidden.stride(-1), skip, role.stride(-1),
-                role_skip, 2 if role.dtype == torch.bool else 1, ROWS=max(1, min(8, 8192 // wide)), **tile,
+                hidden, role.view(torch.int8), offsets, *ends, chunk_rows, rows, hidden.stride(-2), hidden.stride(-1),
+                skip, role.stride(-1), role_skip, 2 if role.dtype == torch.bool else 1,
+                ROWS=max(1, min(8, 8192 // wide)), **tile,
             )  # fmt: skip
-            for folds in (True, False) if chunks > 2 * kernels.FOLD else (False,):
-                kernels.join_partials[(chunks,)](*ends, FOLDS=folds, **tile)
+            kernels.finish_spanning[(chunks,)](*ends, **tile)
+    result.counts[0] = (tallies[2] > 0) * int(Status.NON_FINITE) + (tallies[3] > 0) * int(Status.INVALID_ROLE)
+    result.counts[1:] = tallies[:2]
+    result.counts[2] += call.shared_tokens
     values = finish(numbers, result.counts, call.diagonal)
     ordered = (offsets[1:] >= offsets[:-1]).all() & (offsets[0] >= 0) & (offsets[-1] <= rows)
     result.values.copy_(torch.where(ordered, values, torch.nan))

@@ -16,13 +16,13 @@ from triton.compiler import ASTSource
 from gainrl.angle import triton_kernels as kernels
 
 POINTERS = {"roles": "*i8", "offsets": "*i64", "shared": "*fp32", "numbers": "*fp64",
-            "counts": "*i32", "directions": "*fp32", "sums": "*fp32", "slots": "*fp32", "segments": "*i64"}
+            "tallies": "*i32", "directions": "*fp32", "sums": "*fp32", "partials": "*i64", "owners": "*i64"}
 
 # A launch turns integers that are 1 into constants, and small ones into i32.
 ONES = ("stride_column", "role_stride_row", "role_scale")
 
-def compile_for(target, kernel, dtype, width, flags, small=False):
-    constants = {"WIDTH": width, "ROWS": 4, **flags, **dict.fromkeys(ONES if small else (), 1)}
+def compile_for(target, kernel, dtype, width, small=False):
+    constants = {"WIDTH": width, "ROWS": 4, **dict.fromkeys(ONES if small else (), 1)}
     if small:
         constants |= {"shared": None, "sums": None}
     names = kernel.arg_names
@@ -35,12 +35,10 @@ def compile_for(target, kernel, dtype, width, flags, small=False):
     assert len(compiled.asm["cubin" if target.backend == "cuda" else "hsaco"]) > 1000
 
 target = GPUTarget("cuda", int(sys.argv[2]), 32) if sys.argv[1] == "cuda" else GPUTarget("hip", sys.argv[2], 64)
-for kernel, dtype, flags in ((kernels.sum_chunks, "bf16", {}), (kernels.sum_chunks, "fp32", {}),
-                             (kernels.join_partials, "bf16", {"FOLDS": True}),
-                             (kernels.join_partials, "bf16", {"FOLDS": False})):
-    compile_for(target, kernel, dtype, 2048, flags)
+for kernel, dtype in ((kernels.sum_chunks, "bf16"), (kernels.sum_chunks, "fp32"), (kernels.finish_spanning, "")):
+    compile_for(target, kernel, dtype, 2048)
     if target.backend == "cuda":
-        compile_for(target, kernel, dtype, 256, flags, small=True)
+        compile_for(target, kernel, dtype, 256, small=True)
 """
 
 

@@ -89,12 +89,14 @@ def test_paths_and_torchs_dtypes_are_taken(saved):
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft calls it
 @pytest.mark.parametrize("with_tokenizer", [True, False])
-def test_an_adapters_directory_is_loaded_on_its_base(saved, tokenizer, tmp_path, with_tokenizer):
+def test_an_adapters_directory_is_loaded_on_its_base(saved, tokenizer, tmp_path, with_tokenizer, monkeypatch):
     peft = pytest.importorskip("peft")
     from transformers import AutoModelForCausalLM
 
     base = AutoModelForCausalLM.from_pretrained(saved, dtype=torch.float32)
     adapted = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    monkeypatch.setenv("HOME", str(saved.parent))
+    adapted.peft_config["default"].base_model_name_or_path = f"~/{saved.name}"
     adapted.save_pretrained(tmp_path / "lora")
     if with_tokenizer:
         tokenizer.save_pretrained(tmp_path / "lora")

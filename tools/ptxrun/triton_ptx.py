@@ -38,11 +38,10 @@ compiled: dict[str, tuple[Module, int, int]] = {}
 
 
 class Launches:
-    """Stands for the kernels' module; keeps which bytes of the partial sums have been written."""
+    """Stands for the kernels' module."""
 
     def __init__(self, seed: int) -> None:
-        self.seed, self.known = seed, {}
-        self.FOLD = kernels.FOLD
+        self.seed = seed
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(kernels, name)
@@ -91,10 +90,7 @@ class Launches:
             if tensor and value.numel() and (at := value.untyped_storage().data_ptr()) not in seen:
                 seen.add(at)
                 bytes_ = np.ctypeslib.as_array((ctypes.c_uint8 * value.untyped_storage().nbytes()).from_address(at))
-                buffer = Buffer(bytes_, writable=at in outputs, written=argument != "slots")
-                if argument == "slots":
-                    buffer.known = self.known.setdefault(at, buffer.known)
-                buffers.append(buffer)
+                buffers.append(Buffer(bytes_, writable=at in outputs, written=True))
         packed += bytes(-len(packed) % 8 + 16)  # two scratch pointers that these kernels do not use
         report = module.kernel(name).launch(
             grid=grid, threads=32 * warps, shared=shared, parameters=packed, buffers=buffers, seed=self.seed,
