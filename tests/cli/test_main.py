@@ -29,7 +29,7 @@ def test_the_help_lists_every_verb(run_cli):
     ("words", "said"),
     [
         (["scoer"], "'scoer'. Did you mean 'score'?"),
-        (["eval"], "--model"),
+        (["eval", "--samples", "x"], "--samples"),
         (["report", "a", "--prompts", "-1"], "--prompts"),
     ],
 )
