@@ -12,18 +12,6 @@ from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.settings import Definition, ScoringSettings
 
 __all__ = [
-    "AngleScorer",
-    "Definition",
-    "Run",
-    "Scores",
-    "ScoringPrompt",
-    "ScoringSettings",
-    "Source",
-    "load_model",
-    "load_tokenizer",
-    "model_identity",
-    "open_rows",
-    "resolve_model",
-    "score_dataset",
-    "scoring_prompts",
-]
+    "AngleScorer", "Definition", "Run", "Scores", "ScoringPrompt", "ScoringSettings", "Source", "load_model",
+    "load_tokenizer", "model_identity", "open_rows", "resolve_model", "score_dataset", "scoring_prompts",
+]  # fmt: skip

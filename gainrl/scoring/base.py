@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch.profiler import record_function
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.models import model_identity
 from gainrl.scoring.batching import Batch
 from gainrl.scoring.data import as_prompts
@@ -58,8 +58,7 @@ class BaseScorer(ABC):
 
     def _failure(self, error: Exception, batch: Batch, prompts: Sequence[Rendered]) -> str:
         """What a row's reason is if this failed with it alone; raises if nothing can go on after it."""
-        lines = str(error).strip().splitlines()
-        return f"the model fails ({type(error).__name__}: {lines[0] if lines else ''})"
+        return f"the model fails ({type(error).__name__}: {first_line(error)})"
 
     def _forget(self) -> None:  # noqa: B027 -- not every scorer keeps something
         """Keep nothing that was computed of a shared prefix: the weights may change."""

@@ -62,8 +62,7 @@ def plan(
 
 def _groups(prompts: Sequence[Rendered], usable: Sequence[int]) -> list[tuple[Tokens, list[int]]]:
     """Prompts by the leading tokens that they share: whole prefixes of at least MIN_SHARERS prompts; then the rest with
-    the tokens that they all begin with (a system prompt before worked examples that differ, say).
-    """
+    the tokens that they all begin with (a system prompt before worked examples that differ, say)."""
     by_prefix: dict[bytes, list[int]] = {}
     for i in usable:
         by_prefix.setdefault(_prefix(prompts[i]).tobytes(), []).append(i)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from gainrl.errors import UserError
+from gainrl.errors import UserError, first_line
 from gainrl.models import context_length, decoder_of, head_of
 from gainrl.scoring.attention import Flex, Grouped, KeysValues, Layout, Unsupported, packed
 
@@ -77,12 +77,8 @@ def caught(module: nn.Module | None) -> Iterator[list[Tensor]]:
         seen.append(output[0] if isinstance(output, tuple | list) else output)
         raise Reached
 
-    handle = module.register_forward_hook(take) if module is not None else None
-    try:
+    with nullcontext() if module is None else module.register_forward_hook(take):
         yield seen
-    finally:
-        if handle is not None:
-            handle.remove()
 
 
 @contextmanager
@@ -264,7 +260,7 @@ def _difference(padded: PaddedForward, forward: PackedForward) -> str:
         found = [(mine, torch.cat(single)), (behind.hidden.float(), torch.cat([s[shared:] for s in single]))]
         differs = max(_by_chunks(*pair) for pair in [*found, (behind.prefix.float(), single[-1][:shared])])
     except _FAILURES as error:
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return first_line(error)
     finally:
         padded.module = forward.module = own
         forward.forget()

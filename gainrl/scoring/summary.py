@@ -55,9 +55,7 @@ def summary(run: Run) -> str:
         lines.append("the score is C_intra alone (no prompt has a prefix, or the definition leaves C_inter out)")
     lines += _spread({name: np.concatenate(parts).astype(np.float64) for name, parts in taken.items()}, every)
     if "direction" not in names:
-        lines.append(
-            "no directions: probe, the default navigator of training, predicts better with them (--directions)"
-        )
+        lines.append("no directions: probe, training's default navigator, predicts better with them (--directions)")
     return "\n".join(lines)
 
 
