@@ -71,9 +71,20 @@ def held_out(protocol: Protocol, runs: Sequence[Run]) -> str:
     return table(header, rows)
 
 
+def over_peers(protocol: Protocol, runs: Sequence[Run]) -> str:
+    """The probe, with and without its baseline, over every other arm, each in its own step."""
+    arms = [name for name in ("baseline", "probe") if name in protocol.chosen]
+    rows = [
+        [other, *(over(runs, HELD_OUT, arm, protocol.chosen[arm], other, shape) for arm in arms)]
+        for other, shape in protocol.chosen.items() if other not in ("baseline", "uniform")
+    ]  # fmt: skip
+    return table(["over", *arms], rows)
+
+
 def tables(protocol: Protocol, runs: Sequence[Run]) -> str:
     """All tables."""
     return (
         f"Tuning families ({', '.join(protocol.tuning)}): factor over uniform 16 × 8, share of mixed groups\n\n"
         f"{shapes(protocol, runs)}\n\nHeld-out families ({', '.join(HELD_OUT)})\n\n{held_out(protocol, runs)}"
+        f"\n\n{over_peers(protocol, runs)}"
     )
