@@ -31,6 +31,7 @@ def test_the_help_lists_every_verb(run_cli):
         (["scoer"], "'scoer'. Did you mean 'score'?"),
         (["eval", "--samples", "x"], "--samples"),
         (["report", "a", "--prompts", "-1"], "--prompts"),
+        (["eval"], "Missing option '--model'"),
     ],
 )
 def test_what_typer_refuses_is_one_sentence(run_cli, words, said):
