@@ -300,15 +300,20 @@ def test_only_a_canonical_solutions_own_failure_is_remembered(
 @pytest.mark.parametrize(
     ("body", "status"),
     [
-        ("    a.sort()\n    m.update(n=len(s))\n    s.clear()\n    return a", Status.RIGHT),
-        ("    m['n'] = 2\n    return sorted(a)", Status.WRONG),
+        ("    a.sort()\n    m.update(n=len(s))\n    s.clear()", Status.RIGHT),
+        ("    a.sort()\n    m.update(n=2)", Status.WRONG),
     ],
 )
 def test_a_check_sees_arguments_that_were_changed_in_place(body: str, status: Status) -> None:
     test = (
-        "def check(candidate):\n    a, m, s = [3, 1, [2].pop()], {}, {4, 5}\n    assert candidate(a, s, m=m) == [1, 2, 3]\n"
+        "def check(candidate):\n    a, m, s = [3, 1, [2].pop()], {}, {4, 5}\n    candidate(a, s, m=m)\n"
         "    assert (a, m, s) == ([1, 2, 3], {'n': 2}, set())\n"
     )
     prompt = 'def f(a, s, m):\n    """Sort."""\n'
     item = {"task_id": "x", "prompt": prompt, "entry_point": "f", "canonical_solution": "", "test": test}
     assert graded("humaneval", item, prompt + body) is status
+    echo = "def check(candidate):\n    a = [3, 1]\n    assert candidate(a) == sorted(a)\n"
+    emptied = "def f(a):\n    a.clear()\n    return []"
+    assert (
+        graded("humaneval", {**item, "prompt": 'def f(a):\n    """Sort."""\n', "test": echo}, emptied) is Status.WRONG
+    )
