@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gainrl.curriculum.base import Navigator, unknown_name
+from gainrl.curriculum.baseline import advantages_over
 from gainrl.curriculum.gaussian import GaussianNavigator
 from gainrl.curriculum.posterior import PosteriorNavigator
 from gainrl.curriculum.probe import ProbeNavigator
@@ -23,6 +24,7 @@ __all__ = [
     "Navigator",
     "Outcomes",
     "Prompts",
+    "advantages_over",
     "check_number",
     "make_navigator",
     "navigator_settings",

@@ -29,7 +29,7 @@ from transformers import ProgressCallback
 from trl import GRPOTrainer, RLOOTrainer
 
 from gainrl.angle import angle_concentration
-from gainrl.curriculum import NAVIGATORS, Navigator, navigator_settings
+from gainrl.curriculum import NAVIGATORS, Navigator, advantages_over, navigator_settings
 from gainrl.errors import UserError
 from gainrl.integrations.groups import Draw
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
@@ -52,8 +52,6 @@ DOORS = {
     "_compute_loss": ["model", "inputs"],
 }
 """The overridden methods of TRL and their parameters."""
-LEAST_VARIANCE = 0.05
-"""Least variance of a reward that an advantage is divided by the root of."""
 
 
 class GainRLMixin(_Trainer):  # type: ignore[misc]
@@ -347,22 +345,6 @@ class AngleTap:
         angle = angle_concentration(hidden, None, mask).whole
         finite = angle.isfinite()
         self._sums += torch.stack([angle.where(finite, 0).sum(), finite.sum()])
-
-
-def advantages_over(
-    expected: npt.NDArray[np.float64], credit: npt.NDArray[np.float64], prior: float, scale: bool
-) -> npt.NDArray[np.float64]:
-    """Advantages over a baseline in which a prediction takes part as `prior` rollouts.
-
-    expected: (n,) predicted pass rates m.  credit: (n, g) in [0, 1], NaN for an unscored rollout, whose advantage is 0.
-    Of rollout i, b = (prior·m + Σ credit of its scored mates)/(prior + their number), and the advantage is credit − b,
-    over √(b(1 − b)) with `scale`: (n·g,).  Unbiased, since b holds nothing of the rollout itself.
-    """
-    known, got = ~np.isnan(credit), np.nan_to_num(credit)
-    mates, right = known.sum(axis=1, keepdims=True) - known, got.sum(axis=1, keepdims=True) - got
-    baseline = (prior * expected[:, None] + right) / (prior + mates)
-    deviation = np.sqrt(np.maximum(baseline * (1.0 - baseline), LEAST_VARIANCE)) if scale else 1.0
-    return np.where(known, (got - baseline) / deviation, 0.0).ravel()
 
 
 def agreed(decide: Callable[[], T]) -> T:
