@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
+from packaging.version import Version
 
 from tests.integrations.trl.support import draws, hand_angle, settled
 
@@ -56,6 +58,8 @@ KILLED = [
 def test_a_run_that_is_killed_and_resumed_makes_the_draws_of_an_uninterrupted_one(
     world: int, kills: int, settings: dict[str, Any], tmp_path: Path
 ) -> None:
+    if world > 1 and Version(transformers.__version__) < Version("5.24"):
+        pytest.skip("transformers before 5.24 may not load the optimizer of several processes on CPUs")
     run(tmp_path, world=world, kills=kills, seed=world, **{**SAVING, **settings})
     whole = settled(tmp_path / "whole")
     for number in range(kills):
