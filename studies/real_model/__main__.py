@@ -22,12 +22,17 @@ from studies.real_model.problems import Protocol, load
 RESULTS = Path(__file__).parents[1] / "results" / "real_model.jsonl"
 
 
-def missing(protocol: Protocol, arms: Sequence[str], seeds: Sequence[int], done: Sequence[Any]) -> list[Any]:
+def missing(
+    protocol: Protocol, arms: Sequence[str], seeds: Sequence[int], done: Sequence[Any], rate: float | None = None
+) -> list[Any]:
     """(arm, seed, rate) of the runs that are to come: uniform's tuning on the first seed, then every arm and seed.
 
-    If the best of the protocol's rates is the lowest or the highest, one rate beyond it is tried too.
+    If the best of the protocol's rates is the lowest or the highest, one rate beyond it is tried too.  With `rate`,
+    every arm and seed at that one.
     """
     landed, rates = {(run["arm"], run["seed"], run["rate"]) for run in done}, sorted(protocol.rates)
+    if rate is not None:
+        return [key for seed in seeds for arm in arms if (key := (arm, seed, rate)) not in landed]
     tuning = [("uniform", seeds[0], rate) for rate in protocol.rates]
     if landed.issuperset(tuning):
         best = tuned([run for run in done if run["rate"] in rates])
@@ -51,11 +56,13 @@ def study(options: argparse.Namespace) -> None:
 
     protocol = load()
     deadline = time.time() + 60 * options.minutes if options.minutes else math.inf
-    while (keys := missing(protocol, options.arms, options.seeds, results(options.output))) and time.time() < deadline:
+    wanted = options.arms, options.seeds
+    while (keys := missing(protocol, *wanted, results(options.output), options.rate)) and time.time() < deadline:
         arm, seed, rate = keys[0]
         result = run(protocol, arm, seed, rate)
         where = {**machine(), "load": round(os.getloadavg()[0], 2)}
         command = f"python -m studies.real_model study --arms {arm} --seeds {seed}"
+        command += f" --rate {rate:g}" if options.rate else ""
         append({"command": command, **made, "machine": where, **result}, options.output)
         first, last = (result["curve"][at]["accuracy"] for at in (0, -1))
         print(f"{arm} {seed} {rate:g}: {first:.3f} to {last:.3f}, {np.mean(result['mixed']):.0%} mixed, "
@@ -95,6 +102,7 @@ def main() -> None:
     walk, shown = verbs.add_parser("study", help="every run that is missing"), verbs.add_parser("report", help="tables")
     walk.add_argument("--arms", nargs="+", default=["uniform", "probe"], choices=list(load().arms))
     walk.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    walk.add_argument("--rate", type=float, help="this learning rate, not the one that is best for uniform")
     walk.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     for verb in (walk, shown):
         verb.add_argument("--output", type=Path, default=RESULTS, help="another file of results")
