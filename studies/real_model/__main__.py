@@ -30,17 +30,17 @@ def missing(
     If the best of the protocol's rates is the lowest or the highest, one rate beyond it is tried too.  With `rate`,
     every arm and seed at that one.
     """
-    landed, rates = {(run["arm"], run["seed"], run["rate"]) for run in done}, sorted(protocol.rates)
+    there, rates = {(run["arm"], run["seed"], run["rate"]) for run in done}, sorted(protocol.rates)
     if rate is not None:
-        return [key for seed in seeds for arm in arms if (key := (arm, seed, rate)) not in landed]
+        return [key for seed in seeds for arm in arms if (key := (arm, seed, rate)) not in there]
     tuning = [("uniform", seeds[0], rate) for rate in protocol.rates]
-    if landed.issuperset(tuning):
+    if there.issuperset(tuning):
         best = tuned([run for run in done if run["rate"] in rates])
         beyond = {rates[0]: rates[0] / 2, rates[-1]: 2 * rates[-1]}.get(best)
         tuning = [("uniform", seeds[0], beyond)] if beyond else []
-        if landed.issuperset(tuning):
+        if there.issuperset(tuning):
             tuning = [(arm, seed, tuned(done)) for seed in seeds for arm in arms]
-    return [key for key in tuning if key not in landed]
+    return [key for key in tuning if key not in there]
 
 
 def tuned(done: Sequence[Any]) -> float:
@@ -49,19 +49,24 @@ def tuned(done: Sequence[Any]) -> float:
     return float(max(first, key=lambda run: smoothed(run)[-1])["rate"])
 
 
+def landed(protocol: Protocol, options: argparse.Namespace) -> list[Any]:
+    """The runs of the protocol's family that are in the results."""
+    return [run for run in results(options.output) if run["family"] == protocol.family]
+
+
 def study(options: argparse.Namespace) -> None:
     """Every run that is missing, one after another."""
     made = loaded()  # before the trainer is imported
     from studies.real_model.training import run
 
-    protocol = load()
+    protocol = load(options.family)
     deadline = time.time() + 60 * options.minutes if options.minutes else math.inf
     wanted = options.arms, options.seeds
-    while (keys := missing(protocol, *wanted, results(options.output), options.rate)) and time.time() < deadline:
+    while (keys := missing(protocol, *wanted, landed(protocol, options), options.rate)) and time.time() < deadline:
         arm, seed, rate = keys[0]
         result = run(protocol, arm, seed, rate)
         where = {**machine(), "load": round(os.getloadavg()[0], 2)}
-        command = f"python -m studies.real_model study --arms {arm} --seeds {seed}"
+        command = f"python -m studies.real_model study --family {options.family} --arms {arm} --seeds {seed}"
         command += f" --rate {rate:g}" if options.rate else ""
         append({"command": command, **made, "machine": where, **result}, options.output)
         first, last = (result["curve"][at]["accuracy"] for at in (0, -1))
@@ -71,7 +76,8 @@ def study(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """The tables, as Markdown."""
-    protocol, done = load(), results(options.output)
+    protocol = load(options.family)
+    done = landed(protocol, options)
     rate = tuned(done)
     runs = [{**run, "base": "", "usual": run["arm"] == "uniform" and run["rate"] == rate} for run in done]
     usual = {run["seed"]: run for run in runs if run["usual"]}
@@ -105,6 +111,7 @@ def main() -> None:
     walk.add_argument("--rate", type=float, help="this learning rate, not the one that is best for uniform")
     walk.add_argument("--minutes", type=float, help="begin no run after so many minutes")
     for verb in (walk, shown):
+        verb.add_argument("--family", default="arithmetic", choices=list(load().families), help="which problems")
         verb.add_argument("--output", type=Path, default=RESULTS, help="another file of results")
     options = parser.parse_args()
     logging.getLogger("transformers").setLevel(logging.ERROR)

@@ -19,7 +19,12 @@ _BATCH = 64
 
 
 class Protocol(SimpleNamespace):
-    """What the runs have in common: the fields of protocol.yaml."""
+    """What the runs of a family have in common: the fields of protocol.yaml."""
+
+    @property
+    def family(self) -> str:
+        """Names the problems in the results."""
+        return f"{self.dataset}:{self.options}"
 
     def rows(self, seed: int) -> list[dict[str, Any]]:
         """The training rows of a seed: prompt, question, answer."""
@@ -33,16 +38,15 @@ class Protocol(SimpleNamespace):
 
     def _load(self, split: str, seed: int, size: int) -> list[dict[str, Any]]:
         examples = tuple((question, answer) for question, answer in self.examples)
-        template = PromptTemplate(
-            "plain", question="{question} =", answer=" {answer}", separator=END, examples=examples
-        )
-        name = f"reasoning-gym:{self.family}:size={size},seed={seed},{self.options}"
+        template = PromptTemplate("plain", question=self.question, answer=" {answer}", separator=END, examples=examples)
+        name = f"reasoning-gym:{self.dataset}:size={size},seed={seed},{self.options}"
         return load_task(name, prompt=template).load(split)
 
 
-def load() -> Protocol:
-    """The protocol on disk."""
-    return Protocol(**yaml.safe_load(Path(__file__).with_name("protocol.yaml").read_text(encoding="utf-8")))
+def load(family: str = "arithmetic") -> Protocol:
+    """The protocol on disk, with one of its families."""
+    common = yaml.safe_load(Path(__file__).with_name("protocol.yaml").read_text(encoding="utf-8"))
+    return Protocol(**common, **common["families"][family])
 
 
 def right(completions: Sequence[str], answer: Sequence[str], **columns: Any) -> list[float]:

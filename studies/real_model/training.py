@@ -110,7 +110,7 @@ def run(protocol: Protocol, arm: str, seed: int, rate: float) -> dict[str, Any]:
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         draws = [json.loads(line) for line in Path(directory, "draws.jsonl").read_text().splitlines()]
     return {
-        "model": protocol.model, "family": f"{protocol.family}:{protocol.options}", "arm": arm, "seed": seed,
+        "model": protocol.model, "family": protocol.family, "arm": arm, "seed": seed,
         "rate": rate, "settings": protocol.arms[arm], "shape": protocol.shape, "steps": len(draws),
         "rollouts": sum(draw["rollouts"] for draw in draws), "tokens": sum(draw["tokens"] for draw in draws),
         "precision": "bf16" if settings.bf16 else "float32", "threads": torch.get_num_threads(),
