@@ -1,8 +1,8 @@
 """`--engine ray`: chunks scored by workers of a Ray cluster, each with an `AngleScorer` of its own.
 
-This process reads the dataset, hands a chunk to whichever worker is free and writes the table; workers write the parts
-to the output's folder, which all machines share.  A worker that dies is started again and scores what its chunk's parts
-lack.  (`ActorPool` and not Ray Data: it takes chunks as they are read, and workers load the model once.)
+This process reads the dataset, gives chunks to free workers and writes the table.  Workers write parts to the output's
+folder, which all machines share; one that dies is started again, and scores what its chunk's parts lack.  (`ActorPool`,
+not Ray Data: it takes chunks as they are read, and workers load the model once.)
 """
 
 from __future__ import annotations
@@ -13,47 +13,41 @@ import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from gainrl.errors import UserError, first_line
 from gainrl.scoring.parts import Parts, require_alike
 from gainrl.scoring.prompts import ScoringPrompt
-from gainrl.scoring.run import Progress, score_chunk
+from gainrl.scoring.run import score_chunk
 from gainrl.scoring.scorer import AngleScorer
 from gainrl.scoring.settings import ScoringSettings
 
-DEATHS = 3
-"""How often one worker may die and be started again, and one chunk be given out anew."""
-
 
 class _Worker:
-    """What runs in the cluster."""
+    """What runs in the cluster; its first call loads the model."""
 
     def __init__(self, settings: ScoringSettings) -> None:
-        self._settings = settings
-
-    @cached_property
-    def _scorer(self) -> AngleScorer:
-        return AngleScorer(**vars(self._settings))
+        self._scorer = cache(lambda: AngleScorer(**vars(settings)))
 
     def describe(self) -> tuple[dict[str, Any], int, Any]:
         """The model's identity, its width, and the definition."""
-        return self._scorer.identity(), self._scorer.width, self._scorer.definition
+        scorer = self._scorer()
+        return scorer.identity(), scorer.width, scorer.definition
 
     def chunk(self, parts: Parts, number: int, prompts: list[ScoringPrompt], seconds: float) -> tuple[int, int, int]:
         """Score one chunk (`score_chunk`)."""
-        mine = {**parts.settings, **self._scorer.identity(), "model": parts.settings["model"]}  # there: as it was named
-        require_alike(mine, parts.settings, "the Ray workers")
-        return score_chunk(self._scorer, parts, number, prompts, seconds_per_part=seconds)
+        scorer, named = self._scorer(), {"model": parts.settings["model"]}  # a path may be another one here
+        require_alike({**parts.settings, **scorer.identity(), **named}, parts.settings, "the Ray workers")
+        return score_chunk(scorer, parts, number, prompts, seconds_per_part=seconds)
 
 
 class RayScorer:
     """Scores with `workers` copies of the model (default: one for each GPU of the cluster, or 1), for `score_dataset`.
 
     The cluster is the one that RAY_ADDRESS names or that runs on this machine; without one, Ray is started here and
-    ended by `close`.  Raises UserError if Ray is missing, the cluster does not answer, or the model cannot be loaded.
+    ends with this process.  Raises UserError if Ray is missing, the cluster does not answer, or no worker loads.
     """
 
     def __init__(self, settings: ScoringSettings, *, workers: int | None = None) -> None:
@@ -61,57 +55,44 @@ class RayScorer:
             import ray
         except ImportError as error:
             raise UserError(f"--engine ray needs Ray: {error} (pip install 'gainrl[ray]')") from error
-        if settings.device not in ("auto", "cpu", "cuda"):
-            raise UserError(f"--device {settings.device}: give auto, cpu or cuda; Ray chooses which its workers get")
+        _join(ray)
         self._ray: Any = ray
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
-        self._ours, self._workers = _joined(ray), list[Any]()
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
         count = max(1, gpus) if workers is None else workers
-        try:
-            if not 1 <= count <= (gpus or int(there.get("CPU", 1))) or (settings.device == "cuda" and not gpus):
-                what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs"
-                raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {what}")
-            model = Path(settings.model).expanduser()
-            given = replace(settings, model=model.absolute() if model.exists() else settings.model)
-            given.device = "cuda" if gpus else "cpu"
-            options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": DEATHS, "max_task_retries": DEATHS}
-            self._workers += [self._ray.remote(**options)(_Worker).remote(given) for _ in range(count)]
-            with self._explained():
-                identity, self.width, self.definition = self._ray.get(self._workers[0].describe.remote())
-        except BaseException:
-            self.close()
-            raise
+        fit = settings.device in ("auto", "cpu", "cuda" if gpus else "cpu")
+        if not (fit and 1 <= count <= (gpus or int(there.get("CPU", 1)))):
+            what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs, and chooses which its workers get"
+            raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {what}")
+        model = Path(settings.model).expanduser()
+        given = replace(settings, model=model.absolute() if model.exists() else settings.model)
+        given.device = "cuda" if gpus else "cpu"
+        # One worker may die and be started again three times, and one chunk be given out anew as often.
+        options = {"num_cpus": 1, "num_gpus": min(gpus, 1), "max_restarts": 3, "max_task_retries": 3}
+        self._workers = [self._ray.remote(**options)(_Worker).remote(given) for _ in range(count)]
+        with self._explained():
+            identity, self.width, self.definition = self._ray.get(self._workers[0].describe.remote())
         self.identity = lambda: {**identity, "model": str(settings.model)}  # as of `AngleScorer`
 
     def score_chunks(
-        self, parts: Parts, chunks: Iterable[tuple[int, list[ScoringPrompt]]], progress: Progress | None, seconds: float
+        self, parts: Parts, chunks: Iterable[tuple[int, list[ScoringPrompt]]], seconds: float
     ) -> Iterator[tuple[int, int, int]]:
         """What `score_chunk` returns of each chunk, as workers finish them."""
         pool: Any = self._ray.util.ActorPool(self._workers)
-        shared = replace(parts, output=parts.output.absolute())
-
-        def finished() -> tuple[int, int, int]:
-            with self._explained():
-                scored, tokens, kept = pool.get_next_unordered()
-            if progress:
-                progress(scored + kept, tokens)
-            return scored, tokens, kept
-
-        for number, prompts in chunks:
-            if not pool.has_free():
-                yield finished()
-            pool.submit(lambda worker, given: worker.chunk.remote(*given), (shared, number, prompts, seconds))
-        while pool.has_next():
-            yield finished()
+        there = replace(parts, output=parts.output.absolute())
+        with self._explained():
+            for number, prompts in chunks:
+                if not pool.has_free():
+                    yield pool.get_next_unordered()
+                pool.submit(lambda worker, given: worker.chunk.remote(*given), (there, number, prompts, seconds))
+            while pool.has_next():
+                yield pool.get_next_unordered()
 
     def close(self) -> None:
-        """Leave the cluster; end it if it was started here."""
+        """End the workers."""
         for worker in self._workers:
             self._ray.kill(worker)
-        if self._ours:
-            self._ray.shutdown()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -119,24 +100,21 @@ class RayScorer:
         try:
             yield
         except self._ray.exceptions.RayError as error:
-            cause = getattr(error, "cause", None) or error  # no cause: died more than DEATHS times, or no cluster
+            cause = getattr(error, "cause", None) or error  # no cause: died too often, or no cluster
             if isinstance(cause, UserError):
                 raise cause from None
             what = f"a Ray worker failed ({type(cause).__name__}: {first_line(cause)})"
             raise UserError(f"{what}; finished rows are kept: --resume goes on") from error
 
 
-def _joined(ray: Any) -> bool:
-    """Connect to the cluster there is, or start one; False where this process was connected already."""
-    if ray.is_initialized():
-        return False
+def _join(ray: Any) -> None:
+    """Connect this process to the cluster there is, or start one."""
     address = os.environ.get("RAY_ADDRESS", "")
     try:
         host, _, port = address.rpartition("://")[2].rpartition(":")
         if host and port.isdigit():  # Ray itself tries a dead address for minutes
             socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING, ignore_reinit_error=True)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
         raise UserError(f"{what} ({first_line(error)})") from error
-    return True

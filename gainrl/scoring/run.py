@@ -143,12 +143,14 @@ def score_dataset(
     with _full_disk(parts):
         if whole := processes.lead(begin):
             return Run(output, kept=whole)
-        if hasattr(scorer, "score_chunks"):  # an engine that shares them out itself
-            done = scorer.score_chunks(parts, mine(), progress, seconds_per_part)
+        if engine := hasattr(scorer, "score_chunks"):  # which shares them out itself
+            done = scorer.score_chunks(parts, mine(), seconds_per_part)
         else:
             done = (score_chunk(scorer, parts, *chunk, progress, seconds_per_part) for chunk in mine())
-        for found in done:
-            totals = [total + one for total, one in zip(totals, found, strict=True)]
+        for scored, tokens, kept in done:
+            totals = [total + one for total, one in zip(totals, (scored, tokens, kept), strict=True)]
+            if engine and progress:
+                progress(scored + kept, tokens)
         if not rows:
             raise UserError("the dataset is empty: there is nothing to score")
         totals = [sum(counts) for counts in zip(*processes.gather(totals), strict=True)]
