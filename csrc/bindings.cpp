@@ -76,7 +76,6 @@ PYBIND11_MODULE(_native, m, py::mod_gil_not_used()) {
   add_pointer(params, "values", &AngleParams::values);
   add_pointer(params, "counts", &AngleParams::counts);
   add_pointer(params, "directions", &AngleParams::directions);
-  add_pointer(params, "sums", &AngleParams::sums);
 
   m.def(
       "angle_cpu",

@@ -65,7 +65,7 @@ class Call {
       context_.placed_shared = placed_shared_.data();
       context_.shared_square = context_.dot(p_.shared_sum, p_.shared_sum);
     }
-    single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr && p_.sums == nullptr;
+    single_rows_ = p_.offsets != nullptr && p_.stride_column == 1 && p_.directions == nullptr;
     const std::int64_t row_bytes = std::max<std::int64_t>(1, p_.width * element_size(p_.dtype));
     // The partial sums of a tile, which are written and read again, should be a small part of the tile itself.
     const std::int64_t least = std::min(std::max(kSmallestTileBytes, p_.width * 4 * 256), kLargestTileBytes);
@@ -225,7 +225,6 @@ class Call {
     std::fill_n(p_.counts, n, static_cast<std::int32_t>(kInvalidOffsets));
     std::fill_n(p_.counts + n, 2 * n, 0);
     if (p_.directions != nullptr) std::fill_n(p_.directions, n * p_.width, 0.0F);
-    if (p_.sums != nullptr) std::fill_n(p_.sums, n * p_.width, 0.0F);
   }
 
   const AngleParams& p_;

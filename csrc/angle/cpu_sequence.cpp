@@ -316,15 +316,6 @@ bool SequenceSum::finish(std::int64_t b) {
     for (std::int64_t i = 0; i < p.width; ++i) out[i] = defined ? static_cast<float>(q[i] * scale) : 0.0F;
     call_->rows->natural(out, p.width);
   }
-  if (p.sums != nullptr) {
-    float* out = p.sums + b * p.width;
-    const float* shared = call_->placed_shared;
-    for (std::int64_t i = 0; i < p.width; ++i) {
-      const double sum = (q ? q[i] : 0.0) + (r ? r[i] : 0.0) + (shared ? shared[i] : 0.0);
-      out[i] = static_cast<float>(sum);
-    }
-    call_->rows->natural(out, p.width);
-  }
   return prefix_rows > 0;
 }
 

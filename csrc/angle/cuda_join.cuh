@@ -30,7 +30,7 @@ class Join {
     for (std::int64_t b = boundary * kJoinThreads + thread; b < p.sequences; b += stride) {
       if (bad) {
         write_sequence(p, b, {0.0, 0.0, 0.0}, 0, 0, kInvalidOffsets, true);
-        fill_vectors(b, false);
+        clear_direction(b);
         continue;
       }
       const std::int64_t start = start_of(p, b), end = start_of(p, b + 1);
@@ -80,11 +80,8 @@ class Join {
 
   __device__ __forceinline__ std::int64_t chunk_of(std::int64_t t) const { return t / k.chunk_rows; }
 
-  __device__ __forceinline__ void fill_vectors(std::int64_t b, bool with_shared) const {
-    for (std::int64_t c = 0; c < p.width; ++c) {
-      if (p.directions != nullptr) p.directions[b * p.width + c] = 0.0F;
-      if (p.sums != nullptr) p.sums[b * p.width + c] = with_shared && p.shared_sum != nullptr ? p.shared_sum[c] : 0.0F;
-    }
+  __device__ __forceinline__ void clear_direction(std::int64_t b) const {
+    for (std::int64_t c = 0; p.directions != nullptr && c < p.width; ++c) p.directions[b * p.width + c] = 0.0F;
   }
 
   __device__ __forceinline__ void write_empty(std::int64_t b) const {
@@ -92,7 +89,7 @@ class Join {
     for (std::int64_t c = 0; p.shared_sum != nullptr && c < p.width; ++c)
       products.prefix += static_cast<double>(p.shared_sum[c]) * static_cast<double>(p.shared_sum[c]);
     write_sequence(p, b, products, 0, p.shared_tokens, 0, any_prefix);
-    if (p.directions != nullptr || p.sums != nullptr) fill_vectors(b, true);
+    clear_direction(b);
   }
 
   // The segment in chunk c of the sequence, and its two partial sums.
@@ -139,7 +136,6 @@ class Join {
     products.cross += u * v;
     products.prefix += v * v;
     if (p.directions != nullptr) p.directions[b * p.width + own] = static_cast<float>(u);
-    if (p.sums != nullptr) p.sums[b * p.width + own] = static_cast<float>(u + v);
   }
 
   // All columns by this block, four per thread.

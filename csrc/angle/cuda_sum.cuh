@@ -204,8 +204,7 @@ class ChunkSum {
 
   // Writes the results of a batch of question rows each of which is a sequence, a lane each.  Whether it was one.
   __device__ __forceinline__ bool take_single_rows() {
-    if (p.offsets == nullptr || end != at + 1 || start != at || p.shared_tokens > 0 || p.directions != nullptr ||
-        p.sums != nullptr)
+    if (p.offsets == nullptr || end != at + 1 || start != at || p.shared_tokens > 0 || p.directions != nullptr)
       return false;
     const int lane = thread % 32;
     const std::int64_t next = window.starts(sequence + 1) - first_row;
@@ -275,8 +274,7 @@ class ChunkSum {
 
   // Whether the sequence is finished from the registers alone.
   __device__ __forceinline__ bool simple() const {
-    return start >= 0 && end <= k.chunk_rows && prefix_rows == 0 && !flushed_question && p.directions == nullptr &&
-           p.sums == nullptr;
+    return start >= 0 && end <= k.chunk_rows && prefix_rows == 0 && !flushed_question && p.directions == nullptr;
   }
 
   __device__ __forceinline__ float* slot(int role) const {
@@ -341,7 +339,7 @@ class ChunkSum {
     }
     const std::int64_t all_prefix_rows = prefix_rows + p.shared_tokens;
     if (thread == 0) write_sequence(p, sequence, products, question_rows, all_prefix_rows, flags, true);
-    if (p.directions != nullptr || p.sums != nullptr) write_vectors(products);
+    if (p.directions != nullptr) write_direction(products);
   }
 
   __device__ __forceinline__ float shared_at(int column) const {
@@ -352,16 +350,13 @@ class ChunkSum {
     return (flushed_prefix ? slot(1)[column] : 0.0F) + shared_at(column);
   }
 
-  __device__ __forceinline__ void write_vectors(const Products& products) const {
+  __device__ __forceinline__ void write_direction(const Products& products) const {
     const bool defined = products.question > 0.0 && (flags & kBad) == 0;
     const float scale = defined ? static_cast<float>(1.0 / sqrt(products.question)) : 0.0F;
 #pragma unroll 1
     for (int i = 0; i < kColumns; ++i) {
       const int column = column_of(i / kEach, i % kEach);
-      if (column >= p.width) continue;
-      const std::int64_t place = sequence * p.width + column;
-      if (p.directions != nullptr) p.directions[place] = defined ? question_at(column) * scale : 0.0F;
-      if (p.sums != nullptr) p.sums[place] = question_at(column) + prefix_at(column);
+      if (column < p.width) p.directions[sequence * p.width + column] = defined ? question_at(column) * scale : 0.0F;
     }
   }
 

@@ -65,7 +65,6 @@ struct AngleParams {
   float* values = nullptr;         // (4, B): intra, inter, score, whole
   std::int32_t* counts = nullptr;  // (3, B): status, question rows, prefix rows
   float* directions = nullptr;     // (B, D) U_q / |U_q|
-  float* sums = nullptr;           // (B, D) U_p + U_q
 };
 
 // Whether the call can be made at all.  A buffer without elements may lie anywhere, at null too.

@@ -19,7 +19,7 @@ import numpy as np
 from gainrl.angle.result import AngleCall, AngleConcentration, new_result
 from gainrl.errors import UserError
 
-log = logging.getLogger("gainrl.angle")
+log_once = functools.cache(logging.getLogger("gainrl.angle").log)
 TRITON_WIDEST = 16384  # a row and its sums must fit one program's registers
 
 
@@ -89,8 +89,6 @@ def _params(call: AngleCall, result: AngleConcentration, address: Any, strides: 
     p.values, p.counts = address(result.values), address(result.counts)
     if result.directions is not None:
         p.directions = address(result.directions)
-    if result.sums is not None:
-        p.sums = address(result.sums)
     return p
 
 
@@ -140,12 +138,7 @@ BACKENDS: dict[str, tuple[Callable[[str], str], Callable[[AngleCall], AngleConce
 NAMES = ("auto", *BACKENDS)
 
 
-def check_backend(backend: str) -> None:
-    """Raise UserError unless `backend` is a known name."""
-    if backend not in NAMES:
-        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(NAMES)}")
-
-
+@functools.cache
 def unavailable(name: str, device: str) -> str:
     """Empty if backend `name` can serve tensors on device type `device`, else the reason."""
     return BACKENDS[name][0](device)
@@ -174,25 +167,13 @@ def choose(backend: str, device: str, hidden: Any = None) -> str:
     names: tuple[str, ...] = (backend,)
     if backend == "auto":  # the reference: for NumPy arrays where neither torch nor the compiled module is installed
         names = ("native", "torch", "reference") if device == "cpu" else ("native", "triton", "torch")
-    on_gpu = hidden is not None and device == "cuda"
-    return _first(backend, device, tuple((name, _unfit(name, hidden) if on_gpu else "") for name in names))
-
-
-@functools.cache
-def _first(backend: str, device: str, candidates: tuple[tuple[str, str], ...]) -> str:
-    """The first candidate, a name and why it does not fit the call, that can serve; for "auto" the choice is logged."""
     passed: list[str] = []
-    for name, unfit in candidates:
-        if reason := unavailable(name, device) or unfit:
+    for name in names:
+        if reason := unavailable(name, device) or (device == "cuda" and _unfit(name, hidden)):
             passed.append(f"not {name}: {reason}")
             continue
         if backend == "auto":
-            # CUDA code that is there and cannot run is worth a word, though Triton is as good.
-            refused = device == "cuda" and name != "native" and getattr(native_module(), "built_with_cuda", False)
-            slow = name in ("torch", "reference") and device in ("cpu", "cuda")
-            level = logging.WARNING if slow or refused else logging.INFO
-            log.log(level, "angle concentration on %s uses the backend %s", device, "; ".join((name, *passed)))
+            level = logging.WARNING if passed else logging.INFO
+            log_once(level, "angle concentration on %s uses the backend %s", device, "; ".join((name, *passed)))
         return name
-    if backend == "auto":
-        raise UserError("no backend can serve the call: " + "; ".join(passed))
     raise UserError(f"backend {backend!r} cannot serve {device} tensors: {reason}")

@@ -14,27 +14,26 @@ from torch import Tensor
 from gainrl.angle.op import run_plain
 from gainrl.angle.result import AngleCall, AngleConcentration, new_result
 
-NAMESPACE = __name__.partition(".")[0]
-"""`gainrl`; another name where the kernels package loads a copy of this folder beside an installed gainrl."""
+NAMESPACE = __name__.partition(".")[0]  # not `gainrl` where the kernels package has a copy of this folder
 
 
 def _tensors(result: AngleConcentration) -> list[Tensor]:
-    return [part for part in (result.values, result.counts, result.directions, result.sums) if part is not None]
+    return [part for part in (result.values, result.counts, result.directions) if part is not None]
 
 
 def _angle(*arguments: Any) -> list[Tensor]:
-    return _tensors(run_plain(AngleCall(*arguments[:8]), *arguments[8:]))
+    return _tensors(run_plain(AngleCall(*arguments[:7]), *arguments[7:]))
 
 
 def _fake(*arguments: Any) -> list[Tensor]:
-    call = AngleCall(*arguments[:8])
+    call = AngleCall(*arguments[:7])
     return _tensors(new_result(call, torch.empty, torch.float32, torch.int32, device=call.hidden.device))
 
 
 _library: Any = cast(Any, torch.library.Library)(NAMESPACE, "DEF")
 _library.define(
     "angle(Tensor hidden, Tensor? cu_seqlens, Tensor token_role, Tensor? shared_sum, int shared_tokens, bool diagonal,"
-    " bool directions, bool sums, str backend, bool check) -> Tensor[]"
+    " bool directions, str backend, bool check) -> Tensor[]"
 )
 _library.impl("angle", _angle, "CompositeExplicitAutograd")
 torch.library.register_fake(f"{NAMESPACE}::angle", _fake, lib=_library)  # serves meta tensors too
@@ -43,8 +42,8 @@ _registered: Any = getattr(torch.ops, NAMESPACE).angle.default
 
 def run_registered(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     """The op through PyTorch's dispatcher, outside autograd."""
-    values, counts, *more = _registered(
+    parts = _registered(
         call.hidden.detach() if call.hidden.requires_grad else call.hidden, call.cu_seqlens, call.token_role,
-        call.shared_sum, call.shared_tokens, call.diagonal, call.directions, call.sums, backend, check,
+        call.shared_sum, call.shared_tokens, call.diagonal, call.directions, backend, check,
     )  # fmt: skip
-    return AngleConcentration(values, counts, *(more.pop(0) if on else None for on in (call.directions, call.sums)))
+    return AngleConcentration(*parts)

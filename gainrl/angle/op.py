@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from gainrl.angle.backends import BACKENDS, check_backend, choose, unavailable
-from gainrl.angle.result import AngleCall, AngleConcentration, SharedPrefix, Status
+from gainrl.angle.backends import BACKENDS, NAMES, choose, unavailable
+from gainrl.angle.result import AngleCall, AngleConcentration, SharedPrefix, Status, question_sums
 from gainrl.errors import UserError
 
 
@@ -56,12 +56,11 @@ def angle_concentration(
     if shared_prefix is not None:
         if not isinstance(shared_prefix, SharedPrefix):
             raise UserError(f"shared_prefix is a {type(shared_prefix).__name__}; gainrl.shared_prefix makes one")
-        shared, shared_tokens = shared_prefix.sum, shared_prefix.tokens
-        if not 0 <= int(shared_tokens) < 2**31:
-            raise UserError(f"shared_prefix.tokens is {shared_tokens}; it must lie in [0, 2^31)")
+        shared, shared_tokens = shared_prefix.sum.ravel(), shared_prefix.tokens
     on_host, (hidden, cu_seqlens, token_role, shared) = _converted((hidden, cu_seqlens, token_role, shared), backend)
     _check(hidden, cu_seqlens, token_role, shared)
-    cu_seqlens, shared = _contiguous(cu_seqlens), _contiguous(shared)
+    if cu_seqlens is not None:
+        cu_seqlens = cu_seqlens.ravel()  # contiguous
     call = AngleCall(hidden, cu_seqlens, token_role, shared, shared_tokens, bool(diagonal), bool(return_directions))
     if check is None:
         check = isinstance(hidden, np.ndarray) or hidden.is_cpu
@@ -78,16 +77,15 @@ def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:
     if len(hidden.shape) != 2:
         raise UserError(f"hidden has shape {tuple(hidden.shape)}; a shared prefix is rows (P, D)")
     on_host, (hidden,) = _converted((hidden,), backend)
-    if isinstance(hidden, np.ndarray):
-        roles: Any = np.ones((1, hidden.shape[0]), dtype=np.int8)
-    else:
-        roles = hidden.new_ones((1, hidden.shape[0]), dtype=sys.modules["torch"].int8)
+    library: Any = np if isinstance(hidden, np.ndarray) else sys.modules["torch"]
+    roles = library.full_like(hidden[None, :, :1], 2, dtype=library.int8).reshape(1, -1)  # question
     _check(hidden[None], None, roles, None)
-    result = run(AngleCall(hidden[None], None, roles, sums=True), backend, False)
-    status, _, tokens = (int(count) for count in result.counts[:, 0].tolist())
+    result = run(AngleCall(hidden[None], None, roles, directions=True), backend, False)
+    status, tokens, _ = (int(count) for count in result.counts[:, 0].tolist())
     if status & Status.NON_FINITE:
         raise UserError("hidden holds NaN or infinity; a shared prefix must be finite in every row")
-    return SharedPrefix(result.sums[0].numpy() if on_host else result.sums[0], tokens)
+    total = question_sums(result)[0]
+    return SharedPrefix(total.numpy() if on_host else total, tokens)
 
 
 def run(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
@@ -96,16 +94,15 @@ def run(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     Tensors of a subclass (fake, traced) and meta tensors are the dispatcher's, and so is all that torch.compile sees.
     On plain tensors it would only find our function, for a third of the time of a small call.
     """
-    torch = sys.modules.get("torch")
-    if torch is None or isinstance(call.hidden, np.ndarray):
-        return run_plain(call, backend, check)
-    plain = (torch.Tensor, torch.nn.Parameter)
-    ours = type(call.hidden) in plain and type(call.token_role) in plain and not call.hidden.is_meta
-    if ours and not torch.compiler.is_compiling():
-        return run_plain(call, backend, check)
-    from gainrl.angle.library import run_registered
+    if not isinstance(call.hidden, np.ndarray):
+        torch = sys.modules["torch"]
+        plain = (torch.Tensor, torch.nn.Parameter)
+        ours = type(call.hidden) in plain and type(call.token_role) in plain and not call.hidden.is_meta
+        if not ours or torch.compiler.is_compiling():
+            from gainrl.angle.library import run_registered
 
-    return run_registered(call, backend, check)
+            return run_registered(call, backend, check)
+    return run_plain(call, backend, check)
 
 
 def run_plain(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
@@ -122,12 +119,6 @@ def run_plain(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
                 found = f"token_role holds a role other than 0 (ignored), 1 (prefix) and 2 (question) in sequence {b}"
             raise UserError(f"{found}; pass check=False to get status instead")
     return result
-
-
-def _contiguous(array: Any) -> Any:
-    return (
-        np.ascontiguousarray(array) if isinstance(array, np.ndarray) else None if array is None else array.contiguous()
-    )
 
 
 def _check(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> None:
@@ -157,14 +148,14 @@ def _check(hidden: Any, cu_seqlens: Any, token_role: Any, shared_sum: Any) -> No
         raise UserError(f"hidden has shape {shape}; its last axis, the width D, must be at least 1")
     if roles != shape[:-1]:
         raise UserError(f"token_role has shape {roles}; for hidden of shape {shape} it must be {shape[:-1]}")
-    if shared_sum is not None and tuple(shared_sum.shape) != shape[-1:]:
-        given = tuple(shared_sum.shape)
+    if shared_sum is not None and (given := tuple(shared_sum.shape)) != shape[-1:]:
         raise UserError(f"shared_prefix.sum has shape {given}; for hidden of width {shape[-1]} it must be {shape[-1:]}")
 
 
 def _converted(arrays: tuple[Any, ...], backend: str) -> tuple[bool, Any]:
     """Whether the result is to be NumPy's, and the arrays: NumPy's as they are if they can be served, else tensors."""
-    check_backend(backend)
+    if backend not in NAMES:
+        raise UserError(f"backend is {backend!r}; it must be one of {', '.join(NAMES)}")
     torch: Any = sys.modules.get("torch")
     present = [array for array in arrays if array is not None]
     if torch is not None and all([isinstance(array, torch.Tensor) for array in present]):  # noqa: C419 (faster)

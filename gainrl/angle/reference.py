@@ -67,10 +67,10 @@ def angle_concentration_reference(
 
     count = len(offsets) - 1
     values, counts = np.full((4, count), np.nan), np.zeros((3, count), dtype=np.int32)
-    directions, sums = np.zeros((2, count, flat.shape[1]))
+    directions = np.zeros((count, flat.shape[1]))
     if (np.diff(offsets) < 0).any() or offsets[0] < 0 or offsets[-1] > len(flat):
         counts[0] = Status.INVALID_OFFSETS
-        return AngleConcentration(values, counts, directions, sums)
+        return AngleConcentration(values, counts, directions)
 
     for b in range(count):
         span = np.arange(offsets[b], offsets[b + 1])
@@ -94,7 +94,7 @@ def angle_concentration_reference(
             flags |= Status.EMPTY_PREFIX
         if not diagonal and (len(question) < 2 or len(rows) < 2):
             flags |= Status.TOO_FEW_ROWS
-        counts[:, b], sums[b] = (flags, len(question), len(prefix)), rows.sum(axis=0)
+        counts[:, b] = flags, len(question), len(prefix)
         if flags & (Status.NON_FINITE | Status.INVALID_ROLE):
             continue
         intra, inter = _mean(question @ question.T, diagonal), _mean(question @ prefix.T)
@@ -103,7 +103,7 @@ def angle_concentration_reference(
 
     if not counts[2].any():
         values[2] = values[0]
-    return AngleConcentration(values, counts, directions, sums)
+    return AngleConcentration(values, counts, directions)
 
 
 def run(call: AngleCall) -> AngleConcentration:
@@ -114,9 +114,8 @@ def run(call: AngleCall) -> AngleConcentration:
             " put the prefix rows into each sequence, or use another backend"
         )
     found = angle_concentration_reference(call.hidden, call.cu_seqlens, call.token_role, diagonal=call.diagonal)
-    parts = [found.values.astype(np.float32), found.counts]
-    wanted = ((found.directions, call.directions), (found.sums, call.sums))
-    parts += [vectors.astype(np.float32) if on else None for vectors, on in wanted]
+    directions = found.directions.astype(np.float32) if call.directions else None
+    parts = [found.values.astype(np.float32), found.counts, directions]
     if not isinstance(call.hidden, np.ndarray):
         import torch
 

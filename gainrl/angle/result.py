@@ -42,8 +42,6 @@ class AngleConcentration:
     """(3, B) int32: rows `status`, `question_tokens`, `prefix_tokens`."""
     directions: Any = None
     """(B, D) float32 `U_q / ‖U_q‖` (zero where undefined), or None when not asked for."""
-    sums: Any = None
-    """(B, D) float32 `U_p + U_q`, the shared prefix included; only for calls of this package."""
 
     intra = property(lambda self: self.values[0])
     """(B,) float32 `‖U_q‖² / q²`; without the diagonal `(‖U_q‖² − q) / (q(q−1))`."""
@@ -82,7 +80,6 @@ class AngleCall:
     shared_tokens: int = 0
     diagonal: bool = True
     directions: bool = False
-    sums: bool = False
 
     @property
     def sequences(self) -> int:
@@ -97,5 +94,12 @@ def new_result(call: AngleCall, make: Any, floats: Any, integers: Any, **options
         make((4, batch), dtype=floats, **options),
         make((3, batch), dtype=integers, **options),
         make((batch, width), dtype=floats, **options) if call.directions else None,
-        make((batch, width), dtype=floats, **options) if call.sums else None,
     )
+
+
+def question_sums(result: AngleConcentration) -> Any:
+    """(B, D) float32 `U_q`, zero where undefined, of a result with directions whose `intra` has the diagonal."""
+    norms = result.intra**0.5
+    norms *= result.question_tokens
+    norms[norms != norms] = 0.0  # NaN
+    return result.directions * norms[:, None]

@@ -42,26 +42,20 @@ def run(call: AngleCall) -> AngleConcentration:
     if result.directions is not None:
         norm = numbers[0, :, None].sqrt()
         result.directions.copy_(torch.where((norm > 0) & ((counts[0, :, None] & BAD) == 0), question / norm, 0.0))
-    if result.sums is not None:
-        result.sums.copy_(whole)
     result.values.copy_(finish(numbers, counts, call.diagonal))
     return result
 
 
 def finish(numbers: Tensor, counts: Tensor, diagonal: bool) -> Tensor:
-    """(4, B) float64 values from `numbers` (3, B), squared norms and a product, and `counts` (3, B), of which it
-    completes the flags."""
+    """(4, B) values of `numbers` (3, B: |U_q|², U_q·U_p, |U|²) and `counts` (3, B), whose flags it completes."""
     question, cross, whole = numbers
     status, q, p = counts[0], counts[1].double(), counts[2].double()
     n = q + p
     status |= (q == 0).int() * int(Status.EMPTY_QUESTION) + (p == 0).int() * int(Status.EMPTY_PREFIX)
-    if diagonal:
-        intra = torch.where(q > 0, question / (q * q), torch.nan)
-        mean = torch.where(n > 0, whole / (n * n), torch.nan)
-    else:
-        status |= (q < 2).int() * int(Status.TOO_FEW_ROWS)
-        intra = torch.where(q > 1, (question - q) / (q * (q - 1)), torch.nan)
-        mean = torch.where(n > 1, (whole - n) / (n * (n - 1)), torch.nan)
+    k = int(not diagonal)  # cosines of each row that are left out
+    status |= (q < 2 * k).int() * int(Status.TOO_FEW_ROWS)
+    intra = torch.where(q > k, (question - k * q) / (q * (q - k)), torch.nan)
+    mean = torch.where(n > k, (whole - k * n) / (n * (n - k)), torch.nan)
     inter = torch.where((q > 0) & (p > 0), cross / (q * p), torch.nan)
     score = torch.where((p > 0).any(), intra + inter, intra)
     return torch.where((status & BAD) != 0, torch.nan, torch.stack([intra, inter, score, mean]))
@@ -90,8 +84,7 @@ def _unit(rows: Tensor, used: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     rows = torch.where(used[:, None], rows, 0).float()
     finite = torch.isfinite(rows).all(dim=1)
     rows = torch.where(finite[:, None], rows, 0.0)
-    # A power of two brings each row's largest magnitude into [1, 2), or near it at float32's ends.
-    _, exponent = torch.frexp(rows.abs().amax(dim=1, keepdim=True))
-    rows = rows * torch.ldexp(torch.ones_like(exponent, dtype=torch.float32), (1 - exponent).clamp(-126, 126))
+    largest = rows.abs().amax(dim=1, keepdim=True)  # divided by it, no square overflows or vanishes
+    rows = rows / torch.where(largest > 0, largest, 1.0)
     square = (rows * rows).sum(dim=1, keepdim=True)
     return rows * torch.where(square > 0, square, 1.0).rsqrt(), finite, square[:, 0] > 0

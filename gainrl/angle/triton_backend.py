@@ -26,18 +26,17 @@ def run(call: AngleCall) -> AngleConcentration:
     numbers = torch.zeros(3, batch, dtype=torch.float64, device=device)
     if shared is not None:  # what sequences without rows have; the kernels write all others
         numbers[2] = shared.double().square().sum()
-        if result.sums is not None:
-            result.sums.copy_(shared.expand_as(result.sums))
     # Row t of sequence b lies `t * stride + b * skip` from the first.
     skip = role_skip = 0
-    if call.cu_seqlens is None:
+    offsets = call.cu_seqlens
+    if offsets is None:
         offsets = torch.arange(batch + 1, device=device) * role.shape[1]
         skip = hidden.stride(0) - role.shape[1] * hidden.stride(1)
         role_skip = role.stride(0) - role.shape[1] * role.stride(1)
-    else:
-        offsets = call.cu_seqlens.long()
 
-    chunk_rows, chunks = _chunks(rows, device)
+    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+    chunk_rows = min(MOST_CHUNK_ROWS, max(16, -(-rows // (processors * PROGRAMS_PER_PROCESSOR))))
+    chunks = max(1, -(-rows // chunk_rows))
     tallies = torch.zeros(4, batch, dtype=torch.int32, device=device)
     partials = torch.zeros(chunks, 2, width, dtype=torch.int64, device=device)
     owners = torch.full((chunks,), -1, dtype=torch.int64, device=device)
@@ -46,13 +45,13 @@ def run(call: AngleCall) -> AngleConcentration:
     tile: dict[str, Any] = {
         "WIDTH": wide, "num_warps": 4 if wide <= 2048 else 8 if wide <= 8192 else 16, "enable_fp_fusion": False
     }  # fmt: skip
-    ends = shared, numbers, tallies, result.directions, result.sums, partials, owners, batch, width
+    ends = shared, numbers, tallies, result.directions, partials, owners, batch, width
     # Triton launches on the current device, whatever the tensors say.
     with torch.cuda.device_of(hidden):  # type: ignore[no-untyped-call]
         if batch and rows:
             kernels.sum_chunks[(chunks,)](
-                hidden, role.view(torch.int8), offsets, *ends, chunk_rows, rows, hidden.stride(-2), hidden.stride(-1),
-                skip, role.stride(-1), role_skip, 2 if role.dtype == torch.bool else 1,
+                hidden, role.view(torch.int8), offsets.long(), *ends, chunk_rows, rows, hidden.stride(-2),
+                hidden.stride(-1), skip, role.stride(-1), role_skip, 2 if role.dtype == torch.bool else 1,
                 ROWS=max(1, min(8, 8192 // wide)), **tile,
             )  # fmt: skip
             kernels.finish_spanning[(chunks,)](*ends, **tile)
@@ -67,11 +66,3 @@ def run(call: AngleCall) -> AngleConcentration:
     if result.directions is not None:
         result.directions.mul_(ordered)
     return result
-
-
-def _chunks(rows: int, device: torch.device) -> tuple[int, int]:
-    """Rows per program, and programs."""
-    processors = torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
-    programs = processors * PROGRAMS_PER_PROCESSOR
-    chunk_rows = min(MOST_CHUNK_ROWS, max(16, -(-rows // programs)))
-    return chunk_rows, max(1, -(-rows // chunk_rows))

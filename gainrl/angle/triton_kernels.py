@@ -37,7 +37,7 @@ def _unit_rows(x, used):
 
 
 @triton.jit
-def _write(b, question, prefix, bad, shared, numbers, directions, sums, sequences, width, columns, inside):
+def _write(b, question, prefix, bad, shared, numbers, directions, sequences, width, columns, inside):
     """Results of sequence b from its own sums; bad: how many of its rows have a wrong value or role."""
     if shared is not None:
         prefix += tl.load(shared + columns, mask=inside, other=0.0)
@@ -49,16 +49,13 @@ def _write(b, question, prefix, bad, shared, numbers, directions, sums, sequence
     if directions is not None:
         defined = (square > 0) & (bad == 0)
         scale = tl.where(defined, 1.0 / tl.sqrt(tl.where(defined, square, 1.0)), 0.0)
-        out = tl.where(defined, question * scale, 0.0)
-        tl.store(directions + b * width + columns, out.to(tl.float32), mask=inside)
-    if sums is not None:
-        tl.store(sums + b * width + columns, whole.to(tl.float32), mask=inside)
+        tl.store(directions + b * width + columns, (question * scale).to(tl.float32), mask=inside)
 
 
 @triton.jit(do_not_specialize=VARIES)
 def sum_chunks(
-    hidden, roles, offsets, shared, numbers, tallies, directions, sums, partials, owners, sequences, width, chunk_rows,
-    rows, stride_row, stride_column, skip, role_stride_row, role_skip, role_scale, ROWS: tl.constexpr,
+    hidden, roles, offsets, shared, numbers, tallies, directions, partials, owners, sequences, width, chunk_rows, rows,
+    stride_row, stride_column, skip, role_stride_row, role_skip, role_scale, ROWS: tl.constexpr,
     WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One chunk.  tallies (4, B): question rows, prefix rows, rows that are not finite, roles that are none."""
@@ -104,10 +101,8 @@ def sum_chunks(
             tl.atomic_add(tallies + 2 * sequences + b, infinite)
             tl.atomic_add(tallies + 3 * sequences + b, invalid)
             if (start >= low) & (end <= low + chunk_rows):
-                _write(
-                    b, question, prefix, infinite + invalid, shared, numbers, directions, sums, sequences, width,
-                    columns, inside,
-                )  # fmt: skip
+                wrong = infinite + invalid
+                _write(b, question, prefix, wrong, shared, numbers, directions, sequences, width, columns, inside)
             else:  # its sums lie at the chunk in which it begins; the bounds are for offsets that are out of order
                 home = tl.minimum(tl.maximum(start, 0) // chunk_rows, tl.num_programs(0) - 1)
                 at = partials + home * 2 * width + columns
@@ -120,7 +115,7 @@ def sum_chunks(
 
 @triton.jit(do_not_specialize=VARIES)
 def finish_spanning(
-    shared, numbers, tallies, directions, sums, partials, owners, sequences, width, WIDTH: tl.constexpr
+    shared, numbers, tallies, directions, partials, owners, sequences, width, WIDTH: tl.constexpr
 ):  # fmt: skip
     """Program c finishes the sequence that begins in chunk c and goes on after it."""
     columns = tl.arange(0, WIDTH)
@@ -132,4 +127,4 @@ def finish_spanning(
         question = tl.load(at, mask=inside, other=0).to(tl.float64) / FIXED
         prefix = tl.load(at + width, mask=inside, other=0).to(tl.float64) / FIXED
         bad = tl.load(tallies + 2 * sequences + b) + tl.load(tallies + 3 * sequences + b)
-        _write(b, question, prefix, bad, shared, numbers, directions, sums, sequences, width, columns, inside)
+        _write(b, question, prefix, bad, shared, numbers, directions, sequences, width, columns, inside)

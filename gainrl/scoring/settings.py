@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gainrl.angle.backends import NAMES, check_backend, unavailable
+from gainrl.angle.backends import NAMES, unavailable
 from gainrl.errors import UserError
 
 CHUNK = 4096
@@ -90,10 +90,9 @@ class ScoringSettings:
         self.dtype = str(self.dtype).removeprefix("torch.")
         self.device, self.tap = str(self.device), str(self.tap)
         choices = {"dtype": DTYPES, "too_long": ("skip", "truncate"), "direction_dtype": ("float16", "float32")}
-        for name, allowed in choices.items():
+        for name, allowed in (choices | {"backend": NAMES}).items():
             if getattr(self, name) not in allowed:
                 raise UserError(f"{name}={getattr(self, name)!r}: choose {', '.join(allowed[:-1])} or {allowed[-1]}")
-        check_backend(self.backend)
         if self.tokens_per_batch is not None and self.tokens_per_batch < 1:
             raise UserError(f"tokens_per_batch={self.tokens_per_batch}: give at least 1")
         if self.nll and self.tap != "final":

@@ -26,7 +26,7 @@ from torch import Tensor
 from vllm.model_executor.layers.pooler import Pooler
 
 from gainrl.angle.op import run
-from gainrl.angle.result import AngleCall, Status
+from gainrl.angle.result import AngleCall, Status, question_sums
 from gainrl.errors import UserError
 from gainrl.scoring.settings import require_backend
 
@@ -72,18 +72,18 @@ class RoleSums(Pooler):  # type: ignore[misc, unused-ignore]
         firsts = [end - count for count, end in zip(counts, ends, strict=True)]
         offsets, row = [0], 0
         for count, first, (skip, prefix) in zip(counts, firsts, wanted, strict=True):
-            role[row + min(max(skip - first, 0), count) : row + count] = 1
+            role[row + min(max(skip - first, 0), count) : row + count] = 2
             offsets += [row + min(max(prefix - first, 0), count), row + count]
             row += count
         cu_seqlens, roles, begun = (
             given.to(hidden.device, non_blocking=True)
             for given in (torch.tensor(offsets), torch.from_numpy(role), torch.tensor(firsts)[:, None].float())
         )
-        # Two sequences a prompt, of one role each, so that the op's sums are U_p and U_q.
-        outputs = run(AngleCall(hidden[:row], cu_seqlens, roles, sums=True), self._backend, False)
-        status, rows = outputs.counts[0].view(-1, 2), outputs.counts[2].view(-1, 2)
+        # Two sequences a prompt, one of each role, and question rows to the op, so that its sums are U_p and U_q.
+        outputs = run(AngleCall(hidden[:row], cu_seqlens, roles, directions=True), self._backend, False)
+        status, rows = outputs.counts[0].view(-1, 2), outputs.counts[1].view(-1, 2)
         bad = ((status & int(Status.NON_FINITE)) != 0).any(dim=1, keepdim=True)
-        return torch.cat([outputs.sums.view(len(counts), -1), rows.float(), bad.float(), begun], dim=1)
+        return torch.cat([question_sums(outputs).view(len(counts), -1), rows.float(), bad.float(), begun], dim=1)
 
 
 class _Headless:

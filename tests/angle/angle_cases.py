@@ -201,7 +201,7 @@ class Params(ctypes.Structure):
         ("roles", ctypes.c_void_p), ("role_stride_row", ctypes.c_int64), ("role_stride_batch", ctypes.c_int64),
         ("role_scale", ctypes.c_int32), ("shared_sum", ctypes.c_void_p), ("shared_tokens", ctypes.c_int64),
         ("diagonal", ctypes.c_int32), ("values", ctypes.c_void_p), ("counts", ctypes.c_void_p),
-        ("directions", ctypes.c_void_p), ("sums", ctypes.c_void_p),
+        ("directions", ctypes.c_void_p),
     )  # fmt: skip
 
 

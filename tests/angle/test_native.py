@@ -132,12 +132,7 @@ def test_every_output_is_written_and_nothing_beside_it(offsets):
     hidden = np.full((rows + 2 * guard, width), np.nan, dtype=np.float32)
     hidden[guard:-guard] = 1.0
     roles = np.full(rows + 2 * guard, 2, dtype=np.int8)
-    outputs = {
-        "values": 4 * sequences,
-        "counts": 3 * sequences,
-        "directions": sequences * width,
-        "sums": sequences * width,
-    }
+    outputs = {"values": 4 * sequences, "counts": 3 * sequences, "directions": sequences * width}
     arrays = {
         name: np.full(n + 2 * guard, 777, np.int32 if name == "counts" else np.float32) for name, n in outputs.items()
     }

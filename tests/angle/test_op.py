@@ -27,19 +27,21 @@ def equal(a, b):
     return torch.equal(a.nan_to_num(7), b.nan_to_num(7))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("backend", ["native", "torch"])
-def test_a_shared_prefix_counts_as_rows_before_every_sequence(hidden, backend, need):
+def test_a_shared_prefix_counts_as_rows_before_every_sequence(hidden, backend, dtype, need):
     need(backend)
-    prefix = torch.randn(3, 16)
-    shared = gainrl.shared_prefix(prefix, backend=backend)
-    assert shared.tokens == 3
-    found = gainrl.angle_concentration(hidden, OFFSETS, ROLES, shared_prefix=shared, backend=backend)
-    rows = torch.cat([prefix, hidden[:4], prefix, hidden[4:]])
-    one = torch.ones(3, dtype=torch.int8)
-    roles = torch.cat([one, ROLES[:4], one, ROLES[4:]])
-    expected = gainrl.angle_concentration(rows, torch.tensor([0, 7, 12]), roles, backend="reference")
-    torch.testing.assert_close(found.values, expected.values, atol=1e-6, rtol=0)
-    assert torch.equal(found.counts, expected.counts)
+    rows, hidden = torch.randn(3, 16).to(dtype), hidden.to(dtype)
+    one = torch.ones(6, dtype=torch.int8)
+    for prefix in (rows, rows[:1], rows[:0], 0 * rows, torch.cat([rows, -rows]), torch.cat([rows, 1e-3 - rows])):
+        shared = gainrl.shared_prefix(prefix, backend=backend)
+        found = gainrl.angle_concentration(hidden, OFFSETS, ROLES, shared_prefix=shared, backend=backend)
+        p = len(prefix)
+        whole = torch.cat([prefix, hidden[:4], prefix, hidden[4:]])
+        roles = torch.cat([one[:p], ROLES[:4], one[:p], ROLES[4:]])
+        expected = gainrl.angle_concentration(whole, torch.tensor([0, p + 4, 2 * p + 6]), roles, backend="reference")
+        torch.testing.assert_close(found.values, expected.values, atol=1e-6, rtol=0, equal_nan=True)
+        assert torch.equal(found.counts, expected.counts)
 
 
 def test_a_boolean_mask_of_padded_rows_gives_the_mean_over_the_whole_sequence(hidden):
@@ -66,7 +68,6 @@ def test_a_boolean_mask_of_padded_rows_gives_the_mean_over_the_whole_sequence(hi
         ({"token_role": torch.zeros(6, dtype=torch.int8, device="meta")}, "token_role is on meta and hidden on cpu"),
         ({"shared_prefix": (torch.zeros(16), 3)}, "shared_prefix is a tuple"),
         ({"shared_prefix": SharedPrefix(torch.zeros(8), 3)}, r"shared_prefix.sum has shape \(8,\)"),
-        ({"shared_prefix": SharedPrefix(torch.zeros(16), -1)}, "shared_prefix.tokens is -1"),
         ({"backend": "cuda"}, "backend is 'cuda'; it must be one of auto, native"),
         ({"cu_seqlens": [0, 6]}, "is a list; it must be a torch tensor or an array with __dlpack__"),
         ({"backend": "triton"}, "backend 'triton' cannot serve cpu tensors"),  # never another instead
@@ -123,7 +124,8 @@ def test_a_shared_prefix_with_nan_is_refused(hidden):
 
 
 def test_auto_says_once_what_it_chose_and_why(hidden, caplog, monkeypatch):
-    backends._first.cache_clear()
+    backends.unavailable.cache_clear()
+    backends.log_once.cache_clear()
     monkeypatch.setattr(backends, "native_module", lambda: "there is no compiled module")
     with caplog.at_level(logging.INFO, "gainrl.angle"):
         for _ in range(3):
@@ -133,7 +135,7 @@ def test_auto_says_once_what_it_chose_and_why(hidden, caplog, monkeypatch):
     ]
     assert result.intra.isfinite().all()
     assert gainrl.available_backends()["native"] == "there is no compiled module"
-    backends._first.cache_clear()
+    backends.unavailable.cache_clear()
 
 
 def test_every_backend_says_ok_or_why_not():
@@ -158,7 +160,7 @@ def test_the_registration_passes_pytorchs_own_check(hidden):
 
     torch.library.opcheck(
         torch.ops.gainrl.angle.default,
-        (hidden, OFFSETS, ROLES, None, 0, True, True, True, "auto", True),
+        (hidden, OFFSETS, ROLES, None, 0, True, True, "auto", True),
         test_utils=("test_schema", "test_faketensor"),
     )
 

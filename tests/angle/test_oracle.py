@@ -73,7 +73,7 @@ def test_one_long_sequence_of_nearly_equal_rows_keeps_its_digits(backend, dtype,
 def test_interpreted_triton_joins_a_sequence_of_many_chunks(monkeypatch, agrees):
     from gainrl.angle import triton_backend
 
-    monkeypatch.setattr(triton_backend, "_chunks", lambda rows, device: (1, rows))
+    monkeypatch.setattr(triton_backend, "MOST_CHUNK_ROWS", 1)
     agrees(random_case(np.random.default_rng(1), width=8, lengths=[2, 70, 1], runs=False, zero_rows=0.1), "triton")
 
 

@@ -16,7 +16,7 @@ from triton.compiler import ASTSource
 from gainrl.angle import triton_kernels as kernels
 
 POINTERS = {"roles": "*i8", "offsets": "*i64", "shared": "*fp32", "numbers": "*fp64",
-            "tallies": "*i32", "directions": "*fp32", "sums": "*fp32", "partials": "*i64", "owners": "*i64"}
+            "tallies": "*i32", "directions": "*fp32", "partials": "*i64", "owners": "*i64"}
 
 # A launch turns integers that are 1 into constants, and small ones into i32.
 ONES = ("stride_column", "role_stride_row", "role_scale")
@@ -24,7 +24,7 @@ ONES = ("stride_column", "role_stride_row", "role_scale")
 def compile_for(target, kernel, dtype, width, small=False):
     constants = {"WIDTH": width, "ROWS": 4, **dict.fromkeys(ONES if small else (), 1)}
     if small:
-        constants |= {"shared": None, "sums": None}
+        constants |= {"shared": None}
     names = kernel.arg_names
     constants = {name: constants[name] for name in names if name in constants}
     integer = "i32" if small else "i64"

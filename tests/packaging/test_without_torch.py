@@ -30,7 +30,7 @@ for b, (p, q) in enumerate(((u[:2], u[2:4]), (u[4:5], u[5:]))):
     assert abs(result.score[b] - ((q @ q.T).mean() + (q @ p.T).mean())) < 2e-6
     assert abs(result.intra[b] - (q @ q.T).mean()) < 2e-6
 assert type(result.values) is np.ndarray and (result.status == 0).all()
-assert gainrl.shared_prefix(rows).tokens == 7
+assert gainrl.shared_prefix(rows).tokens == 7 and abs(gainrl.shared_prefix(rows).sum - u.sum(0)).max() < 2e-6
 """
 SAY = "\nimport json; print(json.dumps(gainrl.available_backends()))"
 

@@ -63,7 +63,6 @@ class Outcome:
     values: np.ndarray
     counts: np.ndarray
     directions: np.ndarray | None
-    sums: np.ndarray | None
     chosen: Chosen
     reports: dict[str, Report]
 
@@ -111,9 +110,9 @@ def aligned_bytes(count: int, boundary: int = 512) -> np.ndarray:
 
 def run(
     module: Module, case: Case, *, resident: int = 1000, seed: int = 0,
-    concurrent: int = 1, wanted: str = "ds", limits: dict[str, int] | None = None,
+    concurrent: int = 1, directions: bool = True, limits: dict[str, int] | None = None,
 ) -> Outcome:  # fmt: skip
-    """One call: the kernels that the launcher would start, on buffers of their own.  wanted: directions, sums."""
+    """One call: the kernels that the launcher would start, on buffers of their own."""
     view, owner = placed(case)
     width, sequences = case.hidden.shape[-1], case.sequences
     buffers: list[Buffer] = []
@@ -133,14 +132,13 @@ def run(
 
     values, at_values = output(4, sequences)
     counts, at_counts = output(3, sequences, dtype=np.int32)
-    directions, at_directions = output(sequences, width) if "d" in wanted else (None, 0)
-    sums, at_sums = output(sequences, width) if "s" in wanted else (None, 0)
+    vectors, at_vectors = output(sequences, width) if directions else (None, 0)
     total, tokens = (None, 0) if case.shared is None else case.shared_sum()
     case = replace(case, roles=np.ascontiguousarray(case.roles))
     first = known(owner if case.roles.size else None)
     p = params_of(
         case, first, view.strides[0] // view.itemsize, (known(total), tokens), values=at_values,
-        counts=at_counts, directions=at_directions, sums=at_sums,
+        counts=at_counts, directions=at_vectors,
     )  # fmt: skip
     known(case.roles)
     known(case.offsets)
@@ -164,7 +162,7 @@ def run(
     for buffer in buffers:
         if buffer.writable and buffer.array is not workspace:
             assert buffer.known.all(), f"{int((buffer.known == 0).sum())} bytes of an output were never written"
-    return Outcome(values, counts, directions, sums, chosen, reports)
+    return Outcome(values, counts, vectors, chosen, reports)
 
 
 def checked(module: Module, case: Case, seed: int, **machine: Any) -> Outcome:
@@ -172,7 +170,7 @@ def checked(module: Module, case: Case, seed: int, **machine: Any) -> Outcome:
     found = run(module, case, **machine)
     again = run(module, case, seed=seed, concurrent=3, **machine)
     assert_matches(case, found.values, found.counts, found.directions)
-    for name in ("values", "counts", "directions", "sums"):
+    for name in ("values", "counts", "directions"):
         if (a := getattr(found, name)) is not None:
             np.testing.assert_array_equal(a, getattr(again, name), err_msg=f"{name}: another order of blocks and warps")
     return found
@@ -206,7 +204,7 @@ def widths(module: Module, rng: np.random.Generator) -> int:
         for width in WIDTHS:
             width = min(width, 8192) if dtype == "float32" else width
             case = random_case(rng, width=width, lengths=[40, 1, 0, 33], dtype=dtype)
-            checked(module, case, int(rng.integers(2, 99)), resident=2, wanted="")
+            checked(module, case, int(rng.integers(2, 99)), resident=2, directions=False)
     return len(DTYPES) * len(WIDTHS)
 
 
@@ -217,7 +215,7 @@ def one_token(module: Module, rng: np.random.Generator) -> int:
             case = random_case(
                 rng, width=72, lengths=lengths, dtype=dtype, zero_rows=0.05, bad_rows=0.02, invalid_roles=0.02
             )
-            checked(module, case, 9, resident=2, wanted="")
+            checked(module, case, 9, resident=2, directions=False)
     return 6
 
 
@@ -252,8 +250,8 @@ def real_sizes(module: Module, rng: np.random.Generator) -> int:
     for width, lengths in shapes:
         case = random_case(rng, width=width, lengths=lengths, dtype="bfloat16")
         few = replace(case, hidden=case.hidden[:0], roles=case.roles[:0], offsets=np.zeros(2, np.int64))
-        resident = resident_on_h200(run(module, few, wanted="").chosen)
-        found = run(module, case, resident=resident, wanted="d", seed=3, concurrent=4)
+        resident = resident_on_h200(run(module, few, directions=False).chosen)
+        found = run(module, case, resident=resident, directions=True, seed=3, concurrent=4)
         unit = case.exact / np.linalg.norm(case.exact, axis=1, keepdims=True)
         for b in range(len(lengths)):
             span = slice(case.offsets[b], case.offsets[b + 1])
@@ -273,7 +271,7 @@ def random(module: Module, rng: np.random.Generator, cases: int) -> int:
         limit = int(rng.choice([99, 163, 227])) << 10
         machine = {
             "limits": {"shared_limit": limit, "shared_per_processor": limit + 1024},
-            "resident": int(rng.integers(1, 9)), "wanted": str(rng.choice(["", "d", "s", "ds"])),
+            "resident": int(rng.integers(1, 9)), "directions": bool(rng.integers(2)),
         }  # fmt: skip
         case = random_case(rng, **keywords)
         try:

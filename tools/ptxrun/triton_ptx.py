@@ -100,14 +100,14 @@ class Launches:
             raise AssertionError(f"{name}: {signature} {constants}\n{report}")
 
 
-def run(case: Case, seed: int, directions: bool, sums: bool) -> AngleConcentration:
+def run(case: Case, seed: int, directions: bool) -> AngleConcentration:
     """The backend with its launches run by ptxrun."""
     hidden = torch.from_numpy(case.hidden.copy())
     hidden = hidden.view(torch.bfloat16) if case.dtype == "bfloat16" else hidden
     shared, tokens = (None, 0) if case.shared is None else case.shared_sum()
     call = AngleCall(
         hidden, None if case.offsets is None else torch.from_numpy(case.offsets), torch.from_numpy(case.roles.copy()),
-        None if shared is None else torch.from_numpy(shared), tokens, case.diagonal, directions, sums,
+        None if shared is None else torch.from_numpy(shared), tokens, case.diagonal, directions,
     )  # fmt: skip
     triton_backend.kernels = Launches(seed)
     try:
@@ -116,13 +116,13 @@ def run(case: Case, seed: int, directions: bool, sums: bool) -> AngleConcentrati
         triton_backend.kernels = kernels
 
 
-def check(case: Case, seed: int, directions: bool = True, sums: bool = True) -> None:
+def check(case: Case, seed: int, directions: bool = True) -> None:
     """The case in two orders: right, without a fault, and with the same bits."""
     found, again = (
-        [x if x is None else x.numpy() for x in (result.values, result.counts, result.directions, result.sums)]
-        for result in (run(case, order, directions, sums) for order in (0, seed))
+        [x if x is None else x.numpy() for x in (result.values, result.counts, result.directions)]
+        for result in (run(case, order, directions) for order in (0, seed))
     )
-    assert_matches(case, *found[:3])
+    assert_matches(case, *found)
     for a, b in zip(found, again, strict=True):
         if a is not None:
             np.testing.assert_array_equal(a, b, err_msg="another order of blocks and warps")
@@ -144,7 +144,7 @@ def main() -> None:
         keywords |= {"width": int(rng.choice([33, 64, 576])), "lengths": [min(n, 30) for n in keywords["lengths"]]}
         case = random_case(rng, **keywords)
         try:
-            check(case, int(rng.integers(2, 99)), bool(rng.integers(2)), bool(rng.integers(2)))
+            check(case, int(rng.integers(2, 99)), bool(rng.integers(2)))
         except Unsupported as error:
             print(f"case {number}: left out, {error}")
             left_out += 1
