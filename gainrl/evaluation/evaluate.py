@@ -15,7 +15,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +130,8 @@ class Evaluation:
 
 def rows_digest(rows: Iterable[Mapping[str, Any]]) -> str:
     """A digest of rows, in order, so that generations are never counted for other problems."""
-    digest = hashlib.sha256()
-    for row in rows:
-        digest.update(json.dumps([row["prompt"], row["answer"]], sort_keys=True, default=str).encode())
-    return digest.hexdigest()[:16]
+    text = json.dumps([[row["prompt"], row["answer"]] for row in rows], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Store:
@@ -226,7 +223,9 @@ def evaluate(
     done = {(one.row, one.sample): one for one in (store.kept if store else ())}
     lengths, room = [len(engine.encode(row["prompt"])) for row in rows], engine.room() or math.inf
     why = f"the prompt has %d tokens; with {new} new ones the model's context of {room} is exceeded"
-    with _progress(task.name, len(rows) * samples, progress) as bar:
+    silent: dict[str, Any] = {} if progress else {"disable": True}  # named, it would overrule TQDM_DISABLE
+    with tqdm(total=len(rows) * samples, desc=f"eval {task.name}", unit="sample", **silent) as bar:
+        threading.Thread(target=_beat, args=(bar,), daemon=True).start()
         bar.update(len(done))
         for key, batch in enumerate(_batches(rows, lengths, samples, batch_size)):
             if all(item in done for item in batch):
@@ -257,24 +256,11 @@ def evaluate(
     return Evaluation(task.name, len(rows), samples, sampling, kept, time.monotonic() - began)
 
 
-@contextmanager
-def _progress(name: str, total: int, shown: bool) -> Iterator[Any]:
-    """A bar that shows every few seconds that it lives, however long a batch takes; silent if `TQDM_DISABLE` is set."""
-    ended = threading.Event()
-    silent: dict[str, Any] = {} if shown else {"disable": True}  # named, it would overrule TQDM_DISABLE
-    with tqdm(total=total, desc=f"eval {name}", unit="sample", **silent) as bar:
-
-        def beat() -> None:
-            while not ended.wait(_BEAT):
-                bar.refresh()
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield bar
-        finally:
-            ended.set()
-            thread.join()
+def _beat(bar: Any) -> None:
+    """Refresh the bar every few seconds, however long a batch takes, until it is closed."""
+    while not bar.disable:
+        time.sleep(_BEAT)
+        bar.refresh()
 
 
 def _batches(rows: Sequence[Any], lengths: Sequence[int], samples: int, batch_size: int) -> Iterator[list[Item]]:
