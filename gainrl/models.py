@@ -101,8 +101,9 @@ def load_model(
 ) -> Any:
     """Load the causal language model `name` for inference; an adapter's folder is loaded on its base.
 
-    base: what an adapter goes on in place of the model that it names.  Other arguments are those of `ScoringSettings`.  Raises UserError for names that cannot be resolved or loaded, and for a
-    model with code of its own unless `trust_remote_code`.
+    base: what an adapter goes on in place of the model that it names.  Other arguments are those of `ScoringSettings`.
+    Raises UserError for names that cannot be resolved or loaded, and for a model with code of its own unless
+    `trust_remote_code`.
     """
     from transformers import AutoModelForCausalLM
 

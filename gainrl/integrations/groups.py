@@ -26,26 +26,21 @@ _EQUAL = 1e-6
 class Draw:
     """n drawn rows and the rollouts that came of them.
 
-    number: of the draw, from 0.  rows: (n,) rows of the score table.  predicted: (n,) chances of a mixed group, or
-    None.  metrics: the navigator's, when it had drawn.
+    number: of the draw, from 0.  rows: (n,) rows of the score table.  navigator: what has just drawn them, with its
+    metrics and, if it has them, its predicted chances of a mixed group.
     """
 
     _FIELDS = ("number", "rows", "predicted", "metrics", "finished", "rollouts")
 
-    def __init__(
-        self, number: int, rows: Ints, predicted: Floats | None = None, metrics: Mapping[str, Any] | None = None
-    ) -> None:
-        self.number, self.rows, self.predicted, self.metrics = number, rows, predicted, dict(metrics or {})
+    def __init__(self, number: int, rows: Ints, navigator: Navigator | None = None) -> None:
+        self.number, self.rows = number, rows
+        self.predicted = None if navigator is None else navigator.predicted(rows)
+        self.metrics = {} if navigator is None else navigator.metrics()
         self.finished: Mask = np.zeros(len(rows), np.bool_)
         """(n,) which groups the navigator has."""
         self.rollouts: Floats = np.empty((0, 5))
-        """(R, 5) place of the group among the rows, credit in [0, 1], reward, angle, tokens; NaN if there is none."""
+        """(R, 5) index of the group among the rows, accuracy in [0, 1], reward, angle, tokens; NaN if there is none."""
         self._began = time.monotonic()
-
-    @classmethod
-    def made_by(cls, navigator: Navigator, number: int, rows: Ints) -> Draw:
-        """The draw that this navigator has just made."""
-        return cls(number, rows, navigator.predicted(rows), navigator.metrics())
 
     def add(self, *columns: npt.ArrayLike) -> None:
         """Add rollouts: the five columns of `rollouts`, each an array or one number for all."""
@@ -53,24 +48,24 @@ class Draw:
 
     def outcomes(self) -> Outcomes:
         """All groups, as a navigator takes them; mixed are those whose rewards differ."""
-        group, (credit, reward), n = self.rollouts[:, 0].astype(np.int64), self.rollouts[:, 1:3].T, len(self.rows)
-        low, high, known = np.full(n, np.inf), np.full(n, -np.inf), ~np.isnan(credit)
+        group, (accuracy, reward), n = self.rollouts[:, 0].astype(np.int64), self.rollouts[:, 1:3].T, len(self.rows)
+        low, high, known = np.full(n, np.inf), np.full(n, -np.inf), ~np.isnan(accuracy)
         np.fmin.at(low, group, reward)
         np.fmax.at(high, group, reward)
         rollouts, scored = np.bincount(group, minlength=n), np.bincount(group[known], minlength=n)
-        correct = np.bincount(group[known], credit[known], n).astype(np.float64)
+        correct = np.bincount(group[known], accuracy[known], n).astype(np.float64)
         return Outcomes(self.rows, rollouts, scored, correct, high - low > _EQUAL)
 
     def angle(self, which: Mask | slice = slice(None)) -> float | None:
         """Mean angle of the measured rollouts of the groups `which`."""
-        places = np.arange(len(self.rows))[which]
-        return _mean(self.rollouts[np.isin(self.rollouts[:, 0], places), 3])
+        groups = np.arange(len(self.rows))[which]
+        return _mean(self.rollouts[np.isin(self.rollouts[:, 0], groups), 3])
 
     def record(self, step: int, navigator: Navigator) -> dict[str, Any]:
         """The line of `draws.jsonl`."""
         outcomes = self.outcomes()
         sources = by_source(navigator, outcomes)
-        columns = outcomes.scored, outcomes.correct, outcomes.mixed
+        columns = outcomes.scored.tolist(), outcomes.correct.tolist(), outcomes.mixed.tolist()
         return {
             "draw": self.number,
             "step": step,
@@ -80,7 +75,7 @@ class Draw:
             "scored": int(outcomes.scored.sum()),
             **summary(outcomes),
             "predicted": [None] * len(self.rows) if self.predicted is None else self.predicted,
-            "outcome": [list(group) for group in zip(*(column.tolist() for column in columns), strict=True)],
+            "outcome": list(zip(*columns, strict=True)),
             "angle": self.angle(),
             "reward": _mean(self.rollouts[:, 2]),
             "tokens": int(self.rollouts[:, 4].sum()),
@@ -98,8 +93,8 @@ class Draw:
         """The draw of a state; UserError for other fields."""
         if set(state) != set(cls._FIELDS):
             raise UserError(f"the state of a draw has the fields {sorted(state)}: it is of another release of gainrl")
-        draw = cls(int(state["number"]), state["rows"], state["predicted"], state["metrics"])
-        draw.finished, draw.rollouts = state["finished"], state["rollouts"]
+        draw = cls(state["number"], state["rows"])
+        vars(draw).update(state)
         return draw
 
 

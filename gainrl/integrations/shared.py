@@ -1,4 +1,4 @@
-"""What all integrations share: a navigator from a score table, credit from rewards, and the log of draws."""
+"""What all integrations share: a navigator from a score table, accuracy from rewards, and the log of draws."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def load_navigator(
     usable = np.isin(every, table.usable)
     chosen = every[usable]
     names = None if sources is None else np.asarray(sources, dtype=np.str_)[usable].tolist()
-    place = np.full(len(table), -1, dtype=np.int64)
-    place[chosen] = np.arange(len(chosen))
+    index_of = np.full(len(table), -1, dtype=np.int64)
+    index_of[chosen] = np.arange(len(chosen))
 
     def directions() -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]:
         for rows, block in table.directions() or ():
-            index = place[rows]
+            index = index_of[rows]
             yield index[index >= 0], block[index >= 0]
 
     there = table.directions() is not None
@@ -70,7 +70,7 @@ def load_navigator(
 def accuracy_of(
     rewards: npt.ArrayLike | Sequence[float | None], accuracy_range: Sequence[float] | None = None
 ) -> npt.NDArray[np.float64]:
-    """Credit in [0, 1] of rewards, any shape; NaN where a reward is NaN or None: such a rollout is unscored.
+    """Accuracy in [0, 1] of rewards, any shape; NaN where a reward is NaN or None: such a rollout is unscored.
 
     accuracy_range: (low, high), the rewards of a wrong and a correct rollout; (0, 1) by default.  Raises UserError for
     a range that is none, and for a reward outside it.
@@ -81,15 +81,14 @@ def accuracy_of(
         raise UserError(f"accuracy_range={accuracy_range!r} is not a pair [low, high]") from None
     if not -np.inf < low < high < np.inf:
         raise UserError(f"accuracy_range=[{low:g}, {high:g}] must be finite, with low below high")
-    credit = (np.asarray(rewards, dtype=np.float64) - low) / (high - low)
-    outside = (credit < -1e-6) | (credit > 1 + 1e-6)
-    if outside.any():
-        odd = float(credit[outside].flat[0] * (high - low) + low)
+    values = np.asarray(rewards, dtype=np.float64)
+    accuracy = (values - low) / (high - low)
+    if (outside := (accuracy < -1e-6) | (accuracy > 1 + 1e-6)).any():
         raise UserError(
-            f"a reward of {odd:g} lies outside accuracy_range=[{low:g}, {high:g}]: set the range of the reward, or "
-            "name another reward in accuracy_rewards"
+            f"a reward of {values[outside].flat[0]:g} lies outside accuracy_range=[{low:g}, {high:g}]: "
+            "set the range of the reward, or name another reward in accuracy_rewards"
         )
-    return np.clip(credit, 0.0, 1.0)
+    return np.clip(accuracy, 0.0, 1.0)
 
 
 class DrawLog:
@@ -120,11 +119,11 @@ class DrawLog:
             return []
         records = []
         *lines, _ = self.path.read_bytes().split(b"\n")  # what follows the last newline is empty or torn
-        for place, line in enumerate(lines, start=1):
+        for number, line in enumerate(lines, start=1):
             try:
                 record = json.loads(line)
                 _ = record["draw"]
             except (ValueError, TypeError, KeyError):
-                raise UserError(f"{self.path}, line {place}, is no record of a draw: remove the line") from None
+                raise UserError(f"{self.path}, line {number}, is no record of a draw: remove the line") from None
             records.append(record)
         return records

@@ -1,4 +1,4 @@
-"""What all integrations share: a navigator from a table, credit from rewards, the log of draws."""
+"""What all integrations share: a navigator from a table, accuracy from rewards, the log of draws."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_sources_follow_their_rows() -> None:
 # -- accuracy -----------------------------------------------------------------------------------------------
 
 
-def test_credit_is_the_place_of_a_reward_in_its_range() -> None:
+def test_accuracy_is_where_a_reward_lies_in_its_range() -> None:
     np.testing.assert_equal(accuracy_of([0.0, 1.0000001, -1e-8, 0.5, None, math.nan]), [0, 1, 0, 0.5, np.nan, np.nan])
     np.testing.assert_equal(accuracy_of([[-1.0, 1.0], [0.0, None]], [-1, 1]), [[0, 1], [0.5, np.nan]])
 

@@ -31,8 +31,8 @@ class Curriculum:
     def dataset_rows(self, rows: Ints) -> Ints:
         """(n,) the dataset's row of each row of the table; UserError if the dataset lacks one."""
         order = np.argsort(self.table_rows, kind="stable")
-        place = np.minimum(np.searchsorted(self.table_rows, rows, sorter=order), len(order) - 1)
-        found = order[place]
+        nearest = np.minimum(np.searchsorted(self.table_rows, rows, sorter=order), len(order) - 1)
+        found = order[nearest]
         if (lacking := rows[self.table_rows[found] != rows]).size:
             raise UserError(f"the dataset lacks row {lacking[0]} of the score table, which the state has drawn")
         return found

@@ -55,7 +55,7 @@ class DrawSampler(Sampler[Item]):
         self._step = self._least = self.num_replicas  # prompts that are handed out at once, and at least
         self._log = curriculum.log if self.rank == 0 else None
         self._draw = Draw(-1, np.empty(0, np.int64))
-        self._rows: dict[int, int] = {}  # dataset rows of the draw under way, in its order, and their places
+        self._rows: dict[int, int] = {}  # dataset rows of the draw under way, in its order, and their groups
         self._resumed = False  # whether the next iteration goes on with the draw under way
 
     @abstractmethod
@@ -70,11 +70,11 @@ class DrawSampler(Sampler[Item]):
     @property
     def unfinished(self) -> list[int]:
         """Dataset rows of the draw under way whose groups are not finished, in the order of the draw."""
-        return [row for row, place in self._rows.items() if not self._draw.finished[place]]
+        return [row for row, group in self._rows.items() if not self._draw.finished[group]]
 
     @property
-    def epoch(self) -> int:
-        """Number, from 0, of the draw that the next iteration hands out; `range(sampler.epoch, epochs)` are owed."""
+    def next_draw(self) -> int:
+        """Number, from 0, of the draw that the next iteration hands out; `range(sampler.next_draw, draws)` are owed."""
         return self.draw + (not self._resumed or len(self.unfinished) < self._least)
 
     def __iter__(self) -> Iterator[Item]:
@@ -83,7 +83,7 @@ class DrawSampler(Sampler[Item]):
 
     def _hand_out(self, begun: bool) -> Iterator[Item]:
         """The items of one draw; of an iteration that had begun before a resume, those that are left, if any."""
-        if self.epoch > self.draw:
+        if self.next_draw > self.draw:
             if begun:
                 return
             self._begin()
@@ -107,7 +107,7 @@ class DrawSampler(Sampler[Item]):
 
         def make() -> Draw:
             navigator = self.curriculum.navigator
-            return Draw.made_by(navigator, self.draw + 1, navigator.draw(self.curriculum.n))
+            return Draw(self.draw + 1, navigator.draw(self.curriculum.n), navigator)
 
         self._take(make() if self.num_replicas == 1 else _from_rank_0(make))
 
@@ -136,20 +136,20 @@ class DrawSampler(Sampler[Item]):
     ) -> None:
         """Hand finished rollouts to the navigator: every argument has one entry for each, in any order.
 
-        rows: dataset rows.  correct: credit in [0, 1]; None or NaN is unscored.  rewards: what tells whether a group
+        rows: dataset rows.  correct: accuracy in [0, 1]; None or NaN is unscored.  rewards: what tells whether a group
         is mixed, if that is not `correct`.  angles: for a navigator that asks for them.  draws: `sampler.draw` when the
         row was handed out; without it a row of the draw under way counts as its own.
 
         On several processes each hands in its own rollouts, and all get everybody's.  Raises UserError, changing
-        nothing, for a row that cannot be drawn and a credit outside [0, 1].
+        nothing, for a row that cannot be drawn and an accuracy outside [0, 1].
         """
         given = (rows, correct, correct if rewards is None else rewards, angles, draws)
         columns = [[None] * len(rows) if column is None else list(column) for column in given]
         if self.num_replicas > 1:
             columns = _from_all(columns)
-        credit, reward, angle = (np.array(column, np.float64) for column in columns[1:4])  # None becomes NaN
-        if (wrong := (credit < 0) | (credit > 1)).any():
-            raise UserError(f"the credit of a rollout is {credit[wrong][0]:g}: give one in [0, 1]")
+        accuracy, reward, angle = (np.array(column, np.float64) for column in columns[1:4])  # None becomes NaN
+        if (wrong := (accuracy < 0) | (accuracy > 1)).any():
+            raise UserError(f"the accuracy of a rollout is {accuracy[wrong][0]:g}: give one in [0, 1]")
         if len({len(column) for column in columns}) != 1:
             raise UserError(f"rows, correct and the others differ in length: {[len(column) for column in columns]}")
         row_list: list[int] = np.array(columns[0], np.int64).tolist()
@@ -157,14 +157,14 @@ class DrawSampler(Sampler[Item]):
             raise UserError(f"row {wrong_rows[0]} is not among the dataset's {len(self.curriculum.table_rows)} rows")
         table_rows = self.curriculum.table_rows[row_list]
         self.curriculum.navigator.prompts.index(table_rows)  # UserError for a row that cannot be drawn
-        place = np.array([self._rows.get(row, -1) for row in row_list], np.int64)
-        own = (place >= 0) & np.array([draw in (None, self.draw) for draw in columns[4]], np.bool_)
-        own[own] = ~self._draw.finished[place[own]]
-        self._draw.add(place[own], credit[own], reward[own], angle[own], 0)
-        late, group = np.unique(table_rows[~own], return_inverse=True)
+        group = np.array([self._rows.get(row, -1) for row in row_list], np.int64)
+        own = (group >= 0) & np.array([draw in (None, self.draw) for draw in columns[4]], np.bool_)
+        own[own] = ~self._draw.finished[group[own]]
+        self._draw.add(group[own], accuracy[own], reward[own], angle[own], 0)
+        late, index = np.unique(table_rows[~own], return_inverse=True)
         if len(late):
             earlier = Draw(-1, late)
-            earlier.add(group, credit[~own], reward[~own], angle[~own], 0)
+            earlier.add(index, accuracy[~own], reward[~own], angle[~own], 0)
             self.curriculum.navigator.observe(earlier.outcomes(), earlier.angle())
         enough = 1 if self._whole else self.repeats
         self._pass_on(~self._draw.finished & (self._draw.outcomes().rollouts >= enough))
@@ -268,6 +268,6 @@ def _from_rank_0(make: Callable[[], Draw]) -> Draw:
 
 def _from_all(columns: list[list[Any]]) -> list[list[Any]]:
     """The columns of all processes, one after the other."""
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, columns)
-    return [[value for part in column for value in part] for column in zip(*parts, strict=True)]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, columns)
+    return [[value for part in column for value in part] for column in zip(*gathered, strict=True)]

@@ -70,7 +70,6 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
                 f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
                 "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
-        config = passed["args"]
         dataset = require_dataset(passed.get("train_dataset"))
         scores = config.scores if scores is None else scores
         if scores is None:
@@ -186,7 +185,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         def draw() -> tuple[Any, Any]:
             assert self.navigator is not None
             rows = self.navigator.draw(n)
-            self._open = Draw.made_by(self.navigator, self.draws, rows)
+            self._open = Draw(self.draws, rows, self.navigator)
             return self._index_of[rows], self.navigator.expected_accuracy(rows) if self._prior else None
 
         drawn: npt.NDArray[np.int64]
@@ -197,16 +196,18 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
     def _grade(self, rewards: npt.NDArray[np.float64], tokens: npt.NDArray[np.int64]) -> None:
         """Add to the draw under way (R, F) rewards of all ranks, NaN where there is none, and (R,) generated tokens."""
-        credit = accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)
-        scores = (~np.isnan(credit)).sum(axis=1)
-        credit = np.where(scores > 0, np.nansum(credit, axis=1) / np.maximum(scores, 1), np.nan)
+        accuracy = accuracy_of(rewards[:, self._accuracy_columns], self.args.accuracy_range)
+        scores = (~np.isnan(accuracy)).sum(axis=1)
+        accuracy = np.where(scores > 0, np.nansum(accuracy, axis=1) / np.maximum(scores, 1), np.nan)
         if self._prior:
             scale = getattr(self.args, "scale_rewards", "none") != "none"
-            self._advantages = advantages_over(self._expected, credit.reshape(len(self.drawn), -1), self._prior, scale)
+            self._advantages = advantages_over(
+                self._expected, accuracy.reshape(len(self.drawn), -1), self._prior, scale
+            )
         total = np.nansum(rewards * self.reward_weights.cpu().numpy(), axis=1)
         total[np.isnan(rewards).all(axis=1)] = np.nan
         if self._open is not None:
-            self._open.add(np.arange(len(rewards)) // self.num_generations, credit, total, np.nan, tokens)
+            self._open.add(np.arange(len(rewards)) // self.num_generations, accuracy, total, np.nan, tokens)
 
     def _observe(self) -> None:
         """Hand the draw under way to the navigator and to the log; collective if angles are measured."""

@@ -105,8 +105,8 @@ def measure(hidden: Tensor, offsets: Tensor) -> Tensor:
         packed: Tensor = angle_concentration(hidden[0, :total], offsets, roles).whole
         return packed
     if hidden.ndim == 3 and hidden.shape[0] == count:
-        places = torch.arange(hidden.shape[1], device=hidden.device)
-        padded: Tensor = angle_concentration(hidden, None, places < offsets.diff().unsqueeze(1)).whole
+        positions = torch.arange(hidden.shape[1], device=hidden.device)
+        padded: Tensor = angle_concentration(hidden, None, positions < offsets.diff().unsqueeze(1)).whole
         return padded
     raise RuntimeError(
         f"the actor forwarded hidden states of shape {tuple(hidden.shape)} for {count} sequences of {total} tokens: "

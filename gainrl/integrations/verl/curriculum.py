@@ -2,7 +2,7 @@
 
 One draw has `data.train_batch_size` prompts and is made when the loader asks for the first of them.  verl fetches a
 whole batch, or single prompts if it refills exactly (asynchronous trainers, DAPO's filter).  Every prompt carries its
-draw and its place there, so that rollouts may come back late and in any order.
+draw and its group there, so that rollouts may come back late and in any order.
 
 If the navigator asks for angles, rollouts are held until the actor's workers have measured them, and observed before
 the next draw, sample or save.
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 logger.setLevel(os.getenv("VERL_LOGGING_LEVEL", "INFO"))  # as verl's own modules do
 
 MARK = "gainrl"
-"""Key of `extra_info` under which a prompt's draw and its place there travel with it through verl."""
+"""Key of `extra_info` under which a prompt's draw and its group there travel with it through verl."""
 REWARD, DEFAULT_ACCURACY = "reward", "acc"
 _OPEN = 8
 """A draw is logged when all its groups have come back, or this many draws later: some never do, if they fail."""
@@ -41,7 +41,7 @@ class Rollouts:
     keys: list[str]
     """`{uid}_{session}`: verl's name of this generation of the prompt, and which of the group it is."""
     marks: list[dict[str, Any]]
-    credit: Floats
+    accuracy: Floats
     """In [0, 1]; NaN where unscored."""
     reward: Floats
     tokens: Ints
@@ -83,20 +83,20 @@ class Curriculum:
         """The index of the next prompt in verl's dataset, and what travels with it."""
         if self._handed >= self.batch:
             self._draw()
-        draw, place = self._open[-1], self._handed
+        draw, group = self._open[-1], self._handed
         self._handed += 1
-        mark = {"draw": draw.number, "place": place, "row": int(draw.rows[place]), "angle": self.navigator.needs_angle}
+        mark = {"draw": draw.number, "group": group, "row": int(draw.rows[group]), "angle": self.navigator.needs_angle}
         return self._index[mark["row"]], mark
 
     def _draw(self) -> None:
         self.settle()
         if not self._draws:
             self._log.keep(0)
-        self._open.append(Draw.made_by(self.navigator, self._draws, self.navigator.draw(self.batch)))
+        self._open.append(Draw(self._draws, self.navigator.draw(self.batch), self.navigator))
         self._draws, self._handed = self._draws + 1, 0
         self._write_lines()
 
-    def credit(self, reward: Floats, extras: Sequence[Mapping[str, Any]], *, whole: bool) -> Floats:
+    def accuracy(self, reward: Floats, extras: Sequence[Mapping[str, Any]], *, whole: bool) -> Floats:
         """How correct rollouts are, in [0, 1]; NaN where unscored.
 
         reward: verl's scores.  extras: the reward function's extra information.  whole: whether this is a batch, and
@@ -128,21 +128,21 @@ class Curriculum:
         angles = self.collect() if self.navigator.needs_angle else {}
         keys = [key for rollouts in held for key in rollouts.keys]
         marks = [mark for rollouts in held for mark in rollouts.marks]
-        credit, reward, tokens = (
-            np.concatenate([getattr(rollouts, name) for rollouts in held]) for name in ("credit", "reward", "tokens")
+        accuracy, reward, tokens = (
+            np.concatenate([getattr(rollouts, name) for rollouts in held]) for name in ("accuracy", "reward", "tokens")
         )
         angle = np.array([angles.get(key, np.nan) for key in keys], np.float64)
         uids = [key.rpartition("_")[0] for key in keys]
         rows = {uid: mark["row"] for uid, mark in zip(uids, marks, strict=True)}
-        group = {uid: place for place, uid in enumerate(rows)}
+        index = {uid: number for number, uid in enumerate(rows)}
         seen = Draw(-1, np.array(list(rows.values()), np.int64))
-        seen.add([group[uid] for uid in uids], credit, reward, angle, tokens)
+        seen.add([index[uid] for uid in uids], accuracy, reward, angle, tokens)
         self.navigator.observe(seen.outcomes(), seen.angle())
-        number, place = np.array([[mark["draw"], mark["place"]] for mark in marks]).T
+        number, group = np.array([[mark["draw"], mark["group"]] for mark in marks]).T
         for draw in self._open:  # a draw that was logged gets no more
             own = number == draw.number
-            draw.add(place[own], *seen.rollouts[own, 1:].T)
-            draw.finished[place[own]] = True
+            draw.add(group[own], *seen.rollouts[own, 1:].T)
+            draw.finished[group[own]] = True
         self._seen = seen
         self._write_lines()
 

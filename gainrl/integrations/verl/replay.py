@@ -101,20 +101,20 @@ def read_rollouts(keys: Sequence[str], curriculum: Curriculum, *, whole: bool) -
     fields = listed(data["extra_fields"])
     last: dict[str, tuple[int, int]] = {}
     generated: dict[str, int] = {}
-    for place, key in enumerate(keys):
+    for at, key in enumerate(keys):
         session, _, index = key.rpartition("_")
-        if marks[place] is None:  # restored from a run without the curriculum
+        if marks[at] is None:  # restored from a run without the curriculum
             continue
-        generated[session] = generated.get(session, 0) + tokens[place]
+        generated[session] = generated.get(session, 0) + tokens[at]
         if session not in last or int(index) > last[session][0]:
-            last[session] = int(index), place
-    ends = [place for _, place in last.values()]
-    extras = [fields[place].get("reward_extra_info", {}) if isinstance(fields[place], dict) else {} for place in ends]
-    reward = np.array([rewards[place] for place in ends], np.float64)
+            last[session] = int(index), at
+    ends = [at for _, at in last.values()]
+    extras = [fields[at].get("reward_extra_info", {}) if isinstance(fields[at], dict) else {} for at in ends]
+    reward = np.array([rewards[at] for at in ends], np.float64)
     return Rollouts(
         keys=list(last),
-        marks=[marks[place] for place in ends],
-        credit=curriculum.credit(reward, extras, whole=whole),
+        marks=[marks[at] for at in ends],
+        accuracy=curriculum.accuracy(reward, extras, whole=whole),
         reward=reward,
         tokens=np.array(list(generated.values()), np.int64),
     )

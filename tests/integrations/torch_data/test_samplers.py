@@ -53,7 +53,7 @@ def loader_of(sampler, workers=0, batch_size=4):
 def train(sampler, draws, *, workers=0, states=None, **options):
     """Batches until `draws` draws are over, each reported; the sampler's state after each."""
     found = []
-    for _ in range(sampler.epoch, draws):
+    for _ in range(sampler.next_draw, draws):
         for batch in loader_of(sampler, workers, **options):
             found.append(batch)
             report(sampler, batch)
@@ -112,7 +112,7 @@ def test_late_rollouts_reach_the_navigator_and_are_not_taken_for_those_of_the_dr
     assert late in sampler.unfinished
     assert learnt(navigator)[late] == 1.0
     before = json.dumps(sampler.state_dict())
-    with pytest.raises(UserError, match=r"credit of a rollout is 1\.5"):
+    with pytest.raises(UserError, match=r"accuracy of a rollout is 1\.5"):
         sampler.observe([late, late], [1.0, 1.5])
     assert json.dumps(sampler.state_dict()) == before
 
@@ -127,7 +127,7 @@ def test_a_state_goes_on_behind_what_was_observed_however_far_the_loader_fetched
     for place in range(13) if not workers else (1, 4, 6, 9):
         again = make(kind, repeats=2)
         again.load_state_dict(json.loads(states[place]))
-        assert again.epoch == place // 6
+        assert again.next_draw == place // 6
         assert train(again, 2, workers=workers) == expected[place:], place
         assert again.state_dict()["navigator"] == whole.state_dict()["navigator"]
 
@@ -178,7 +178,7 @@ def test_drop_last_leaves_the_end_of_a_draw_out():
     report(sampler, items)
     again = make(CurriculumBatchSampler, prompts_per_batch=5, drop_last=True)
     again.load_state_dict(sampler.state_dict())
-    assert again.epoch == 1
+    assert again.next_draw == 1
     assert [len(item) for item in again] == [5, 5]
 
 

@@ -58,7 +58,7 @@ def test_the_dataset_keeps_verls_length_and_hands_out_what_is_drawn_with_its_mar
     assert rows == list(dict.fromkeys(rows))
     indices = [info["index"] for info in batch["extra_info"]]
     assert indices == rows  # the table has the rows of the file
-    assert [info["gainrl"]["place"] for info in batch["extra_info"]] == [0, 1, 2, 3]
+    assert [info["gainrl"]["group"] for info in batch["extra_info"]] == [0, 1, 2, 3]
 
 
 def test_verls_loader_resumes_the_draws_across_its_epochs_from_a_file_without_pickle(configure: Configure) -> None:
@@ -196,7 +196,7 @@ def batch_of(lengths: list[int], *, angle: bool = True, entropy: bool = True) ->
     from verl.utils import tensordict_utils as tu
 
     generator = torch.Generator().manual_seed(0)
-    mark = {"gainrl": {"draw": 0, "place": 0, "row": 0, "angle": angle}}
+    mark = {"gainrl": {"draw": 0, "group": 0, "row": 0, "angle": angle}}
     jagged = {
         "input_ids": [torch.randint(5, 250, (length,), generator=generator) for length in lengths],
         "position_ids": [torch.arange(length) for length in lengths],

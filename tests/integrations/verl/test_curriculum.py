@@ -1,4 +1,4 @@
-"""The curriculum of a verl run without verl: draws, rollouts that come back in any order, credit, lines, states."""
+"""The curriculum of a verl run without verl: draws, rollouts that come back in any order, accuracy, lines, states."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def hand_out(curriculum, count):
 
 def rollouts(curriculum, marks, rewards=(0.0, 1.0), names=None):
     """The same rewards for every prompt."""
-    keys = [f"{names or mark['draw']}-{mark['place']}_{s}" for mark in marks for s in range(len(rewards))]
+    keys = [f"{names or mark['draw']}-{mark['group']}_{s}" for mark in marks for s in range(len(rewards))]
     reward = np.array([reward for _ in marks for reward in rewards])
-    credit = curriculum.credit(reward, [{}] * len(reward), whole=True)
+    accuracy = curriculum.accuracy(reward, [{}] * len(reward), whole=True)
     every = [mark for mark in marks for _ in rewards]
-    return Rollouts(keys, every, credit, reward, np.full(len(reward), 3))
+    return Rollouts(keys, every, accuracy, reward, np.full(len(reward), 3))
 
 
 def test_groups_come_back_late_and_in_any_order_and_lines_stay_in_order(made, tmp_path):
@@ -61,7 +61,7 @@ def test_a_draw_whose_groups_never_come_back_is_logged_eight_draws_later(made, t
         curriculum.take(rollouts(curriculum, hand_out(curriculum, 4)), step=number)
     records = DrawLog(tmp_path).read()
     assert [record["draw"] for record in records] == list(range(9))
-    assert records[0]["outcome"][lost["place"]] == [0, 0.0, False]
+    assert records[0]["outcome"][lost["group"]] == [0, 0.0, False]
     before = learnt(curriculum.navigator).sum()
     curriculum.take(rollouts(curriculum, [lost]), step=10)  # the navigator learns from it all the same
     assert learnt(curriculum.navigator).sum() == before + 1.5
@@ -92,18 +92,18 @@ def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, t
 def test_credit_comes_from_acc_from_the_named_value_or_from_the_reward(made):
     extras = [{"acc": True, "score": 3.0}, {"acc": False}, {"score": None}]
     reward = np.array([0.5, -0.5, np.nan])
-    assert made().credit(reward, extras, whole=True).tolist()[:2] == [1.0, 0.0]
-    assert np.isnan(made().credit(reward, extras, whole=True)[2])
-    named = made(accuracy="score", accuracy_range=(0.0, 4.0)).credit(reward, extras, whole=True)
+    assert made().accuracy(reward, extras, whole=True).tolist()[:2] == [1.0, 0.0]
+    assert np.isnan(made().accuracy(reward, extras, whole=True)[2])
+    named = made(accuracy="score", accuracy_range=(0.0, 4.0)).accuracy(reward, extras, whole=True)
     assert named[0] == 0.75
     assert np.isnan(named[1:]).all()
-    ranged = made(accuracy="reward", accuracy_range=(-1.0, 1.0)).credit(reward, extras, whole=True)
+    ranged = made(accuracy="reward", accuracy_range=(-1.0, 1.0)).accuracy(reward, extras, whole=True)
     assert ranged[:2].tolist() == [0.75, 0.25]
     with pytest.raises(UserError, match=r"accuracy='right', but no rollout .*: choose of acc, reward, score"):
-        made(accuracy="right").credit(reward, extras, whole=True)
-    assert np.isnan(made(accuracy="right").credit(reward, extras, whole=False)).all()
+        made(accuracy="right").accuracy(reward, extras, whole=True)
+    assert np.isnan(made(accuracy="right").accuracy(reward, extras, whole=False)).all()
     with pytest.raises(UserError, match=r"-0\.5 lies outside accuracy_range"):
-        made(accuracy="reward").credit(reward, extras, whole=True)
+        made(accuracy="reward").accuracy(reward, extras, whole=True)
 
 
 @pytest.mark.parametrize(
