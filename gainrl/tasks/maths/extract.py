@@ -65,7 +65,7 @@ def boxes(text: str) -> list[str]:
 def _boxes(text: str) -> list[tuple[int, int, int]]:
     """Where the contents of every complete outermost box start and end, and where the box starts."""
     found: list[tuple[int, int, int]] = []
-    ends = _closing(text)
+    ends = closing(text)
     covered = 0
     for match in _BOX.finditer(text):
         start = match.end()
@@ -81,7 +81,7 @@ def _boxes(text: str) -> list[tuple[int, int, int]]:
     return found
 
 
-def _closing(text: str) -> dict[int, int]:
+def closing(text: str) -> dict[int, int]:
     """Where each brace that opens is closed."""
     opened: list[int] = []
     ends: dict[int, int] = {}

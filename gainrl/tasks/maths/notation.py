@@ -21,6 +21,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from gainrl.tasks.maths.extract import closing
+
 Node = tuple[Any, ...]
 Token = tuple[str, str, bool]  # kind, text, whether a space stands before it
 
@@ -82,6 +84,12 @@ class Unreadable(ValueError):
     """The text is no answer in this notation."""
 
 
+def refuse(bad: object, error: Exception) -> None:
+    """Raise the error if this is bad."""
+    if bad:
+        raise error
+
+
 def clean(text: str) -> str:
     """`text` without what never changes its meaning: sizes, colours, styles, look-alike characters, outer dollars."""
     for pattern, replacement in _CLEANING:
@@ -115,7 +123,7 @@ _EXPONENT = re.compile(r"[eE]([+-]?\d+)(?![\d.A-Za-z])")
 def tokens(text: str) -> list[Token]:
     """Tokens of a clean text: n number, q fraction, a letter, r run of letters, w word of a text, c command, s sign."""
     found: list[Token] = []
-    position, depth, closers, spaced = 0, 0, list[int](), False
+    position, depth, closers, spaced, ends = 0, 0, list[int](), False, closing(text)
     while position < len(text):
         if closers and position == closers[-1]:
             closers.pop()
@@ -128,7 +136,8 @@ def tokens(text: str) -> list[Token]:
             assert match is not None
             kind, value, position = str(match.lastgroup), match.group(), match.end()
             if kind == "text":
-                closers.append(_closing(text, position))
+                refuse(position - 1 not in ends, Unreadable("a brace is not closed"))
+                closers.append(ends[position - 1])
             if kind in ("text", "blank"):
                 spaced = True
                 continue
@@ -151,15 +160,6 @@ def tokens(text: str) -> list[Token]:
         found.append((kind, value, spaced))
         spaced = False
     return found
-
-
-def _closing(text: str, start: int) -> int:
-    depth = 1
-    for position in range(start, len(text)):
-        depth += (text[position] == "{") - (text[position] == "}")
-        if not depth:
-            return position
-    raise Unreadable("a brace is not closed")
 
 
 def _number(text: str, position: int, depth: int) -> tuple[str, str, int]:
@@ -210,8 +210,7 @@ def read(text: str) -> Node:
             return ("colon", node[1], clock[1].lower())
     reader = _Reader(tokens(text))
     node = reader.answer()
-    if reader.rest:
-        raise Unreadable(f"stops at {reader.token[1]!r}")
+    refuse(reader.rest, Unreadable(f"stops at {reader.token[1]!r}"))
     return node
 
 
@@ -239,8 +238,7 @@ class _Reader:
 
     def next(self) -> Token:
         self.at += 1
-        if self.at > len(self.found):
-            raise Unreadable("something is missing at the end")
+        refuse(self.at > len(self.found), Unreadable("something is missing at the end"))
         return self.found[self.at - 1]
 
     def ahead(self, count: int) -> list[str]:
@@ -255,8 +253,7 @@ class _Reader:
         return taken
 
     def need(self, text: str) -> None:
-        if not self.take(text):
-            raise Unreadable(f"{text!r} is missing at {self.token[1]!r}")
+        refuse(not self.take(text), Unreadable(f"{text!r} is missing at {self.token[1]!r}"))
 
     def says(self, *texts: str) -> bool:
         return self.token[0] in "wrc" and self.token[1].lower() in texts
@@ -425,8 +422,7 @@ class _Reader:
 
     def sum(self) -> Node:
         self.depth += 1
-        if self.depth > _DEEPEST:
-            raise Unreadable("nested too deeply")
+        refuse(self.depth > _DEEPEST, Unreadable("nested too deeply"))
         terms = [signed(self.sign(), self.product())]
         while self.peek("+", "-", "pm", "mp"):
             terms.append(signed(self.sign(), self.product()))
@@ -439,8 +435,7 @@ class _Reader:
         signs = []
         while self.peek("+", "-", "pm", "mp"):
             signs.append(self.next()[1])
-        if len(signs) > 1 and {"pm", "mp"} & set(signs):
-            raise Unreadable("several signs")
+        refuse(len(signs) > 1 and {"pm", "mp"} & set(signs), Unreadable("several signs"))
         return signs[0] if signs and signs[0] in ("pm", "mp") else "-" * (signs.count("-") % 2)
 
     def product(self) -> Node:
@@ -461,8 +456,7 @@ class _Reader:
                 fraction = self.power()
                 degrees = fraction[:2] == ("call", "degree")
                 if simple := _parts_of(fraction[2] if degrees else fraction):
-                    if not 0 < simple[0] < simple[1]:
-                        raise Unreadable("a mixed number with an improper fraction")
+                    refuse(not 0 < simple[0] < simple[1], Unreadable("a mixed number with an improper fraction"))
                     number = ("add", factors[0], fraction[2] if degrees else fraction)
                     factors = [("call", "degree", number) if degrees else number]
                 else:
@@ -524,8 +518,7 @@ class _Reader:
         node = self.postfix(self.atom())
         while self.peek("^", "_"):
             if self.take("_"):
-                if node[0] != "sym":
-                    raise Unreadable("a subscript")
+                refuse(node[0] != "sym", Unreadable("a subscript"))
                 node = ("sym", f"{node[1]}_{self.script()}")
                 continue
             self.at += 1
@@ -551,8 +544,7 @@ class _Reader:
     def exponent(self) -> Node:
         sign = self.sign()
         node = self.atom() if self.peek("{") else self.power()
-        if self.peek("^"):
-            raise Unreadable("two exponents")
+        refuse(self.peek("^"), Unreadable("two exponents"))
         return signed(sign, node)
 
     def postfix(self, node: Node) -> Node:
@@ -637,8 +629,7 @@ class _Reader:
         items = [self.item()]
         while self.take(",", ";"):
             items.append(self.item())
-        if not self.peek(*closing):
-            raise Unreadable("something is not closed")
+        refuse(not self.peek(*closing), Unreadable("something is not closed"))
         return items, self.next()[1]
 
     def group(self, opened: str) -> Node:
@@ -647,8 +638,7 @@ class _Reader:
         self.bars = bars
         if len(items) > 1:
             return ("tuple", opened, closed, tuple(items))
-        if opened + closed not in ("()", "[]"):
-            raise Unreadable("brackets that do not match")
+        refuse(opened + closed not in ("()", "[]"), Unreadable("brackets that do not match"))
         return items[0]
 
     def command(self, name: str) -> Node:
@@ -688,8 +678,7 @@ class _Reader:
         if name in _WORDS["letters"]:
             return ("sym", name)
         known: dict[str, Node] = {"pi": ("call", "pi"), "infty": ("inf",), "emptyset": ("set", ())}
-        if name not in known:
-            raise Unreadable(f"the command \\{name}")
+        refuse(name not in known, Unreadable(f"the command \\{name}"))
         return known[name]
 
     def function(self, name: str) -> Node:
@@ -708,8 +697,7 @@ class _Reader:
             return ("call", name, *(group[-1] if group[0] in ("tuple", "set") else (group,)))
         if self.peek("(", "{", "["):
             inside = self.postfix(self.atom())
-            if inside[0] == "tuple":
-                raise Unreadable(f"several arguments of {name}")
+            refuse(inside[0] == "tuple", Unreadable(f"several arguments of {name}"))
         else:
             sign, factors = self.sign(), [self.power()]
             while self.token[0] in "anq" or self.peek("pi", "theta", "frac", "alpha", "beta", "sqrt"):
@@ -718,8 +706,7 @@ class _Reader:
             if name not in ("ln", "log") and self.take("/"):
                 inside = ("mul", inside, ("pow", self.power(), _NUM[-1]))
         if exponent and exponent[:2] == ("num", Fraction(-1)):
-            if name not in ("sin", "cos", "tan"):
-                raise Unreadable("an inverse")
+            refuse(name not in ("sin", "cos", "tan"), Unreadable("an inverse"))
             return ("call", f"arc{name}", inside)
         call = ("call", name, inside) if base is None else ("call", name, inside, base)
         return call if exponent is None else ("pow", call, exponent)
@@ -732,8 +719,7 @@ class _Reader:
         self.bars, self.inset = bars, inset
         if closed == "}":
             return ("set", tuple(items))
-        if len(items) > 1:
-            raise Unreadable("a condition after several entries")
+        refuse(len(items) > 1, Unreadable("a condition after several entries"))
         condition = self.answer()
         self.need("}")
         return ("builder", items[0], condition)
@@ -752,8 +738,7 @@ _NUM = {number: ("num", Fraction(number), str(number)) for number in (-1, 2)}
 
 
 def _number_of(text: str) -> Node:
-    if "e" in text and abs(int(text.split("e")[1])) > 9999:
-        raise Unreadable("too large an exponent")
+    refuse("e" in text and abs(int(text.split("e")[1])) > 9999, Unreadable("too large an exponent"))
     return ("num", Fraction(text.rstrip(".")), text)
 
 
