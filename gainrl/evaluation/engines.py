@@ -109,17 +109,17 @@ class TransformersEngine(Engine):
         from transformers import GenerationConfig
 
         every = [tuple(self.encode(prompt)) for prompt in prompts]
-        places = {one: place for place, one in enumerate(dict.fromkeys(every))}
+        numbers = {one: number for number, one in enumerate(dict.fromkeys(every))}
         least = min(map(len, every)) - 1  # the last token of each prompt stays for `generate`
         repeated, shared, device = bool(self._cache) and least > 0, 0, self.model.device
-        if len(places) > 1 and repeated and not self._slides:
-            shared = next((at for at in range(least) if len({one[at] for one in places}) > 1), least)
+        if len(numbers) > 1 and repeated and not self._slides:
+            shared = next((at for at in range(least) if len({one[at] for one in numbers}) > 1), least)
             shared = shared if shared >= _SHARED_LEAST else 0
-        ids = list(places) if repeated else every
+        ids = list(numbers) if repeated else every
         gaps = [(one, max(map(len, ids)) - len(one)) for one in ids]  # padding follows the shared prefix
         tokens = torch.tensor([[*one[:shared], *[self._pad] * gap, *one[shared:]] for one, gap in gaps], device=device)
         mask = torch.tensor([[1] * shared + [0] * gap + [1] * (len(one) - shared) for one, gap in gaps], device=device)
-        place = torch.tensor([places[one] for one in every] if repeated else range(len(every)), device=device)
+        chosen = torch.tensor([numbers[one] for one in every] if repeated else range(len(every)), device=device)
         drawn = sampling.temperature > 0
         # every knob that a model's own generation_config may turn is set, so that models compare
         config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -136,11 +136,11 @@ class TransformersEngine(Engine):
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")  # a trainer's use_cache=False, a model's own sampling defaults
-                more = self._prefilled(tokens, mask, shared, place) if repeated else {}
+                more = self._prefilled(tokens, mask, shared, chosen) if repeated else {}
                 torch.manual_seed((sampling.seed * 1_000_003 + key) % 2**63)
                 output = self.model.generate(
-                    input_ids=tokens[place],
-                    attention_mask=mask[place],
+                    input_ids=tokens[chosen],
+                    attention_mask=mask[chosen],
                     generation_config=config,
                     stopping_criteria=_stop_at(self.tokenizer, sampling.stop, tokens.shape[1]),
                     **more,
@@ -149,8 +149,8 @@ class TransformersEngine(Engine):
             self.model.train(was_training)
         return [self._completed(row, sampling) for row in output[:, tokens.shape[1] :].tolist()]
 
-    def _prefilled(self, tokens: Any, mask: Any, shared: int, place: Any) -> dict[str, Any]:
-        """A cache of all tokens but each row's last, repeated for the rows in `place`, and the positions."""
+    def _prefilled(self, tokens: Any, mask: Any, shared: int, chosen: Any) -> dict[str, Any]:
+        """A cache of all tokens but each row's last, repeated for the rows `chosen`, and the positions."""
         from transformers import DynamicCache
 
         cache = DynamicCache(config=self.model.config)
@@ -162,8 +162,8 @@ class TransformersEngine(Engine):
         if shared < tokens.shape[1] - 1:
             rest = {"input_ids": tokens[:, shared:-1], "position_ids": positions[:, shared:-1]}
             self.model(**rest, attention_mask=mask[:, :-1], **common)
-        cache.batch_select_indices(place)
-        return {self._cache: cache, "position_ids": positions[place]}
+        cache.batch_select_indices(chosen)
+        return {self._cache: cache, "position_ids": positions[chosen]}
 
     def _completed(self, ids: list[int], sampling: Sampling) -> Completed:
         ended = next((index for index, token in enumerate(ids) if token in self._ends), None)

@@ -143,7 +143,7 @@ def as_dataset(rows: list[dict[str, Any]]) -> Dataset:
 
 def load(model: Any, settings: Any) -> tuple[Any, Any]:
     """The tokenizer and the model that TRL's `ModelConfig` names, on the CPU.  UserError if they cannot be loaded."""
-    place, name = scoring.resolve_model(model.model_name_or_path), model.model_name_or_path
+    path, name = scoring.resolve_model(model.model_name_or_path), model.model_name_or_path
     trust = bool(getattr(model, "trust_remote_code", False) or getattr(settings, "trust_remote_code", False))
     _say(settings, f"loading {name}")
     tokenizer: Any = scoring.load_tokenizer(name, revision=model.model_revision, trust_remote_code=trust)
@@ -155,7 +155,7 @@ def load(model: Any, settings: Any) -> tuple[Any, Any]:
             **(settings.model_init_kwargs or {}),
         }  # fmt: skip
         settings.model_init_kwargs = None  # TRL takes them for a model that it loads itself
-        network = AutoModelForCausalLM.from_pretrained(place, **{k: v for k, v in options.items() if v is not None})
+        network = AutoModelForCausalLM.from_pretrained(path, **{k: v for k, v in options.items() if v is not None})
     return tokenizer, network
 
 
