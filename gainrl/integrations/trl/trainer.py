@@ -70,6 +70,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
                 f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
                 "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
+        config = passed["args"]  # the check above would hide the fields of TRL from mypy
         dataset = require_dataset(passed.get("train_dataset"))
         scores = config.scores if scores is None else scores
         if scores is None:
