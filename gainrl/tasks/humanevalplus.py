@@ -61,8 +61,7 @@ def _inputs_of(test: str) -> list[Any]:
     """The literal list assigned to `inputs` in the hub's test code; empty (unscorable) where there is none."""
     for node in ast.walk(ast.parse(test)):
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "inputs" for t in node.targets):
-            found = ast.literal_eval(node.value)
-            return list(found)
+            return list(ast.literal_eval(node.value))
     return []
 
 

@@ -215,10 +215,7 @@ class WorkerPool:
             self._idle.put(None)
 
 
-@functools.cache
-def shared_pool(module: str) -> WorkerPool:
-    """The pool of this module that all tasks of the process use."""
-    return WorkerPool(module)
+shared_pool = functools.cache(WorkerPool)  # the pool of a module that all tasks of this process use
 
 
 def serve(name: str) -> None:

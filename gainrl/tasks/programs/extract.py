@@ -217,27 +217,23 @@ def defines(code: str, name: str) -> bool:
     return re.search(pattern, code, re.MULTILINE) is not None
 
 
-def imports_for(code: str) -> str:
-    """Import lines for the standard names that `code` mentions, as LeetCode imports them for it.
-
-    Only those: importing all of them costs more time than most solutions run.
-    """
-    return _imports(code, {})
-
-
 def contest_preamble(code: str) -> str:
     """What LiveCodeBench puts in front of `code`: `imports_for` with more names, and a higher recursion limit."""
     bare = set(re.findall(r"(?<![\w.])[A-Za-z_]\w*", code))
     own = {name for names in _BOUND.findall(code) for name in names}  # importing their namesakes would only take time
     more = {name: _starred()[name] for name in bare & _starred().keys() - own}
-    return f"import sys\nsys.setrecursionlimit({_DEPTH})\n{_imports(code, more)}"
+    return f"import sys\nsys.setrecursionlimit({_DEPTH})\n{imports_for(code, more)}"
 
 
-def _imports(code: str, more: dict[str, str]) -> str:
+def imports_for(code: str, more: dict[str, str] | None = None) -> str:
+    """Import lines for the standard names that `code` mentions, as LeetCode imports them for it, and `more`.
+
+    Only those: importing all of them costs more time than most solutions run.
+    """
     words = set(re.findall(r"[A-Za-z_]\w*", code))
     lines = [f"import {module}" for module in _MODULES if module in words and module != "bisect"]
     wanted: dict[str, list[str]] = {}
-    for word, module in sorted(({word: _HOME[word] for word in words & _HOME.keys()} | more).items()):
+    for word, module in sorted(({word: _HOME[word] for word in words & _HOME.keys()} | (more or {})).items()):
         wanted.setdefault(module, []).append(word)
     lines += [f"from {module} import {', '.join(names)}" for module, names in sorted(wanted.items())]
     if "bisect" in words and re.search(r"\bbisect\.", code):

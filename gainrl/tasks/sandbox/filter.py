@@ -88,12 +88,8 @@ def filters(machine: str = "") -> tuple[bytes, bytes]:
             allow_values("mmap", 3, (_PRIVATE,), _KIND)  # shared memory outlives the mapping that the limit counts
             allow_values("prctl", 0, _NAMES)
             allow_values("prlimit64", 0, (0,))  # its own limits, whose hard ones are fixed
-        end = os.memfd_create("filter")
-        try:
-            with open(end, "wb", closefd=False) as file:
-                made.export_bpf(file)
-            return os.pread(end, 1 << 20, 0)
-        finally:
-            os.close(end)
+        with open(os.memfd_create("filter"), "wb") as file:
+            made.export_bpf(file)
+            return os.pread(file.fileno(), 1 << 20, 0)
 
     return compiled(True), compiled(False)

@@ -58,6 +58,7 @@ def forbid(program: bytes) -> None:
 def become_untrusted(job: dict[str, Any]) -> None:
     """Limits that cannot be raised again, then no system call but those that computing needs."""
     import _thread
+    import builtins
     import resource
 
     for name, value in job["limits"].items():
@@ -67,16 +68,10 @@ def become_untrusted(job: dict[str, Any]) -> None:
         resource.setrlimit(which, (value, value))
     _thread.stack_size(STACK)
     sys.path.append("/packages")
-    forbid(job["filter"])
-
-
-def furnish() -> None:
-    """What programs rely on: `exit` and `quit`, which `site` would define, and integers of any length as text."""
-    import builtins
-
     names: Any = builtins
-    names.exit = names.quit = sys.exit
+    names.exit = names.quit = sys.exit  # which `site` would define
     sys.set_int_max_str_digits(0)
+    forbid(job["filter"])
 
 
 def finish() -> None:
@@ -128,7 +123,6 @@ class Child:
             for low, high in zip([2, *kept], [*kept, 1 << 20], strict=True):
                 os.closerange(low + 1, high)
             become_untrusted(job)
-            furnish()
             status = run_program(job["code"]) if given is not None else MODES[job["mode"]](job, there, back)
             os._exit(status)
         finally:
@@ -201,18 +195,11 @@ class Child:
         return b"%d " % os.waitstatus_to_exitcode(int(self.close())) + b"".join(parts)
 
 
-def namespace(name: str) -> dict[str, Any]:
-    """A fresh module for the candidate, known to sys.modules as dataclasses and pickling expect."""
-    module = type(sys)(name)
-    sys.modules[name] = module
-    return module.__dict__
-
-
 def load(code: str, file: str, name: str) -> dict[str, Any]:
-    """The names of a module with this code, compiled without the flags of this file."""
-    names = namespace(name)
-    exec(compile(code, file, "exec", dont_inherit=True), names)
-    return names
+    """The names of a new module with this code, which dataclasses look up by `name`, compiled without our flags."""
+    sys.modules[name] = module = type(sys)(name)
+    exec(compile(code, file, "exec", dont_inherit=True), vars(module))
+    return vars(module)
 
 
 def run_program(code: str) -> int:

@@ -83,10 +83,7 @@ class GraderPool:
         self.pool.close()
 
 
-@functools.cache
-def shared_graders() -> GraderPool:
-    """The pool that all tasks of this process use."""
-    return GraderPool()
+shared_graders = functools.cache(GraderPool)  # the pool that all tasks of this process use
 
 
 # Tries from inside what must not work; each value is True where it did work.  `bound` is what the sandbox may show.
