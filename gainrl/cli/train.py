@@ -141,7 +141,7 @@ def import_reward(path: str) -> Callable[..., Any]:
         found: Any = runpy.run_path(os.path.expanduser(file))[name] if script else pkgutil.resolve_name(path)
     except Exception as error:  # whatever the module does when it is imported
         found = f"{type(error).__name__}: {error}"
-    if not callable(found):
+    if not callable(found) or isinstance(found, type):
         raise UserError(f"reward {path!r} is no function: {found} (give package.module.function or file.py:function)")
     return found  # type: ignore[no-any-return]
 

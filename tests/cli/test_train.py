@@ -134,6 +134,7 @@ def test_rewards_are_found_by_module_and_by_file(home: Path) -> None:
     wrong = {
         "./rw.py": r"give package\.module\.function or file\.py:function", "even": "No module named 'even'",
         "rw.py:odd": "'odd'", "rw.LIMIT": "is no function: 3", "no.such": "No module named 'no'",
+        "fractions.Fraction": "is no function: <class",
     }  # fmt: skip
     for path, message in wrong.items():
         with pytest.raises(UserError, match=message):
