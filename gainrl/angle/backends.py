@@ -173,7 +173,7 @@ def choose(backend: str, device: str, hidden: Any = None) -> str:
             passed.append(f"not {name}: {reason}")
             continue
         if backend == "auto":
-            level = logging.WARNING if passed else logging.INFO
+            level = logging.WARNING if name in ("torch", "reference") and device in ("cpu", "cuda") else logging.INFO
             log_once(level, "angle concentration on %s uses the backend %s", device, "; ".join((name, *passed)))
         return name
     raise UserError(f"backend {backend!r} cannot serve {device} tensors: {reason}")

@@ -56,11 +56,11 @@ def angle_concentration(
     if shared_prefix is not None:
         if not isinstance(shared_prefix, SharedPrefix):
             raise UserError(f"shared_prefix is a {type(shared_prefix).__name__}; gainrl.shared_prefix makes one")
-        shared, shared_tokens = shared_prefix.sum.ravel(), shared_prefix.tokens
+        shared, shared_tokens = shared_prefix.sum, shared_prefix.tokens
     on_host, (hidden, cu_seqlens, token_role, shared) = _converted((hidden, cu_seqlens, token_role, shared), backend)
     _check(hidden, cu_seqlens, token_role, shared)
-    if cu_seqlens is not None:
-        cu_seqlens = cu_seqlens.ravel()  # contiguous
+    # ravel: contiguous, of tensors and of NumPy's arrays
+    cu_seqlens, shared = (None if one is None else one.ravel() for one in (cu_seqlens, shared))
     call = AngleCall(hidden, cu_seqlens, token_role, shared, shared_tokens, bool(diagonal), bool(return_directions))
     if check is None:
         check = isinstance(hidden, np.ndarray) or hidden.is_cpu

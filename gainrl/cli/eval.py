@@ -50,10 +50,7 @@ def eval(
 
     Example: gainrl eval --model smollm2-135m --task arithmetic --limit 8
     """
-    import torch
-
     from gainrl.evaluation import Store, append_record, evaluate, rows_digest
-    from gainrl.models import adapter_base
     from gainrl.tasks import load_task
 
     prompt, output, run = (path and path.expanduser() for path in (prompt, output, run))
@@ -73,10 +70,10 @@ def eval(
         )
     if resume and output is None:
         raise UserError("--resume needs --output FOLDER, where the generations are kept")
-    adapter = checkpoint is not None and bool(adapter_base(Path(checkpoint)))
+    adapter = checkpoint is not None and (Path(checkpoint) / "adapter_config.json").is_file()
+    adapter = adapter and not (Path(str(checkpoint)) / "config.json").is_file()
     if engine == "auto":
-        fast = find_spec("vllm") is not None and torch.cuda.is_available() and not adapter
-        engine = "server" if server else "vllm" if fast else "transformers"
+        engine = "server" if server else "vllm" if not adapter and _vllm_has_a_gpu() else "transformers"
     if engine == "vllm" and adapter:
         raise UserError(f"{checkpoint!r} is an adapter: merge it into the model, or use --engine transformers")
     settings: dict[str, Any] = {
@@ -88,7 +85,7 @@ def eval(
     named = {"task": loaded.name, "rows": rows_digest(rows), "dtype": dtype, "engine": engine, **weights}
     step = _step(checkpoint)
     store = Store(output, named | settings, resume=resume, overwrite=overwrite) if output else None
-    made = _made(engine, model, checkpoint or model, server, device, dtype, seed)
+    made = _made(engine, model, checkpoint if adapter else None, checkpoint or model, server, device, dtype, seed)
     more: Any = {"engine": made, "store": store, "max_unscorable_share": max_unscorable_share}
     evaluation = evaluate(None, None, loaded, rows, **settings, **more)
     print(evaluation.summary())
@@ -99,7 +96,15 @@ def eval(
         print(f"  recorded in {run / 'evals.jsonl'}")
 
 
-def _made(engine: str, model: str, weights: str, server: str | None, device: str, dtype: str, seed: int) -> Engine:
+def _vllm_has_a_gpu() -> bool:
+    import torch
+
+    return find_spec("vllm") is not None and torch.cuda.is_available()
+
+
+def _made(
+    engine: str, model: str, adapter: str | None, weights: str, server: str | None, device: str, dtype: str, seed: int
+) -> Engine:
     """The engine, with its model; an adapter goes on the model that is named, wherever its base was in training."""
     from gainrl.evaluation.engines import ServerEngine, TransformersEngine, VLLMEngine
     from gainrl.models import load_model, load_tokenizer, resolve_model
@@ -109,8 +114,17 @@ def _made(engine: str, model: str, weights: str, server: str | None, device: str
     tokenizer = load_tokenizer(weights if (Path(weights) / "tokenizer_config.json").is_file() else model)
     if engine == "vllm":
         return VLLMEngine(resolve_model(weights), tokenizer, dtype=dtype, seed=seed)
-    base = model if weights != model else None
-    return TransformersEngine(load_model(weights, device=device, dtype=dtype, base=base), tokenizer)
+    try:
+        network = load_model(model if adapter else weights, device=device, dtype=dtype)
+        if adapter:
+            from peft import PeftModel
+
+            network = PeftModel.from_pretrained(network, adapter).eval()
+    except UserError:
+        raise
+    except Exception as error:  # safetensors and peft raise their own for a damaged file
+        raise UserError(f"{weights!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    return TransformersEngine(network, tokenizer)
 
 
 def _step(checkpoint: str | None) -> int | None:

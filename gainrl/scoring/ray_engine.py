@@ -55,15 +55,25 @@ class RayScorer:
             import ray
         except ImportError as error:
             raise UserError(f"--engine ray needs Ray: {error} (pip install 'gainrl[ray]')") from error
-        _join(ray)
+        if settings.device not in ("auto", "cpu", "cuda"):
+            raise UserError(f"--device {settings.device}: give auto, cpu or cuda; Ray chooses which its workers get")
         self._ray: Any = ray
         self.settings, self.directions, self.nll = settings, settings.directions, settings.nll
+        address = os.environ.get("RAY_ADDRESS", "")
+        host, _, port = address.rpartition("://")[2].rpartition(":")
+        try:
+            if not ray.is_initialized():
+                if host and port.isdigit():  # Ray itself tries a dead address for minutes
+                    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+                ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
+            raise UserError(f"{what} ({first_line(error)})") from error
         there = self._ray.cluster_resources()
         gpus = 0 if settings.device == "cpu" else int(there.get("GPU", 0))
         count = max(1, gpus) if workers is None else workers
-        fit = settings.device in ("auto", "cpu", "cuda" if gpus else "cpu")
-        if not (fit and 1 <= count <= (gpus or int(there.get("CPU", 1)))):
-            what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs, and chooses which its workers get"
+        if not 1 <= count <= (gpus or int(there.get("CPU", 1))) or (settings.device == "cuda" and not gpus):
+            what = f"{gpus} GPUs and {there.get('CPU', 0):g} CPUs"
             raise UserError(f"--workers {count}, --device {settings.device}: the Ray cluster has {what}")
         model = Path(settings.model).expanduser()
         given = replace(settings, model=model.absolute() if model.exists() else settings.model)
@@ -91,8 +101,8 @@ class RayScorer:
 
     def close(self) -> None:
         """End the workers."""
-        for worker in self._workers:
-            self._ray.kill(worker)
+        while self._workers:
+            self._ray.kill(self._workers.pop())
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -100,21 +110,9 @@ class RayScorer:
         try:
             yield
         except self._ray.exceptions.RayError as error:
+            self.close()
             cause = getattr(error, "cause", None) or error  # no cause: died too often, or no cluster
             if isinstance(cause, UserError):
                 raise cause from None
             what = f"a Ray worker failed ({type(cause).__name__}: {first_line(cause)})"
             raise UserError(f"{what}; finished rows are kept: --resume goes on") from error
-
-
-def _join(ray: Any) -> None:
-    """Connect this process to the cluster there is, or start one."""
-    address = os.environ.get("RAY_ADDRESS", "")
-    try:
-        host, _, port = address.rpartition("://")[2].rpartition(":")
-        if host and port.isdigit():  # Ray itself tries a dead address for minutes
-            socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING, ignore_reinit_error=True)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        what = f"RAY_ADDRESS={address}: no Ray cluster answers there" if address else "Ray could not be started"
-        raise UserError(f"{what} ({first_line(error)})") from error

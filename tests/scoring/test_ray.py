@@ -83,6 +83,7 @@ def test_mistakes_are_said_as_they_would_be_here(tmp_path, monkeypatch):
         RayScorer(ScoringSettings(model=tmp_path / "none", device="cpu"))
     with pytest.raises(UserError, match="--workers 900"):
         RayScorer(ScoringSettings(model="smollm2-135m", device="cpu"), workers=900)
+    ray.shutdown()
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     with pytest.raises(UserError, match="no Ray cluster answers there"):
         RayScorer(ScoringSettings(model="smollm2-135m"))

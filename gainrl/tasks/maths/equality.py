@@ -18,7 +18,7 @@ from typing import Any
 import mpmath
 import sympy
 
-from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed, refuse, signed
+from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed, signed
 
 Value = Any  # Fraction, mpf or mpc
 
@@ -86,15 +86,18 @@ def _negative(value: Value) -> bool:
 
 def _power(base: Value, exponent: Value, real: bool) -> Value:
     if base == 0 and (isinstance(exponent, mpmath.mpc) or exponent <= 0):
-        refuse(exponent != 0, Undefined("a division by zero"))
+        if exponent != 0:
+            raise Undefined("a division by zero")
         return Fraction(1)
-    refuse(mpmath.isinf(_mp(base)) or mpmath.isinf(_mp(exponent)), Undefined("a power of infinity"))
+    if mpmath.isinf(_mp(base)) or mpmath.isinf(_mp(exponent)):
+        raise Undefined("a power of infinity")
     if base != 0 and abs(_mp(exponent)) * (abs(mpmath.log(abs(_mp(base)))) + (0 if abs(base) == 1 else 1)) > _BITS:
         raise Undefined("too large a power")
     if isinstance(exponent, Fraction) and exponent.denominator < 1000:
         power = base**exponent.numerator if isinstance(base, Fraction) else _mp(base) ** exponent.numerator
         return _root(power, exponent.denominator, real)
-    refuse(real and _negative(base), Undefined("a power of a negative number"))
+    if real and _negative(base):
+        raise Undefined("a power of a negative number")
     return _mp(base) ** _mp(exponent)
 
 
@@ -104,7 +107,8 @@ def _root(value: Value, index: int, real: bool) -> Value:
         return value
     if _negative(value) and index % 2:
         return -_root(-value, index, real)
-    refuse(_negative(value) and real, Undefined("a root of a negative number"))
+    if _negative(value) and real:
+        raise Undefined("a root of a negative number")
     if isinstance(value, Fraction) and value >= 0 and index < 100:
         parts = [sympy.integer_nthroot(part, index) for part in (value.numerator, value.denominator)]
         if all(exact for _, exact in parts):
@@ -144,7 +148,8 @@ def _call(name: str, values: list[Value], real: bool) -> Value:
         return _logarithm(first, mpmath.e + 0 if name == "ln" else (*values, Fraction(10))[1], real)
     if name == "exp":
         return _power(mpmath.e + 0, first, real)
-    refuse(abs(x := _mp(first)) > 10**9, Undefined(f"too large an argument of {name}"))
+    if abs(x := _mp(first)) > 10**9:
+        raise Undefined(f"too large an argument of {name}")
     result = getattr(mpmath, name.replace("arc", "a"))(x)
     if (real and isinstance(result, mpmath.mpc) and not isinstance(x, mpmath.mpc)) or (
         name in ("tan", "cot", "sec", "csc") and abs(result) > mpmath.mpf(10) ** (mpmath.mp.dps // 2)
@@ -226,7 +231,8 @@ def equal(a: Node, b: Node) -> bool:
             held += 1
         except Undefined:
             continue
-    refuse(held < 3, Undefined("too few points with a value"))
+    if held < 3:
+        raise Undefined("too few points with a value")
     return True
 
 
@@ -629,7 +635,8 @@ def region(node: Node) -> Any:
         return sympy.FiniteSet(*(_exact(item) for item in node[1]))
     if kind == "tuple" and len(node[3]) == 2:
         low, high = map(_exact, node[3])
-        refuse((low > high) == sympy.true, Unreadable("an interval that ends before it begins"))
+        if (low > high) == sympy.true:
+            raise Unreadable("an interval that ends before it begins")
         return sympy.Interval(low, high, node[1] == "(", node[2] == ")")
     if kind in ("union", "cap", "minus"):
         one, other = region(node[1]), region(node[2])
@@ -650,14 +657,16 @@ def region(node: Node) -> Any:
 
 def _exact(node: Node) -> Any:
     value = _to_sympy(node, "", None)
-    refuse(not value.is_extended_real, Unreadable("an endpoint that is not real"))
+    if not value.is_extended_real:
+        raise Unreadable("an endpoint that is not real")
     return value
 
 
 def _solved(left: Node, sign: str, right: Node) -> Any:
     """Where a relation of one variable holds."""
     names = symbols((left, right))
-    refuse(len(names) != 1 or sign in ("~", "equiv"), Unreadable("a relation of another kind"))
+    if len(names) != 1 or sign in ("~", "equiv"):
+        raise Unreadable("a relation of another kind")
     x, name = sympy.Symbol("x", real=True), names.pop()
     one, other = _to_sympy(left, name, x), _to_sympy(right, name, x)
     if {one, other} & {sympy.oo, -sympy.oo}:
@@ -680,7 +689,8 @@ def _to_sympy(node: Node, name: str, x: Any) -> Any:
         return _to_sympy(node[1], name, x)
     parts = [_to_sympy(part, name, x) for part in node[2 if kind == "call" else 1 :] if part]
     made = {"add": sympy.Add, "mul": sympy.Mul, "pow": sympy.Pow}.get(kind)
-    refuse(kind == "pow" and parts[1].is_number and abs(parts[1]) > 100, Unreadable("too large a power"))
+    if kind == "pow" and parts[1].is_number and abs(parts[1]) > 100:
+        raise Unreadable("too large a power")
     if kind == "call":
         made = {
             "abs": sympy.Abs, "root": sympy.root, "pi": lambda: sympy.pi, "ln": sympy.log, "exp": sympy.exp,

@@ -84,12 +84,6 @@ class Unreadable(ValueError):
     """The text is no answer in this notation."""
 
 
-def refuse(bad: object, error: Exception) -> None:
-    """Raise the error if this is bad."""
-    if bad:
-        raise error
-
-
 def clean(text: str) -> str:
     """`text` without what never changes its meaning: sizes, colours, styles, look-alike characters, outer dollars."""
     for pattern, replacement in _CLEANING:
@@ -136,7 +130,8 @@ def tokens(text: str) -> list[Token]:
             assert match is not None
             kind, value, position = str(match.lastgroup), match.group(), match.end()
             if kind == "text":
-                refuse(position - 1 not in ends, Unreadable("a brace is not closed"))
+                if position - 1 not in ends:
+                    raise Unreadable("a brace is not closed")
                 closers.append(ends[position - 1])
             if kind in ("text", "blank"):
                 spaced = True
@@ -210,7 +205,8 @@ def read(text: str) -> Node:
             return ("colon", node[1], clock[1].lower())
     reader = _Reader(tokens(text))
     node = reader.answer()
-    refuse(reader.rest, Unreadable(f"stops at {reader.token[1]!r}"))
+    if reader.rest:
+        raise Unreadable(f"stops at {reader.token[1]!r}")
     return node
 
 
@@ -238,7 +234,8 @@ class _Reader:
 
     def next(self) -> Token:
         self.at += 1
-        refuse(self.at > len(self.found), Unreadable("something is missing at the end"))
+        if self.at > len(self.found):
+            raise Unreadable("something is missing at the end")
         return self.found[self.at - 1]
 
     def ahead(self, count: int) -> list[str]:
@@ -253,7 +250,8 @@ class _Reader:
         return taken
 
     def need(self, text: str) -> None:
-        refuse(not self.take(text), Unreadable(f"{text!r} is missing at {self.token[1]!r}"))
+        if not self.take(text):
+            raise Unreadable(f"{text!r} is missing at {self.token[1]!r}")
 
     def says(self, *texts: str) -> bool:
         return self.token[0] in "wrc" and self.token[1].lower() in texts
@@ -422,7 +420,8 @@ class _Reader:
 
     def sum(self) -> Node:
         self.depth += 1
-        refuse(self.depth > _DEEPEST, Unreadable("nested too deeply"))
+        if self.depth > _DEEPEST:
+            raise Unreadable("nested too deeply")
         terms = [signed(self.sign(), self.product())]
         while self.peek("+", "-", "pm", "mp"):
             terms.append(signed(self.sign(), self.product()))
@@ -435,7 +434,8 @@ class _Reader:
         signs = []
         while self.peek("+", "-", "pm", "mp"):
             signs.append(self.next()[1])
-        refuse(len(signs) > 1 and {"pm", "mp"} & set(signs), Unreadable("several signs"))
+        if len(signs) > 1 and {"pm", "mp"} & set(signs):
+            raise Unreadable("several signs")
         return signs[0] if signs and signs[0] in ("pm", "mp") else "-" * (signs.count("-") % 2)
 
     def product(self) -> Node:
@@ -456,7 +456,8 @@ class _Reader:
                 fraction = self.power()
                 degrees = fraction[:2] == ("call", "degree")
                 if simple := _parts_of(fraction[2] if degrees else fraction):
-                    refuse(not 0 < simple[0] < simple[1], Unreadable("a mixed number with an improper fraction"))
+                    if not 0 < simple[0] < simple[1]:
+                        raise Unreadable("a mixed number with an improper fraction")
                     number = ("add", factors[0], fraction[2] if degrees else fraction)
                     factors = [("call", "degree", number) if degrees else number]
                 else:
@@ -518,7 +519,8 @@ class _Reader:
         node = self.postfix(self.atom())
         while self.peek("^", "_"):
             if self.take("_"):
-                refuse(node[0] != "sym", Unreadable("a subscript"))
+                if node[0] != "sym":
+                    raise Unreadable("a subscript")
                 node = ("sym", f"{node[1]}_{self.script()}")
                 continue
             self.at += 1
@@ -544,7 +546,8 @@ class _Reader:
     def exponent(self) -> Node:
         sign = self.sign()
         node = self.atom() if self.peek("{") else self.power()
-        refuse(self.peek("^"), Unreadable("two exponents"))
+        if self.peek("^"):
+            raise Unreadable("two exponents")
         return signed(sign, node)
 
     def postfix(self, node: Node) -> Node:
@@ -629,7 +632,8 @@ class _Reader:
         items = [self.item()]
         while self.take(",", ";"):
             items.append(self.item())
-        refuse(not self.peek(*closing), Unreadable("something is not closed"))
+        if not self.peek(*closing):
+            raise Unreadable("something is not closed")
         return items, self.next()[1]
 
     def group(self, opened: str) -> Node:
@@ -638,7 +642,8 @@ class _Reader:
         self.bars = bars
         if len(items) > 1:
             return ("tuple", opened, closed, tuple(items))
-        refuse(opened + closed not in ("()", "[]"), Unreadable("brackets that do not match"))
+        if opened + closed not in ("()", "[]"):
+            raise Unreadable("brackets that do not match")
         return items[0]
 
     def command(self, name: str) -> Node:
@@ -678,7 +683,8 @@ class _Reader:
         if name in _WORDS["letters"]:
             return ("sym", name)
         known: dict[str, Node] = {"pi": ("call", "pi"), "infty": ("inf",), "emptyset": ("set", ())}
-        refuse(name not in known, Unreadable(f"the command \\{name}"))
+        if name not in known:
+            raise Unreadable(f"the command \\{name}")
         return known[name]
 
     def function(self, name: str) -> Node:
@@ -697,7 +703,8 @@ class _Reader:
             return ("call", name, *(group[-1] if group[0] in ("tuple", "set") else (group,)))
         if self.peek("(", "{", "["):
             inside = self.postfix(self.atom())
-            refuse(inside[0] == "tuple", Unreadable(f"several arguments of {name}"))
+            if inside[0] == "tuple":
+                raise Unreadable(f"several arguments of {name}")
         else:
             sign, factors = self.sign(), [self.power()]
             while self.token[0] in "anq" or self.peek("pi", "theta", "frac", "alpha", "beta", "sqrt"):
@@ -706,7 +713,8 @@ class _Reader:
             if name not in ("ln", "log") and self.take("/"):
                 inside = ("mul", inside, ("pow", self.power(), _NUM[-1]))
         if exponent and exponent[:2] == ("num", Fraction(-1)):
-            refuse(name not in ("sin", "cos", "tan"), Unreadable("an inverse"))
+            if name not in ("sin", "cos", "tan"):
+                raise Unreadable("an inverse")
             return ("call", f"arc{name}", inside)
         call = ("call", name, inside) if base is None else ("call", name, inside, base)
         return call if exponent is None else ("pow", call, exponent)
@@ -719,7 +727,8 @@ class _Reader:
         self.bars, self.inset = bars, inset
         if closed == "}":
             return ("set", tuple(items))
-        refuse(len(items) > 1, Unreadable("a condition after several entries"))
+        if len(items) > 1:
+            raise Unreadable("a condition after several entries")
         condition = self.answer()
         self.need("}")
         return ("builder", items[0], condition)
@@ -738,7 +747,8 @@ _NUM = {number: ("num", Fraction(number), str(number)) for number in (-1, 2)}
 
 
 def _number_of(text: str) -> Node:
-    refuse("e" in text and abs(int(text.split("e")[1])) > 9999, Unreadable("too large an exponent"))
+    if "e" in text and abs(int(text.split("e")[1])) > 9999:
+        raise Unreadable("too large an exponent")
     return ("num", Fraction(text.rstrip(".")), text)
 
 

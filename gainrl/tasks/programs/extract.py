@@ -226,9 +226,9 @@ def contest_preamble(code: str) -> str:
 
 
 def imports_for(code: str, more: dict[str, str] | None = None) -> str:
-    """Import lines for the standard names that `code` mentions, as LeetCode imports them for it, and `more`.
+    """Import lines for the standard names that `code` mentions, as LeetCode imports them for it.
 
-    Only those: importing all of them costs more time than most solutions run.
+    `more` maps further names to their modules.  Only those mentioned: importing all of them costs more time than most solutions run.
     """
     words = set(re.findall(r"[A-Za-z_]\w*", code))
     lines = [f"import {module}" for module in _MODULES if module in words and module != "bisect"]

@@ -77,18 +77,23 @@ def decode(data: bytes, seconds: float = 60.0) -> Any:
     time in proportion to it.
     """
     import json
-    from decimal import Decimal
-    from fractions import Fraction
 
-    texts: Any = {"x": Opaque, "i": lambda digits: int(digits, 16), "b": bytes.fromhex, "m": Decimal}
     until = thread_time() + seconds
 
     def made(found: dict[str, Any]) -> Any:
         if thread_time() > until:
             raise ValueError("the value takes too long to read")
         ((tag, inside),) = found.items()
-        if isinstance(inside, str):
-            return texts[tag](inside)
+        if tag == "x":
+            return Opaque(str(inside))
+        if tag == "i":
+            return int(inside, 16)
+        if tag == "b":
+            return bytes.fromhex(inside)
+        if tag == "m":
+            from decimal import Decimal
+
+            return Decimal(inside)
         if not isinstance(inside, list):
             raise ValueError("an unknown kind of value")
         if tag == "t":
@@ -96,6 +101,8 @@ def decode(data: bytes, seconds: float = 60.0) -> Any:
         if tag == "c":
             return complex(*map(float, inside))
         if tag == "q":
+            from fractions import Fraction
+
             return Fraction(*map(int.__index__, inside))  # from text, 1e99999999 would be carried out
         held: Any = {}
         keys, values = (inside[::2], inside[1::2]) if tag == "d" else (inside, inside)
