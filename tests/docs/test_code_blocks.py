@@ -71,6 +71,7 @@ def test_the_blocks_of_the_page_run(name, world, tmp_path, monkeypatch, capsys):
 
 @pytest.mark.full
 @pytest.mark.model
+@pytest.mark.timeout(1200)  # the README's took 230 s on two idle cores with AVX2 alone
 @pytest.mark.parametrize("name", names([p for p in PAGES if "smollm2-135m" in p.read_text(encoding="utf-8")]))
 @WARNINGS
 def test_the_blocks_run_with_the_real_model_too(name, world, tmp_path, monkeypatch, capsys):
