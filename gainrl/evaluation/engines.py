@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import urllib.error
 import urllib.request
@@ -14,8 +13,6 @@ from typing import Any
 
 from gainrl.errors import UserError
 
-_SHARED_LEAST = 8  # tokens of a common prefix from which forwarding it once is worth a second forward
-_REPEATABLE = {"full_attention", "sliding_attention"}  # layers whose cache is keys and values of single tokens
 Prompt = str | list[dict[str, str]]
 
 
@@ -77,11 +74,7 @@ def cut(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 class TransformersEngine(Engine):
-    """Generation with `model.generate`, leaving the model's mode and the random state as they were.
-
-    What prompts have in common is forwarded once: the tokens that all prompts of a batch begin with (full attention
-    only), then each distinct prompt but its last token.  The cache is repeated for its samples and `generate` goes on.
-    """
+    """Generation with `model.generate`, leaving the model's mode and the random state as they were."""
 
     def __init__(self, model: Any, tokenizer: Any):
         self.model, self.tokenizer = model, tokenizer
@@ -92,14 +85,6 @@ class TransformersEngine(Engine):
         ends = getattr(model.generation_config, "eos_token_id", None)
         self._ends = list({*([ends] if isinstance(ends, int) else ends or []), tokenizer.eos_token_id})
         self._pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-        known = inspect.signature(inner.forward).parameters.keys()
-        name = "cache" if "cache" in known else "past_key_values"  # transformers from 5.24 on, and before
-        config = model.config.get_text_config()
-        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-        # no name for recurrent layers, caches of their own, and models without the arguments: `generate` alone serves
-        self._cache = name if {name, "position_ids", "logits_to_keep"} <= known and kinds <= _REPEATABLE else ""
-        self._slides = "sliding_attention" in kinds or bool(getattr(config, "sliding_window", None))
 
     def room(self) -> int | None:
         return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -108,18 +93,10 @@ class TransformersEngine(Engine):
         import torch
         from transformers import GenerationConfig
 
-        every = [tuple(self.encode(prompt)) for prompt in prompts]
-        numbers = {one: number for number, one in enumerate(dict.fromkeys(every))}
-        least = min(map(len, every)) - 1  # the last token of each prompt stays for `generate`
-        repeated, shared, device = bool(self._cache) and least > 0, 0, self.model.device
-        if len(numbers) > 1 and repeated and not self._slides:
-            shared = next((at for at in range(least) if len({one[at] for one in numbers}) > 1), least)
-            shared = shared if shared >= _SHARED_LEAST else 0
-        ids = list(numbers) if repeated else every
-        gaps = [(one, max(map(len, ids)) - len(one)) for one in ids]  # padding follows the shared prefix
-        tokens = torch.tensor([[*one[:shared], *[self._pad] * gap, *one[shared:]] for one, gap in gaps], device=device)
-        mask = torch.tensor([[1] * shared + [0] * gap + [1] * (len(one) - shared) for one, gap in gaps], device=device)
-        chosen = torch.tensor([numbers[one] for one in every] if repeated else range(len(every)), device=device)
+        ids, device = [self.encode(prompt) for prompt in prompts], self.model.device
+        longest = max(map(len, ids))
+        tokens = torch.tensor([[self._pad] * (longest - len(one)) + one for one in ids], device=device)
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in ids], device=device)
         drawn = sampling.temperature > 0
         # every knob that a model's own generation_config may turn is set, so that models compare
         config = GenerationConfig(  # type: ignore[no-untyped-call]
@@ -136,34 +113,16 @@ class TransformersEngine(Engine):
                 warnings.catch_warnings(),
             ):
                 warnings.simplefilter("ignore")  # a trainer's use_cache=False, a model's own sampling defaults
-                more = self._prefilled(tokens, mask, shared, chosen) if repeated else {}
                 torch.manual_seed((sampling.seed * 1_000_003 + key) % 2**63)
                 output = self.model.generate(
-                    input_ids=tokens[chosen],
-                    attention_mask=mask[chosen],
+                    input_ids=tokens,
+                    attention_mask=mask,
                     generation_config=config,
-                    stopping_criteria=_stop_at(self.tokenizer, sampling.stop, tokens.shape[1]),
-                    **more,
+                    stopping_criteria=_stop_at(self.tokenizer, sampling.stop, longest),
                 )
         finally:
             self.model.train(was_training)
-        return [self._completed(row, sampling) for row in output[:, tokens.shape[1] :].tolist()]
-
-    def _prefilled(self, tokens: Any, mask: Any, shared: int, chosen: Any) -> dict[str, Any]:
-        """A cache of all tokens but each row's last, repeated for the rows `chosen`, and the positions."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        common = {self._cache: cache, "use_cache": True, "logits_to_keep": 1}
-        if shared:
-            self.model(input_ids=tokens[:1, :shared], position_ids=positions[:1, :shared], **common)
-            cache.batch_repeat_interleave(len(tokens))
-        if shared < tokens.shape[1] - 1:
-            rest = {"input_ids": tokens[:, shared:-1], "position_ids": positions[:, shared:-1]}
-            self.model(**rest, attention_mask=mask[:, :-1], **common)
-        cache.batch_select_indices(chosen)
-        return {self._cache: cache, "position_ids": positions[chosen]}
+        return [self._completed(row, sampling) for row in output[:, longest:].tolist()]
 
     def _completed(self, ids: list[int], sampling: Sampling) -> Completed:
         ended = next((index for index, token in enumerate(ids) if token in self._ends), None)

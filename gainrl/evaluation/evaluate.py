@@ -264,14 +264,10 @@ def _beat(bar: Any) -> None:
 
 
 def _batches(rows: Sequence[Any], lengths: Sequence[int], samples: int, batch_size: int) -> Iterator[list[Item]]:
-    """The items of each batch: rows by prompt length, longest first, a function of the rows alone.
-
-    A row's samples are in one batch where they fit, since they share its prefill.
-    """
+    """The items of each batch: rows by prompt length, longest first, a function of the rows alone."""
     order = sorted(range(len(rows)), key=lambda row: (-(lengths[row] or len(str(rows[row]["prompt"]))), row))
-    whole = batch_size // samples * samples or batch_size
     items = [(row, sample) for row in order for sample in range(samples)]
-    return (items[start : start + whole] for start in range(0, len(items), whole))
+    return (items[start : start + batch_size] for start in range(0, len(items), batch_size))
 
 
 def append_record(run: str | os.PathLike[str], record: Mapping[str, Any]) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
 import http.server
 import json
 import math
@@ -107,7 +106,7 @@ def test_an_adapter_of_learned_tokens_is_refused(model: Any, tokenizer: Any) -> 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
 @pytest.mark.filterwarnings("default")
 def test_completions_of_every_family_are_those_of_each_prompt_alone(family: str) -> None:
-    """Whether the samples of a prompt share its prefill, all prompts a beginning, or neither."""
+    """Padding changes none."""
     prompt = "What is 12 + 30? Add them up and say what it comes to, please, since I would like to know."
     engine = TransformersEngine(make_family(family), make_tokenizer([prompt] * 3))
     sampling = Sampling(temperature=0.0, max_new_tokens=8)
@@ -115,27 +114,6 @@ def test_completions_of_every_family_are_those_of_each_prompt_alone(family: str)
     alone = {one: engine.generate([one], sampling, key=0)[0] for one in prompts}
     for asked in ([one for one in prompts for _ in range(2)], [*prompts[:3], prompt]):
         assert engine.generate(asked, sampling, key=0) == [alone[one] for one in asked]
-
-
-def test_what_prompts_have_in_common_is_forwarded_once(
-    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rows = [{**row, "prompt": "1 + 2 = 3\n4 + 5 = 9\n" + row["prompt"]} for row in ROWS]
-    shapes: list[tuple[int, ...]] = []
-    forward = model.forward
-
-    @functools.wraps(forward)
-    def counted(*arguments: Any, **more: Any) -> Any:
-        shapes.append(tuple(more["input_ids"].shape))
-        return forward(*arguments, **more)
-
-    monkeypatch.setattr(model, "forward", counted)
-    run(model, tokenizer, rows, samples=3, temperature=1.0, batch_size=24)
-    longest = max(len(row["prompt"]) for row in rows)
-    assert shapes[:3] == [(1, 21), (8, longest - 21 - 1), (24, 1)]  # and the nine that they all begin with
-    shapes.clear()
-    run(model, tokenizer, rows[:1], samples=3, temperature=1.0)
-    assert shapes[:2] == [(1, len(rows[0]["prompt"]) - 1), (3, 1)]
 
 
 def test_a_long_batch_shows_that_it_lives_unless_silenced(
@@ -258,7 +236,7 @@ def test_an_interrupted_evaluation_goes_on_and_ends_as_if_never_interrupted(
     with pytest.raises(UserError, match=r"rows: .* there, 'other' now"):
         Store(tmp_path / "g", {**settings, "rows": "other"}, resume=True)
     store = Store(tmp_path / "g", settings, resume=True)
-    assert len(store.kept) == 6  # whole problems
+    assert len(store.kept) == 10  # two batches
     resumed = run(model, tokenizer, store=store, **options)
     assert resumed.generations == whole.generations
     lines = [json.loads(line) for line in store.path.read_text().splitlines()]
