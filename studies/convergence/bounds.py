@@ -236,11 +236,14 @@ def run(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Factors over uniform in the usual shape, where `convergence_2.jsonl` has it on the same base."""
+    """Factors over uniform in the usual shape, where either file of results has it on the same base."""
     runs, bounds = study.results(), study.results(options.output)
     cells: dict[tuple[str, ...], list[tuple[int, float, bool]]] = defaultdict(list)
     for one in [*runs, *bounds]:
-        base = next((u for u in runs if u["usual"] and (u["family"], u["base"]) == (one["family"], one["base"])), None)
+        base = next(
+            (u for u in [*runs, *bounds] if u["usual"] and (u["family"], u["base"]) == (one["family"], one["base"])),
+            None,
+        )
         pair = None if base is None else compared(runs, base, one)
         if pair is not None and (one in bounds or one["arm"] in ("uniform", "probe", "oracle")):
             cells[(one["family"], str(protocols.Shape(*one["shape"])), one["arm"])].append((one["seed"], *pair))
