@@ -18,7 +18,7 @@ from typing import Any
 import mpmath
 import sympy
 
-from gainrl.tasks.maths.notation import Node, Unreadable, clean, parsed, signed
+from gainrl.tasks.maths.notation import BASES, Node, Unreadable, clean, parsed, signed
 
 Value = Any  # Fraction, mpf or mpc
 
@@ -245,20 +245,15 @@ def close(exact: Node, rounded: Node, strict: bool = True) -> bool:
     places, digits = len(match[2]), len((match[1] + match[2]).lstrip("0"))
     with mpmath.workdps(80):
         value = evaluate(exact, {})
-        if isinstance(value, mpmath.mpc) or (strict and isinstance(value, Fraction) and _finite(value)):
-            return False
-        if strict and (not places or digits < _PLACES or (places < _PLACES and digits < _PLACES + 2)):
-            return False
         exact_too = isinstance(value, Fraction)  # then nothing is rounded here
+        ends = exact_too and pow(10, value.denominator.bit_length(), value.denominator) == 0  # as a decimal
+        few = not places or digits < _PLACES or (places < _PLACES and digits < _PLACES + 2)
+        if isinstance(value, mpmath.mpc) or (strict and (ends or few)):
+            return False
         found, unit = (n if exact_too else _mp(n) for n in (rounded[1], Fraction(1, 10**places)))
         error = abs(value - found)
         cut = error < unit and abs(found) <= abs(value)
         return bool(error <= unit / 2 or cut or error <= abs(found) / 10**13)
-
-
-def _finite(value: Fraction) -> bool:
-    """Whether a number has a finite decimal."""
-    return pow(10, value.denominator.bit_length(), value.denominator) == 0
 
 
 def plain(node: Node) -> Node:
@@ -292,7 +287,7 @@ class Asked:
         self.question = pieces(question)
         self.percent = re.search(r"percent|%", question, re.IGNORECASE) is not None
         self.ratio = re.search(r"\b(?i:ratios?|odds|proportions?)\b|[A-Za-z]:[A-Za-z]", question) is not None
-        self.base = re.search(r"\b(?i:base|binary|octal|hexadecimal|ternary)\b|_\{?\d", question) is not None
+        self.bases = {BASES.get(name, name) for match in _BASE.findall(question.lower()) for name in match}
         found = [next(part for part in match if part) for match in _FORMULA.findall(question)]
         sides = [side for text in found for side in (*re.split(r"[=<>]|\\(?:leq?|geq?)\b", text), *text.split(","))]
         self.whole, self.formulas = _forms(found), _forms([*found, *sides])
@@ -304,9 +299,8 @@ class Asked:
 
 
 asked = functools.lru_cache(64)(Asked)
-
-
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_BASE = re.compile(r"\bbase[\W_]*(?:text\W*)?(\w+)|_\{?(\d+)|\b(binary|octal|hexadecimal|ternary)\b")
+_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\[(\[](.+?)\\[)\]]|(?<![\w.$/])(\d+\s?/\s?\d+)(?![\w/])", re.DOTALL)
 
 
 def _forms(texts: list[str]) -> set[Any]:
@@ -333,7 +327,12 @@ def form(node: Any) -> Any:
         return form(node[1][1])
     parts = [form(part) for part in node]
     if node[0] in ("add", "mul"):
-        return (node[0], *sorted(parts[1:], key=repr))
+        kept = sorted((part for part in parts[1:] if part != ("num", Fraction(node[0] == "mul"))), key=repr)
+        return kept[0] if len(kept) == 1 else (node[0], *kept)
+    if node[:2] == ("call", "root"):
+        return ("pow", parts[2], ("pow", parts[3], _MINUS[:2]))
+    if node[0] == "pow" and ("num", Fraction(1)) in parts:
+        return parts[1]
     if node[0] in ("list", "set"):
         return ("list", tuple(sorted(parts[1], key=repr)))
     return ("tuple", parts[3]) if node[0] == "tuple" else tuple(parts)
@@ -409,7 +408,7 @@ def _same_based(gold: Node, answer: Node, ask: Asked) -> bool:
     if gold[0] == answer[0]:
         return bool(gold == answer)
     based, other = (gold, answer) if gold[0] == "based" else (answer, gold)
-    return _letters(other).upper() == based[1] and (based is gold or ask.base or based[2] == 10)
+    return _letters(other).upper() == based[1] and (based is gold or str(based[2]) in {"10", *ask.bases})
 
 
 def _letters(node: Node) -> str:
@@ -420,39 +419,32 @@ def _letters(node: Node) -> str:
 
 def _same_colons(gold: Node, answer: Node, ask: Asked) -> bool:
     """Clock times by their hours and minutes, ratios by proportion."""
-    if gold[0] == answer[0]:
-        one, other = (_clock(node) for node in (gold, answer))
+    sides = [node for node in (gold, answer) if node[0] == "colon"]
+    timed = any(len(node) > 2 or re.fullmatch(r"0\d", str(node[1][1][-1])) for node in sides)
+    if len(sides) == 2:
+        one, other = map(_clock, sides)
         if one and not ask.ratio:
-            if not other:
-                return False
-            if bool(one[1]) != bool(other[1]) and one[0] != other[0]:
-                return _day(one) == _day(other)
-            return one[0] == other[0] and not (one[1] and other[1] and one[1] != other[1])
-        if any(side and (side[1] or side[0][1] < 10) for side in (one, other)) or len(gold[1]) != len(answer[1]):
+            return other is not None and (one[0] == other[0] or "" in (one[0], other[0])) and bool(one[1] & other[1])
+        if timed or len(gold[1]) != len(answer[1]):
             return False
-        first, second = gold[1], answer[1]
-        pairs = zip(first[1:], second[1:], strict=True)
-        return all(equal(("mul", a, second[0]), ("mul", b, first[0])) for a, b in pairs)
-    ratio, value = (gold, answer) if gold[0] == "colon" else (answer, gold)
-    if len(ratio) > 2 or len(ratio[1]) != 2 or value[0] not in ("mul", "num", "add") or symbols(value):
+        shares = [[("mul", part, ("pow", node[1][0], _MINUS)) for part in node[1][1:]] for node in sides]
+        return all(map(equal, *shares))
+    ratio, value = (gold[1], answer) if gold[0] == "colon" else (answer[1], gold)
+    whole = value[0] == "num" and value[1].denominator == 1
+    if timed or whole or len(ratio) != 2 or value[0] not in ("mul", "num", "add") or symbols(value):
         return False
-    if (value[0] == "num" and value[1].denominator == 1) or re.fullmatch(r"0\d", str(ratio[1][1][-1])):
-        return False
-    return equal(("mul", ratio[1][0], ("pow", ratio[1][1], _MINUS)), value)
+    return equal(("mul", ratio[0], ("pow", ratio[1], _MINUS)), value)
 
 
-def _clock(node: Node) -> tuple[tuple[Fraction, ...], str] | None:
-    """(hours, minutes, ...) and a or p for am or pm, if it is a time of the day."""
+def _clock(node: Node) -> tuple[str, set[tuple[Fraction, ...]]] | None:
+    """Whether am or pm (a, p, empty) and the (hours, minutes, ...) it can be read as, if it is a time of the day."""
     named = "".join(node[2:])
     if any(part[0] != "num" or (not named and not re.fullmatch(r"\d\d", part[2])) for part in node[1][1:]):
         return None
-    numbers = tuple(part[1] for part in node[1])
-    return (numbers, named) if node[1][0][0] == "num" and max(numbers) < 60 and numbers[0] <= 24 else None
-
-
-def _day(clock: tuple[tuple[Fraction, ...], str]) -> tuple[Fraction, ...]:
-    (hours, *rest), named = clock
-    return (hours % 12 + 12 * (named == "p") if named else hours, *rest)
+    hours, *rest = numbers = tuple(part[1] for part in node[1])
+    if node[1][0][0] != "num" or max(numbers) >= 60 or hours > 24:
+        return None
+    return named, {numbers, (hours % 12 + 12 * (named == "p"), *rest) if named else numbers}
 
 
 def _same_matrices(gold: Node, answer: Node, ask: Asked) -> bool:
@@ -553,13 +545,18 @@ def _same_chains(gold: Node, answer: Node, ask: Asked) -> bool:
         names = {name for name, _ in (one, other) if name is not None and name[0] == "sym"}
         if len(names) < 2 and not (len(names) == 1 and one[1][0] == "sym" and gold[0] != answer[0]):
             return _safe(one[1], other[1], ask)
-    if gold[0] != answer[0] or not gold[2] == answer[2] == ("=",):
+    return (one is None or bool(symbols(one[1]))) and _same_relations(gold, answer)
+
+
+def _same_relations(gold: Node, answer: Node) -> bool:
+    """Of two sides each: the same difference of sides up to a factor, which is positive for inequalities."""
+    chains = [node for node in (gold, answer) if node[0] == "chain" and len(node[2]) == 1]
+    signs = {node[2][0].replace(">", "<") for node in chains}
+    if len(chains) < 2 or len(signs) > 1 or not signs <= {"=", "<", "<="}:
         return False
-    return _multiple(_difference(*gold[1]), _difference(*answer[1])) is not None
-
-
-def _difference(one: Node, other: Node) -> Node:
-    return ("add", one, ("mul", _MINUS, other))
+    sides = (node[1][:: -1 if node[2][0][0] == ">" else 1] for node in chains)
+    ratio = _multiple(*(("add", one, ("mul", _MINUS, other)) for one, other in sides))
+    return ratio is not None and (signs == {"="} or bool(ratio > 0))
 
 
 def _multiple(one: Node, other: Node) -> Any:
@@ -602,9 +599,21 @@ def _same_regions(gold: Node, answer: Node) -> bool:
     if names[0] and names[1] and names[0] != names[1]:
         return False
     if max(map(len, names)) > 1:
-        return _same_inequalities(gold, answer)
+        return _same_relations(gold, answer)
+    if _unsolved(answer) and not _unsolved(gold):
+        return False
     one, other = region(gold), region(answer)
     return bool(one == other or one.symmetric_difference(other).is_empty)
+
+
+def _unsolved(node: Any) -> bool:
+    """Whether a relation holds more than a name or its absolute value on a side, as in `2x > 6`."""
+    if not isinstance(node, tuple):
+        return False
+    if node[:1] != ("chain",):
+        return any(map(_unsolved, node))
+    sides = [side[2] if side[:2] == ("call", "abs") else side for side in node[1]]
+    return any(symbols(side) and not _is_name(side, side) for side in sides)
 
 
 def _variables(node: Node) -> set[str]:
@@ -612,17 +621,6 @@ def _variables(node: Node) -> set[str]:
         return set().union(*map(_variables, node[1]))
     part = {"element": 1, "builder": 2}.get(node[0])
     return symbols(node[part] if part else node) if part or node[0] == "chain" else set()
-
-
-def _same_inequalities(gold: Node, answer: Node) -> bool:
-    """Of several variables: the same difference of sides up to a positive factor."""
-    if any(
-        node[0] != "chain" or len(node[1]) != 2 or node[2][0] not in ("<", "<=", ">", ">=") for node in (gold, answer)
-    ):
-        return False
-    one, other = (_difference(*node[1][:: 1 if node[2][0][0] == "<" else -1]) for node in (gold, answer))
-    ratio = _multiple(one, other)
-    return ratio is not None and ratio > 0 and len(gold[2][0]) == len(answer[2][0])
 
 
 def region(node: Node) -> Any:

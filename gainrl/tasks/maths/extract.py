@@ -30,7 +30,7 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\s*_]*+(?:step|part|solution|(?:the\s++)?(?:final\s++)?answer)\b", re.IGNORECASE)
-_STARS = re.compile(r"\*\*(?!\d)")  # and no power: 2**3
+_BOLD = re.compile(r"(?<![\w)}\]*`])(\*\*\*?|`{1,3})(?=\S)([^*`\n]+)\1(?![\w({\[\\*`])")  # no power: 2**3
 _CLAUSE = re.compile(
     r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b"
 )
@@ -95,7 +95,7 @@ def closing(text: str) -> dict[int, int]:
 
 def final_answer(completion: str, question: str = "") -> str | None:
     """The final answer of a completion, or None where it gives none (see the module's docstring)."""
-    text = after_thoughts(after_question(completion, question))
+    text = _BOLD.sub(r"\2", after_thoughts(after_question(completion, question)))
     held = [(a, b, c) for a, b, c in _boxes(text) if text[a:b].strip()]
     tagged = last_tags(text)
     if tagged and (not held or tagged.start() > held[-1][2]):
@@ -130,15 +130,13 @@ def _phrased(text: str) -> str | None:
     """What follows the last "answer is" (or heading) that something follows."""
     for match in reversed(list(_PHRASE.finditer(text))):
         before = _BEFORE.match(text, match.end())
-        start = before.end() if before else match.end()
-        rest = text[start:]
-        opener = before.group() if before else ""
+        assert before is not None  # it may be empty
+        opener, rest = before.group(), text[before.end() :]
         for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)")):
             if opener.rstrip().endswith(opening) and closing in rest:
                 rest = rest.split(closing, 1)[0].replace("\n", " ")
         line = rest.split("\n", 1)[0]
         if line.strip():
-            line = _STARS.sub("", line, count=1)  # those that open before the number close here
             if clause := _CLAUSE.search(line):
                 line = line[: clause.start()].rstrip(" ,")
             line = _SENTENCE.split(line, maxsplit=1)[0]
@@ -151,9 +149,7 @@ def _phrased(text: str) -> str | None:
 
 def _bare(line: str) -> str:
     """A line without the decoration around it."""
-    line = re.sub(r"\\[\])]\s*\.?$", "", line.strip()).strip()
+    line = re.sub(r"\\[\])]\s*\.?$|(?<=[*`_$\"])\.$", "", line.strip()).strip()
     if line.endswith("$") and not line.startswith("$") and line.rstrip("$").count("$") % 2 == 0:
         line = line.rstrip("$").strip()
-    if line.endswith(("*.", "`.", "_.", "$.", '".')):
-        line = line[:-1]
     return line.strip('*`_"').strip()

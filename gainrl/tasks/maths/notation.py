@@ -29,6 +29,7 @@ Token = tuple[str, str, bool]  # kind, text, whether a space stands before it
 _DATA: dict[str, Any] = json.loads(Path(__file__).with_name("notation.json").read_text(encoding="utf-8"))
 _WORDS = {name: frozenset(words.split()) for name, words in _DATA.items() if isinstance(words, str)}
 _ALIASES, _NUMBERS, _MAGNITUDES = _DATA["aliases"], _DATA["numbers"], _DATA["magnitudes"]
+BASES = {name: str(number) for name, number in (_NUMBERS | _DATA["bases"]).items()}
 _UNITS = {name: unit for unit, names in _DATA["units"].items() for name in names.split()}
 _SHORT = _WORDS["short_words"]
 _NO_UNIT = (_WORDS["no_units"] | _NUMBERS.keys()) - {"one", "second"}
@@ -50,6 +51,7 @@ _BLANK = r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[
 _CLEANING: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
+        (r"<<[^<>=]*+=[^<>]*+>>", ""),  # what GSM8K's calculator leaves
         ("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]", ""),
         (r"(?<=\d),\\!\s*(?=\d)", ","),
         (r"\\(?:mathrm|text)\s*\{([ei])\}", r"\1"),
@@ -67,8 +69,9 @@ _CLEANING: list[tuple[re.Pattern[str], Any]] = [
         (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))|\\(?:boxed|f(?:rame)?box)\b", ""),
         (r"(?:\\(?:text|mathbin|mathrel))?\{:\}", ":"),
         (r"\\textsuperscript\b", "^"),
+        (r"(?<=\d)(\s*(?:\\text\s*\{\s*)?)(noon|midnight)\b", lambda m: m[1] + ("pm" if m[2] == "noon" else "am")),
         (r"\bRs\.?(?=\s*\d)", "₹"),
-        (r"\bUS\s*(?=\\?\$)", ""),
+        (r"\bUS\s*(?=\\?\$|dollars?\b)", ""),
         (r"(\d+) dollars? and (\d\d?) cents?\b", lambda m: f"{m[1]}.{m[2]:0>2} dollars"),
         (r"\\operatorname\*?\s*\{(\w+)\}", r"\\\1 "),
         (r"\\([%$#&_])", r"\1"),
@@ -105,7 +108,10 @@ _TOKEN = re.compile(
     r"|\\(?P<c>[A-Za-z]+|.)|(?P<r>[^\W\d_]+)|(?P<pair>\*\*|(?<![\d)])!=|[<>=]=|->|=>)|(?P<s>.)",
     re.DOTALL,
 )
-_REPEAT = re.compile(r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?|\((\d+)\)(?![\d^_]))")
+_REPEAT = re.compile(  # and no product, as 0.45(80) = 36 is
+    r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?"
+    r"|\((\d+)\)(?![\d^_]|\s*=\s*\$?[\d.,]++(?!\s*(?:[/^(]|\\(?:[dt]?frac|overline|bar|dot)))))"
+)
 _DOTTED = re.compile(r"(\d*)\.(\d*?)(\d+?)\3+\s*(?:\\[lc]?dots\b|\.\.\.+)")
 _GROUPED = re.compile(
     r"\d{1,3}(?:(?:,|\{,\}|\\text\{,\})\d{3})+(?![\d])(?:\.\d+)?|\d{1,3}(?: \d{3})+(?!\s?\d)(?:\.\d+)?"
@@ -181,7 +187,7 @@ _AM_PM = re.compile(r"(?<![\\A-Za-z])([ap])\.?\s?m\b\.?", re.IGNORECASE)
 def _based(text: str) -> Node | None:
     """A number with its base written below it or behind it; None for anything else."""
     match = _BASED.fullmatch(re.sub(rf"{_TEXT}|[{{}}()\s]", "", text))
-    base = str(_NUMBERS.get(match[3].lower(), match[3])) if match else ""
+    base = BASES.get(match[3].lower(), match[3]) if match else ""
     if match is None or match[2][0].islower() or not base.isdigit() or not 2 <= int(base) <= 36:
         return None
     if any(int(digit, 36) >= int(base) for digit in match[2].replace(".", "")):
@@ -305,7 +311,7 @@ class _Reader:
     def item(self) -> Node:
         """One entry of a list: a chain of relations between expressions, with the name before it left as it is."""
         self.take("approx")
-        self.take("=")
+        self.take("=", ":")
         first = self.words()
         if first and first[0] != "name":
             return first
@@ -450,7 +456,7 @@ class _Reader:
                 factors.append(self.power())
             elif not self.continues() or self.unit_follows(factors):
                 return factors[0] if len(factors) == 1 else ("mul", *factors)
-            elif self.token[0] in "nq":
+            elif self.token[0] in "nq" and factors != [("sym", "i")]:
                 factors = [self.mixed(factors)]
             elif self.peek("frac") and len(factors) == 1 and _is_integer(factors[0]):
                 fraction = self.power()

@@ -53,10 +53,10 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
             return "wrong", about, canonical(answer)
     except (Undefined, Unreadable, ArithmeticError) as error:
         return "wrong", f"{answer[:80]!r} cannot be compared: {error}", canonical(answer)
-    other = form(given) != form(wanted)
-    sides = given[1] if given[0] == "chain" else (given,)
-    stands = form(given) in ask.formulas or all(form(side) in ask.formulas for side in sides)
-    if (other and stands) or ((other or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
+    literal, shape = form(wanted), form(given)
+    sides = [form(side) for side in given[1]] if given[0] == "chain" else [shape]
+    stands = shape in ask.formulas or (literal not in sides and ask.formulas.issuperset(sides))
+    if (shape != literal and stands) or ((shape != literal or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
         return "wrong", f"{answer[:80]!r} stands in the question", canonical(answer)
     return "right", "", canonical(gold)
 
