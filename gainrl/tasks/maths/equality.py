@@ -300,7 +300,7 @@ class Asked:
 
 asked = functools.lru_cache(64)(Asked)
 _BASE = re.compile(r"\bbase[\W_]*(?:text\W*)?(\w+)|_\{?(\d+)|\b(binary|octal|hexadecimal|ternary)\b")
-_FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$|\\[(\[](.+?)\\[)\]]|(?<![\w.$/])(\d+\s?/\s?\d+)(?![\w/])", re.DOTALL)
+_FORMULA = re.compile(r"(?s)\$\$(.+?)\$\$|\$(.+?)\$|\\[(\[](.+?)\\[)\]]|(?<![\w.$/])((?:\d+ )?\d+ ?/ ?\d+)(?![\w/])")
 
 
 def _forms(texts: list[str]) -> set[Any]:
@@ -323,6 +323,8 @@ def form(node: Any) -> Any:
         return form(node[2] if node[0] == "call" else node[1])
     if node[0] == "num":
         return node[:2]
+    if node[0] == "colon" and len(node) == len(node[1]) == 2:
+        return form(("mul", node[1][0], ("pow", node[1][1], _MINUS)))
     if node[0] == "chain" and len(node[1]) == 2 and node[2] == ("=",) and node[1][0][0] in ("sym", "name"):
         return form(node[1][1])
     parts = [form(part) for part in node]
@@ -608,10 +610,8 @@ def _same_regions(gold: Node, answer: Node) -> bool:
 
 def _unsolved(node: Any) -> bool:
     """Whether a relation holds more than a name or its absolute value on a side, as in `2x > 6`."""
-    if not isinstance(node, tuple):
-        return False
-    if node[:1] != ("chain",):
-        return any(map(_unsolved, node))
+    if not isinstance(node, tuple) or node[:1] != ("chain",):
+        return isinstance(node, tuple) and any(map(_unsolved, node))
     sides = [side[2] if side[:2] == ("call", "abs") else side for side in node[1]]
     return any(symbols(side) and not _is_name(side, side) for side in sides)
 

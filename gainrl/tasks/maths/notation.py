@@ -310,8 +310,7 @@ class _Reader:
 
     def item(self) -> Node:
         """One entry of a list: a chain of relations between expressions, with the name before it left as it is."""
-        self.take("approx")
-        self.take("=", ":")
+        self.take("approx", "=", ":")
         first = self.words()
         if first and first[0] != "name":
             return first
