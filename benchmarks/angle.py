@@ -83,9 +83,9 @@ def make_inputs(lengths: list[int], width: int, dtype: torch.dtype, device: str)
         part = hidden[low : low + (1 << 14)]
         part.copy_(torch.rand(part.shape, generator=generator, device=device) - 0.2)
     offsets = torch.tensor([0, *lengths]).cumsum(0)
-    place = torch.arange(rows) - torch.repeat_interleave(offsets[:-1], torch.tensor(lengths))
+    index = torch.arange(rows) - torch.repeat_interleave(offsets[:-1], torch.tensor(lengths))
     prefix = torch.repeat_interleave(torch.tensor([n // 3 for n in lengths]), torch.tensor(lengths))
-    roles = torch.where(place < prefix, 1, 2).to(torch.int8)
+    roles = torch.where(index < prefix, 1, 2).to(torch.int8)
     return Inputs(hidden, offsets.to(device), roles.to(device), lengths)
 
 

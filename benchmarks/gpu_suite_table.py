@@ -18,16 +18,16 @@ from gainrl.files import write_text
 Rows = list[dict[str, Any]]
 
 
-def collected(parts: Path) -> dict[str, Any]:
+def collected(folder: Path) -> dict[str, Any]:
     def lines(name: str) -> list[str]:
-        return (parts / name).read_text().splitlines() if (parts / name).exists() else []
+        return (folder / name).read_text().splitlines() if (folder / name).exists() else []
 
     return {
         "gpu": lines("gpu.csv"),
         "steps": [
             dict(zip(("step", "ended", "seconds"), step.split("\t"), strict=True)) for step in lines("steps.tsv")
         ],
-        "results": {path.stem: json.loads(path.read_text()) for path in sorted(parts.glob("*.json"))},
+        "results": {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))},
     }
 
 
@@ -49,8 +49,8 @@ def least_gain(rows: Rows, other: str) -> float | None:
 
 
 def main() -> None:
-    parts, output = Path(sys.argv[1]), Path(sys.argv[2])
-    everything = collected(parts)
+    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+    everything = collected(folder)
     write_text(output, json.dumps(everything, indent=1) + "\n")
     results = everything["results"]
 

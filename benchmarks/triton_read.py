@@ -14,8 +14,8 @@ import triton.language as tl
 def _read(words, sums, count, BLOCK: tl.constexpr):
     total = tl.zeros((BLOCK,), dtype=tl.int32)
     for start in range(tl.program_id(0) * BLOCK, count, tl.num_programs(0) * BLOCK):
-        place = start + tl.arange(0, BLOCK)
-        total += tl.load(words + place, mask=place < count, other=0)
+        offsets = start + tl.arange(0, BLOCK)
+        total += tl.load(words + offsets, mask=offsets < count, other=0)
     tl.store(sums + tl.program_id(0), tl.sum(total, axis=0))
 
 

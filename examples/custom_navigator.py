@@ -40,11 +40,11 @@ class GrowingNavigator(Navigator):
         super().__init__(*args, **kwargs)
         self.share = float(self.settings.start)
         length = self.prompts.tokens
-        self.place = np.argsort(np.argsort(length, kind="stable")) / len(length)
+        self.shorter = np.argsort(np.argsort(length, kind="stable")) / len(length)
 
     def race(self, n: int) -> np.ndarray:
         """The earliest n of these (M,) times are drawn: the share at random, then the others by length."""
-        return np.where(self.place <= self.share, self.rng.random(len(self.prompts)), 1.0 + self.place)
+        return np.where(self.shorter <= self.share, self.rng.random(len(self.prompts)), 1.0 + self.shorter)
 
     def learn(self, index: np.ndarray, outcomes: Outcomes, angle: np.ndarray) -> None:
         """All groups since the last draw."""

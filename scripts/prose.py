@@ -57,11 +57,11 @@ def module(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             first = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
             first = re.split(r"(?<=[.;])\s", first)[0]
-            place = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
+            where = f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 1)}"
             if len(first.split()) > FIRST_LINE:
-                yield f"{place}: the docstring's first sentence has {len(first.split())} words, at most {FIRST_LINE}"
+                yield f"{where}: the docstring's first sentence has {len(first.split())} words, at most {FIRST_LINE}"
             if match := PHRASES.search(first):
-                yield f"{place}: {match[0]!r} in: {first[:90]}"
+                yield f"{where}: {match[0]!r} in: {first[:90]}"
 
 
 def main() -> int:

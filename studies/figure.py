@@ -108,22 +108,20 @@ def factors() -> None:
     ranked = sorted(found.items(), key=lambda item: -item[1].mean)
     height, left, least, most = 40 + 26 * len(ranked), 150, 0.8, 8.0
 
-    def place(value: float) -> float:
+    def x_at(value: float) -> float:
         return left + (WIDTH - left - 70) * math.log(value / least) / math.log(most / least)
 
     parts = []
     for value in (1, 2, 4, 8):
         kind = "axis" if value == 1 else "grid"
-        parts.append(
-            f'<line class="{kind}" x1="{place(value):.1f}" x2="{place(value):.1f}" y1="8" y2="{height - 24}"/>'
-        )
-        parts.append(f'<text x="{place(value):.1f}" y="{height - 8}" text-anchor="middle">{value}</text>')
+        parts.append(f'<line class="{kind}" x1="{x_at(value):.1f}" x2="{x_at(value):.1f}" y1="8" y2="{height - 24}"/>')
+        parts.append(f'<text x="{x_at(value):.1f}" y="{height - 8}" text-anchor="middle">{value}</text>')
     for number, (arm, one) in enumerate(ranked):
         at, kind = 20 + 26 * number, arm if arm in ARMS else "other"
-        low, high = place(one.low or one.mean), place(one.high or one.mean)
+        low, high = x_at(one.low or one.mean), x_at(one.high or one.mean)
         parts.append(f'<text x="{left - 12}" y="{at + 4}" text-anchor="end">{(ARMS | OTHERS)[arm]}</text>')
         parts.append(f'<line class="interval {kind}" x1="{low:.1f}" x2="{high:.1f}" y1="{at}" y2="{at}"/>')
-        parts.append(f'<circle class="{kind}" cx="{place(one.mean):.1f}" cy="{at}" r="4.5"/>')
+        parts.append(f'<circle class="{kind}" cx="{x_at(one.mean):.1f}" cy="{at}" r="4.5"/>')
         bound = "≤ " if one.censored else ""
         parts.append(f'<text x="{WIDTH - 6}" y="{at + 4}" text-anchor="end">{bound}{one.mean:.2f}</text>')
     write("factors.svg", "Times fewer rollouts than uniform at 16 x 8", parts, height)

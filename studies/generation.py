@@ -25,7 +25,7 @@ def generate(
     out = model(**inputs, attention_mask=mask, use_cache=True, logits_to_keep=1)
     cache, logits = out.past_key_values, out.logits[:, -1].repeat_interleave(group, dim=0)
     cache.batch_repeat_interleave(group)
-    mask, place = (x.repeat_interleave(group, dim=0) for x in (mask, inputs["position_ids"][:, -1:]))
+    mask, at = (x.repeat_interleave(group, dim=0) for x in (mask, inputs["position_ids"][:, -1:]))
     drawn: list[torch.Tensor] = []
     over = torch.zeros(len(mask), dtype=torch.bool)
     while True:
@@ -33,8 +33,8 @@ def generate(
         over |= torch.isin(drawn[-1][:, 0], stops)
         if over.all() or len(drawn) == longest:
             break
-        mask, place = torch.cat([mask, torch.ones_like(place)], dim=1), place + 1
-        out = model(input_ids=drawn[-1], attention_mask=mask, position_ids=place, past_key_values=cache, use_cache=True)
+        mask, at = torch.cat([mask, torch.ones_like(at)], dim=1), at + 1
+        out = model(input_ids=drawn[-1], attention_mask=mask, position_ids=at, past_key_values=cache, use_cache=True)
         logits = out.logits[:, -1]
     ids = torch.cat(drawn, dim=1)
     ended = torch.isin(ids, stops)

@@ -26,21 +26,21 @@ def table_of(prompts: Sequence[Any], *, failed: Collection[int] = ()) -> ScoreTa
 
 
 class Learner(Navigator):
-    """Draws by chance what earned the least credit so far: every outcome changes the draws after it."""
+    """Draws by chance what earned the least so far: every outcome changes the draws after it."""
 
     name = "learner"
-    STATE = ("credit",)
+    STATE = ("earned",)
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.credit = np.zeros(len(self.prompts))
+        self.earned = np.zeros(len(self.prompts))
 
     def race(self, n: int) -> Any:
-        return self.rng.random(len(self.prompts)) + self.credit
+        return self.rng.random(len(self.prompts)) + self.earned
 
     def learn(self, index: Any, outcomes: Any, angle: Any) -> None:
         earned = outcomes.correct / np.maximum(outcomes.scored, 1) + outcomes.mixed + np.nan_to_num(angle)
-        np.add.at(self.credit, index, earned)
+        np.add.at(self.earned, index, earned)
 
 
 class AngleLearner(Learner):
@@ -51,8 +51,8 @@ class AngleLearner(Learner):
 
 
 def learnt(navigator: Navigator) -> Any:
-    """(M,) the credit of a learner once it has learnt all that it has observed."""
+    """(M,) what the prompts earned, once it has learnt all that it has observed."""
     copy: Any = type(navigator)(navigator.prompts)
     copy.load_state_dict(navigator.state_dict())
     copy.draw(1)
-    return copy.credit
+    return copy.earned

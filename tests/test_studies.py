@@ -67,13 +67,13 @@ def test_screening_hands_on_mixed_rollouts_and_counts_the_others(kind):
 
     def sample(index, count):
         right = np.where(index % 4 == 0, 1, count)  # every fourth prompt has right and wrong rollouts
-        return [[[place, i] for i in range(count)] for place in index.tolist()], right
+        return [[[one, i] for i in range(count)] for one in index.tolist()], right
 
     navigator.sample = sample
     rows = navigator.draw(6)
     assert (rows % 4 == 0).all()
     size = {Speed: 2, Greso: 4}[kind]
-    assert {place: kept[-1] for place, kept in navigator.kept.items()} == {
+    assert {index: kept[-1] for index, kept in navigator.kept.items()} == {
         row: [row, size - 1] for row in rows.tolist()
     }
     assert navigator.extra > 0

@@ -34,9 +34,9 @@ class CurriculumTrainer(RayPPOTrainer):
         steps = self.cfg.generator.step_wise_trajectories  # one entry for each turn, the reward in the last
         trajectories = output["trajectory_ids"] if steps else input_batch["trajectory_ids"]
         ends = output["is_last_step"] if steps else [True] * len(trajectories)
-        finished = [place for place, end in enumerate(ends) if end]
-        rows = [int(trajectories[place].instance_id) for place in finished]
-        rewards = [output["rewards"][place] for place in finished]
+        finished = [index for index, end in enumerate(ends) if end]
+        rows = [int(trajectories[index].instance_id) for index in finished]
+        rewards = [output["rewards"][index] for index in finished]
         rewards = [sum(reward) if isinstance(reward, list) else reward for reward in rewards]
         self.sampler.observe(rows, [float(reward > 0.5) for reward in rewards], rewards=rewards)
         return output
@@ -49,8 +49,8 @@ class CurriculumTrainer(RayPPOTrainer):
 
 
 class CurriculumExp(BasePPOExp):
-    def get_trainer(self, **parts):
-        return CurriculumTrainer(**parts)
+    def get_trainer(self, **arguments):
+        return CurriculumTrainer(**arguments)
 
 
 @ray.remote(num_cpus=1)

@@ -42,8 +42,8 @@ _registered: Any = getattr(torch.ops, NAMESPACE).angle.default
 
 def run_registered(call: AngleCall, backend: str, check: bool) -> AngleConcentration:
     """The op through PyTorch's dispatcher, outside autograd."""
-    parts = _registered(
+    tensors = _registered(
         call.hidden.detach() if call.hidden.requires_grad else call.hidden, call.cu_seqlens, call.token_role,
         call.shared_sum, call.shared_tokens, call.diagonal, call.directions, backend, check,
     )  # fmt: skip
-    return AngleConcentration(*parts)
+    return AngleConcentration(*tensors)

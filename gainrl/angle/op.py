@@ -65,8 +65,8 @@ def angle_concentration(
     if check is None:
         check = isinstance(hidden, np.ndarray) or hidden.is_cpu
     result = run(call, backend, bool(check))
-    parts = (result.values, result.counts, result.directions)
-    return AngleConcentration(*(part if part is None else part.numpy() for part in parts)) if on_host else result
+    tensors = (result.values, result.counts, result.directions)
+    return AngleConcentration(*(None if x is None else x.numpy() for x in tensors)) if on_host else result
 
 
 def shared_prefix(hidden: Any, *, backend: str = "auto") -> SharedPrefix:

@@ -115,9 +115,9 @@ def run(call: AngleCall) -> AngleConcentration:
         )
     found = angle_concentration_reference(call.hidden, call.cu_seqlens, call.token_role, diagonal=call.diagonal)
     directions = found.directions.astype(np.float32) if call.directions else None
-    parts = [found.values.astype(np.float32), found.counts, directions]
+    arrays = [found.values.astype(np.float32), found.counts, directions]
     if not isinstance(call.hidden, np.ndarray):
         import torch
 
-        parts = [None if part is None else torch.from_numpy(part).to(call.hidden.device) for part in parts]
-    return AngleConcentration(*parts)
+        arrays = [None if x is None else torch.from_numpy(x).to(call.hidden.device) for x in arrays]
+    return AngleConcentration(*arrays)

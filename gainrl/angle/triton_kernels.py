@@ -87,8 +87,8 @@ def sum_chunks(
                 used = (role == 1) | (role == 2)
                 invalid += tl.sum(((role < 0) | (role > 2)).to(tl.int32), axis=0)
                 x_at = here * stride_row + b * skip
-                places = hidden + x_at[:, None] + columns[None, :].to(tl.int64) * stride_column
-                x = tl.load(places, mask=used[:, None] & inside[None, :], other=0.0).to(tl.float32)
+                pointers = hidden + x_at[:, None] + columns[None, :].to(tl.int64) * stride_column
+                x = tl.load(pointers, mask=used[:, None] & inside[None, :], other=0.0).to(tl.float32)
                 unit, counted, bad = _unit_rows(x, used)
                 infinite += bad
                 question += tl.sum(tl.where((role == 2)[:, None], unit, 0.0), axis=0)

@@ -118,5 +118,5 @@ def _isolation() -> Iterator[Check]:
     from gainrl.tasks.sandbox import isolation
 
     found = isolation()
-    told = "bubblewrap; the self-test could not break out" if found == "ok" else f"they do not run here: {found}"
-    yield "code tasks", "ok" if found == "ok" else "missing", told
+    detail = "bubblewrap; the self-test could not break out" if found == "ok" else f"they do not run here: {found}"
+    yield "code tasks", "ok" if found == "ok" else "missing", detail

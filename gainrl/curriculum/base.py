@@ -75,7 +75,7 @@ class Navigator(ABC):
     def learn(self, index: Integers, outcomes: Outcomes, angle: Floats) -> None:  # noqa: B027 (need not learn)
         """Take in the groups since the last draw, g of them, at least one.
 
-        index: (g,) places among the M prompts, parallel to `outcomes`; one may occur several times.  angle: (g,) mean
+        index: (g,) indices into the M prompts, parallel to `outcomes`; one may occur several times.  angle: (g,) mean
         over the rollouts of the call that observed the group, NaN if unknown.
         """
 
@@ -184,8 +184,8 @@ class Navigator(ABC):
                 times[members[order[most:]]] = math.inf
                 allowed -= len(members) - most
         if allowed < n:
-            parts = ", ".join(f"{name} {share:g} of {len(members)}" for name, share, members in self._bounds)
-            raise UserError(f"the quota ({parts}) allows {allowed} prompts in a draw of {n}: raise a share")
+            shares = ", ".join(f"{name} {share:g} of {len(members)}" for name, share, members in self._bounds)
+            raise UserError(f"the quota ({shares}) allows {allowed} prompts in a draw of {n}: raise a share")
         return times
 
 
@@ -223,9 +223,9 @@ def _outcomes(pending: Floats) -> Outcomes:
 def _random_state(rng: np.random.Generator) -> npt.NDArray[np.uint64]:
     """(13,) uint64: counter, key, buffer and its position, and the half word of a Philox generator."""
     state: Any = rng.bit_generator.state
-    parts = [state["state"]["counter"], state["state"]["key"], state["buffer"]]
+    words = [state["state"]["counter"], state["state"]["key"], state["buffer"]]
     rest = [state["buffer_pos"], state["has_uint32"], state["uinteger"]]
-    return np.concatenate([*parts, np.array(rest, dtype=np.uint64)])
+    return np.concatenate([*words, np.array(rest, dtype=np.uint64)])
 
 
 def _set_random_state(rng: np.random.Generator, words: npt.NDArray[np.uint64]) -> None:

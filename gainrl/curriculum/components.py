@@ -47,16 +47,16 @@ def principal_components(prompts: Prompts, count: int) -> tuple[npt.NDArray[np.f
 def _sample(prompts: Prompts) -> npt.NDArray[np.float32]:
     """(S, D) unit directions of evenly spaced prompts."""
     size = len(prompts)
-    parts: list[npt.NDArray[np.float32]] = []
+    blocks: list[npt.NDArray[np.float32]] = []
     chosen = np.zeros(size, dtype=bool)
     for index, block in _unit_blocks(prompts):
-        if not parts:
+        if not blocks:
             rows = min(size, _SAMPLE_ROWS, max(1, _SAMPLE_NUMBERS // block.shape[1]))
             chosen[np.arange(rows) * size // rows] = True
-        parts.append(block[chosen[index]])
-    if not sum(map(len, parts)):
+        blocks.append(block[chosen[index]])
+    if not sum(map(len, blocks)):
         raise UserError("no prompt has a direction: every one in the sample has an entry that is not finite")
-    return np.concatenate(parts)
+    return np.concatenate(blocks)
 
 
 def _unit_blocks(prompts: Prompts) -> Iterator[tuple[Integers, npt.NDArray[np.float32]]]:

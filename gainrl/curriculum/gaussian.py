@@ -7,7 +7,7 @@ unit exponentials E_r, and the n earliest are the draw.  After each `prompts_per
 
     μ ← clip( μ + clip( (n/2)·[tanh(α(Acc − β)) + tanh(α·C̄)], 0, n ), 0, N−1 )
 
-n counts the prompts since the last move, Acc is the mean credit of their scored rollouts, C̄ the mean angle
+n counts the prompts since the last move, Acc is the mean accuracy of their scored rollouts, C̄ the mean angle
 concentration of their rollouts under the current policy.  The window never moves back, and at most n positions forward.
 """
 
@@ -67,7 +67,7 @@ class GaussianNavigator(Navigator):
         self.mean = 0.0
         """Where the window is, in positions, from 0 to N−1."""
         self.observed = np.zeros(5)
-        """Since the last move: prompts, scored rollouts, their credit, rollouts, rollouts times angle."""
+        """Since the last move: prompts, scored rollouts, their accuracies, rollouts, rollouts times angle."""
 
     def race(self, n: int) -> Floats:
         """(M,) log E_r + (r−μ)²/2σ²: logarithms, so that no weight underflows."""

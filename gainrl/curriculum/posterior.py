@@ -4,7 +4,7 @@ Each prompt's pass rate has a Beta posterior.  Its prior comes from the ranking:
 score is expected to be the easiest), worth `prior_strength` rollouts; on top come the prompt's own scored rollouts,
 partial credit included:
 
-    θ_r ~ Beta( κ·m_r + s_r,  κ·(1 − m_r) + t_r − s_r )        κ prior strength, t rollouts tried, s their credit
+    θ_r ~ Beta( κ·m_r + s_r,  κ·(1 − m_r) + t_r − s_r )        κ prior strength, t rollouts, s of them correct
 
 A draw samples one θ_r for every prompt (Thompson sampling) and takes the n prompts whose θ_r is nearest to the target
 pass rate.  The policy moves, so old rollouts lose their weight: t is held at `memory` rollouts, and s scaled with it.
@@ -54,7 +54,7 @@ class PosteriorNavigator(Navigator):
         self.tried: npt.NDArray[np.float32] = np.zeros(len(self.prompts), dtype=np.float32)
         """(M,) scored rollouts of each prompt, at most `memory`."""
         self.solved: npt.NDArray[np.float32] = np.zeros(len(self.prompts), dtype=np.float32)
-        """(M,) their credit."""
+        """(M,) sums of their accuracies."""
         self.group = 8
         """Scored rollouts of a usual group."""
 

@@ -212,9 +212,9 @@ class ProbeNavigator(Navigator):
         self.residual[self.own == 0] = 0.0
         order = np.argsort(index, kind="stable")  # whatever order they came in
         index, outcomes = index[order], outcomes[order]
-        told = outcomes.scored > 1  # a group of one rollout is never mixed
-        if told.any():
-            self._learn_groups(index[told], outcomes[told])
+        several = outcomes.scored > 1  # a group of one rollout is never mixed
+        if several.any():
+            self._learn_groups(index[several], outcomes[several])
         self._learn_rates(index, outcomes)
         self._fade()
 
@@ -231,28 +231,28 @@ class ProbeNavigator(Navigator):
         self.group_evidence = _faded(self.group_evidence, np.array(foretold))
 
     def _learn_rates(self, index: Integers, outcomes: Outcomes) -> None:
-        place, inverse = np.unique(index[outcomes.scored > 0], return_inverse=True)
+        seen, inverse = np.unique(index[outcomes.scored > 0], return_inverse=True)
         columns = (outcomes.scored, outcomes.correct)
         summed: Floats = np.array([np.bincount(inverse, column[outcomes.scored > 0]) for column in columns])
         tried, solved = summed * np.minimum(1.0, MOST_ROLLOUTS / summed[0])
-        x = self.features[:, place].astype(np.float64)
+        x = self.features[:, seen].astype(np.float64)
         which, _ = self._best
         before = [self._linear(i, x) for i in range(len(FADINGS))]
         found = np.empty_like(self.evidence)
         for i, j in np.ndindex(found.shape):
-            (mean, variance), (own_mean, own_variance) = before[i], self._residuals(place, RESIDUALS[j])
+            (mean, variance), (own_mean, own_variance) = before[i], self._residuals(seen, RESIDUALS[j])
             found[i, j] = _sites(mean + own_mean, variance + own_variance, tried, solved)[2].sum()
         taus = RESIDUALS[np.argmax(self.evidence, axis=1)]
         for i, tau in enumerate(taus):
-            self._observe(i, x, *self._residuals(place, tau), tried, solved)
+            self._observe(i, x, *self._residuals(seen, tau), tried, solved)
         # What the rollouts tell of each prompt beyond what the weights, as they are now, predict.
-        own_mean, own_variance = self._residuals(place, taus[which])
+        own_mean, own_variance = self._residuals(seen, taus[which])
         precision, centre, _ = _sites(before[which][0] + own_mean, before[which][1] + own_variance, tried, solved)
         mean, variance = self._linear(which, x)
-        information, old = precision / (1.0 + precision * variance), self.own[place].astype(np.float64)
-        residual = (old * self.residual[place] + information * (centre - mean)) / (old + information)
-        self.own[place] = np.clip(old + information, _LEAST_OWN, _MOST_OWN)
-        self.residual[place] = np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL)
+        information, old = precision / (1.0 + precision * variance), self.own[seen].astype(np.float64)
+        residual = (old * self.residual[seen] + information * (centre - mean)) / (old + information)
+        self.own[seen] = np.clip(old + information, _LEAST_OWN, _MOST_OWN)
+        self.residual[seen] = np.clip(residual, -_MOST_RESIDUAL, _MOST_RESIDUAL)
         self.evidence = _faded(self.evidence, found)
 
     def _observe(self, which: int, x: Floats, e: Floats, variance: Floats, tried: Floats, solved: Floats) -> None:

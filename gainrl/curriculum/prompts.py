@@ -35,7 +35,7 @@ class Prompts:
     fingerprint: str = ""
     sources: Sequence[str] | None = None
     position: Integers = field(init=False)
-    """(M,) int64 places in the ranking: 0 has the highest score, ties go by row."""
+    """(M,) int64 positions in the ranking: 0 has the highest score, ties go by row."""
     _by_row: Integers = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -64,7 +64,7 @@ class Prompts:
         return len(self.rows)
 
     def index(self, rows: npt.ArrayLike) -> Integers:
-        """(n,) places of these rows among the M prompts; UserError for a row that is not among them."""
+        """(n,) indices of these rows among the M prompts; UserError for a row that is not among them."""
         wanted = whole("rows", rows)
         at = np.searchsorted(self.rows, wanted, sorter=self._by_row)
         found = self._by_row[np.minimum(at, len(self) - 1)]
@@ -86,7 +86,7 @@ class Outcomes:
     """Finished groups, one entry each, in any order; a row may occur several times.
 
     row: (g,) rows of the score table.  rollouts: (g,) generated.  scored: (g,) of them graded.  correct: (g,) sum of
-    the scored rollouts' credit, each in [0, 1].  mixed: (g,) bool, whether the group's rewards differ.
+    the scored rollouts' accuracies, each in [0, 1].  mixed: (g,) bool, whether the group's rewards differ.
 
     Raises UserError for columns of unequal length, and for a group that contradicts itself, naming its row.
     """

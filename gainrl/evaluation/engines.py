@@ -53,8 +53,8 @@ class Engine:
         if isinstance(prompt, str):
             return list(self.tokenizer(prompt)["input_ids"])
         if not getattr(self.tokenizer, "chat_template", None):
-            told = "the tokenizer has no chat template for the task's chats: use an instruction-tuned model"
-            raise UserError(f"{told}, or a prompt template of style 'plain'")
+            missing = "the tokenizer has no chat template for the task's chats: use an instruction-tuned model"
+            raise UserError(f"{missing}, or a prompt template of style 'plain'")
         encoded = self.tokenizer.apply_chat_template(prompt, add_generation_prompt=True, return_dict=True)
         return list(encoded["input_ids"])
 
@@ -172,8 +172,8 @@ class VLLMEngine(Engine):
         try:
             import vllm
         except ImportError as error:
-            told = "vLLM is not installed (pip install 'gainrl[vllm]'): take the engine transformers, or a server"
-            raise UserError(told) from error
+            missing = "vLLM is not installed (pip install 'gainrl[vllm]'): take the engine transformers, or a server"
+            raise UserError(missing) from error
         self._vllm, self.tokenizer = vllm, tokenizer
         self._model = vllm.LLM(model=model, **options)
 
@@ -216,8 +216,8 @@ class ServerEngine(Engine):
             text = choice["message"]["content"] if chat else choice["text"]
         except urllib.error.HTTPError as error:
             with error:
-                said = error.read(500).decode(errors="replace")
-            raise UserError(f"the server at {self.url} refused the request ({error.code}): {said}") from error
+                reply = error.read(500).decode(errors="replace")
+            raise UserError(f"the server at {self.url} refused the request ({error.code}): {reply}") from error
         except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
             raise UserError(f"the server at {self.url} did not answer as an OpenAI server does: {error}") from error
         tokens = int((answer.get("usage") or {}).get("completion_tokens") or 0)

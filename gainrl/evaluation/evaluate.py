@@ -54,7 +54,7 @@ class Evaluation:
 
     `accuracy` is avg@k, the mean over problems of the share of right completions among the scored ones (with one
     sample: pass@1); `interval` its 95 % bootstrap interval over problems; NaN where nothing could be scored.
-    Unscorable completions count neither right nor wrong; `unscorable` says how many there were.
+    Unscorable completions count neither right nor wrong; `unscorable` is their number.
     """
 
     task: str
@@ -83,7 +83,7 @@ class Evaluation:
     def majority(self) -> tuple[float, float, float]:
         """maj@k over the problems with a scored sample: mean, low, high.
 
-        NaN where no scored sample has an answer, as with programs, which nobody can count votes over.
+        NaN where no scored sample has an answer, as with programs, over which votes cannot be counted.
         """
         votes: list[list[tuple[str, bool]]] = [[] for _ in range(self.rows)]
         for one in self.generations:

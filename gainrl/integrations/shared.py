@@ -34,7 +34,7 @@ def load_navigator(
 
     rows: (n,) distinct rows of the prompts that the run has (`ScoreTable.join`); rows that are not usable are left out.
     sources: n names parallel to `rows`.  quota: by source, the largest share of a draw.  Directions are streamed from
-    the table; the log says so if `probe` has none.
+    the table; a warning is logged if `probe` has none.
 
     Raises UserError for an unknown navigator, argument or source, values out of range, and no usable row.
     """

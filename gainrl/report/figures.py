@@ -87,8 +87,8 @@ def stack(x: Floats, shares: Mapping[str, Floats], x_label: str, alt: str) -> Fi
     def draw(axis: Axes, theme: Theme) -> None:
         at = x[whole]
         wide = at if len(at) > 1 else np.array([at[0] - 0.5, at[0] + 0.5])
-        parts = [np.repeat(part[whole], 2 if len(at) == 1 else 1) for part in shares.values()]
-        axis.stackplot(wide, parts, labels=list(shares), colors=theme.series, alpha=0.8)
+        bands = [np.repeat(share[whole], 2 if len(at) == 1 else 1) for share in shares.values()]
+        axis.stackplot(wide, bands, labels=list(shares), colors=theme.series, alpha=0.8)
         axis.legend(loc="upper center", bbox_to_anchor=(0.5, 1.18), ncols=6, columnspacing=1, handlelength=1)
         axis.set_ylim(0, 1)
         _label(axis, x_label, percent=True)

@@ -109,12 +109,12 @@ def _table(directory: Path, run: Run) -> ScoreTable | None:
 
 def _lines(path: Path, notes: list[str]) -> Iterator[Record]:
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
-    for place, line in enumerate(lines, start=1):
+    for number, line in enumerate(lines, start=1):
         try:
             record = json.loads(line) if line.strip() else None
         except ValueError:
-            record = None if place == len(lines) else line  # a torn last line is written again by the run
+            record = None if number == len(lines) else line  # a torn last line is written again by the run
         if isinstance(record, dict):
             yield record
         elif record is not None:
-            notes.append(f"{path.name}, line {place}, is no record and is left out")
+            notes.append(f"{path.name}, line {number}, is no record and is left out")

@@ -103,8 +103,8 @@ def _draws(run: Run) -> Section:
         fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
         per_draw = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
         fifths = [f"{100 * at // FIFTHS}–{100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
-        parts = {name: _moving(part) for name, part in zip(fifths, np.transpose(per_draw), strict=True)}
-        stack = figures.stack(x, parts, "rollouts", "Share of the draws by fifth of the ranking.")
+        shares = {name: _moving(share) for name, share in zip(fifths, np.transpose(per_draw), strict=True)}
+        stack = figures.stack(x, shares, "rollouts", "Share of the draws by fifth of the ranking.")
         plots.append((stack, "Draws by fifth of the ranking; the first has the highest scores"))
     lead = f"Only mixed groups teach: a group whose rewards are all alike has no advantage. {MOVING}"
     return Section("Draws", lead, plots)
@@ -187,11 +187,11 @@ def _scores(table: ScoreTable, prompts: int) -> list[Section]:
 def _prompt(row: dict[str, Any]) -> dict[str, Any]:
     text = row["prompt"] or "(the table does not hold this prompt's text)"
     try:
-        parts = [(one["role"], one["content"] if len(one) == 2 else json.dumps(one)) for one in json.loads(text)]
+        messages = [(one["role"], one["content"] if len(one) == 2 else json.dumps(one)) for one in json.loads(text)]
     except (ValueError, TypeError, KeyError):
-        parts = [("", text)]
+        messages = [("", text)]
     facts = [f"position {row['position']}", f"C {row['score']:.4f}", f"{row['question_tokens']} question tokens"]
-    return {"facts": [*facts, f"row {row['row']}"], "parts": parts}
+    return {"facts": [*facts, f"row {row['row']}"], "messages": messages}
 
 
 def _moving(values: Floats) -> Floats:

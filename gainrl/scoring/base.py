@@ -75,13 +75,13 @@ class BaseScorer(ABC):
         Undefined, skipped and failed prompts are NaN with a status and a reason; the others are never affected.
         Raises UserError if no prompt of this kind can be scored with this model (no chat template, say).
         """
-        rows, pieces, places, first = as_prompts(prompts), [self._without([], [])], list[int](), 0
+        rows, pieces, indices, first = as_prompts(prompts), [self._without([], [])], list[int](), 0
         while chunk := list(islice(rows, CHUNK)):
             for members, scores in self.batches(chunk):
                 pieces.append(scores)
-                places += [first + i for i in members]
+                indices += [first + i for i in members]
             first += len(chunk)
-        whole = Scores.joined(pieces, places)
+        whole = Scores.joined(pieces, indices)
         prefixed = (np.array(whole.status, dtype=object) == "ok") & (whole.prefix_tokens > 0)
         return whole.settled(bool(prefixed.any()), self.definition)
 

@@ -44,10 +44,10 @@ def open_rows(dataset: Any, *, split: str | None = None, limit: int | None = Non
         raise UserError(f"--limit {limit}: give at least 1, or leave it out for all rows")
     names = [dataset] if isinstance(dataset, str | os.PathLike) else dataset
     if isinstance(names, Sequence) and names and all(isinstance(name, str | os.PathLike) for name in names):
-        parts = [_named(os.fspath(name), split) for name in names]
-        name, sizes = " + ".join(part.name for part in parts), [part.size for part in parts]
+        opened = [_named(os.fspath(name), split) for name in names]
+        name, sizes = " + ".join(one.name for one in opened), [one.size for one in opened]
         size = None if None in sizes else sum(size or 0 for size in sizes)
-        found = Rows(name, parts[0].split, None, size, lambda: chain.from_iterable(parts))
+        found = Rows(name, opened[0].split, None, size, lambda: chain.from_iterable(opened))
     else:
         found = _in_memory(dataset, split)
     if found.size == 0:

@@ -86,9 +86,9 @@ class Parts:
                 tables.append(file.read(columns=list(dict.fromkeys(["row", *columns]))).replace_schema_metadata(None))
         if not tables:
             return self.schema.empty_table().select(["row", *columns])
-        together = pa.concat_tables(tables).combine_chunks()
-        _, first = np.unique(together["row"].to_numpy(), return_index=True)
-        return together.take(pa.array(first))
+        table = pa.concat_tables(tables).combine_chunks()
+        _, first = np.unique(table["row"].to_numpy(), return_index=True)
+        return table.take(pa.array(first))
 
     def table(self, known: dict[str, list[Any]], scores: Scores) -> pa.Table:
         """Results of some rows as a part's columns; `known` are row, digest, asked and prompt."""
@@ -107,8 +107,8 @@ class Parts:
         """Add a part."""
         stamp = {SETTINGS_KEY: json.dumps(self.settings).encode()}
         with atomic_path(self.folder / f"{chunk:06d}-{secrets.token_hex(4)}.parquet") as temporary:
-            together = pa.concat_tables(tables).replace_schema_metadata(stamp)
-            pq.write_table(together, temporary, **_STORED)
+            table = pa.concat_tables(tables).replace_schema_metadata(stamp)
+            pq.write_table(table, temporary, **_STORED)
 
     def remove(self) -> None:
         """Forget all that was finished."""
@@ -166,7 +166,7 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
         score = _scores(table).settled(any_prefix, definition).score
         keys[span] = np.where(np.isnan(score), np.inf, -score)
     ordered = np.sort(keys)
-    places = (
+    positions = (
         np.searchsorted(ordered, values) + tie
         for values, tie in _occurrences(_repeated(ordered), (keys[i : i + CHUNK] for i in range(0, rows, CHUNK)))
     )
@@ -178,7 +178,7 @@ def write_table(parts: Parts, rows: int, metadata: TableMetadata, definition: De
     stamp = {METADATA_KEY: metadata.to_json().encode(), SETTINGS_KEY: json.dumps(settings).encode()}
     whole, stamped = parts.folder / "table.parquet", schema.with_metadata(stamp)
     with atomic_path(whole) as path, pq.ParquetWriter(path, stamped, **_STORED) as writer:
-        for (_, table), names, position in zip(chunks(parts.schema.names), ids(), places, strict=True):
+        for (_, table), names, position in zip(chunks(parts.schema.names), ids(), positions, strict=True):
             settled = _scores(table).settled(any_prefix, definition)
             made = {"id": names, "status": settled.status, "reason": settled.reasons, "score": settled.score}
             made["position"] = position

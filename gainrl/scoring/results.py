@@ -65,16 +65,16 @@ class Scores:
         return cls(status, reasons, intra, inter, intra + added, prefix, question, directions, nll)
 
     @classmethod
-    def joined(cls, pieces: Sequence[Scores], places: Sequence[int]) -> Scores:
-        """All rows of the pieces, the k-th of them at places[k]."""
-        order = np.argsort(np.array(places, dtype=np.int64))
+    def joined(cls, pieces: Sequence[Scores], indices: Sequence[int]) -> Scores:
+        """All rows of the pieces, the k-th of them at indices[k]."""
+        order = np.argsort(np.array(indices, dtype=np.int64))
 
         def column(name: str) -> Any:
-            parts = [getattr(piece, name) for piece in pieces]
-            if isinstance(parts[0], list):
-                together = [value for part in parts for value in part]
-                return [together[i] for i in order]
-            return None if parts[0] is None else np.concatenate(parts)[order]
+            columns = [getattr(piece, name) for piece in pieces]
+            if isinstance(columns[0], list):
+                values = [value for column in columns for value in column]
+                return [values[i] for i in order]
+            return None if columns[0] is None else np.concatenate(columns)[order]
 
         return cls(*(column(field.name) for field in fields(cls)))
 

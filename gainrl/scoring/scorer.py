@@ -130,8 +130,8 @@ class _KnownTooLarge(MemoryError):
 
 def _out_of_memory(error: Exception) -> bool:
     known = ("can't allocate", "out of memory", "not enough memory")
-    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
-    return said or isinstance(error, torch.OutOfMemoryError | MemoryError)
+    reported = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
+    return reported or isinstance(error, torch.OutOfMemoryError | MemoryError)
 
 
 def _tokens(batch: Batch, prompts: Sequence[Rendered]) -> int:

@@ -109,7 +109,7 @@ class Task(ABC):
     template: str = ""  # name of the packaged prompt template, gainrl/tasks/prompts/<template>.json
     stop: tuple[str, ...] = ()  # strings that end a completion, besides the tokenizer's end token
     probes: tuple[str, ...] = ()  # answers without reading, for the self-check; "{question}" is the row's
-    max_new_tokens: int = 1024  # of a completion, unless the caller says otherwise
+    max_new_tokens: int = 1024  # of a completion, unless the caller gives another number
 
     def __init__(self, argument: str = "", *, prompt: PromptTemplate | str | os.PathLike[str] | None = None):
         if argument:

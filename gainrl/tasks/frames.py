@@ -70,16 +70,16 @@ def receive(descriptor: int, wait: Wait | None = None, most: int = LARGEST) -> t
     """(letter, seconds, payload) of the next frame."""
 
     def take(count: int) -> bytes:
-        parts = []
+        chunks = []
         while count:
             if wait is not None:
                 wait(descriptor, select.POLLIN)
-            part = posix.read(descriptor, min(count, 1 << 16))
-            if not part:
+            chunk = posix.read(descriptor, min(count, 1 << 16))
+            if not chunk:
                 raise Gone("it ended early")
-            parts.append(part)
-            count -= len(part)
-        return b"".join(parts)
+            chunks.append(chunk)
+            count -= len(chunk)
+        return b"".join(chunks)
 
     header: Any = take(HEADER)
     try:

@@ -21,7 +21,7 @@ from gainrl.tasks.loading import Source
 from gainrl.tasks.sandbox import Limits, Verdict, shared_graders
 from gainrl.tasks.sandbox.pool import packed
 
-_ATOL = {"HumanEval/2": 1e-6, "HumanEval/4": 1e-6, "HumanEval/32": 1e-4}  # where a file says nothing of it
+_ATOL = {"HumanEval/2": 1e-6, "HumanEval/4": 1e-6, "HumanEval/32": 1e-4}  # where a file names none
 _FLOAT_ATOL = 1e-6  # of expected floats where atol is 0
 _TRUSTED = Limits(test=30, total=120, memory=4 << 30)
 
@@ -69,8 +69,8 @@ _known: dict[bytes, Verdict] = {}  # canonical solutions' outputs, or why there 
 
 
 def _key(row: Mapping[str, Any]) -> bytes:
-    parts = (row["question"], row["answer"], row["metadata"]["entry_point"], row["metadata"]["inputs"])
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).digest()
+    fields = (row["question"], row["answer"], row["metadata"]["entry_point"], row["metadata"]["inputs"])
+    return hashlib.sha256("\0".join(map(str, fields)).encode()).digest()
 
 
 def _expect(rows: Sequence[Mapping[str, Any]]) -> None:

@@ -10,7 +10,7 @@ runs programs, which shows neither this environment's packages nor enough memory
 reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
 Request: {"dataset", "options", "entry", "answer", "gold"}; an answer of None asks whether the scorer takes the gold
-answer, or where there is none comes to an end.  Reply: {"verdict", "reason", "answer", "share": 0..1}.  The entry comes
+answer, or where there is none ends at all.  Reply: {"verdict", "reason", "answer", "share": 0..1}.  The entry comes
 pickled from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out
 differently in every process.
 """
@@ -195,8 +195,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     if key not in _known:
         _known.clear()  # one task at a time is the rule, and some datasets are large
         _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
-    entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, nobody else
-    said, gold = request["answer"], request["gold"]
-    share = score(_known[key], entry, gold if said is None else said)
-    reason = "" if share >= 1.0 or not (said or gold) else f"reasoning-gym scores {share:g}"
-    return {"verdict": "wrong" if reason else "right", "reason": reason, "answer": said, "share": share}
+    entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, and by no other
+    answer, gold = request["answer"], request["gold"]
+    share = score(_known[key], entry, gold if answer is None else answer)
+    reason = "" if share >= 1.0 or not (answer or gold) else f"reasoning-gym scores {share:g}"
+    return {"verdict": "wrong" if reason else "right", "reason": reason, "answer": answer, "share": share}

@@ -34,7 +34,7 @@ def load_task(name: str, *, prompt: PromptTemplate | str | os.PathLike[str] | No
     """The task of this name, with its own prompt template or with `prompt` (a template or the path of one).
 
     Raises `UserError` for a name that does not exist (naming the nearest), for something that is not a `Task`, and
-    whatever the task says of its argument.
+    what the task raises for its argument.
     """
     head, _, argument = name.partition(":")
     dotted = f"{head}:{argument}" if argument else ":".join(head.rpartition(".")[::2])

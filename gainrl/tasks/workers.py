@@ -4,7 +4,7 @@ The workers are plain subprocesses spoken to over pipes: no fork of this process
 spawn (which would import the user's `__main__` again), no signal handler, so any thread of any process may ask.  They
 start when first needed and end with this process.
 
-Whose fault a failure is, a control says.  If a worker dies of a request, is late or fails, the same pool is asked for
+A control tells whose fault a failure is.  If a worker dies of a request, is late or fails, the same pool is asked for
 something that must be right, such as the gold answer: if it is, the candidate caused the failure and is wrong, else the
 row is unscorable.  A model could otherwise choose not to be graded.
 """

@@ -119,7 +119,7 @@ class Screening(Navigator):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.kept: dict[int, list[list[int]]] = {}
-        """The rollouts, as token ids, that the prompts of this draw have; by their place among the prompts."""
+        """The rollouts, as token ids, that the prompts of this draw have; by their index among the prompts."""
 
     @property
     @abstractmethod
@@ -142,7 +142,7 @@ class Screening(Navigator):
             tried = order[at : at + n - len(self.kept)]
             completions, right = self.sample(tried, self.rollouts)
             found.append((right > 0) & (right < self.rollouts))
-            self.kept.update((int(place), completions[i]) for i, place in enumerate(tried) if found[-1][i])
+            self.kept.update((int(index), completions[i]) for i, index in enumerate(tried) if found[-1][i])
             at += len(tried)
         mixed = np.concatenate(found)
         self.extra += int((~mixed).sum()) * self.rollouts

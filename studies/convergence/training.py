@@ -129,7 +129,7 @@ def _sample(bed: Bed, trainer: Any, index: Any, count: int) -> tuple[list[list[l
 def _rollouts(prompts: Sequence[str], trainer: Any) -> dict[str, Any]:
     """TRL's `rollout_func`: the rollouts that the navigator has kept, and new ones up to the group's size."""
     group, navigator = trainer.num_generations, trainer.navigator
-    kept = [navigator.kept.get(int(place), []) for place in navigator._last]
+    kept = [navigator.kept.get(int(index), []) for index in navigator._last]
     more = max(group - min(map(len, kept)), 1)
     asked, new = generate(
         trainer.model, trainer.processing_class, prompts[::group], more, trainer.eos_token_ids,

@@ -47,8 +47,8 @@ def agrees() -> Callable[..., Any]:
             hidden, offsets, torch.from_numpy(case.roles).to(device), shared_prefix=shared, diagonal=case.diagonal,
             return_directions=vectors, backend=backend, check=False,
         )  # fmt: skip
-        parts = (None if x is None else x.cpu().numpy() for x in (result.values, result.counts, result.directions))
-        assert_matches(case, *parts)
+        fields = (None if x is None else x.cpu().numpy() for x in (result.values, result.counts, result.directions))
+        assert_matches(case, *fields)
         return result
 
     return run

@@ -70,10 +70,10 @@ def test_many_sequences_of_one_row_are_as_those_taken_one_by_one(dtype, shared):
     prefix = gainrl.shared_prefix(torch.randn(9, 100, generator=generator)) if shared else None
     for diagonal in (True, False):
         options = {"shared_prefix": prefix, "diagonal": diagonal, "check": False}
-        together = call(hidden.to(getattr(torch, dtype)), offsets, every[::2], **options)
+        batched = call(hidden.to(getattr(torch, dtype)), offsets, every[::2], **options)
         alone = call(hidden.to(getattr(torch, dtype)), offsets, every[::2], return_directions=True, **options)
-        torch.testing.assert_close(together.values, alone.values, rtol=0, atol=1e-6, equal_nan=True)
-        assert torch.equal(together.counts, alone.counts)
+        torch.testing.assert_close(batched.values, alone.values, rtol=0, atol=1e-6, equal_nan=True)
+        assert torch.equal(batched.counts, alone.counts)
 
 
 def test_rows_of_any_magnitude_have_their_unit_vector():

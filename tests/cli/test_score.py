@@ -15,7 +15,7 @@ from tests.tiny_models import make_model
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def folder(tmp_path_factory):
     """A folder with a tiny model `m` and prompts `p.jsonl`, one of which cannot be scored."""
     folder = tmp_path_factory.mktemp("score")
     make_model(folder / "m")
@@ -26,9 +26,9 @@ def place(tmp_path_factory):
 
 
 @pytest.fixture
-def score(place, run_cli, tmp_path):
+def score(folder, run_cli, tmp_path):
     def run(*arguments, output=None):
-        given = {"--model": place / "m", "--dataset": place / "p.jsonl", "--output": output or tmp_path / "s.parquet"}
+        given = {"--model": folder / "m", "--dataset": folder / "p.jsonl", "--output": output or tmp_path / "s.parquet"}
         words = [str(word) for pair in given.items() if pair[0] not in arguments for word in pair]
         return run_cli(["score", *words, "--device", "cpu", *map(str, arguments)])
 
@@ -64,18 +64,18 @@ def test_the_summary_names_rows_without_a_score_and_what_is_length(score, tmp_pa
     assert "no directions" not in out
 
 
-def test_no_bar_where_tqdm_is_switched_off(score, monkeypatch, place):
+def test_no_bar_where_tqdm_is_switched_off(score, monkeypatch, folder):
     env = {**os.environ, "TQDM_DISABLE": "1"}
     command = [sys.executable, "-m", "gainrl", "score", "--model", "m", "--dataset", "p.jsonl", "--output", "b.parquet"]
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=place, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=folder, check=False)
     assert done.returncode == 0, done.stderr
     assert "prompts/s]" not in done.stderr
 
 
-def test_a_tilde_means_the_home_folder(score, monkeypatch, place, tmp_path, run_cli):
-    monkeypatch.setenv("HOME", str(place))
+def test_a_tilde_means_the_home_folder(score, monkeypatch, folder, tmp_path, run_cli):
+    monkeypatch.setenv("HOME", str(folder))
     assert score("--model", "~/m", "--dataset", "~/p.jsonl", output="~/t.parquet")[0] == 0
-    assert (place / "t.parquet").is_file()
+    assert (folder / "t.parquet").is_file()
     assert run_cli(["compare", "~/t.parquet", "~/t.parquet"])[0] == 0
 
 

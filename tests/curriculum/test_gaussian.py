@@ -74,8 +74,8 @@ def test_the_window_moves_as_the_old_one(frozen: dict[str, Any]) -> None:
     assert navigator.metrics() == {"draws": 0, "mean": 0.0, "sigma": frozen["sigma"], "since_move": 0}
     for correct, angle, mean in zip(frozen["correct"], frozen["angle"], frozen["mean"], strict=True):
         rows = navigator.draw(n)
-        credit = np.full(n, correct // n) + (np.arange(n) < correct % n)
-        navigator.observe(groups(rows, credit, rollouts), angle)
+        accuracy = np.full(n, correct // n) + (np.arange(n) < correct % n)
+        navigator.observe(groups(rows, accuracy, rollouts), angle)
         navigator.draw(1)
         assert navigator.metrics()["mean"] == pytest.approx(mean, rel=1e-9)
 

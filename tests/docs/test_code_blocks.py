@@ -40,7 +40,7 @@ if not (ROOT / "docs").is_dir():
 class Block(NamedTuple):
     """One fenced block: where it begins, its language, and why it is not run, if it is not."""
 
-    place: str
+    where: str
     line: int
     language: str
     code: str
@@ -96,7 +96,7 @@ def run_page(page, marks, world, tmp_path, monkeypatch, capsys) -> None:
         elif block.language in READ:
             READ[block.language](block.code)
         else:
-            assert block.language in LEFT, f"{block.place}: a block of language {block.language!r}"
+            assert block.language in LEFT, f"{block.where}: a block of language {block.language!r}"
 
 
 def shell(block: Block, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -119,7 +119,7 @@ def shell(block: Block, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         finally:
             logging.getLogger("gainrl").setLevel(logging.NOTSET)
         said = capsys.readouterr()
-        assert status == 0, f"{block.place}: {shlex.join(words)} ended with {status}: {said.out}{said.err}"
+        assert status == 0, f"{block.where}: {shlex.join(words)} ended with {status}: {said.out}{said.err}"
 
 
 def test_every_fence_is_seen_and_a_block_that_is_not_run_gives_a_reason():
@@ -127,4 +127,4 @@ def test_every_fence_is_seen_and_a_block_that_is_not_run_gives_a_reason():
         text, found = page.read_text(encoding="utf-8"), blocks(page)
         assert text.count("\n```") + text.startswith("```") == 2 * len(found), page
         assert len(re.findall(r"^<!-- (?:not run|full):", text, flags=re.M)) == sum(bool(b.mark) for b in found), page
-        assert [b.place for b in found if b.mark and len(b.reason.split()) < 3] == []
+        assert [b.where for b in found if b.mark and len(b.reason.split()) < 3] == []

@@ -143,9 +143,9 @@ def test_a_damaged_checkpoint_is_a_clear_error_or_a_correct_read(
     (folder / "trainer_state.json").write_text('{"global_step": 3, "epoch": 0.5}')
     whole = (folder / name).read_bytes()
     arguments = ("--model", tiny, "--task", "arithmetic", "--limit", "1", "--max-new-tokens", "1")
-    for place in (5, len(whole) // 2):
-        flipped = bytes([whole[place] ^ 16 if place < len(whole) else 0])
-        (folder / name).write_bytes(whole[:place] + flipped + whole[place + 1 :])
+    for offset in (5, len(whole) // 2):
+        flipped = bytes([whole[offset] ^ 16 if offset < len(whole) else 0])
+        (folder / name).write_bytes(whole[:offset] + flipped + whole[offset + 1 :])
         more = ("--checkpoint", str(folder), "--run", str(tmp_path / "run"))
         code, _, err = run(monkeypatch, capsys, *arguments, *more)
         assert code in (0, 2), err

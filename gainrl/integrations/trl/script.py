@@ -103,7 +103,7 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
         return trainer
     try:
         trainer.train(resume_from_checkpoint=checkpoint)
-    except (OSError, RuntimeError) as error:  # safetensors and torch wrap what the system says
+    except (OSError, RuntimeError) as error:  # safetensors and torch wrap the system's error
         if getattr(error, "errno", 0) not in (errno.ENOSPC, errno.EDQUOT) and "No space left" not in str(error):
             raise
         raise UserError(f"the disk of {directory} is full: make room, then go on with --resume") from error
@@ -179,7 +179,7 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
 
 
 def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
-    """UserError for a table of prompts that were rendered otherwise; the log says if another model made it."""
+    """UserError for a table of prompts that were rendered otherwise; a warning if another model made it."""
     made = ScoreTable.describe(path)[0]
     templates = "", template_hash(tokenizer)
     if made.tokenizer_hash != tokenizer_hash(tokenizer) or made.chat_template_hash not in templates:

@@ -17,7 +17,7 @@ METHOD = "Complete this class:\n```python\n{starter}\n```"
 class CodeTask(Task):
     """Completions are programs, each run in a sandbox of its own (`gainrl.tasks.sandbox`), tests passed or not.
 
-    Grading stops at the first test that fails; with `share_of_tests` all of them run and `Grade.share` says how many
+    Grading stops at the first test that fails; with `share_of_tests` all of them run and `Grade.share` tells how many
     passed.  `limits` bounds each program.
     """
 

@@ -46,8 +46,8 @@ class PromptTemplate:
         asked = self.question.replace("{question}", question)
         shown = [(self.question.replace("{question}", q), self.answer.replace("{answer}", a)) for q, a in self.examples]
         if self.style == "plain":
-            parts = [self.system] if self.system else []
-            return self.separator.join([*parts, *(q + a for q, a in shown), asked])
+            system = [self.system] if self.system else []
+            return self.separator.join([*system, *(q + a for q, a in shown), asked])
         messages = [{"role": "system", "content": self.system}] if self.system else []
         for q, a in shown:
             messages += [{"role": "user", "content": q}, {"role": "assistant", "content": a}]

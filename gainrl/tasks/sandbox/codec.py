@@ -45,7 +45,7 @@ def encode(value: Any) -> bytes:
 
 
 def _tree(value: Any, depth: int) -> Any:
-    """`value` of what JSON has; the methods are those of the plain types, whatever a subclass says."""
+    """`value` of what JSON has; the methods are those of the plain types, whatever a subclass overrides."""
     if depth > DEPTH:
         raise ValueError("nested too deeply")
     if value is None or isinstance(value, bool | float | str):

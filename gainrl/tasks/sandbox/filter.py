@@ -69,9 +69,9 @@ def filters(machine: str = "") -> tuple[bytes, bytes]:
                 if name in ("read", "write", "execve"):
                     raise
 
-        def allow_values(name: str, place: int, values: tuple[int, ...], mask: int = whole) -> None:
+        def allow_values(name: str, argument: int, values: tuple[int, ...], mask: int = whole) -> None:
             for value in values:
-                allow(name, seccomp.Arg(place, seccomp.MASKED_EQ, mask, value))
+                allow(name, seccomp.Arg(argument, seccomp.MASKED_EQ, mask, value))
 
         for name in _CALLS + (_HARNESS if harness else []):
             allow(name)

@@ -65,7 +65,7 @@ class Session(jail.Jail):
         super().__init__()
 
     def load(self) -> tuple[str, bytes]:
-        """Have the program loaded, again where its process is gone; the first thing that it says."""
+        """Have the program loaded, again where its process is gone; its first answer."""
         self.ready()
         self._until, self._loaded = self._until or time.monotonic() + backstop(self._left), True
         return self.step("J", self._job)
@@ -77,10 +77,10 @@ class Session(jail.Jail):
         left = min(self._test, self._left, self._until - time.monotonic())
         if left <= 0:
             raise Ended("the total time limit passed")
-        found, spent, said = self.ask(letter, payload, left)
+        found, spent, reply = self.ask(letter, payload, left)
         self._left -= spent
         self._loaded = self._stdin or found not in "TOD"
-        return found, said
+        return found, reply
 
 
 def explain(letter: str, payload: bytes) -> str:

@@ -88,7 +88,7 @@ def finish() -> None:
 
 
 def held(given: bytes) -> int:
-    """A file in memory with the input of a test, which nobody can write to."""
+    """A file in memory with the input of a test, which cannot be written to."""
     import fcntl
 
     descriptor = os.memfd_create("stdin", 2)
@@ -182,17 +182,17 @@ class Child:
             return frame("D", self.close(), self.spent)
 
     def printed(self, wait: Any) -> bytes:
-        parts: list[bytes] = []
+        chunks: list[bytes] = []
         size = 0
-        while not parts or parts[-1]:
+        while not chunks or chunks[-1]:
             wait(self.read_end, select.POLLIN)
-            parts.append(os.read(self.read_end, 1 << 16))
-            size += len(parts[-1])
+            chunks.append(os.read(self.read_end, 1 << 16))
+            size += len(chunks[-1])
             if size > self.job["most"]:
                 raise Flood
         while os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
             wait(-1, 0)  # stdout is closed; the process may still be at it
-        return b"%d " % os.waitstatus_to_exitcode(int(self.close())) + b"".join(parts)
+        return b"%d " % os.waitstatus_to_exitcode(int(self.close())) + b"".join(chunks)
 
 
 def load(code: str, file: str, name: str) -> dict[str, Any]:
@@ -246,8 +246,8 @@ def serve_calls(job: dict[str, Any], there: int, back: int) -> int:
         _, _, payload = receive(there)
         args, kwargs = marshal.loads(payload)
         try:
-            called = getattr(names[owner](), method) if owner else names[method]
-            value = called(*args, **kwargs)
+            function = getattr(names[owner](), method) if owner else names[method]
+            value = function(*args, **kwargs)
             answer = frame("V", encode((value, *args, *kwargs.values()) if job["mode"] == "seen" else value))
         except BaseException as error:
             answer = frame("E", describe(error))

@@ -58,8 +58,8 @@ def shown() -> dict[str, str]:
     (comma-separated; for numpy name `numpy,numpy.libs`).
     """
     python = interpreter()
-    parts = [python, *(python.parent.parent / name for name in ("lib", "lib64"))]
-    found = {str(part): str(part) for part in parts if part.exists() and not part.is_relative_to("/usr")}
+    paths = [python, *(python.parent.parent / name for name in ("lib", "lib64"))]
+    found = {str(path): str(path) for path in paths if path.exists() and not path.is_relative_to("/usr")}
     names = ["sortedcontainers", *filter(None, os.environ.get("GAINRL_SANDBOX_PACKAGES", "").split(","))]
     roots = [Path(path) for path in sys.path if path.endswith("-packages")]
     return found | {f"/packages/{name}": str(root / name) for name in names for root in roots if (root / name).is_dir()}
@@ -194,12 +194,12 @@ class Jail:
             self._ready = True
         except (Late, Gone, Flood) as error:
             os.set_blocking(self._err, False)
-            said = b""
+            shown = b""
             with contextlib.suppress(OSError):
-                said = os.read(self._err, 1 << 16)
+                shown = os.read(self._err, 1 << 16)
             self.close()
             raise NoIsolation(
-                f"bubblewrap does not start a sandbox here ({said.decode(errors='replace').strip()[-500:] or error}); "
+                f"bubblewrap does not start a sandbox here ({shown.decode(errors='replace').strip()[-500:] or error}); "
                 f"{interpreter()} must be the {sys.implementation.cache_tag} that grades, and user namespaces must be "
                 "allowed: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 "
                 "and user.max_user_namespaces above 0, and in a container --security-opt seccomp=unconfined"

@@ -124,11 +124,11 @@ def test_a_state_goes_on_behind_what_was_observed_however_far_the_loader_fetched
     whole, states = make(kind, repeats=2), []
     states.append(json.dumps(whole.state_dict()))
     expected = train(whole, 2, workers=workers, states=states)
-    for place in range(13) if not workers else (1, 4, 6, 9):
+    for step in range(13) if not workers else (1, 4, 6, 9):
         again = make(kind, repeats=2)
-        again.load_state_dict(json.loads(states[place]))
-        assert again.next_draw == place // 6
-        assert train(again, 2, workers=workers) == expected[place:], place
+        again.load_state_dict(json.loads(states[step]))
+        assert again.next_draw == step // 6
+        assert train(again, 2, workers=workers) == expected[step:], step
         assert again.state_dict()["navigator"] == whole.state_dict()["navigator"]
 
 
@@ -136,10 +136,10 @@ def test_a_state_amid_a_group_goes_on_with_the_rest_of_the_group():
     whole, states = make(CurriculumSampler, repeats=2), []
     states.append(json.dumps(whole.state_dict()))
     expected = train(whole, 2, states=states, batch_size=3)
-    for place in range(17):
+    for step in range(17):
         again = make(CurriculumSampler, repeats=2)
-        again.load_state_dict(json.loads(states[place]))
-        assert train(again, 2, batch_size=3) == expected[place:], place
+        again.load_state_dict(json.loads(states[step]))
+        assert train(again, 2, batch_size=3) == expected[step:], step
 
 
 @KINDS
@@ -164,11 +164,11 @@ def test_the_state_of_a_stateful_loader_goes_on_everywhere(kind):
 
     whole, states = make(kind, repeats=2), []
     expected = steps(whole, loader_of(whole), 15, states)
-    for place, state in enumerate(states, start=1):
+    for step, state in enumerate(states, start=1):
         sampler = make(kind, repeats=2)
         loader = loader_of(sampler)
         loader.load_state_dict(json.loads(state))
-        assert steps(sampler, loader, 15 - place) == expected[place:], place
+        assert steps(sampler, loader, 15 - step) == expected[step:], step
 
 
 def test_drop_last_leaves_the_end_of_a_draw_out():

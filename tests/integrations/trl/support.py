@@ -68,9 +68,9 @@ def chance(*key: Any) -> float:
 
 
 def rollout_reward(completions: list[Any], number: list[int], **columns: Any) -> list[float]:
-    """Depends on the row and the rollout's place in the batch alone, so that no draw depends on the model's bits."""
+    """Depends on the row and the rollout's index in the batch alone, so that no draw depends on the model's bits."""
     first = len(number) * PartialState().process_index
-    return [float(chance(row, (first + place) % 4) < 0.5) for place, row in enumerate(number)]
+    return [float(chance(row, (first + index) % 4) < 0.5) for index, row in enumerate(number)]
 
 
 def make_config(directory: Path | str, kind: Any = GainRLConfig, **settings: Any) -> Any:

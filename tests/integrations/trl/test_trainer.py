@@ -117,7 +117,7 @@ def test_the_predicted_pass_rate_takes_part_in_the_baseline(model: str, tmp_path
 
     def reward(completions: list[Any], number: list[int], **columns: Any) -> list[float | None]:
         found = rollout_reward(completions, number)
-        return [None if place == 3 else right for place, right in enumerate(found)]
+        return [None if index == 3 else right for index, right in enumerate(found)]
 
     settings = {"navigator": "probe", "navigator_args": None, "baseline_rollouts": 3.0, "num_generations": 4}
     trainer = make_trainer(model, tmp_path, kind=Told, reward=reward, max_steps=2, **settings)
@@ -128,12 +128,12 @@ def test_the_predicted_pass_rate_takes_part_in_the_baseline(model: str, tmp_path
     assert len(said) == 2
     for number, (seen, advantages) in enumerate(zip(trainer.seen, said, strict=True)):
         for at, (rate, group) in enumerate(zip(expected[number], np.reshape(seen["rewards"], (-1, 4)), strict=True)):
-            known = [place for place in range(4) if not math.isnan(group[place])]
-            for place in range(4):
-                mates = [group[other] for other in known if other != place]
+            known = [index for index in range(4) if not math.isnan(group[index])]
+            for index in range(4):
+                mates = [group[other] for other in known if other != index]
                 b = (3.0 * rate + sum(mates)) / (3.0 + len(mates))
-                by_hand = (group[place] - b) / math.sqrt(max(b * (1 - b), 0.05)) if place in known else 0.0
-                assert advantages[4 * at + place] == pytest.approx(by_hand, rel=1e-5)
+                by_hand = (group[index] - b) / math.sqrt(max(b * (1 - b), 0.05)) if index in known else 0.0
+                assert advantages[4 * at + index] == pytest.approx(by_hand, rel=1e-5)
     with pytest.raises(UserError, match="'uniform' predicts no pass rates"):
         make_trainer(model, tmp_path, navigator="uniform", navigator_args=None, baseline_rollouts=3.0)
     with pytest.raises(UserError, match="baseline_rollouts must be a number, at least 0"):

@@ -75,12 +75,12 @@ def test_verls_loader_resumes_the_draws_across_its_epochs_from_a_file_without_pi
 
     config = configure()
     whole = fetch(loader_of(config, made(config)), 8)
-    for place in (2, 5, 6):  # an epoch of 23 prompts has five batches
+    for step in (2, 5, 6):  # an epoch of 23 prompts has five batches
         first = loader_of(config, made(configure()))
-        found, file = fetch(first, place), io.BytesIO()
+        found, file = fetch(first, step), io.BytesIO()
         torch.save(first.state_dict(), file)
         state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
-        assert found + fetch(loader_of(config, made(configure())), 8 - place, state) == whole
+        assert found + fetch(loader_of(config, made(configure())), 8 - step, state) == whole
 
 
 @pytest.mark.parametrize(

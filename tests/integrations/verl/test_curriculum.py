@@ -67,8 +67,8 @@ def test_a_draw_whose_groups_never_come_back_is_logged_eight_draws_later(made, t
     assert learnt(curriculum.navigator).sum() == before + 1.5
 
 
-@pytest.mark.parametrize("place", range(0, 13, 3))
-def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, tmp_path, place):
+@pytest.mark.parametrize("step", range(0, 13, 3))
+def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, tmp_path, step):
     def play(curriculum, marks, count):
         for _ in range(count):
             marks.append(curriculum.next_prompt()[1])
@@ -79,17 +79,17 @@ def test_a_run_that_resumes_at_any_prompt_draws_what_the_whole_run_draws(made, t
     whole = [mark["row"] for mark in play(made(), [], 24)]
     lines = DrawLog(tmp_path).read()
     first = made()
-    marks = play(first, [], place)
+    marks = play(first, [], step)
     state = json.loads(json.dumps(first.state_dict()))
     play(first, list(marks), 6)  # what a kill takes back
     again = made()
     again.load_state_dict(state)
-    assert [mark["row"] for mark in play(again, marks, 24 - place)] == whole
+    assert [mark["row"] for mark in play(again, marks, 24 - step)] == whole
     ours = [{**record, "seconds": 0} for record in DrawLog(tmp_path).read()]
     assert ours == [{**record, "seconds": 0} for record in lines]
 
 
-def test_credit_comes_from_acc_from_the_named_value_or_from_the_reward(made):
+def test_accuracy_comes_from_acc_from_the_named_value_or_from_the_reward(made):
     extras = [{"acc": True, "score": 3.0}, {"acc": False}, {"score": None}]
     reward = np.array([0.5, -0.5, np.nan])
     assert made().accuracy(reward, extras, whole=True).tolist()[:2] == [1.0, 0.0]

@@ -119,11 +119,11 @@ def test_asynchronous_rollouts_are_observed_once_each_and_prompts_under_way_surv
     assert (len(first.rows), len(second.rows)) == (4 + 12, 12)  # the warm-up batch came back with the checkpoint
     curriculum = trainer.train_dataset.curriculum
     trained = (first.rows + second.rows)[:24]
-    credit = np.zeros(24)
+    earned = np.zeros(24)
     for row in trained:
         rewards = [reward_of(row, session) for session in range(2)]
-        credit[row] += sum(rewards) / 2 + (rewards[0] != rewards[1])
-    assert learnt(curriculum.navigator).tolist() == credit[:23].tolist()
+        earned[row] += sum(rewards) / 2 + (rewards[0] != rewards[1])
+    assert learnt(curriculum.navigator).tolist() == earned[:23].tolist()
     assert [record["draw"] for record in DrawLog(tmp_path / "run").read()] == list(range(6))
 
 
