@@ -12,8 +12,6 @@ from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Any
 
-DEVELOPERS = ("dev", "docs", "wheels")
-"""Extras that no user needs."""
 Check = tuple[str, str, str]
 """What is looked at; ok, missing (optional, or not for this machine) or broken; details."""
 
@@ -93,8 +91,8 @@ def _packages() -> Iterator[Check]:
     except PackageNotFoundError:
         yield "required", "missing", "gainrl runs from a source tree and has no metadata"
         return
-    extras = [name for name in metadata("gainrl").get_all("Provides-Extra") or () if name not in DEVELOPERS]
-    for extra in ("", *extras):
+    extras = metadata("gainrl").get_all("Provides-Extra") or []
+    for extra in ("", *(name for name in extras if name not in ("dev", "docs", "wheels"))):  # those are for developers
         lines, lacking = [], []
         for one in asked:
             if one.name != "gainrl" and (one.marker.evaluate({"extra": extra}) if one.marker else not extra):

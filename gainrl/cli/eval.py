@@ -6,16 +6,12 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from gainrl.cli import options
 from gainrl.errors import UserError
-
-if TYPE_CHECKING:
-    from gainrl.evaluation import Engine
-
 
 _main, _drawn = options("Options"), options("How completions are made")
 
@@ -104,7 +100,7 @@ def _vllm_has_a_gpu() -> bool:
 
 def _made(
     engine: str, model: str, adapter: str | None, weights: str, server: str | None, device: str, dtype: str, seed: int
-) -> Engine:
+) -> Any:
     """The engine, with its model; an adapter goes on the model that is named, wherever its base was in training."""
     from gainrl.evaluation.engines import ServerEngine, TransformersEngine, VLLMEngine
     from gainrl.models import load_model, load_tokenizer, resolve_model

@@ -9,8 +9,6 @@ from typing import Annotated
 from gainrl.cli import options
 from gainrl.errors import UserError
 
-WARM = 32
-"""Prompts that are scored before: for what is compiled, allocated and measured once."""
 _main, _running = options("Options"), options("How it runs")
 
 
@@ -46,7 +44,7 @@ def profile(
     from gainrl.scoring.base import PHASES
 
     scorer = AngleScorer(**vars(settings_of(given)))
-    scorer.score(prompts[:WARM])
+    scorer.score(prompts[:32])  # for what is compiled, allocated and measured once
     cuda = scorer.device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(scorer.device)

@@ -35,7 +35,6 @@ def score(
     tap: Annotated[str, _scores("Hidden states: final, layer:K, ...")] = "final",
     definition: Annotated[str, _scores("intra+inter, intra, intra+W*inter.")] = "intra+inter",
     nll: Annotated[bool, _scores("Store mean log-likelihoods, too.", flag="--nll")] = False,
-    direction_dtype: Annotated[str, _scores("Of stored directions.", hidden=True)] = "float16",
     no_prompts: Annotated[bool, _scores("Leave the prompts' text out.", flag="--no-prompts")] = False,
     dtype: Annotated[str, _running("auto, float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, _running("auto, cpu, cuda, cuda:1, ...")] = "auto",

@@ -64,7 +64,6 @@ class Draw:
     def record(self, step: int, navigator: Navigator) -> dict[str, Any]:
         """The line of `draws.jsonl`."""
         outcomes = self.outcomes()
-        sources = by_source(navigator, outcomes)
         columns = outcomes.scored.tolist(), outcomes.correct.tolist(), outcomes.mixed.tolist()
         return {
             "draw": self.number,
@@ -74,13 +73,13 @@ class Draw:
             "rollouts": len(self.rollouts),
             "scored": int(outcomes.scored.sum()),
             **summary(outcomes),
-            "predicted": [None] * len(self.rows) if self.predicted is None else self.predicted,
+            "predicted": self.predicted,
             "outcome": list(zip(*columns, strict=True)),
             "angle": self.angle(),
             "reward": _mean(self.rollouts[:, 2]),
             "tokens": int(self.rollouts[:, 4].sum()),
             "seconds": time.monotonic() - self._began,
-            **({} if sources is None else {"sources": sources}),
+            "sources": by_source(navigator, outcomes),
             "metrics": self.metrics,
         }
 
@@ -109,10 +108,10 @@ def summary(outcomes: Outcomes) -> Summary:
     }
 
 
-def by_source(navigator: Navigator, outcomes: Outcomes) -> dict[str, Summary] | None:
-    """Number, accuracy and mixed share of each source's groups; None where the prompts name none."""
+def by_source(navigator: Navigator, outcomes: Outcomes) -> dict[str, Summary]:
+    """Number, accuracy and mixed share of each source's groups; empty where the prompts name none."""
     if navigator.prompts.sources is None:
-        return None
+        return {}
     every = np.asarray(navigator.prompts.sources)[navigator.prompts.index(outcomes.row)]
     found = {}
     for name in np.unique(every):

@@ -103,8 +103,8 @@ def _draws(run: Run) -> Section:
         fifth = np.minimum(run.table.column("position") * FIFTHS // len(run.table), FIFTHS - 1)
         per_draw = [np.bincount(fifth[draw["rows"]], minlength=FIFTHS) / len(draw["rows"]) for draw in draws]
         fifths = [f"{100 * at // FIFTHS}–{100 * (at + 1) // FIFTHS} %" for at in range(FIFTHS)]
-        shares = {name: _moving(share) for name, share in zip(fifths, np.transpose(per_draw), strict=True)}
-        stack = figures.stack(x, shares, "rollouts", "Share of the draws by fifth of the ranking.")
+        by_fifth = {name: _moving(share) for name, share in zip(fifths, np.transpose(per_draw), strict=True)}
+        stack = figures.stack(x, by_fifth, "rollouts", "Share of the draws by fifth of the ranking.")
         plots.append((stack, "Draws by fifth of the ranking; the first has the highest scores"))
     lead = f"Only mixed groups teach: a group whose rewards are all alike has no advantage. {MOVING}"
     return Section("Draws", lead, plots)

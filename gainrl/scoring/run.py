@@ -71,6 +71,10 @@ def check_output(path: str | os.PathLike[str], *, overwrite: bool = False, resum
         raise UserError("--overwrite and --resume exclude each other: start anew, or go on")
     if output.suffix.lower() != ".parquet" or output.is_dir():
         raise UserError(f"--output {output}: a score table is a Parquet file; give a name that ends in .parquet")
+    try:
+        str(output).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--output {str(output)!r} is not UTF-8: set PYTHONUTF8=1, or give another name") from None
     if not os.access(output.parent, os.W_OK):
         why = "cannot be written to" if output.parent.is_dir() else "does not exist"
         raise UserError(f"--output {output}: the folder {output.parent} {why}")

@@ -100,6 +100,7 @@ def test_a_tilde_means_the_home_folder(score, monkeypatch, folder, tmp_path, run
         (["--task", "gsm8k", "--dataset", "a", "--dataset", "b"], "give --dataset once"),
         (["--model", "./none"], "none"),
         (["--output", "s.csv"], r"ends in \.parquet"),
+        (["--output", "\udcc3.parquet"], "is not UTF-8: set PYTHONUTF8=1"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_status_2(score, tmp_path, monkeypatch, arguments, said):

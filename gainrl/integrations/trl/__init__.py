@@ -1,8 +1,5 @@
 """The curriculum on TRL: configs and trainers.
 
-    config = GainRLConfig(output_dir="run", scores="scores.parquet", ...)
-    GainRLTrainer(model, reward_funcs=reward, args=config, train_dataset=dataset).train()
-
 For another trainer or config class of TRL put `GainRLMixin` and `CurriculumArguments` in front of it.
 """
 

@@ -19,16 +19,10 @@ NAME = "CurriculumState"  # the key in `trainer_state.json`, under `stateful_cal
 class CurriculumState(TrainerCallback, ExportableState):
     """Saves and restores the curriculum of `trainer`, and observes at the end of a step.
 
-    transformers may make a new instance without arguments from a checkpoint, so each trainer has a class of its own.
+    transformers may make a new instance without arguments from a checkpoint, so each trainer has a subclass of its own.
     """
 
     trainer: ClassVar[Any]
-
-    @classmethod
-    def of(cls, trainer: Any) -> CurriculumState:
-        """The callback of this trainer."""
-        made: CurriculumState = type(NAME, (cls,), {"trainer": trainer})()
-        return made
 
     def state(self) -> dict[str, Any]:
         """What transformers writes into `trainer_state.json`."""

@@ -1,8 +1,4 @@
-"""The curriculum's settings as fields of a TRL config.
-
-`CurriculumArguments` goes in front of any config of TRL's group-based trainers.  A field of TRL keeps its name and
-meaning.
-"""
+"""The curriculum's settings as fields of a TRL config, in which a field of TRL keeps its name and meaning."""
 
 from __future__ import annotations
 
@@ -26,7 +22,7 @@ def described(help: str, default: Any = None) -> Any:
 
 @dataclass
 class CurriculumArguments:
-    """Fields of the curriculum, for a class that also inherits from a TRL config.
+    """Fields of the curriculum; goes in front of any config of TRL's group-based trainers.
 
     `bf16` left out means what this machine is fast in (`gainrl.precision`).  Raises UserError for values that cannot
     work, before anything is loaded.

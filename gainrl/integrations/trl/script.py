@@ -36,9 +36,6 @@ from gainrl.table import ScoreTable, as_written
 from gainrl.tasks import load_task
 
 logger = logging.getLogger(__name__)
-REFUSALS = (ValueError, TypeError, ImportError, OSError, RuntimeError, NotImplementedError)
-"""What TRL, transformers and PEFT raise for settings that they refuse."""
-RECORDS = ("config.yaml", "draws.jsonl", "evals.jsonl", "report.html")
 
 
 @dataclass
@@ -115,7 +112,8 @@ def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..
     rewards: list[Any] = list(run.rewards or [])
     if run.task:
         task = load_task(run.task)
-        rows = task.load(run.split or task.splits[0], source=run.dataset, limit=run.limit)
+        run.split = run.split or task.splits[0]
+        rows = task.load(run.split, source=run.dataset, limit=run.limit)
         return rows, [task.reward_function(), *rewards], list(task.stop if run.stop is None else run.stop)
     if not run.dataset:
         raise UserError("name what to train on: a task, or a dataset with rewards")
@@ -165,8 +163,7 @@ def rank(trainer: Any, rows: list[dict[str, Any]], run: RunArguments, output: Pa
         trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class, question_after=run.question_after,
         directions=trainer.args.navigator == "probe", chat_template_kwargs=trainer.args.chat_template_kwargs,
     )  # fmt: skip
-    split = run.split or (load_task(run.task).splits[0] if run.task else None)
-    source = scoring.Source(run.dataset or str(run.task), split, run.limit, len(rows), run.task)
+    source = scoring.Source(run.dataset or str(run.task), run.split, run.limit, len(rows), run.task)
     prompts = list(scoring.scoring_prompts(rows))
     output.parent.mkdir(parents=True, exist_ok=True)
     quiet = trainer.args.disable_tqdm or not trainer.accelerator.is_main_process
@@ -193,12 +190,12 @@ def check_table(path: Path, tokenizer: Any, settings: Any, name: str) -> None:
 
 @contextmanager
 def refused(what: str) -> Iterator[None]:
-    """What a neighbour refuses, as one sentence of ours."""
+    """What TRL, transformers or PEFT refuses, as one sentence of ours."""
     try:
         yield
     except UserError:
         raise
-    except REFUSALS as error:
+    except (ValueError, TypeError, ImportError, OSError, RuntimeError) as error:
         raise UserError(f"{what} cannot work: {' '.join(str(error).split())}") from error
 
 
@@ -227,7 +224,7 @@ def stopping(model: Any, tokenizer: Any, stop: list[str]) -> Iterator[None]:
 
 def clear(directory: Path) -> None:
     """Remove a run's own files, and nothing else."""
-    for name in RECORDS:
+    for name in ("config.yaml", "draws.jsonl", "evals.jsonl", "report.html"):
         (directory / name).unlink(missing_ok=True)
     for path in directory.glob("checkpoint-*"):
         if path.is_dir() and path.name[11:].isdecimal():

@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -33,16 +33,12 @@ from gainrl.curriculum import NAVIGATORS, Navigator, advantages_over, navigator_
 from gainrl.errors import UserError
 from gainrl.integrations.groups import Draw
 from gainrl.integrations.shared import DrawLog, accuracy_of, load_navigator
-from gainrl.integrations.trl.callbacks import CurriculumState, StageBar
+from gainrl.integrations.trl.callbacks import NAME, CurriculumState, StageBar
 from gainrl.integrations.trl.config import CurriculumArguments
 from gainrl.models import decoder_of
 from gainrl.table import ScoreTable
 
-if TYPE_CHECKING:
-    _Trainer: Any
-else:
-    _Trainer = object
-
+_Trainer: Any = object
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -65,12 +61,12 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, scores: Any = None, **kwargs: Any) -> None:
         passed = _arguments(self, args, kwargs)
-        if not isinstance(config := passed.get("args"), CurriculumArguments):
+        config: Any = passed.get("args")
+        if not issubclass(type(config), CurriculumArguments):
             raise UserError(
                 f"args is a {type(config).__name__}, which has no curriculum: use gainrl.GainRLConfig (or put "
                 "gainrl.integrations.trl.CurriculumArguments in front of your config class)"
             )
-        config = passed["args"]  # the check above would hide the fields of TRL from mypy
         dataset = require_dataset(passed.get("train_dataset"))
         scores = config.scores if scores is None else scores
         if scores is None:
@@ -116,7 +112,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         for bar in [callback for callback in self.callback_handler.callbacks if type(callback) is ProgressCallback]:
             self.remove_callback(bar)
             self.add_callback(self._bar)
-        self.add_callback(CurriculumState.of(self))
+        self.add_callback(type(NAME, (CurriculumState,), {"trainer": self})())
         if callable(scores):
             table = scores(self)
             agreed(lambda: self._navigate(table, dataset, config))
@@ -144,17 +140,17 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         first = len(inputs) * self.accelerator.process_index
         own = np.repeat(self.drawn, self.num_generations)[first : first + len(inputs)].tolist()
         columns = inputs[0].keys()  # remove_unused_columns may have left some out
-        self._tell("generating")
-        output = super()._generate_and_score_completions(
-            [{k: v for k, v in self.train_dataset[index].items() if k in columns} for index in own]
-        )
+        examples = [{k: v for k, v in self.train_dataset[index].items() if k in columns} for index in own]
+        self._bar.tell("generating")
+        output = super()._generate_and_score_completions(examples)
         if self._prior:
             advantages = torch.from_numpy(self._advantages[first : first + len(inputs)])
             output["advantages"] = advantages.to(output["advantages"])
         return output
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Any:
-        self._tell("grading")
+        if self.model.training:
+            self._bar.tell("grading")
         rewards = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
         if self.model.training:
             lengths = torch.tensor([len(ids) for ids in completion_ids_list], device=self.accelerator.device)
@@ -168,7 +164,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             return super()._compute_loss(model, inputs)
         self._passes += 1
         self._micro_batches += 1
-        self._tell("updating", f"micro-batch {self._micro_batches} of {self.args.gradient_accumulation_steps}")
+        self._bar.tell("updating", f"micro-batch {self._micro_batches} of {self.args.gradient_accumulation_steps}")
         if self._tap is None or self._passes > self.args.steps_per_generation:
             return super()._compute_loss(model, inputs)
         # a completion masked out of the loss (mask_truncated_completions) was not seen by the model
@@ -183,13 +179,12 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         """(n,) dataset indices, on every rank those that rank 0 drew."""
         started = time.perf_counter()
 
-        def draw() -> tuple[Any, Any]:
+        def draw() -> tuple[npt.NDArray[np.int64], Any]:
             assert self.navigator is not None
             rows = self.navigator.draw(n)
             self._open = Draw(self.draws, rows, self.navigator)
             return self._index_of[rows], self.navigator.expected_accuracy(rows) if self._prior else None
 
-        drawn: npt.NDArray[np.int64]
         drawn, self._expected = agreed(draw)
         self.draws, self._drawn_at, self._unobserved = self.draws + 1, self.state.global_step, True
         self.curriculum_seconds += time.perf_counter() - started
@@ -202,9 +197,8 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         accuracy = np.where(scores > 0, np.nansum(accuracy, axis=1) / np.maximum(scores, 1), np.nan)
         if self._prior:
             scale = getattr(self.args, "scale_rewards", "none") != "none"
-            self._advantages = advantages_over(
-                self._expected, accuracy.reshape(len(self.drawn), -1), self._prior, scale
-            )
+            groups = accuracy.reshape(len(self.drawn), -1)
+            self._advantages = advantages_over(self._expected, groups, self._prior, scale)
         total = np.nansum(rewards * self.reward_weights.cpu().numpy(), axis=1)
         total[np.isnan(rewards).all(axis=1)] = np.nan
         if self._open is not None:
@@ -226,7 +220,7 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self._draw_log.append(record)
         shown = {name: record[name] for name in ("accuracy", "mixed", "all_right", "all_wrong", "angle")}
         shown |= {"unscored": record["rollouts"] - record["scored"], **record["metrics"]}
-        for source, numbers in record.get("sources", {}).items():
+        for source, numbers in record["sources"].items():
             shown |= {f"{name}/{source}": value for name, value in numbers.items()}
         for name, value in shown.items():
             if isinstance(value, int | float) and np.isfinite(value):
@@ -245,10 +239,6 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
             logs.update({name: sum(values) / len(values) for name, values in self._since_log.items()})
             self._since_log.clear()
         super().log(logs, *args, **kwargs)
-
-    def _tell(self, stage: str, detail: str = "") -> None:
-        if self.model.training:
-            self._bar.tell(stage, detail)
 
     # -- state ---------------------------------------------------------------------------------------------------
 
@@ -269,19 +259,18 @@ class GainRLMixin(_Trainer):  # type: ignore[misc]
         self.draws = agreed(lambda: self._restore(saved))
 
     def _restore(self, saved: dict[str, Any] | None) -> int:
-        draws = self.draws
-        if saved is not None:
-            if not saved:
-                raise UserError("the checkpoint holds no curriculum: it was saved by a run without gainrl")
+        if saved == {}:
+            raise UserError("the checkpoint holds no curriculum: it was saved by a run without gainrl")
+        if saved:
             assert self.navigator is not None
             self.navigator.load_state_dict(saved["navigator"])
-            draws = int(saved["draws"])
             if not saved["whole"]:
                 logger.warning(
                     "the checkpoint lies within a generation batch: TRL generates anew, so the next draw is a new one "
                     "(for an exact resume, save_steps x gradient_accumulation_steps must be a multiple of "
                     "steps_per_generation x num_iterations)"
                 )
+        draws = int(saved["draws"]) if saved else self.draws
         self._draw_log.keep(draws)
         return draws
 
@@ -353,18 +342,18 @@ def agreed(decide: Callable[[], T]) -> T:
     """What rank 0 decides, a plain value, on every rank; its exception is raised on all."""
     process = PartialState()
     failure: Exception | None = None
-    said: list[Any] = [None, None, None]  # the value, or an error's text and whether it is the user's
+    decided: list[Any] = [None, None, None]  # the value, or an error's text and whether it is the user's
     if process.is_main_process:
         try:
-            said[0] = decide()
+            decided[0] = decide()
         except Exception as error:
-            failure, said[1:] = error, [str(error) or repr(error), isinstance(error, UserError)]
+            failure, decided[1:] = error, [str(error) or repr(error), isinstance(error, UserError)]
     if process.num_processes > 1:
-        broadcast_object_list(said)
-    if said[1] is not None:
-        raise failure or (UserError(said[1]) if said[2] else RuntimeError(f"rank 0 failed: {said[1]}"))
-    decided: T = said[0]
-    return decided
+        broadcast_object_list(decided)
+    value, text, users = decided
+    if text is not None:
+        raise failure or (UserError(text) if users else RuntimeError(f"rank 0 failed: {text}"))
+    return value  # type: ignore[no-any-return]
 
 
 def require_dataset(dataset: Any) -> Dataset:

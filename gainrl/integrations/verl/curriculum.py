@@ -158,7 +158,7 @@ class Curriculum:
             outcomes = self._seen.outcomes()
             unscored = int((outcomes.rollouts - outcomes.scored).sum())
             found.update(summary(outcomes), angle=self._seen.angle(), unscored=unscored)
-            for source, values in (by_source(self.navigator, outcomes) or {}).items():
+            for source, values in by_source(self.navigator, outcomes).items():
                 found.update({f"{name}/{source}": value for name, value in values.items()})
         return {f"curriculum/{name}": float(value) for name, value in found.items() if isinstance(value, int | float)}
 
