@@ -51,7 +51,7 @@ class AngleLearner(Learner):
 
 
 def learnt(navigator: Navigator) -> Any:
-    """(M,) what the prompts earned, once it has learnt all that it has observed."""
+    """(M,) what the prompts earned, once the navigator has learnt all that it has observed."""
     copy: Any = type(navigator)(navigator.prompts)
     copy.load_state_dict(navigator.state_dict())
     copy.draw(1)

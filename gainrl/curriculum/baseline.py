@@ -14,8 +14,9 @@ def advantages_over(expected: Floats, accuracy: Floats, prior: float, scale: boo
     """Advantages over a baseline in which a predicted pass rate takes part as `prior` rollouts.
 
     expected: (n,) predicted pass rates m.  accuracy: (n, g) in [0, 1], NaN for an unscored rollout, whose advantage is
-    0.  A rollout's baseline is b = (prior·m + Σ accuracy of the group's other scored rollouts)/(prior + their number),
-    its advantage accuracy − b, over √(b(1 − b)) with `scale`: (n·g,).  Unbiased, since b leaves out the rollout itself.
+    0.  A rollout's baseline is b = (prior·m + Σ accuracy of the group's other scored rollouts)/(prior + their number).
+    Its advantage is accuracy − b, divided by √(b(1 − b)) with `scale`: (n·g,).  It is unbiased, since b leaves out the
+    rollout itself.
     """
     known, correct = ~np.isnan(accuracy), np.nan_to_num(accuracy)
     others, solved = (x.sum(axis=1, keepdims=True) - x for x in (known, correct))

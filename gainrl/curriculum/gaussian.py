@@ -67,7 +67,7 @@ class GaussianNavigator(Navigator):
         self.mean = 0.0
         """Where the window is, in positions, from 0 to N−1."""
         self.observed = np.zeros(5)
-        """Since the last move: prompts, scored rollouts, their accuracies, rollouts, rollouts times angle."""
+        """Since the last move: prompts, scored rollouts, the sum of their accuracies, rollouts, rollouts × angle."""
 
     def race(self, n: int) -> Floats:
         """(M,) log E_r + (r−μ)²/2σ²: logarithms, so that no weight underflows."""

@@ -4,7 +4,9 @@ Each prompt's pass rate has a Beta posterior.  Its prior comes from the ranking:
 score is expected to be the easiest), worth `prior_strength` rollouts; on top come the prompt's own scored rollouts,
 partial credit included:
 
-    θ_r ~ Beta( κ·m_r + s_r,  κ·(1 − m_r) + t_r − s_r )        κ prior strength, t rollouts, s of them correct
+    θ_r ~ Beta( κ·m_r + s_r,  κ·(1 − m_r) + t_r − s_r )    κ prior strength
+
+t scored rollouts, s the sum of their accuracies.
 
 A draw samples one θ_r for every prompt (Thompson sampling) and takes the n prompts whose θ_r is nearest to the target
 pass rate.  The policy moves, so old rollouts lose their weight: t is held at `memory` rollouts, and s scaled with it.

@@ -10,7 +10,7 @@ runs programs, which shows neither this environment's packages nor enough memory
 reasoning-gym, whose scorers evaluate in ways that `way` does not see, need a container around the run.
 
 Request: {"dataset", "options", "entry", "answer", "gold"}; an answer of None asks whether the scorer takes the gold
-answer, or where there is none ends at all.  Reply: {"verdict", "reason", "answer", "share": 0..1}.  The entry comes
+answer or, if there is none, whether it ends.  Reply: {"verdict", "reason", "answer", "share": 0..1}.  The entry comes
 pickled from the process that made it: it holds tuples and sets that JSON would change, and a few datasets come out
 differently in every process.
 """
@@ -196,7 +196,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         _known.clear()  # one task at a time is the rule, and some datasets are large
         _known[key] = reasoning_gym.create_dataset(request["dataset"], **request["options"])
     entry = pickle.loads(base64.b64decode(request["entry"]))  # written by the process that grades, and by no other
-    answer, gold = request["answer"], request["gold"]
-    share = score(_known[key], entry, gold if answer is None else answer)
-    reason = "" if share >= 1.0 or not (answer or gold) else f"reasoning-gym scores {share:g}"
-    return {"verdict": "wrong" if reason else "right", "reason": reason, "answer": answer, "share": share}
+    given, gold = request["answer"], request["gold"]
+    share = score(_known[key], entry, gold if given is None else given)
+    reason = "" if share >= 1.0 or not (given or gold) else f"reasoning-gym scores {share:g}"
+    return {"verdict": "wrong" if reason else "right", "reason": reason, "answer": given, "share": share}

@@ -237,11 +237,12 @@ def run(options: argparse.Namespace) -> None:
 
 def report(options: argparse.Namespace) -> None:
     """Factors over uniform in the usual shape, where either file of results has it on the same base."""
-    runs, bounds = study.results(), study.results(options.output)
+    bounds = study.results(options.output)
+    runs = [*study.results(), *bounds]
     cells: dict[tuple[str, ...], list[tuple[int, float, bool]]] = defaultdict(list)
-    for one in [*runs, *bounds]:
+    for one in runs:
         base = next(
-            (u for u in [*runs, *bounds] if u["usual"] and (u["family"], u["base"]) == (one["family"], one["base"])),
+            (u for u in runs if u["usual"] and (u["family"], u["base"]) == (one["family"], one["base"])),
             None,
         )
         pair = None if base is None else compared(runs, base, one)

@@ -106,7 +106,7 @@ def test_an_adapter_of_learned_tokens_is_refused(model: Any, tokenizer: Any) -> 
 @pytest.mark.parametrize("family", [*FAMILIES, *OTHER_FAMILIES])
 @pytest.mark.filterwarnings("default")
 def test_completions_of_every_family_are_those_of_each_prompt_alone(family: str) -> None:
-    """Padding changes none."""
+    """Padding changes no completion."""
     prompt = "What is 12 + 30? Add them up and say what it comes to, please, since I would like to know."
     engine = TransformersEngine(make_family(family), make_tokenizer([prompt] * 3))
     sampling = Sampling(temperature=0.0, max_new_tokens=8)

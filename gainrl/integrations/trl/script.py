@@ -108,7 +108,7 @@ def train(run: RunArguments, settings: Any, model: Any, given: Mapping[str, Any]
 
 
 def load_rows(run: RunArguments) -> tuple[list[dict[str, Any]], list[Callable[..., Any]], list[str]]:
-    """The training rows, the reward functions, and the texts that end a completion."""
+    """The training rows, the reward functions, and the texts that end a completion; `run.split` is filled in."""
     rewards: list[Any] = list(run.rewards or [])
     if run.task:
         task = load_task(run.task)

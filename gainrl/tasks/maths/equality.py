@@ -299,7 +299,7 @@ class Asked:
 
 
 asked = functools.lru_cache(64)(Asked)
-_BASE = re.compile(r"\bbase[\W_]*(?:text\W*)?(\w+)|_\{?(\d+)|\b(binary|octal|hexadecimal|ternary)\b")
+_BASE = re.compile(r"\bbase[\W_]*(?:text\w*\W*)?(\w+)|(?<=\d)_\{?(\d+)|\b(binary|octal|hexadecimal|ternary)\b")
 _FORMULA = re.compile(r"(?s)\$\$(.+?)\$\$|\$(.+?)\$|\\[(\[](.+?)\\[)\]]|(?<![\w.$/])((?:\d+ )?\d+ ?/ ?\d+)(?![\w/])")
 
 
@@ -319,8 +319,10 @@ def form(node: Any) -> Any:
     """A tree with one shape for what is literally the same: no units, names and parentheses, terms in one order."""
     if not isinstance(node, tuple) or not node:
         return node
-    if node[0] in ("unit", "percent", "letter") or node[:2] == ("call", "degree"):
-        return form(node[2] if node[0] == "call" else node[1])
+    if node[0] in ("unit", "percent", "letter", "aside"):
+        return form(node[1])
+    if node[0] == "call" and len(node) == 3 and node[1] in ("degree", "abs", "max", "min") and not symbols(node):
+        return form(node[2])
     if node[0] == "num":
         return node[:2]
     if node[0] == "colon" and len(node) == len(node[1]) == 2:
@@ -335,6 +337,8 @@ def form(node: Any) -> Any:
         return ("pow", parts[2], ("pow", parts[3], _MINUS[:2]))
     if node[0] == "pow" and ("num", Fraction(1)) in parts:
         return parts[1]
+    if node[0] == "pow" and node[2][0] == "num" and node[2][1].numerator == 1:
+        return ("pow", parts[1], ("pow", ("num", Fraction(node[2][1].denominator)), _MINUS[:2]))
     if node[0] in ("list", "set"):
         return ("list", tuple(sorted(parts[1], key=repr)))
     return ("tuple", parts[3]) if node[0] == "tuple" else tuple(parts)
@@ -551,7 +555,7 @@ def _same_chains(gold: Node, answer: Node, ask: Asked) -> bool:
 
 
 def _same_relations(gold: Node, answer: Node) -> bool:
-    """Of two sides each: the same difference of sides up to a factor, which is positive for inequalities."""
+    """Whether two relations have the same difference of sides up to a factor, a positive one for inequalities."""
     chains = [node for node in (gold, answer) if node[0] == "chain" and len(node[2]) == 1]
     signs = {node[2][0].replace(">", "<") for node in chains}
     if len(chains) < 2 or len(signs) > 1 or not signs <= {"=", "<", "<="}:

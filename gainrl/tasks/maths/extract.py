@@ -30,7 +30,8 @@ _PHRASE = re.compile(
     re.IGNORECASE,
 )
 _HEADING = re.compile(r"[\s*_]*+(?:step|part|solution|(?:the\s++)?(?:final\s++)?answer)\b", re.IGNORECASE)
-_BOLD = re.compile(r"(?<![\w)}\]*`])(\*\*\*?|`{1,3})(?=\S)([^*`\n]+)\1(?![\w({\[\\*`])")  # no power: 2**3
+_BOLD = re.compile(r"(?<![\w)}\]*`])(\*\*\*?|`{1,3})(?=\S)([^*`\n]+)\1(?![\w({\[*`])")  # no power: 2**3
+_STARS = re.compile(r"\*\*(?!\d)")  # that close what an unread part of the line opens
 _CLAUSE = re.compile(
     r"(?<=, )(?:as|so|where|given|which|because|since)\b|(?<=[\s,])(?:since|because)\b|(?<=[\s,$])\(?(?:I hope)\b"
 )
@@ -130,13 +131,13 @@ def _phrased(text: str) -> str | None:
     """What follows the last "answer is" (or heading) that something follows."""
     for match in reversed(list(_PHRASE.finditer(text))):
         before = _BEFORE.match(text, match.end())
-        assert before is not None  # it may be empty
-        opener, rest = before.group(), text[before.end() :]
+        opener, rest = (before.group(), text[before.end() :]) if before else ("", text[match.end() :])
         for opening, closing in (("\\[", "\\]"), ("$$", "$$"), ("\\(", "\\)")):
             if opener.rstrip().endswith(opening) and closing in rest:
                 rest = rest.split(closing, 1)[0].replace("\n", " ")
         line = rest.split("\n", 1)[0]
         if line.strip():
+            line = _STARS.sub("", line, count=1)
             if clause := _CLAUSE.search(line):
                 line = line[: clause.start()].rstrip(" ,")
             line = _SENTENCE.split(line, maxsplit=1)[0]

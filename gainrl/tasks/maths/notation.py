@@ -51,7 +51,7 @@ _BLANK = r"(?<!\\)\\(?:[,;:> ]|quad\b|qquad\b|thinspace\b|enspace\b|hspace\*?\{[
 _CLEANING: list[tuple[re.Pattern[str], Any]] = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"<<[^<>=]*+=[^<>]*+>>", ""),  # what GSM8K's calculator leaves
+        (r"<<[^<>=]*+=[^<>]*+>>", " "),  # what GSM8K's calculator leaves
         ("[\u200b-\u200f\u2060-\u2064\ufeff\u00ad]", ""),
         (r"(?<=\d),\\!\s*(?=\d)", ","),
         (r"\\(?:mathrm|text)\s*\{([ei])\}", r"\1"),
@@ -69,7 +69,6 @@ _CLEANING: list[tuple[re.Pattern[str], Any]] = [
         (r"\\(?:text)?color\s*\{[^{}]*\}|\\[hv]?phantom\s*(?:\{[^{}]*\}|(?=\S))|\\(?:boxed|f(?:rame)?box)\b", ""),
         (r"(?:\\(?:text|mathbin|mathrel))?\{:\}", ":"),
         (r"\\textsuperscript\b", "^"),
-        (r"(?<=\d)(\s*(?:\\text\s*\{\s*)?)(noon|midnight)\b", lambda m: m[1] + ("pm" if m[2] == "noon" else "am")),
         (r"\bRs\.?(?=\s*\d)", "₹"),
         (r"\bUS\s*(?=\\?\$|dollars?\b)", ""),
         (r"(\d+) dollars? and (\d\d?) cents?\b", lambda m: f"{m[1]}.{m[2]:0>2} dollars"),
@@ -110,7 +109,7 @@ _TOKEN = re.compile(
 )
 _REPEAT = re.compile(  # and no product, as 0.45(80) = 36 is
     r"(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*\{?(\d+)\}?"
-    r"|\((\d+)\)(?![\d^_]|\s*=\s*\$?[\d.,]++(?!\s*(?:[/^(]|\\(?:[dt]?frac|overline|bar|dot)))))"
+    r"|\((\d+)\)(?![\d^_]|\s*=\s*\$?[\d,]++(?:\.\d++)?+(?!\s*(?:[/^(]|\.\.|\\(?:[dt]?frac|overline|bar|dot|[lc]?dots)))))"
 )
 _DOTTED = re.compile(r"(\d*)\.(\d*?)(\d+?)\3+\s*(?:\\[lc]?dots\b|\.\.\.+)")
 _GROUPED = re.compile(
@@ -310,7 +309,8 @@ class _Reader:
 
     def item(self) -> Node:
         """One entry of a list: a chain of relations between expressions, with the name before it left as it is."""
-        self.take("approx", "=", ":")
+        while self.take("approx", "=", ":"):
+            pass
         first = self.words()
         if first and first[0] != "name":
             return first

@@ -54,7 +54,9 @@ def compare(gold: str, answer: str, question: str) -> tuple[str, str, str]:
     except (Undefined, Unreadable, ArithmeticError) as error:
         return "wrong", f"{answer[:80]!r} cannot be compared: {error}", canonical(answer)
     literal, shape = form(wanted), form(given)
-    sides = list(map(form, given[1] if given[0] in ("chain", "list", "set") else ())) or [shape]
+    single = wanted[0] not in ("list", "set", "tuple")  # entries of several may well stand in the question
+    parts = given[1] if given[0] == "chain" or (single and given[0] in ("list", "set")) else (given,)
+    sides = list(map(form, parts)) or [shape]
     stands = shape in ask.formulas or (literal not in sides and ask.formulas.issuperset(sides))
     if (shape != literal and stands) or ((shape != literal or given[0] == "chain" != wanted[0]) and ask.spells(answer)):
         return "wrong", f"{answer[:80]!r} stands in the question", canonical(answer)

@@ -194,12 +194,12 @@ class Jail:
             self._ready = True
         except (Late, Gone, Flood) as error:
             os.set_blocking(self._err, False)
-            shown = b""
+            words = b""
             with contextlib.suppress(OSError):
-                shown = os.read(self._err, 1 << 16)
+                words = os.read(self._err, 1 << 16)
             self.close()
             raise NoIsolation(
-                f"bubblewrap does not start a sandbox here ({shown.decode(errors='replace').strip()[-500:] or error}); "
+                f"bubblewrap does not start a sandbox here ({words.decode(errors='replace').strip()[-500:] or error}); "
                 f"{interpreter()} must be the {sys.implementation.cache_tag} that grades, and user namespaces must be "
                 "allowed: sysctl kernel.unprivileged_userns_clone=1, kernel.apparmor_restrict_unprivileged_userns=0 "
                 "and user.max_user_namespaces above 0, and in a container --security-opt seccomp=unconfined"
