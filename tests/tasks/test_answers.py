@@ -41,7 +41,7 @@ def test_answers_that_mean_the_same_are_right_and_no_others(kind: dict[str, list
     ("text", "answer"),
     [
         (r"\boxed{5}", "5"), (r"So $\boxed{\frac{1}{2}}$, which is between 0 and 1.", r"\frac{1}{2}"),
-        ("**The answer is 3 * 4 = 12** apples.", "3 * 4 = 12 apples"), (r"The answer is **5**\%.", r"5\%"),
+        ("**The answer is 3 * 4 = 12** apples.", "3 * 4 = 12 apples."), (r"The answer is **5**\%.", r"5\%."),
         (r"First \boxed{3}, no: \boxed{4}.", "4"), (r"\boxed{\boxed{7}}", r"\boxed{7}"), (r"\boxed{\{1,2\}}", r"\{1,2\}"),
         (r"\boxed {8}", "8"), (r"\fbox{9}", "9"), (r"\boxed 5", "5"), (r"\boxed{}", None), (r"\boxed{1", None),
         (r"\boxed{\text{a {b} c}} \boxed{", r"\text{a {b} c}"), (r"\boxed{1} then \boxed{}", "1"), (r"\boxed{a\}b}", r"a\}b"),
