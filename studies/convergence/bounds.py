@@ -236,7 +236,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Factors over uniform in the usual shape, where either file of results has it on the same base."""
+    """Factors over uniform in the usual shape on the same base, of all runs on the bases of the bounds."""
     bounds = study.results(options.output)
     runs = [*study.results(), *bounds]
     cells: dict[tuple[str, ...], list[tuple[int, float, bool]]] = defaultdict(list)
@@ -246,9 +246,11 @@ def report(options: argparse.Namespace) -> None:
             None,
         )
         pair = None if base is None else compared(runs, base, one)
-        if pair is not None and (one in bounds or one["arm"] in ("uniform", "probe", "oracle")):
-            cells[(one["family"], str(protocols.Shape(*one["shape"])), one["arm"])].append((one["seed"], *pair))
-    print(table(["family", "shape", "arm", "factor"], [[*key, factor(pairs)] for key, pairs in sorted(cells.items())]))
+        if pair is not None and one["base"] in {bound["base"] for bound in bounds}:
+            shape = str(protocols.Shape(*one["shape"]))
+            cells[(one["family"], one["base"], shape, one["arm"])].append((one["seed"], *pair))
+    rows = [[*key, factor(pairs)] for key, pairs in sorted(cells.items())]
+    print(table(["family", "base", "shape", "arm", "factor"], rows))
 
 
 def main() -> None:
